@@ -1,0 +1,124 @@
+"""What each op accepts, for every backend: checked once at the Python boundary, never inside a kernel."""
+
+from typing import Any
+
+import numpy as np
+
+from kernels import spec
+from kernels.spec import LSTMCache, Shape
+
+
+def lstm_forward(x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, out: Any) -> dict[str, int]:
+    """Check the arguments of :func:`lstm_forward`; return the sizes by letter."""
+    is_ids = getattr(x, "ndim", 0) == 2
+    given = {
+        "h0": (h0, "B H"),
+        "c0": (c0, "B H"),
+        "W_h": (W_h, "H 4H"),
+        "W_x": (W_x, "D 4H"),
+        "b": (b, "4H"),
+        "x": (x, "ids T B" if is_ids else "T B D"),
+    }
+    if out is not None:
+        given |= {"out.h": (out[0], "T+1 B H"), "out.c": (out[1], "T+1 B H"), "out.gates": (out[2], "T B 4H")}
+    sizes = spec.check(**given)
+    if is_ids:
+        spec.check_ids("x", x, sizes["D"])
+    return sizes
+
+
+def lstm_backward(dh: Any, cache: LSTMCache, dh_last: Any, dc_last: Any, out: Any, dz: Any) -> None:
+    """Check the arguments of :func:`lstm_backward`."""
+    given = {"dh": (dh, "T B H"), "cache.h": (cache.h, "T+1 B H"), "cache.gates": (cache.gates, "T B 4H")}
+    given |= {"cache.W_x": (cache.W_x, "D 4H")}
+    optional = {"dh_last": (dh_last, "B H"), "dc_last": (dc_last, "B H"), "dz": (dz, "T B 4H")}
+    if out is not None:
+        optional |= {"out.dx": (out.dx, "T B D"), "out.dh0": (out.dh0, "B H"), "out.dc0": (out.dc0, "B H")}
+        optional |= {"out.dW_x": (out.dW_x, "D 4H"), "out.dW_h": (out.dW_h, "H 4H"), "out.db": (out.db, "4H")}
+    spec.check(**given, **{name: pair for name, pair in optional.items() if pair[0] is not None})
+
+
+def softmax_cross_entropy(logits: Any, targets: Any, out: Any) -> None:
+    """Check the arguments of :func:`softmax_cross_entropy`."""
+    spec.check(
+        logits=(logits, "T B V"),
+        targets=(targets, "ids T B"),
+        **({} if out is None else {"out": (out, "T B V")}),
+    )
+    spec.check_ids("targets", targets, logits.shape[-1])
+
+
+def optimizer(theta: Any, grad: Any, state: Any, slots: int) -> None:
+    """Check the arrays of an optimizer with `slots` arrays of memory."""
+    sizes = spec.check(theta=(theta, "N"), grad=(grad, "N"), state=(state, "S N"))
+    _expect("state", (slots, sizes["N"]), state.shape)
+
+
+def model(theta: Any, h: Any, c: Any, x: Any, shape: Shape) -> int:
+    """Check the arguments of :func:`loss_and_grad`; return T + 1."""
+    N = spec.num_parameters(shape)
+    sizes = spec.check(theta=(theta, "N"), h=(h, "L B H"), c=(c, "L B H"), x=(x, "ids T B"))
+    _expect("theta", (N,), theta.shape)
+    _expect("h", (shape.num_layers, sizes["B"], shape.hidden_size), h.shape)
+    if sizes["T"] < 2:
+        raise ValueError(f"x: expected at least 2 rows (an input and its target), got {sizes['T']}")
+    spec.check_ids("x", x, shape.vocab_size)
+    return sizes["T"]
+
+
+def train_steps(
+    theta: Any,
+    state: Any,
+    h: Any,
+    c: Any,
+    ids: Any,
+    starts: Any,
+    reset: Any,
+    learning_rate: Any,
+    shape: Shape,
+    T: int,
+    optimizer_name: str,
+) -> None:
+    """Check the arguments of :func:`train_steps` but for the ids: each is checked as it is read."""
+    sizes = spec.check(
+        theta=(theta, "N"),
+        state=(state, "S N"),
+        h=(h, "L B H"),
+        c=(c, "L B H"),
+        ids=(ids, "text M"),
+        starts=(starts, "int64 K B"),
+        reset=(reset, "bool K"),
+    )
+    if learning_rate.dtype != np.float64:
+        raise ValueError(f"learning_rate: expected float64, got {learning_rate.dtype}")
+    _expect("learning_rate", (sizes["K"],), learning_rate.shape)
+    _expect("theta", (spec.num_parameters(shape),), theta.shape)
+    _expect("state", (spec.OPTIMIZERS[optimizer_name].slots, sizes["N"]), state.shape)
+    _expect("h", (shape.num_layers, sizes["B"], shape.hidden_size), h.shape)
+    if T < 1:
+        raise ValueError(f"seq_length: expected at least 1, got {T}")
+    if sizes["K"] and (int(starts.min()) < 0 or int(starts.max()) + T >= sizes["M"]):
+        raise ValueError(
+            f"starts: expected 0 <= start and start + {T} < {sizes['M']} (the number of ids), "
+            f"got {int(starts.min())} to {int(starts.max())}"
+        )
+
+
+def sample(theta: Any, h: Any, c: Any, x: Any, uniforms: Any, shape: Shape, temperature: float) -> None:
+    """Check the arguments of :func:`sample`."""
+    sizes = spec.check(theta=(theta, "N"), h=(h, "L B H"), c=(c, "L B H"), x=(x, "ids B"))
+    if uniforms.dtype != np.float64:
+        raise ValueError(f"uniforms: expected float64, got {uniforms.dtype}")
+    _expect("uniforms", (len(uniforms), sizes["B"]), uniforms.shape)
+    _expect("theta", (spec.num_parameters(shape),), theta.shape)
+    _expect("h", (shape.num_layers, sizes["B"], shape.hidden_size), h.shape)
+    if not temperature >= 0:
+        raise ValueError(f"temperature: expected 0 or more, got {temperature}")
+    spec.check_ids("x", x, shape.vocab_size)
+    if uniforms.size and not (uniforms.min() >= 0 and uniforms.max() < 1):
+        raise ValueError("uniforms: expected numbers in [0, 1)")
+
+
+def _expect(name: str, expected: tuple[int, ...], got: tuple[int, ...]) -> None:
+    if expected != got:
+        raise ValueError(f"{name}: expected {expected}, got {got}")

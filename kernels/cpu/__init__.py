@@ -1,0 +1,215 @@
+"""Every op as fused Numba kernels for the CPU, float32 and float64; :mod:`kernels.numpy_ref` documents and judges them.
+
+jit.py says how they are compiled and cached, loops.py holds the compiled loops, layers.py one layer and the loss,
+products.py, updates.py and activations.py the pieces. Here arguments are checked and buffers made.
+
+Accuracy (tests/test_backends.py): float64 within 1e-12 of numpy_ref, norm-wise per tensor; float32 within the larger of
+four times plain float32 NumPy's own error and eight units of rounding of the tensor's scale.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from kernels import checks, spec
+from kernels.cpu import layers, loops
+from kernels.spec import LSTMCache, LSTMGrads, Shape, Workspace
+
+_CODES = {"sgd": loops.SGD, "adagrad": loops.ADAGRAD, "rmsprop": loops.RMSPROP, "adam": loops.ADAM}
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """A view that cannot be written: Numba compiles once more for arrays that can, so ids always come like this."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def lstm_forward(
+    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, out: tuple[Any, Any, Any] | None = None
+) -> tuple[np.ndarray, np.ndarray, LSTMCache]:
+    """Run one LSTM layer over T steps and B streams, as :func:`kernels.numpy_ref.lstm_forward`.
+
+    Allocates nothing where `out` = (h, c, gates) is given.
+    """
+    sizes = checks.lstm_forward(x, h0, c0, W_x, W_h, b, out)
+    T, B, H = sizes["T"], sizes["B"], sizes["H"]
+    if out is None:
+        out = tuple(spec.aligned_zeros(dims, h0.dtype) for dims in ((T + 1, B, H), (T + 1, B, H), (T, B, 4 * H)))
+    run = layers.forward_ids if x.ndim == 2 else layers.forward_floats
+    run(x, h0, c0, W_x, W_h, b, *out)
+    h, c, gates = out
+    return h, c, LSTMCache(x, h, c, gates, W_x, W_h)
+
+
+def lstm_backward(
+    dh: Any, cache: LSTMCache, dh_last: Any = None, dc_last: Any = None, *, out: LSTMGrads | None = None, dz: Any = None
+) -> LSTMGrads:
+    """Backpropagate through one LSTM layer, as :func:`kernels.numpy_ref.lstm_backward`.
+
+    Allocates nothing where `out` and `dz` (T, B, 4H) are given.
+    """
+    checks.lstm_backward(dh, cache, dh_last, dc_last, out, dz)
+    x, h, c, gates, W_x, W_h = cache
+    is_ids = x.ndim == 2
+    if out is None:
+        dx = None if is_ids else np.empty_like(x)
+        out = LSTMGrads(dx, *(np.empty_like(like) for like in (h[0], c[0], W_x, W_h, W_x[0])))
+    dz = spec.aligned_zeros(gates.shape, gates.dtype) if dz is None else dz
+    out.dh0[...] = 0 if dh_last is None else dh_last
+    out.dc0[...] = 0 if dc_last is None else dc_last
+    if is_ids:
+        layers.backward_ids(dh, x, h, c, gates, W_h, dz, out.dh0, out.dc0, out.dW_x, out.dW_h, out.db)
+    else:
+        layers.backward_floats(dh, x, h, c, gates, W_x, W_h, dz, *out)
+    return out
+
+
+def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tuple[float, np.ndarray]:
+    """Loss and gradient of a softmax readout, as :func:`kernels.numpy_ref.softmax_cross_entropy`."""
+    checks.softmax_cross_entropy(logits, targets, out)
+    dlogits = np.empty_like(logits) if out is None else out
+    return layers.cross_entropy(logits, targets, dlogits), dlogits
+
+
+def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | None = None) -> None:
+    """Clip a flat gradient in place, by element and then by norm, as :func:`kernels.numpy_ref.clip`."""
+    spec.check(grad=(grad, "N"))
+    if grad_clip is not None:
+        np.clip(grad, -grad_clip, grad_clip, out=grad)
+    if grad_clip_norm is not None:
+        loops.clip_norm(grad, float(grad_clip_norm))
+
+
+def _limit(value: float | None) -> float:
+    return np.inf if value is None else float(value)
+
+
+def _update(
+    name: str, theta: Any, grad: Any, state: Any, step: int, rate: float, grad_clip: float | None, *hyper: float
+) -> None:
+    checks.optimizer(theta, grad, state, spec.OPTIMIZERS[name].slots)
+    constants = np.array(hyper, np.float64)
+    loops.update(theta, grad, state, _CODES[name], constants, int(step), float(rate), _limit(grad_clip))
+
+
+def sgd(theta: Any, grad: Any, state: Any, step: int, *, learning_rate: float, grad_clip: float | None = None) -> None:
+    """Gradient descent in place, as :func:`kernels.numpy_ref.sgd`."""
+    _update("sgd", theta, grad, state, step, learning_rate, grad_clip)
+
+
+def adagrad(
+    theta: Any,
+    grad: Any,
+    state: Any,
+    step: int,
+    *,
+    learning_rate: float,
+    grad_clip: float | None = None,
+    epsilon: float = 1e-8,
+) -> None:
+    """Adagrad in place, clip and update in one pass, as :func:`kernels.numpy_ref.adagrad`."""
+    _update("adagrad", theta, grad, state, step, learning_rate, grad_clip, epsilon)
+
+
+def rmsprop(
+    theta: Any,
+    grad: Any,
+    state: Any,
+    step: int,
+    *,
+    learning_rate: float,
+    grad_clip: float | None = None,
+    rho: float = 0.99,
+    epsilon: float = 1e-8,
+) -> None:
+    """RMSprop in place, clip and update in one pass, as :func:`kernels.numpy_ref.rmsprop`."""
+    _update("rmsprop", theta, grad, state, step, learning_rate, grad_clip, rho, epsilon)
+
+
+def adam(
+    theta: Any,
+    grad: Any,
+    state: Any,
+    step: int,
+    *,
+    learning_rate: float,
+    grad_clip: float | None = None,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+) -> None:
+    """Adam in place, clip and update in one pass, as :func:`kernels.numpy_ref.adam`."""
+    _update("adam", theta, grad, state, step, learning_rate, grad_clip, beta1, beta2, epsilon)
+
+
+def loss_and_grad(
+    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """Loss and gradient of a whole model over one sequence, as :func:`kernels.numpy_ref.loss_and_grad`.
+
+    Allocates nothing where `workspace` is given; grad, h_last and c_last are then views of it.
+    """
+    T = checks.model(theta, h, c, x, shape) - 1
+    ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype)
+    ws.h[:, 0], ws.c[:, 0] = h, c
+    loss = loops.model_pass(
+        theta, spec.offsets(shape), x, ws.h, ws.c, ws.gates, ws.dz, ws.dh, ws.carry, ws.logits, ws.grad
+    )
+    return loss, ws.grad, ws.h[:, T], ws.c[:, T]
+
+
+def train_steps(
+    theta: Any,
+    state: Any,
+    h: Any,
+    c: Any,
+    ids: Any,
+    starts: Any,
+    reset: Any,
+    learning_rate: Any,
+    *,
+    shape: Shape,
+    seq_length: int,
+    step: int = 0,
+    optimizer: str = "adagrad",
+    hyper: dict[str, float] | None = None,
+    grad_scale: float = 1.0,
+    grad_clip: float | None = None,
+    grad_clip_norm: float | None = None,
+    workspace: Workspace | None = None,
+) -> np.ndarray:
+    """Run n iterations in one compiled call, as :func:`kernels.numpy_ref.train_steps`.
+
+    An iteration allocates nothing; with `workspace` the call allocates only its losses. Releases the GIL.
+    """
+    constants = np.array(list(spec.hyper_values(optimizer, hyper).values()), np.float64)
+    checks.train_steps(theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer)
+    ws = workspace or spec.workspace(shape, seq_length, starts.shape[1], theta.dtype)
+    limits = np.array([grad_scale, _limit(grad_clip), _limit(grad_clip_norm)])
+    losses = np.empty(len(starts))
+    done = loops.train_loop(
+        theta, state, h, c, _read_only(ids), starts, reset, learning_rate, spec.offsets(shape), int(step),
+        _CODES[optimizer], constants, limits, *ws, losses,
+    )  # fmt: skip
+    if done < 0:
+        at = -1 - done
+        raise ValueError(f"ids: expected ids in [0, {shape.vocab_size}), got {ids[at]} at {at}")
+    return losses[:done]
+
+
+def sample(
+    theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, temperature: float = 1.0
+) -> np.ndarray:
+    """Draw many characters in one compiled call, as :func:`kernels.numpy_ref.sample`."""
+    checks.sample(theta, h, c, x, uniforms, shape, temperature)
+    ws = spec.workspace(shape, 1, len(x), theta.dtype)
+    drawn = np.empty(uniforms.shape, np.int32)
+    loops.sample_loop(
+        theta, spec.offsets(shape), h, c, x[None].copy(), uniforms, float(temperature),
+        ws.h, ws.c, ws.gates, ws.logits, np.empty(shape.vocab_size), drawn,
+    )  # fmt: skip
+    return drawn
+
+
+__all__ = list(spec.OPS)

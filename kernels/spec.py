@@ -1,0 +1,311 @@
+"""The contract that every backend keeps: dimensions, equations, layout, names, limits. Written here once.
+
+Dimensions
+----------
+T seq_length, B batch_size, V vocab_size, H hidden_size, L num_layers, D width of a layer's input (V for ids, else the
+H of the layer below), N number of parameters, S arrays of optimizer memory.
+
+Equations of one LSTM layer (gates in PyTorch's order i, f, g, o; ``y = x @ W + b`` everywhere)
+-----------------------------------------------------------------------------------------------
+::
+
+    z   = x_t W_x + h_{t-1} W_h + b                      x_t W_x is the row W_x[x_t] where x holds ids
+    i, f, o = sigmoid(z_i, z_f, z_o);  g = tanh(z_g)
+    c_t = f c_{t-1} + i g
+    h_t = o tanh(c_t)
+    logits = h_t W_y + b_y;   loss = -sum log softmax(logits)[target]          nats, summed over T and B
+
+Backward, from the last step to the first::
+
+    dlogits = probs - onehot(target)
+    dh  = dlogits W_y' + dh_next
+    dc  = dc_next + dh o (1 - tanh(c_t)^2)
+    dz  = [ dc g i (1-i) | dc c_{t-1} f (1-f) | dc i (1-g^2) | dh tanh(c_t) o (1-o) ]
+    dW_x += x_t' dz;  dW_h += h_{t-1}' dz;  db += dz;  dx_t = dz W_x'
+    dh_next = dz W_h';  dc_next = dc f
+
+Source: Hochreiter and Schmidhuber (1997), with the forget gate of Gers, Schmidhuber and Cummins (2000); truncated
+backpropagation through time as in Williams and Peng (1990).
+"""
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# --------------------------------------------------------------------------------------------------- gate order
+GATES = ("i", "f", "g", "o")
+GATE_I, GATE_F, GATE_G, GATE_O = range(4)
+
+FLOAT_DTYPES = ("float32", "float64")
+ID_DTYPES = ("uint8", "uint16", "uint32")
+
+
+# ------------------------------------------------------------------------------------------------- flat parameters
+class Shape(NamedTuple):
+    """The three sizes that fix a model's parameters."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int = 1
+
+
+class LayerParams(NamedTuple):
+    """Views of one layer's parameters (or gradients)."""
+
+    W_x: Any  # (D, 4H)
+    W_h: Any  # (H, 4H)
+    b: Any  # (4H,)
+
+
+class Params(NamedTuple):
+    """Views of a flat vector (N,): of all parameters, of all gradients, or of one array of optimizer memory."""
+
+    layers: tuple[LayerParams, ...]
+    W_y: Any  # (H, V)
+    b_y: Any  # (V,)
+
+
+def blocks(shape: Shape) -> list[tuple[str, int, tuple[int, ...]]]:
+    """Name, offset and dimensions of every block of the flat vector, in order: the one place that knows them."""
+    V, H, L = shape
+    dims: list[tuple[str, tuple[int, ...]]] = []
+    for layer in range(L):
+        dims += [(f"W_x_l{layer}", (V if layer == 0 else H, 4 * H)), (f"W_h_l{layer}", (H, 4 * H))]
+        dims += [(f"b_l{layer}", (4 * H,))]
+    dims += [("W_y", (H, V)), ("b_y", (V,))]
+    out, offset = [], 0
+    for name, dim in dims:
+        out.append((name, offset, dim))
+        offset += int(np.prod(dim))
+    return out
+
+
+def num_parameters(shape: Shape) -> int:
+    """N, the length of the flat vector."""
+    _, offset, dim = blocks(shape)[-1]
+    return offset + int(np.prod(dim))
+
+
+def offsets(shape: Shape) -> np.ndarray:
+    """Offsets of the blocks, (3L + 2,) int64 in the order of :func:`blocks`: how compiled loops find their way."""
+    return np.array([offset for _, offset, _ in blocks(shape)], np.int64)
+
+
+def named(flat: Any, shape: Shape) -> dict[str, Any]:
+    """Views of `flat` (N,) by block name, in the order of :func:`blocks`."""
+    return {name: flat[at : at + int(np.prod(dim))].reshape(dim) for name, at, dim in blocks(shape)}
+
+
+def params(flat: Any, shape: Shape) -> Params:
+    """Views of `flat` (N,) as a :class:`Params`."""
+    views = list(named(flat, shape).values())
+    layers = tuple(LayerParams(*views[3 * k : 3 * k + 3]) for k in range(shape.num_layers))
+    return Params(layers, views[-2], views[-1])
+
+
+def aligned_zeros(dims: tuple[int, ...] | int, dtype: Any) -> np.ndarray:
+    """Zeros whose first element sits on a 64-byte boundary, so that vector loads do not straddle cache lines."""
+    dims = (dims,) if isinstance(dims, int) else dims
+    dtype = np.dtype(dtype)
+    raw = np.zeros(int(np.prod(dims)) * dtype.itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + int(np.prod(dims)) * dtype.itemsize].view(dtype).reshape(dims)
+
+
+# --------------------------------------------------------------------------------------------------- values of ops
+class LSTMCache(NamedTuple):
+    """What :func:`lstm_forward` leaves for :func:`lstm_backward`; any backend's cache serves any other's backward."""
+
+    x: Any  # (T, B) int32 ids or (T, B, D) floats
+    h: Any  # (T+1, B, H), [0] is what came in
+    c: Any  # (T+1, B, H), [0] is what came in
+    gates: Any  # (T, B, 4H), activated
+    W_x: Any  # (D, 4H)
+    W_h: Any  # (H, 4H)
+
+
+class LSTMGrads(NamedTuple):
+    """Gradients of the loss with respect to what :func:`lstm_forward` was given."""
+
+    dx: Any  # (T, B, D); None for ids
+    dh0: Any  # (B, H)
+    dc0: Any  # (B, H)
+    dW_x: Any  # (D, 4H)
+    dW_h: Any  # (H, 4H)
+    db: Any  # (4H,)
+
+
+class Workspace(NamedTuple):
+    """Buffers of one pass over a model, to be passed again and again so that nothing is allocated."""
+
+    x: Any  # (T+1, B) int32: the ids of the sequence, targets one later
+    h: Any  # (L, T+1, B, H)
+    c: Any  # (L, T+1, B, H)
+    gates: Any  # (L, T, B, 4H)
+    dz: Any  # (T, B, 4H)
+    dh: Any  # (T, B, H)
+    carry: Any  # (2, B, H): dh_next and dc_next
+    logits: Any  # (T, B, V), then dlogits
+    grad: Any  # (N,)
+
+
+def workspace(shape: Shape, seq_length: int, batch_size: int, dtype: Any) -> Workspace:
+    """Allocate a :class:`Workspace`. Floats start as NaN, so that a value read before it is written shows."""
+    V, H, L = shape
+    T, B = seq_length, batch_size
+
+    def floats(*dims: int) -> np.ndarray:
+        out = aligned_zeros(dims, dtype)
+        out.fill(np.nan)
+        return out
+
+    return Workspace(
+        x=np.zeros((T + 1, B), np.int32),
+        h=floats(L, T + 1, B, H),
+        c=floats(L, T + 1, B, H),
+        gates=floats(L, T, B, 4 * H),
+        dz=floats(T, B, 4 * H),
+        dh=floats(T, B, H),
+        carry=floats(2, B, H),
+        logits=floats(T, B, V),
+        grad=floats(num_parameters(shape)),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ optimizers
+class Optimizer(NamedTuple):
+    """One row of the optimizer table."""
+
+    slots: int  # S, arrays of memory as long as theta, all starting at zero
+    hyper: dict[str, float]  # name -> default, in the order in which compiled loops take them
+    formula: str
+
+
+OPTIMIZERS = {
+    "sgd": Optimizer(0, {}, "theta -= learning_rate g"),
+    "adagrad": Optimizer(
+        1, {"epsilon": 1e-8}, "s += g^2;  theta -= learning_rate g / sqrt(s + epsilon)   (epsilon inside the root)"
+    ),
+    "rmsprop": Optimizer(
+        1,
+        {"rho": 0.99, "epsilon": 1e-8},
+        "s = rho s + (1-rho) g^2;  theta -= learning_rate g / (sqrt(s) + epsilon)   (epsilon outside the root)",
+    ),
+    "adam": Optimizer(
+        2,
+        {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+        "k = step + 1;  m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2;"
+        "  theta -= learning_rate (m / (1-beta1^k)) / (sqrt(v / (1-beta2^k)) + epsilon)   (epsilon outside the root)",
+    ),
+}
+
+
+def hyper_values(optimizer: str, hyper: dict[str, float] | None) -> dict[str, float]:
+    """The optimizer's constants: its defaults with `hyper` laid over them, in the table's order.
+
+    Raises
+    ------
+    ValueError
+        For an optimizer or a constant that the table does not have.
+    """
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
+    defaults = OPTIMIZERS[optimizer].hyper
+    unknown = sorted(set(hyper or {}) - set(defaults))
+    if unknown:
+        raise ValueError(f"hyper: {optimizer} takes {', '.join(defaults) or 'nothing'}, got {', '.join(unknown)}")
+    return {**defaults, **(hyper or {})}
+
+
+# ----------------------------------------------------------------------------------------------------- op signatures
+OPS = {
+    "lstm_forward": "(x, h0, c0, W_x, W_h, b, *, out=None)",
+    "lstm_backward": "(dh, cache, dh_last=None, dc_last=None, *, out=None, dz=None)",
+    "softmax_cross_entropy": "(logits, targets, *, out=None)",
+    "clip": "(grad, *, grad_clip=None, grad_clip_norm=None)",
+    "sgd": "(theta, grad, state, step, *, learning_rate, grad_clip=None)",
+    "adagrad": "(theta, grad, state, step, *, learning_rate, grad_clip=None, epsilon=1e-08)",
+    "rmsprop": "(theta, grad, state, step, *, learning_rate, grad_clip=None, rho=0.99, epsilon=1e-08)",
+    "adam": "(theta, grad, state, step, *, learning_rate, grad_clip=None, beta1=0.9, beta2=0.999, epsilon=1e-08)",
+    "loss_and_grad": "(theta, h, c, x, *, shape, workspace=None)",
+    "train_steps": (
+        "(theta, state, h, c, ids, starts, reset, learning_rate, *, shape, seq_length, step=0, optimizer='adagrad', "
+        "hyper=None, grad_scale=1.0, grad_clip=None, grad_clip_norm=None, workspace=None)"
+    ),
+    "sample": "(theta, h, c, x, uniforms, *, shape, temperature=1.0)",
+}
+
+
+# ------------------------------------------------------------------------------------------------------------ check
+def check(**arguments: tuple[Any, str]) -> dict[str, int]:
+    """Check arrays against symbolic dimensions, once, at the Python boundary; kernels themselves do not.
+
+    Each argument is ``name=(array, "T B 4H")``: words are sizes, a letter stands for the same size everywhere in the
+    call, a number in front multiplies it, and a leading ``ids`` asks for int32, ``text`` for unsigned integers,
+    ``bool`` and ``int64`` for themselves, nothing for the call's one floating dtype.
+
+    Returns
+    -------
+    dict
+        The sizes found, by letter.
+
+    Raises
+    ------
+    ValueError
+        ``name: expected (T, B, H) = (5, 2, 3), got (5, 2, 4)``, or likewise for the dtype and the memory order.
+    """
+    sizes: dict[str, int] = {}
+    floating = None
+    for name, (array, pattern) in arguments.items():
+        words = pattern.split()
+        kind = words.pop(0) if words and words[0] in ("ids", "text", "bool", "int64") else "float"
+        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+            raise ValueError(f"{name}: expected an array, got {type(array).__name__}")
+        _check_shape(name, array.shape, words, sizes)
+        dtype = str(array.dtype)
+        if kind == "float":
+            floating = floating or (dtype if dtype in FLOAT_DTYPES else None)
+            wanted: tuple[str, ...] = (floating,) if floating else FLOAT_DTYPES
+        else:
+            wanted = {"ids": ("int32",), "text": ID_DTYPES, "bool": ("bool",), "int64": ("int64",)}[kind]
+        if dtype not in wanted:
+            raise ValueError(f"{name}: expected {' or '.join(wanted)}, got {dtype}")
+        if not array.flags.c_contiguous:
+            raise ValueError(f"{name}: expected a C-contiguous array, got strides {array.strides}")
+    return sizes
+
+
+_WORD = re.compile(r"(\d*)([A-Z]?)(\+1)?")
+
+
+def _check_shape(name: str, got: tuple[int, ...], words: list[str], sizes: dict[str, int]) -> None:
+    """Match one shape, learning the size of each letter where it is first seen alone."""
+    fits = len(got) == len(words)
+    expected = []
+    for word, size in zip(words, got, strict=False):
+        times, letter, plus = _WORD.fullmatch(word).groups()  # type: ignore[union-attr]
+        factor, extra = int(times or 1), 1 if plus else 0
+        if letter and letter not in sizes and (size - extra) % factor == 0:
+            sizes[letter] = (size - extra) // factor
+        known = sizes.get(letter, None) if letter else 1
+        value = None if known is None else known * factor + extra
+        expected.append(word if value is None else str(value))
+        fits = fits and value == size
+    if not fits:
+        joined = ", ".join(words) + ("," if len(words) == 1 else "")
+        values = ", ".join(expected) + ("," if len(expected) == 1 else "")
+        raise ValueError(f"{name}: expected ({joined}) = ({values}), got {got}")
+
+
+def check_ids(name: str, ids: Any, size: int) -> None:
+    """Check that ids lie in [0, size).
+
+    Raises
+    ------
+    ValueError
+        ``x: expected ids in [0, 71), got 71``.
+    """
+    if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= size):
+        wrong = int(ids.max()) if int(ids.max()) >= size else int(ids.min())
+        raise ValueError(f"{name}: expected ids in [0, {size}), got {wrong}")
