@@ -148,6 +148,7 @@ class Workspace(NamedTuple):
     carry: Any  # (2, B, H): dh_next and dc_next
     logits: Any  # (T, B, V), then dlogits
     grad: Any  # (N,)
+    rows: Any  # (2V,) int32: the rows of W_x that a sequence touches, and marks
 
 
 def workspace(shape: Shape, seq_length: int, batch_size: int, dtype: Any) -> Workspace:
@@ -170,6 +171,7 @@ def workspace(shape: Shape, seq_length: int, batch_size: int, dtype: Any) -> Wor
         carry=floats(2, B, H),
         logits=floats(T, B, V),
         grad=floats(num_parameters(shape)),
+        rows=np.zeros(2 * V, np.int32),
     )
 
 

@@ -51,11 +51,40 @@ def _forward(theta, offsets, x, h, c, gates, logits):
 
 
 @inner
+def _touched(x, rows, count):
+    """List in rows (V,) the distinct ids of x (T, B), the rows of W_x that it touches; return how many they are.
+
+    rows[:count] holds the previous list; rows[V:] marks its members, and is all zero but for them.
+    """
+    V = rows.shape[0] // 2
+    for n in range(count):
+        rows[V + rows[n]] = 0
+    count = 0
+    for t in range(x.shape[0]):
+        for r in range(x.shape[1]):
+            if rows[V + x[t, r]] == 0:
+                rows[V + x[t, r]] = 1
+                rows[count] = x[t, r]
+                count += 1
+    return count
+
+
+@inner
+def _clear(grad, offsets, N, rows, count):
+    """Zero grad; of W_x, the first block, only the `count` rows named, unless count is negative."""
+    if count < 0:
+        grad[:] = 0
+        return
+    grad[offsets[1] :] = 0
+    for n in range(count):
+        grad[rows[n] * N : rows[n] * N + N] = 0
+
+
+@inner
 def _backward(theta, offsets, x, h, c, gates, dlogits, dz, dh, carry, grad):
-    """Write the gradient of everything into grad (N,), from dlogits back to the first layer."""
+    """Add the gradient of everything to grad (N,), from dlogits back to the first layer."""
     L, T, B, N = gates.shape
     H, V = N // 4, dlogits.shape[2]
-    grad[:] = 0
     rows = dlogits.reshape(T * B, V)
     add_outer(h[L - 1, 1:].reshape(T * B, H), rows, _matrix(grad, offsets[3 * L], H, V))
     add_rows(rows, grad[offsets[3 * L + 1] : offsets[3 * L + 1] + V])
@@ -77,25 +106,45 @@ def _backward(theta, offsets, x, h, c, gates, dlogits, dz, dh, carry, grad):
 
 
 @inner
-def _update(theta, grad, state, optimizer, hyper, step, rate, scale, limit, norm_limit):
-    """Scale, clip and apply the gradient."""
+def _slot(state, k, theta):
+    """Array k of the optimizer's memory; where it has none, theta, which that optimizer will not touch as memory."""
+    return state[k] if k < state.shape[0] else theta
+
+
+@inner
+def _apply(theta, grad, s0, s1, optimizer, hyper, step, rate, scale, limit, factor):
+    """Apply the gradient to one range of the parameters and of the optimizer's memory, which has up to two arrays."""
     real = theta.dtype.type
+    s, g = real(scale), real(limit)
+    if optimizer == SGD:
+        sgd_update(theta, grad, s, g, factor, real(rate))
+    elif optimizer == ADAGRAD:
+        adagrad_update(theta, grad, s0, s, g, factor, real(rate), real(hyper[0]))
+    elif optimizer == RMSPROP:
+        rmsprop_update(theta, grad, s0, s, g, factor, real(rate), real(hyper[0]), real(hyper[1]))
+    else:
+        corrected, root = real(rate / (1.0 - hyper[0] ** (step + 1))), real(1.0 / (1.0 - hyper[1] ** (step + 1)))
+        beta1, beta2, epsilon = real(hyper[0]), real(hyper[1]), real(hyper[2])
+        adam_update(theta, grad, s0, s1, s, g, factor, corrected, root, beta1, beta2, epsilon)
+
+
+@inner
+def _update(theta, grad, state, optimizer, hyper, step, rate, limits, first, N, rows, count):
+    """Scale, clip and apply the gradient; limits are (grad_scale, grad_clip, grad_clip_norm), infinite for none.
+
+    Where count is not negative, rows of W_x (which ends at `first`) with no gradient are passed over.
+    """
+    real = theta.dtype.type
+    scale, limit, norm_limit = limits[0], limits[1], limits[2]
     factor = real(1)
     if norm_limit < np.inf:
         factor = real(norm_factor(grad, real(scale), real(limit), norm_limit))
-    if optimizer == SGD:
-        sgd_update(theta, grad, real(scale), real(limit), factor, real(rate))
-    elif optimizer == ADAGRAD:
-        adagrad_update(theta, grad, state[0], real(scale), real(limit), factor, real(rate), real(hyper[0]))
-    elif optimizer == RMSPROP:
-        rho, epsilon = real(hyper[0]), real(hyper[1])
-        rmsprop_update(theta, grad, state[0], real(scale), real(limit), factor, real(rate), rho, epsilon)
-    else:
-        corrected, root = rate / (1.0 - hyper[0] ** (step + 1)), 1.0 / (1.0 - hyper[1] ** (step + 1))
-        beta1, beta2, epsilon = real(hyper[0]), real(hyper[1]), real(hyper[2])
-        s, g = real(scale), real(limit)
-        adam_update(
-            theta, grad, state[0], state[1], s, g, factor, real(corrected), real(root), beta1, beta2, epsilon
+    s0, s1 = _slot(state, 0, theta), _slot(state, 1, theta)
+    for n in range(max(count, 0) + 1):  # the touched rows, then all that follows W_x; or everything at once
+        at = rows[n] * N if n < count else (first if count >= 0 else 0)
+        end = at + N if n < count else theta.shape[0]
+        _apply(
+            theta[at:end], grad[at:end], s0[at:end], s1[at:end], optimizer, hyper, step, rate, scale, limit, factor
         )
 
 
@@ -113,7 +162,8 @@ def _carry(states):
 @entry
 def update(theta, grad, state, optimizer, hyper, step, rate, limit):
     """One optimizer step on flat vectors."""
-    _update(theta, grad, state, optimizer, hyper, step, rate, 1.0, limit, np.inf)
+    s0, s1 = _slot(state, 0, theta), _slot(state, 1, theta)
+    _apply(theta, grad, s0, s1, optimizer, hyper, step, rate, 1.0, limit, theta.dtype.type(1))
 
 
 @entry
@@ -130,6 +180,7 @@ def model_pass(theta, offsets, x, h, c, gates, dz, dh, carry, logits, grad):
     T = x.shape[0] - 1
     _forward(theta, offsets, x[:T], h, c, gates, logits)
     loss = softmax_loss(logits, x[1:], logits)
+    grad[:] = 0
     _backward(theta, offsets, x[:T], h, c, gates, logits, dz, dh, carry, grad)
     return loss
 
@@ -158,15 +209,20 @@ def train_loop(
     carry,
     logits,
     grad,
+    rows,
     losses,
 ):
-    """Run iterations; `limits` is (grad_scale, grad_clip, grad_clip_norm), infinite for none.
+    """Run iterations; `limits` as for _update, `rows` as for _touched, the rest as numpy_ref.train_steps.
 
     Returns how many losses were written, or -1 - position for an id outside the vocabulary.
     """
-    _, T, B, _ = gates.shape
+    _, T, B, N = gates.shape
     V = logits.shape[2]
     h[:, 0], c[:, 0] = h_carried, c_carried
+    # A zero gradient leaves these two optimizers' parameters and memory as they are: most rows of W_x need no work.
+    sparse = (optimizer == SGD or optimizer == ADAGRAD) and limits[2] == np.inf and T * B < 2 * V
+    rows[:] = 0
+    count = 0 if sparse else -1
     done = starts.shape[0]
     for n in range(starts.shape[0]):
         if reset[n]:
@@ -182,8 +238,11 @@ def train_loop(
         losses[n] = softmax_loss(logits, x[1:], logits)
         finite = math.isfinite(losses[n])
         if finite:
+            if sparse:
+                count = _touched(x[:T], rows, count)
+            _clear(grad, offsets, N, rows, count)
             _backward(theta, offsets, x[:T], h, c, gates, logits, dz, dh, carry, grad)
-            _update(theta, grad, state, optimizer, hyper, step + n, rates[n], limits[0], limits[1], limits[2])
+            _update(theta, grad, state, optimizer, hyper, step + n, rates[n], limits, offsets[1], N, rows, count)
         _carry(h)
         _carry(c)
         if not finite:

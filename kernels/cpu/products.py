@@ -1,12 +1,88 @@
-"""Matrix products that add into their output, as loops the compiler vectorises along contiguous memory.
+"""Matrix products that add into their output, made of the register tiles of tiles.py.
 
-Eight rows of the matrix are taken at a time: enough arithmetic for each load and store of the output, and few enough
-arrays for the compiler's check that they do not overlap (it gives up beyond eight). Rows are sliced and counted from
-zero: an index that starts elsewhere is guarded against being negative, which stops vectorisation. R rows, K and N
-columns; nothing is allocated.
+Tiles of 8 rows serve batches, of 4 what is left of them, of 1 a single stream, which is a matrix-vector product: it
+keeps as much of the output in registers as there is room for and reads the matrix once, in order. All arrays are
+C-contiguous; nothing is allocated.
 """
 
+import numpy as np
+
 from kernels.cpu.jit import inner
+from kernels.cpu.tiles import TILE_VECTORS, VECTOR_BYTES, axpy_tile, dot_tile
+
+_EIGHT, _FOUR, _ONE = TILE_VECTORS // 8, TILE_VECTORS // 4, TILE_VECTORS
+_axpy_8, _axpy_8_1, _axpy_8_m = axpy_tile(8, _EIGHT), axpy_tile(8, 1), axpy_tile(8, 1, True)
+_axpy_4, _axpy_4_1, _axpy_4_m = axpy_tile(4, _FOUR), axpy_tile(4, 1), axpy_tile(4, 1, True)
+_axpy_1, _axpy_1_4, _axpy_1_1, _axpy_1_m = axpy_tile(1, _ONE), axpy_tile(1, 4), axpy_tile(1, 1), axpy_tile(1, 1, True)
+_dot_4, _dot_4_1, _dot_1_8, _dot_1_1 = dot_tile(4, _FOUR), dot_tile(4, 1), dot_tile(1, 8), dot_tile(1, 1)
+
+
+@inner
+def _address(array):
+    return np.uintp(array.ctypes.data)
+
+
+@inner
+def _rows_8(zero, size, lanes, a, a_row, a_k, w, w_k, out, K, N):
+    """Eight rows of out (8, N), whose rows are N apart."""
+    wide, n = _EIGHT * lanes, 0
+    while n + wide <= N:
+        _axpy_8(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, 0)
+        n += wide
+    while n + lanes <= N:
+        _axpy_8_1(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, 0)
+        n += lanes
+    if n < N:
+        _axpy_8_m(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, N - n)
+
+
+@inner
+def _rows_4(zero, size, lanes, a, a_row, a_k, w, w_k, out, K, N):
+    """Four rows of out (4, N), whose rows are N apart."""
+    wide, n = _FOUR * lanes, 0
+    while n + wide <= N:
+        _axpy_4(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, 0)
+        n += wide
+    while n + lanes <= N:
+        _axpy_4_1(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, 0)
+        n += lanes
+    if n < N:
+        _axpy_4_m(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, N - n)
+
+
+@inner
+def _rows_1(zero, size, lanes, a, a_row, a_k, w, w_k, out, K, N):
+    """One row of out (1, N)."""
+    wide, n = _ONE * lanes, 0
+    while n + wide <= N:
+        _axpy_1(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, 0)
+        n += wide
+    while n + 4 * lanes <= N:
+        _axpy_1_4(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, 0)
+        n += 4 * lanes
+    while n + lanes <= N:
+        _axpy_1_1(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, 0)
+        n += lanes
+    if n < N:
+        _axpy_1_m(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, N - n)
+
+
+@inner
+def _product(zero, size, a, a_row, a_k, w, w_k, out, R, K, N):
+    """out (R, N) += a (R, K) @ w (K, N), by addresses; a's element (r, k) is a_row r + a_k k elements in."""
+    lanes, r = VECTOR_BYTES // size, 0
+    while r + 8 <= R:
+        at = a + np.uintp(r * a_row * size)
+        _rows_8(zero, size, lanes, at, a_row, a_k, w, w_k, out + np.uintp(r * N * size), K, N)
+        r += 8
+    while r + 4 <= R:
+        at = a + np.uintp(r * a_row * size)
+        _rows_4(zero, size, lanes, at, a_row, a_k, w, w_k, out + np.uintp(r * N * size), K, N)
+        r += 4
+    while r < R:
+        at = a + np.uintp(r * a_row * size)
+        _rows_1(zero, size, lanes, at, a_row, a_k, w, w_k, out + np.uintp(r * N * size), K, N)
+        r += 1
 
 
 @inner
@@ -14,63 +90,8 @@ def add_product(a, w, out):
     """out (R, N) += a (R, K) @ w (K, N)."""
     R, K = a.shape
     N = w.shape[1]
-    for block in range(K // 8):
-        k = 8 * block
-        w0, w1, w2, w3, w4, w5, w6, w7 = w[k], w[k + 1], w[k + 2], w[k + 3], w[k + 4], w[k + 5], w[k + 6], w[k + 7]
-        for r in range(R):
-            v, o = a[r], out[r]
-            v0, v1, v2, v3, v4, v5, v6, v7 = v[k], v[k + 1], v[k + 2], v[k + 3], v[k + 4], v[k + 5], v[k + 6], v[k + 7]
-            for j in range(N):
-                o[j] += (v0 * w0[j] + v1 * w1[j] + v2 * w2[j] + v3 * w3[j]) + (
-                    v4 * w4[j] + v5 * w5[j] + v6 * w6[j] + v7 * w7[j]
-                )
-    for rest in range(K % 8):
-        k = K - K % 8 + rest
-        w0 = w[k]
-        for r in range(R):
-            v0, o = a[r, k], out[r]
-            for j in range(N):
-                o[j] += v0 * w0[j]
-
-
-@inner
-def add_product_transposed(a, w, out):
-    """out (R, K) += a (R, N) @ w (K, N)'."""
-    R, N = a.shape
-    K = w.shape[0]
     zero = a.dtype.type(0)
-    for block in range(K // 8):
-        k = 8 * block
-        w0, w1, w2, w3, w4, w5, w6, w7 = w[k], w[k + 1], w[k + 2], w[k + 3], w[k + 4], w[k + 5], w[k + 6], w[k + 7]
-        for r in range(R):
-            v, o = a[r], out[r]
-            s0, s1, s2, s3, s4, s5, s6, s7 = zero, zero, zero, zero, zero, zero, zero, zero
-            for j in range(N):
-                s0 += v[j] * w0[j]
-                s1 += v[j] * w1[j]
-                s2 += v[j] * w2[j]
-                s3 += v[j] * w3[j]
-                s4 += v[j] * w4[j]
-                s5 += v[j] * w5[j]
-                s6 += v[j] * w6[j]
-                s7 += v[j] * w7[j]
-            o[k] += s0
-            o[k + 1] += s1
-            o[k + 2] += s2
-            o[k + 3] += s3
-            o[k + 4] += s4
-            o[k + 5] += s5
-            o[k + 6] += s6
-            o[k + 7] += s7
-    for rest in range(K % 8):
-        k = K - K % 8 + rest
-        w0 = w[k]
-        for r in range(R):
-            v = a[r]
-            s0 = zero
-            for j in range(N):
-                s0 += v[j] * w0[j]
-            out[r, k] += s0
+    _product(zero, a.itemsize, _address(a), K, 1, _address(w), N, _address(out), R, K, N)
 
 
 @inner
@@ -78,24 +99,36 @@ def add_outer(a, d, out):
     """out (K, N) += a (R, K)' @ d (R, N): a weight's gradient, summed over the R rows."""
     R, K = a.shape
     N = d.shape[1]
-    for block in range(R // 8):
-        r = 8 * block
-        d0, d1, d2, d3, d4, d5, d6, d7 = d[r], d[r + 1], d[r + 2], d[r + 3], d[r + 4], d[r + 5], d[r + 6], d[r + 7]
-        for k in range(K):
-            o = out[k]
-            v0, v1, v2, v3 = a[r, k], a[r + 1, k], a[r + 2, k], a[r + 3, k]
-            v4, v5, v6, v7 = a[r + 4, k], a[r + 5, k], a[r + 6, k], a[r + 7, k]
-            for j in range(N):
-                o[j] += (v0 * d0[j] + v1 * d1[j] + v2 * d2[j] + v3 * d3[j]) + (
-                    v4 * d4[j] + v5 * d5[j] + v6 * d6[j] + v7 * d7[j]
-                )
-    for rest in range(R % 8):
-        r = R - R % 8 + rest
-        d0 = d[r]
-        for k in range(K):
-            v0, o = a[r, k], out[k]
-            for j in range(N):
-                o[j] += v0 * d0[j]
+    zero = a.dtype.type(0)
+    _product(zero, a.itemsize, _address(a), 1, K, _address(d), N, _address(out), K, R, N)
+
+
+@inner
+def add_product_transposed(a, w, out):
+    """out (R, K) += a (R, N) @ w (K, N)'."""
+    R, N = a.shape
+    K = w.shape[0]
+    zero, size = a.dtype.type(0), a.itemsize
+    at_a, at_w, at_out = _address(a), _address(w), _address(out)
+    r = 0
+    while r + 4 <= R:
+        row, o, k = at_a + np.uintp(r * N * size), at_out + np.uintp(r * K * size), 0
+        while k + _FOUR <= K:
+            _dot_4(zero, row, N, at_w + np.uintp(k * N * size), N, o + np.uintp(k * size), K, N)
+            k += _FOUR
+        while k < K:
+            _dot_4_1(zero, row, N, at_w + np.uintp(k * N * size), N, o + np.uintp(k * size), K, N)
+            k += 1
+        r += 4
+    while r < R:
+        row, o, k = at_a + np.uintp(r * N * size), at_out + np.uintp(r * K * size), 0
+        while k + 8 <= K:
+            _dot_1_8(zero, row, N, at_w + np.uintp(k * N * size), N, o + np.uintp(k * size), K, N)
+            k += 8
+        while k < K:
+            _dot_1_1(zero, row, N, at_w + np.uintp(k * N * size), N, o + np.uintp(k * size), K, N)
+            k += 1
+        r += 1
 
 
 @inner
