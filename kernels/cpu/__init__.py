@@ -37,8 +37,9 @@ def lstm_forward(
     if out is None:
         out = tuple(spec.aligned_zeros(dims, h0.dtype) for dims in ((T + 1, B, H), (T + 1, B, H), (T, B, 4 * H)))
     run = layers.forward_ids if x.ndim == 2 else layers.forward_floats
-    run(x, h0, c0, W_x, W_h, b, *out)
     h, c, gates = out
+    h[0], c[0] = h0, c0
+    run(x, W_x, W_h, b, h, c, gates)
     return h, c, LSTMCache(x, h, c, gates, W_x, W_h)
 
 
@@ -188,10 +189,12 @@ def train_steps(
     ws = workspace or spec.workspace(shape, seq_length, starts.shape[1], theta.dtype)
     limits = np.array([grad_scale, _limit(grad_clip), _limit(grad_clip_norm)])
     losses = np.empty(len(starts))
+    ws.h[:, 0], ws.c[:, 0] = h, c
     done = loops.train_loop(
-        theta, state, h, c, _read_only(ids), starts, reset, learning_rate, spec.offsets(shape), int(step),
+        theta, state, _read_only(ids), starts, reset, learning_rate, spec.offsets(shape), int(step),
         _CODES[optimizer], constants, limits, *ws, losses,
     )  # fmt: skip
+    h[...], c[...] = ws.h[:, 0], ws.c[:, 0]
     if done < 0:
         at = -1 - done
         raise ValueError(f"ids: expected ids in [0, {shape.vocab_size}), got {ids[at]} at {at}")
@@ -205,10 +208,12 @@ def sample(
     checks.sample(theta, h, c, x, uniforms, shape, temperature)
     ws = spec.workspace(shape, 1, len(x), theta.dtype)
     drawn = np.empty(uniforms.shape, np.int32)
+    ws.h[:, 0], ws.c[:, 0] = h, c
     loops.sample_loop(
-        theta, spec.offsets(shape), h, c, x[None].copy(), uniforms, float(temperature),
+        theta, spec.offsets(shape), x[None].copy(), uniforms, float(temperature),
         ws.h, ws.c, ws.gates, ws.logits, np.empty(shape.vocab_size), drawn,
     )  # fmt: skip
+    h[...], c[...] = ws.h[:, 0], ws.c[:, 0]
     return drawn
 
 

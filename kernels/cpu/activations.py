@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-_EXACT = njit(fastmath={"contract"}, error_model="numpy")
+_EXACT = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, fastmath={"contract"}, error_model="numpy")
 
 _ONE32, _TWO32 = np.float32(1), np.float32(2)
 _LOG2E32, _LN2_HI32, _LN2_LO32 = np.float32(1.4426950408889634), np.float32(0.693359375), np.float32(-2.12194440e-4)

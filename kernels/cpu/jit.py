@@ -42,7 +42,7 @@ _SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "ENABLE_AV
 #: Called with a kernel's name before it is compiled (not when it comes from the cache); for a line that says so.
 on_compile: Callable[[str], None] | None = None
 
-inner = njit(**_OPTIONS)
+inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)  # never called from Python
 
 
 def entry(function: Callable[..., Any]) -> Any:

@@ -155,17 +155,15 @@ def softmax_loss(logits, targets, dlogits):
 
 # -------------------------------------------------------------------------------------------------- single ops
 @entry
-def forward_ids(x, h0, c0, W_x, W_h, b, h, c, gates):
-    """One layer over ids x (T, B): h, c (T+1, B, H) and gates (T, B, 4H) are written."""
-    h[0], c[0] = h0, c0
+def forward_ids(x, W_x, W_h, b, h, c, gates):
+    """One layer over ids x (T, B): h, c (T+1, B, H) and gates (T, B, 4H) are written, but for h[0], c[0]."""
     project_ids(x, W_x, b, gates)
     run_forward(W_h, h, c, gates)
 
 
 @entry
-def forward_floats(x, h0, c0, W_x, W_h, b, h, c, gates):
-    """One layer over floats x (T, B, D): h, c (T+1, B, H) and gates (T, B, 4H) are written."""
-    h[0], c[0] = h0, c0
+def forward_floats(x, W_x, W_h, b, h, c, gates):
+    """One layer over floats x (T, B, D): h, c (T+1, B, H) and gates (T, B, 4H) are written, but for h[0], c[0]."""
     project_floats(x, W_x, b, gates)
     run_forward(W_h, h, c, gates)
 

@@ -189,8 +189,6 @@ def model_pass(theta, offsets, x, h, c, gates, dz, dh, carry, logits, grad):
 def train_loop(
     theta,
     state,
-    h_carried,
-    c_carried,
     ids,
     starts,
     reset,
@@ -218,7 +216,6 @@ def train_loop(
     """
     _, T, B, N = gates.shape
     V = logits.shape[2]
-    h[:, 0], c[:, 0] = h_carried, c_carried
     # A zero gradient leaves these two optimizers' parameters and memory as they are: most rows of W_x need no work.
     sparse = (optimizer == SGD or optimizer == ADAGRAD) and limits[2] == np.inf and T * B < 2 * V
     rows[:] = 0
@@ -248,7 +245,6 @@ def train_loop(
         if not finite:
             done = n + 1
             break
-    h_carried[:], c_carried[:] = h[:, 0], c[:, 0]
     return done
 
 
@@ -275,9 +271,8 @@ def _draw(logits, weights, u, temperature):
 
 
 @entry
-def sample_loop(theta, offsets, h_carried, c_carried, x, uniforms, temperature, h, c, gates, logits, weights, drawn):
+def sample_loop(theta, offsets, x, uniforms, temperature, h, c, gates, logits, weights, drawn):
     """Draw characters; the buffers h, c, gates, logits are those of a model with T = 1; x (1, B) is overwritten."""
-    h[:, 0], c[:, 0] = h_carried, c_carried
     for n in range(uniforms.shape[0]):
         _forward(theta, offsets, x, h, c, gates, logits)
         _carry(h)
@@ -285,4 +280,3 @@ def sample_loop(theta, offsets, h_carried, c_carried, x, uniforms, temperature, 
         for r in range(x.shape[1]):
             x[0, r] = _draw(logits[0, r], weights, uniforms[n, r], temperature)
             drawn[n, r] = x[0, r]
-    h_carried[:], c_carried[:] = h[:, 0], c[:, 0]
