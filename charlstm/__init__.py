@@ -1,0 +1,72 @@
+"""Train a character LSTM on a text, and let it write.
+
+>>> import charlstm
+>>> run = charlstm.train("book.txt", hidden_size=256, seconds=60)  # doctest: +SKIP
+>>> model = charlstm.load("runs/book")  # doctest: +SKIP
+>>> model.sample("The ", length=200, temperature=0.8, seed=1)  # doctest: +SKIP
+
+Importing this loads neither NumPy nor Numba; the names below are looked up when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from charlstm.checkpoint import Checkpoint, load
+    from charlstm.config import Config, from_preset
+    from charlstm.corpus import Corpus
+    from charlstm.errors import RunFailed, UserError
+    from charlstm.run import Run
+    from charlstm.trainer import Progress, Trainer
+
+_HOMES = {
+    "Checkpoint": "checkpoint",
+    "Config": "config",
+    "Corpus": "corpus",
+    "Progress": "trainer",
+    "Run": "run",
+    "RunFailed": "errors",
+    "Trainer": "trainer",
+    "UserError": "errors",
+    "from_preset": "config",
+    "load": "checkpoint",
+}
+
+
+def train(*sources: Any, out: str | None = None, preset: str = "fast", **options: Any) -> "Run":
+    """Train a model on texts (paths, folders, built-in names; none: the documentation inside Python), to its budget.
+
+    Parameters
+    ----------
+    sources : what `charlstm train` takes as TEXT
+    out : the run folder; by default runs/NAME
+    preset, options : the words of :class:`charlstm.Config`
+
+    Returns
+    -------
+    Run
+        The finished run; ``run.load()`` is its model.
+
+    Raises
+    ------
+    UserError
+        For a text, an option or a folder that will not do.
+    RunFailed
+        If the loss stops being finite.
+    """
+    from charlstm.config import from_preset
+    from charlstm.run import start
+
+    run = start(sources, from_preset(preset, **options), out)
+    for _ in run.train():
+        pass
+    return run
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"charlstm.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'charlstm' has no attribute {name!r}")
+
+
+__all__ = sorted([*_HOMES, "train"])  # noqa: PLE0605

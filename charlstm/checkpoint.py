@@ -1,0 +1,213 @@
+"""One self-contained value that says all there is to know of a run at one iteration, and its file.
+
+The file is in the safetensors format, which holds no code: tensors (parameters by name, optimizer memory, h and c, the
+random generator's key) and text (everything else, as JSON). Its metadata carry a SHA-256 of the whole file, computed
+with the digest's own 64 characters as zeros; a file that does not match is refused.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from charlstm.config import Config
+from charlstm.corpus import Vocabulary
+from charlstm.errors import UserError
+from kernels import spec
+from kernels.spec import Shape
+
+FORMAT_VERSION = 1
+_BLANK = "0" * 64
+_DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+
+
+@dataclass
+class Checkpoint:
+    """Everything that sampling needs, and that training needs to go on exactly.
+
+    theta (N,), state (S, N), h and c (L, B, H): see kernels.spec. `iteration` is the number of updates made, `seconds`
+    the training time, `smooth_loss` in nats per sequence, `loss_sum` and `loss_count` what the next line of
+    metrics.jsonl will average, `files` the lengths of the run's text files at this moment.
+    """
+
+    config: Config
+    vocabulary: Vocabulary
+    theta: np.ndarray
+    state: np.ndarray
+    h: np.ndarray
+    c: np.ndarray
+    random_state: tuple[Any, ...]
+    iteration: int
+    position: int
+    seconds: float
+    smooth_loss: float
+    loss_sum: float
+    loss_count: int
+    corpus: dict[str, Any]
+    files: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> Shape:
+        """The model's sizes."""
+        return Shape(len(self.vocabulary), self.config.hidden_size, self.config.num_layers)
+
+    def stream(self, prime: str = "", **options: Any) -> Iterator[str]:
+        """Generated text, piece by piece: see :func:`charlstm.sampler.stream`."""
+        from charlstm.sampler import stream
+
+        return stream(self, prime, **options)
+
+    def sample(self, prime: str = "", **options: Any) -> str:
+        """Generated text, `prime` included: see :func:`charlstm.sampler.stream` for the options."""
+        return "".join(self.stream(prime, **options))
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        from safetensors.numpy import save
+
+        kind, key, place, has_gauss, gauss = self.random_state
+        tensors = {**spec.named(self.theta, self.shape), "optimizer": self.state, "h": self.h, "c": self.c}
+        tensors["random_key"] = np.asarray(key, np.uint32)
+        rest = {
+            "config": asdict(self.config),
+            "vocabulary": self.vocabulary.characters,
+            "random": [kind, int(place), int(has_gauss), float(gauss)],
+            **{name: getattr(self, name) for name in _PLAIN},
+        }
+        metadata = {
+            "format": "charlstm",
+            "format_version": str(FORMAT_VERSION),
+            "sha256": _BLANK,
+            "checkpoint": json.dumps(rest),
+        }
+        data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata)
+        return data.replace(f'"sha256":"{_BLANK}"'.encode(), f'"sha256":"{hashlib.sha256(data).hexdigest()}"'.encode(), 1)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> "Checkpoint":
+        """Read a file's content; `name` is for the message.
+
+        Raises
+        ------
+        UserError
+            For anything but an undamaged checkpoint of a format that this version knows.
+        """
+        metadata = _metadata(data, name)
+        version = metadata.get("format_version", "")
+        if version != str(FORMAT_VERSION):
+            raise UserError(f"{name}: written in format {version}, this version of charlstm reads {FORMAT_VERSION}")
+        found = _DIGEST.search(data)
+        if not found or hashlib.sha256(data[: found.start(1)] + _BLANK.encode() + data[found.end(1) :]).digest() != (
+            bytes.fromhex(metadata["sha256"])
+        ):
+            raise UserError(f"{name}: damaged: its content does not match its SHA-256")
+        from safetensors.numpy import load
+
+        tensors = load(data)
+        rest = json.loads(metadata["checkpoint"])
+        config, vocabulary = Config(**rest.pop("config")), Vocabulary(rest.pop("vocabulary"))
+        kind, place, has_gauss, gauss = rest.pop("random")
+        shape = Shape(len(vocabulary), config.hidden_size, config.num_layers)
+        theta = spec.aligned_zeros(spec.num_parameters(shape), config.dtype)
+        for block, view in spec.named(theta, shape).items():
+            view[...] = tensors[block]
+        state = spec.aligned_zeros(tensors["optimizer"].shape, config.dtype)
+        state[...] = tensors["optimizer"]
+        return cls(
+            config,
+            vocabulary,
+            theta,
+            state,
+            tensors["h"],
+            tensors["c"],
+            (kind, tensors["random_key"], place, has_gauss, gauss),
+            **{item: rest[item] for item in _PLAIN},
+        )
+
+
+_PLAIN = (
+    "iteration", "position", "seconds", "smooth_loss", "loss_sum", "loss_count", "corpus", "files",
+)  # fmt: skip
+
+
+def _metadata(data: bytes, name: str) -> dict[str, str]:
+    """The text part of a safetensors file that is ours."""
+    length = int.from_bytes(data[:8], "little")
+    try:
+        metadata = json.loads(data[8 : 8 + length].decode())["__metadata__"]
+        ours = metadata["format"] == "charlstm"
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{name}: not a checkpoint, or a damaged one") from None
+    if not ours:
+        raise UserError(f"{name}: a safetensors file, but not written by charlstm")
+    return dict(metadata)
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the file so that `path` holds either what it held before or the whole new content, whatever happens."""
+    write_atomically(path, checkpoint.to_bytes())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file's content: written beside it, flushed to the disk, then renamed."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # the rename itself must reach the disk; Windows has no such call
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def load(path: str | os.PathLike[str], which: str = "best") -> Checkpoint:
+    """Load a run folder's checkpoint (`which` is "best", "last" or a file in it or elsewhere), or a checkpoint file.
+
+    Raises
+    ------
+    UserError
+        For a run that has none, or a file that is missing, damaged or foreign.
+    """
+    return load_file(find(path, which))
+
+
+def find(path: str | os.PathLike[str], which: str = "best") -> Path:
+    """The checkpoint file that :func:`load` would read."""
+    folder = Path(path)
+    if folder.is_file():
+        return folder
+    if not folder.exists():
+        raise UserError(f"{folder}: no such run folder")
+    if which not in ("best", "last"):
+        return next((at for at in (Path(which), folder / which) if at.is_file()), Path(which))
+    file = folder / f"{which}.safetensors"
+    if not file.is_file():
+        raise UserError(f"{folder}: no checkpoint here ({file.name} is missing): is this the folder of a run?")
+    return file
+
+
+def load_file(file: Path) -> Checkpoint:
+    """Load one checkpoint file."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+    return Checkpoint.from_bytes(data, str(file))

@@ -1,0 +1,45 @@
+"""First weights, by name. Random numbers come from a RandomState, whose stream NumPy promises never to change."""
+
+import numpy as np
+
+from kernels import spec
+from kernels.spec import GATE_F, GATE_G, GATE_I, GATE_O, Shape
+
+
+def weights(name: str, shape: Shape, forget_bias: float, random: np.random.RandomState, dtype: str) -> np.ndarray:
+    """A new flat parameter vector (N,): the initialiser `name`, then `forget_bias` into the forget gates' bias."""
+    theta = spec.aligned_zeros(spec.num_parameters(shape), dtype)
+    params = spec.params(theta, shape)
+    _INITIALISERS[name](params, shape, random)
+    H = shape.hidden_size
+    for layer in params.layers:
+        layer.b[GATE_F * H : (GATE_F + 1) * H] = forget_bias
+    return theta
+
+
+def _uniform(params: spec.Params, shape: Shape, random: np.random.RandomState) -> None:
+    """Weights uniform in +-1/sqrt(hidden_size), as PyTorch's; biases zero."""
+    bound = shape.hidden_size**-0.5
+    for layer in params.layers:
+        layer.W_x[...] = random.uniform(-bound, bound, layer.W_x.shape)
+        layer.W_h[...] = random.uniform(-bound, bound, layer.W_h.shape)
+    params.W_y[...] = random.uniform(-bound, bound, params.W_y.shape)
+
+
+def _min_char_lstm(params: spec.Params, shape: Shape, random: np.random.RandomState) -> None:
+    """Normal with deviation 0.01, drawn in min-char-lstm.py's order and shapes: its Wf, Wi, Wcc, Wo, then its Wy.
+
+    Each of those gate matrices is (H, V + H), the input's columns before the state's, and acts on column vectors.
+    Layers above the first, which it does not have, are drawn in the same way with H in the place of V.
+    """
+    H = shape.hidden_size
+    for layer in params.layers:
+        D = len(layer.W_x)
+        for gate in (GATE_F, GATE_I, GATE_G, GATE_O):
+            drawn = random.randn(H, D + H) * 0.01
+            layer.W_x[:, gate * H : (gate + 1) * H] = drawn[:, :D].T
+            layer.W_h[:, gate * H : (gate + 1) * H] = drawn[:, D:].T
+    params.W_y[...] = (random.randn(shape.vocab_size, H) * 0.01).T
+
+
+_INITIALISERS = {"uniform": _uniform, "min-char-lstm": _min_char_lstm}

@@ -1,0 +1,235 @@
+"""A run folder: what a training run leaves behind, and the way back into it.
+
+``config.toml`` (what was asked), ``environment.json`` (where), ``metrics.jsonl`` (a line a report), ``samples.txt``
+(``# iteration N  loss X  temperature T``, the text, an empty line), ``last.safetensors`` and ``best.safetensors`` (the
+newest checkpoint, and the one of the lowest smoothed loss).
+"""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter, strftime
+from typing import Any, BinaryIO
+
+from charlstm import checkpoint as checkpoints
+from charlstm import corpus as corpora
+from charlstm.checkpoint import Checkpoint
+from charlstm.config import BUDGETS, Config, from_preset
+from charlstm.corpus import Corpus
+from charlstm.errors import UserError
+from charlstm.trainer import Progress, Trainer
+
+METRICS, SAMPLES = "metrics.jsonl", "samples.txt"
+
+#: Options that may differ from the run's own when it goes on: they change no size, and nothing of the past.
+CHANGEABLE = (
+    *BUDGETS, "backend", "learning_rate", "schedule", "report_every", "save_every", "sample_every", "sample_length",
+    "temperature",
+)  # fmt: skip
+
+
+@dataclass
+class Run:
+    """A training run and its folder. Iterate :meth:`train` to let it happen."""
+
+    folder: Path
+    trainer: Trainer
+    best_loss: float = float("inf")
+    stop: bool = False  #: set it, from a signal's handler for example, and training ends after the next tick
+    last: Progress | None = None
+
+    @property
+    def config(self) -> Config:
+        """What was asked, with a budget in seconds turned into iterations."""
+        return self.trainer.config
+
+    def train(self) -> Iterator[Progress]:
+        """Train, write the folder's files, and pass on every Progress."""
+        folder, trainer = self.folder, self.trainer
+        trainer.calibrate()
+        write_toml(folder / "config.toml", trainer.config)
+        with open(folder / METRICS, "ab") as metrics, open(folder / SAMPLES, "ab") as samples:
+            saved_at, saved = perf_counter(), -1
+            for progress in trainer.run():
+                if progress.kind == "report":
+                    metrics.write(metrics_line(progress))
+                elif progress.kind == "sample":
+                    samples.write(sample_block(progress, trainer.config.temperature))
+                else:
+                    self.last = progress
+                    if self.stop:
+                        break
+                    if perf_counter() - saved_at >= trainer.config.save_every:
+                        self._save(metrics, samples)
+                        saved_at, saved = perf_counter(), trainer.iteration
+                yield progress
+            if saved != trainer.iteration:
+                self._save(metrics, samples)
+
+    def _save(self, metrics: BinaryIO, samples: BinaryIO) -> None:
+        for file in (metrics, samples):
+            file.flush()
+            os.fsync(file.fileno())
+        now = self.trainer.checkpoint()
+        now.files = {METRICS: metrics.tell(), SAMPLES: samples.tell()}
+        data = now.to_bytes()
+        checkpoints.write_atomically(self.folder / "last.safetensors", data)
+        if now.smooth_loss < self.best_loss:
+            self.best_loss = now.smooth_loss
+            checkpoints.write_atomically(self.folder / "best.safetensors", data)
+
+    def load(self, which: str = "best") -> Checkpoint:
+        """The run's checkpoint, "best" or "last"."""
+        return checkpoints.load(self.folder, which)
+
+
+def start(
+    sources: Sequence[str | os.PathLike[str]] | Corpus = (), config: Config | None = None, out: str | None = None
+) -> Run:
+    """Begin a run in a new folder: `out`, or runs/NAME, NAME-2, ... after the text's name.
+
+    Raises
+    ------
+    UserError
+        For a text, an option or a folder that will not do; nothing has been written then.
+    """
+    config = config or from_preset()
+    corpus = sources if isinstance(sources, Corpus) else corpora.load(sources, config.encoding)
+    trainer = Trainer(config, corpus)  # before the folder: what is wrong with the options shows here
+    if out is not None and Path(out).is_dir() and any(Path(out).iterdir()):
+        what = f"go on with it by --resume={out}" if (Path(out) / "last.safetensors").exists() else "it is not empty"
+        raise UserError(f"--out {out}: exists already ({what}); give another folder")
+    try:
+        folder = _new_folder(corpus.name) if out is None else Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_atomically(folder / "environment.json", _environment(trainer.backend))
+    except OSError as error:
+        raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
+    return Run(folder, trainer)
+
+
+def resume(
+    run: str | os.PathLike[str] | None = None,
+    sources: Sequence[str | os.PathLike[str]] | Corpus = (),
+    chosen: dict[str, Any] | None = None,
+) -> Run:
+    """Go on with a run where its last checkpoint left it, by default with the newest run below runs/.
+
+    Parameters
+    ----------
+    run : its folder
+    sources : the text, where it is not to be found where it was
+    chosen : options to change, of CHANGEABLE; budgets are totals
+
+    Raises
+    ------
+    UserError
+        For a run without a checkpoint, another text, or an option that cannot change.
+    """
+    folder = _newest() if run is None else Path(run)
+    old = checkpoints.load(folder, "last")
+    chosen = chosen or {}
+    for name in chosen:
+        if name not in CHANGEABLE and chosen[name] != getattr(old.config, name):
+            raise UserError(f"--{name.replace('_', '-')} cannot change when a run goes on")
+    budget = dict.fromkeys(BUDGETS) if any(chosen.get(name) for name in BUDGETS) else {}
+    config = replace(old.config, **{**budget, **chosen})
+    if not sources:
+        if "-" in old.corpus["sources"] or not old.corpus["sources"]:
+            raise UserError(f"{folder}: its text came from {old.corpus['name']}: give it again as TEXT")
+        sources = old.corpus["sources"]
+    corpus = sources if isinstance(sources, Corpus) else corpora.load(sources, config.encoding)
+    trainer = Trainer(config, corpus, old)
+    for name, length in old.files.items():  # what was written after the checkpoint will be written again
+        with open(folder / name, "ab") as file:
+            file.truncate(length)
+    best = checkpoints.load(folder, "best").smooth_loss if (folder / "best.safetensors").exists() else float("inf")
+    return Run(folder, trainer, best)
+
+
+def _new_folder(name: str) -> Path:
+    """runs/NAME, or the first of NAME-2, NAME-3, ... that does not exist."""
+    number = 1
+    while (folder := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return folder
+
+
+def _newest() -> Path:
+    """The run below runs/ whose last checkpoint is the newest."""
+    found = list(Path("runs").glob("*/last.safetensors"))
+    if not found:
+        raise UserError("--resume: there is no run with a checkpoint below runs/; name its folder: --resume=RUN")
+    return max(found, key=lambda path: path.stat().st_mtime).parent
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+def metrics_line(progress: Progress) -> bytes:
+    """One line of metrics.jsonl."""
+    names = (
+        "iteration", "chars", "epoch", "loss", "smooth_loss", "bits_per_char", "learning_rate", "seconds",
+        "chars_per_second",
+    )  # fmt: skip
+    values = {name: getattr(progress, name) for name in names}
+    for name, digits in (("epoch", 6), ("seconds", 6), ("chars_per_second", 1)):
+        values[name] = round(values[name], digits)
+    return json.dumps(values).encode() + b"\n"
+
+
+def sample_block(progress: Progress, temperature: float) -> bytes:
+    """One block of samples.txt."""
+    head = f"# iteration {progress.iteration}  loss {progress.smooth_loss:.6f}  temperature {temperature:g}"
+    return f"{head}\n{progress.sample}\n\n".encode("utf-8", "backslashreplace")
+
+
+def write_toml(path: Path, config: Config) -> None:
+    """Write a config, options that are unset left out."""
+    import tomli_w
+
+    values = {name: value for name, value in asdict(config).items() if value is not None}
+    checkpoints.write_atomically(path, tomli_w.dumps(values).encode())
+
+
+def _environment(backend: str) -> bytes:
+    facts = {
+        "started": strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "backend": backend,
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cores": usable_cores(),
+        "python": platform.python_version(),
+        "versions": versions(),
+    }
+    return json.dumps(facts, indent=2).encode() + b"\n"
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the results depend on, of those that are installed."""
+    found = {}
+    for package in ("charlstm", "numpy", "numba", "llvmlite", "safetensors"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
