@@ -10,8 +10,10 @@ True
 Importing this package loads neither Numba nor CuPy; :func:`load` does, for the backend it is asked for.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 BACKENDS = ("numpy", "numba", "cupy")
@@ -19,6 +21,9 @@ BACKENDS = ("numpy", "numba", "cupy")
 _MODULES = {"numpy": "kernels.numpy_ref", "numba": "kernels.cpu"}
 _NEEDS = {"numpy": ("numpy",), "numba": ("numba",)}
 _NOT_YET = "is not part of this version; use 'numba' (fast) or 'numpy' (the reference)"
+
+#: Called with a kernel's name before it is compiled (not when it comes from the cache), for a line that says so.
+compile_listeners: list[Callable[[str], None]] = []
 
 
 class BackendUnavailable(ImportError):
@@ -64,4 +69,28 @@ def load(name: str) -> ModuleType:
     return import_module(_MODULES[name])
 
 
-__all__ = ["BACKENDS", "BackendUnavailable", "available", "load", "missing"]
+
+def kernel_cache_dir() -> Path | None:
+    """The folder that keeps compiled CPU kernels between runs; None where nothing can be written. Loads Numba."""
+    from kernels.cpu import jit
+
+    return jit.cache_dir()
+
+
+def clear_kernel_cache() -> tuple[int, int]:
+    """Remove every compiled CPU kernel; return how many files and bytes that were. Loads Numba."""
+    from kernels.cpu import jit
+
+    return jit.clear_cache()
+
+
+__all__ = [
+    "BACKENDS",
+    "BackendUnavailable",
+    "available",
+    "clear_kernel_cache",
+    "compile_listeners",
+    "kernel_cache_dir",
+    "load",
+    "missing",
+]

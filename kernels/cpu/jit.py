@@ -31,6 +31,8 @@ from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
+import kernels
+
 FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}  # not nnan, not ninf: a NaN must stay one
 _OPTIONS = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}  # numpy: no check for division by zero
 
@@ -38,9 +40,6 @@ MAGIC = b"charlstm-kernel-1\n"
 SUFFIX = ".kernel"
 MAX_BYTES = 100 * 2**20
 _SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "ENABLE_AVX", "DEBUGINFO_DEFAULT")
-
-#: Called with a kernel's name before it is compiled (not when it comes from the cache); for a line that says so.
-on_compile: Callable[[str], None] | None = None
 
 inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)  # never called from Python
 
@@ -131,8 +130,8 @@ class KernelCache(_Cache):
         payload = self._read(key)
         if payload is not None:
             return CompileResult._rebuild(target_context, *pickle.loads(payload))
-        if on_compile is not None:
-            on_compile(self._function.__name__)
+        for listener in kernels.compile_listeners:
+            listener(self._function.__name__)
         return None
 
     def save_overload(self, sig: Any, data: CompileResult) -> None:

@@ -1,0 +1,145 @@
+"""How a training run is shown while it goes on: live on a terminal, in plain lines elsewhere, as JSON, or not at all."""
+
+import sys
+from time import monotonic
+from typing import Any, Protocol
+
+from charlstm.trainer import Progress
+
+_LINE_SECONDS = 5.0
+
+
+class Display(Protocol):
+    """Shows notes and progress; nothing it does touches the run."""
+
+    def note(self, text: str) -> None:
+        """Show a line."""
+
+    def show(self, progress: Progress) -> None:
+        """Show where training stands."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was found."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def note(self, text: str) -> None:
+        pass
+
+    def show(self, progress: Progress) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Json(Silent):
+    """One JSON object per report on stdout, as in metrics.jsonl; notes on stderr."""
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
+    def show(self, progress: Progress) -> None:
+        if progress.kind == "report":
+            from charlstm.run import metrics_line
+
+            sys.stdout.write(metrics_line(progress).decode())
+            sys.stdout.flush()
+
+
+class Lines:
+    """A line on stderr every few seconds."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def show(self, progress: Progress) -> None:
+        ended = progress.iteration == progress.iterations
+        if progress.kind == "tick" and (monotonic() >= self._next or ended):
+            self._next = monotonic() + _LINE_SECONDS
+            self.note(f"iteration {progress.iteration:,}/{progress.iterations:,}  {summary(progress)}")
+
+    def close(self) -> None:
+        pass
+
+
+class Live:
+    """A bar, the figures and the latest sample, redrawn in place on stderr."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live as RichLive
+        from rich.progress import BarColumn, Progress as Bar, TaskProgressColumn, TextColumn
+
+        self._console = Console(stderr=True, highlight=False)
+        self._bar = Bar(
+            TextColumn("iteration {task.completed:,.0f}/{task.total:,.0f}"), BarColumn(None), TaskProgressColumn(),
+            console=self._console, expand=True,
+        )  # fmt: skip
+        self._task: Any = None
+        self._sample: Progress | None = None
+        self._live = RichLive(console=self._console, auto_refresh=False, transient=False)
+        self._started = False
+
+    def note(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def show(self, progress: Progress) -> None:
+        from rich.console import Group
+        from rich.panel import Panel
+        from rich.text import Text
+
+        if progress.kind == "report":
+            return
+        if not self._started:
+            self._live.start()
+            self._started = True
+            self._task = self._bar.add_task("", total=progress.iterations)
+        if progress.kind == "sample":
+            self._sample = progress
+        self._bar.update(self._task, completed=progress.iteration)
+        parts: list[Any] = [self._bar, Text(summary(progress))]
+        if self._sample is not None:
+            title = f"sample after {self._sample.iteration:,} iterations"
+            parts.append(Panel(Text(printable(self._sample.sample)), title=title, title_align="left"))
+        self._live.update(Group(*parts), refresh=True)
+
+    def close(self) -> None:
+        if self._started:
+            self._live.stop()
+
+
+def choose(quiet: bool, as_json: bool) -> Display:
+    """The display that suits the options and where stderr goes."""
+    if quiet:
+        return Silent()
+    if as_json:
+        return Json()
+    return Live() if sys.stderr.isatty() else Lines()
+
+
+def summary(progress: Progress) -> str:
+    """The figures of one moment: ``loss 51.20  2.31 bits/char  37,500 chars/s  0:42 left``."""
+    each = progress.chars / progress.iteration if progress.iteration else 0
+    left = (progress.iterations - progress.iteration) * each / progress.chars_per_second if each else 0
+    return (
+        f"loss {progress.loss:.2f}  {progress.bits_per_char:.3f} bits/char  "
+        f"{progress.chars_per_second:,.0f} chars/s  {duration(left)} left"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 0:42, 12:05, 3:20:00."""
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def printable(text: str) -> str:
+    """The text with control characters, which a terminal would obey, shown as a dot; line breaks and tabs stay."""
+    return "".join(c if c in "\n\t" or c.isprintable() else "·" for c in text)

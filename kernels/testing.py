@@ -1,0 +1,164 @@
+"""The judges of the kernels: finite differences, the close-enough rule, and mutations that judge the tests themselves.
+
+Used by ``charlstm gradcheck``, by the tests, and by whoever writes a backend.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kernels import spec
+from kernels.spec import Shape
+
+#: Largest relative error, norm-wise, that a gradient may have against central differences in float64.
+GRADIENT_TOLERANCE = 1e-6
+#: Largest relative error, norm-wise, of a float64 result against numpy_ref.
+FLOAT64_TOLERANCE = 1e-12
+
+#: Sizes of gradient checks: small, odd and all different, so that a swapped axis cannot pass.
+T, B, V, H, D = 5, 2, 7, 3, 4
+
+
+# --------------------------------------------------------------------------------------------------- close enough
+def relative_error(got: Any, expected: Any) -> float:
+    """||got - expected|| / ||expected||, Euclidean norms of all elements; NaN anywhere gives NaN, 0 / 0 gives 0."""
+    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+    if got.shape != expected.shape:
+        raise ValueError(f"got: expected shape {expected.shape}, got {got.shape}")
+    difference, size = float(np.linalg.norm(got - expected)), float(np.linalg.norm(expected))
+    return difference / size if size else difference
+
+
+def float32_excess(got: Any, plain: Any, exact: Any) -> float:
+    """How far a float32 result's error exceeds what is allowed: 1 is the limit, NaN gives NaN.
+
+    The error is the largest deviation from `exact` (float64); allowed is the larger of four times the error of `plain`,
+    NumPy's own float32 result, and eight units of rounding of the tensor's largest element.
+    """
+    got, plain, exact = (np.asarray(a, np.float64) for a in (got, plain, exact))
+    if exact.size == 0:
+        return 0.0
+    allowed = max(
+        4 * float(np.abs(plain - exact).max()), 8 * float(np.finfo(np.float32).eps) * float(np.abs(exact).max())
+    )
+    error = float(np.abs(got - exact).max())
+    return error / allowed if allowed else error
+
+
+# ---------------------------------------------------------------------------------------------- finite differences
+class GradientError(NamedTuple):
+    """The error of one tensor's gradient, relative and norm-wise, against central differences."""
+
+    op: str
+    tensor: str
+    error: float
+
+
+def numerical_gradient(loss: Callable[[], float], array: np.ndarray, delta: float = 1e-5) -> np.ndarray:
+    """Central differences of `loss` by every element of `array` (float64), which it reads; array is left as it was."""
+    gradient = np.empty_like(array)
+    flat, out = array.reshape(-1), gradient.reshape(-1)
+    for k in range(len(flat)):
+        kept = flat[k]
+        flat[k] = kept + delta
+        above = loss()
+        flat[k] = kept - delta
+        out[k] = (above - loss()) / (2 * delta)
+        flat[k] = kept
+    return gradient
+
+
+def gradient_errors(ops: Any, seed: int = 0) -> Iterator[GradientError]:
+    """Check every gradient that a backend computes, by every element of every tensor, in float64.
+
+    States carried in are nonzero and different, and so are the gradients that come from the last state.
+    """
+    random = np.random.RandomState(seed)
+    yield from _layer_errors(ops, random, random.randint(0, V, (T, B)).astype(np.int32), "lstm ids")
+    yield from _layer_errors(ops, random, random.randn(T, B, D), "lstm floats")
+    yield from _loss_errors(ops, random)
+    for layers in (1, 2, 3):
+        yield from _model_errors(ops, random, layers)
+
+
+def _layer_errors(ops: Any, random: np.random.RandomState, x: np.ndarray, op: str) -> Iterator[GradientError]:
+    width = V if x.ndim == 2 else D
+    h0, c0, W_x, W_h, b = (
+        random.randn(*dims) * 0.7 for dims in ((B, H), (B, H), (width, 4 * H), (H, 4 * H), (4 * H,))
+    )
+    to_h, to_h_last, to_c_last = random.randn(T, B, H), random.randn(B, H), random.randn(B, H)
+
+    def loss() -> float:
+        h, c, _ = ops.lstm_forward(x, h0, c0, W_x, W_h, b)
+        return float((h[1:] * to_h).sum() + (h[-1] * to_h_last).sum() + (c[-1] * to_c_last).sum())
+
+    _, _, cache = ops.lstm_forward(x, h0, c0, W_x, W_h, b)
+    found = ops.lstm_backward(to_h, cache, to_h_last, to_c_last)
+    inputs = {"dh0": h0, "dc0": c0, "dW_x": W_x, "dW_h": W_h, "db": b} | ({} if x.ndim == 2 else {"dx": x})
+    for name, array in inputs.items():
+        yield GradientError(op, name, relative_error(getattr(found, name), numerical_gradient(loss, array)))
+
+
+def _loss_errors(ops: Any, random: np.random.RandomState) -> Iterator[GradientError]:
+    logits, targets = random.randn(T, B, V) * 3, random.randint(0, V, (T, B)).astype(np.int32)
+    _, dlogits = ops.softmax_cross_entropy(logits, targets)
+    expected = numerical_gradient(lambda: ops.softmax_cross_entropy(logits, targets)[0], logits)
+    yield GradientError("cross_entropy", "dlogits", relative_error(dlogits, expected))
+
+
+def _model_errors(ops: Any, random: np.random.RandomState, layers: int) -> Iterator[GradientError]:
+    shape = Shape(V, H, layers)
+    theta = random.randn(spec.num_parameters(shape)) * 0.5
+    h, c = random.randn(layers, B, H) * 0.7, random.randn(layers, B, H) * 0.7
+    x = random.randint(0, V, (T + 1, B)).astype(np.int32)
+    found = ops.loss_and_grad(theta, h, c, x, shape=shape)[1].copy()
+    expected = numerical_gradient(lambda: ops.loss_and_grad(theta, h, c, x, shape=shape)[0], theta)
+    blocks = zip(spec.named(found, shape).items(), spec.named(expected, shape).values(), strict=True)
+    for (name, got), wanted in blocks:
+        yield GradientError(f"model, {layers} deep", f"d{name}", relative_error(got, wanted))
+
+
+# ------------------------------------------------------------------------------------------------------- mutations
+class Mutation(NamedTuple):
+    """A mistake to be planted in a backend's source; tests that stay green with it are no tests."""
+
+    name: str
+    backend: str
+    file: str  # below kernels/
+    right: str
+    wrong: str
+
+
+_REF, _LAYERS, _LOOPS, _UPDATES = "numpy_ref.py", "cpu/layers.py", "cpu/loops.py", "cpu/updates.py"
+MUTATIONS = (
+    Mutation("dropped dc carry", "numpy", _REF, "dc_next = dc_t * f", "dc_next = dc_t * 0"),
+    Mutation("dropped dc carry", "numba", _LAYERS, "dc_next[j] *= f[j]", "dc_next[j] = 0"),
+    Mutation("unwritten dW", "numpy", _REF, "out.dW_h[...] = h[:-1]", "h[:-1]"),
+    Mutation("unwritten dW", "numba", _LAYERS, "    add_outer(h[:T].reshape(T * B, h.shape[2]), rows, dW_h)\n", ""),
+    Mutation("wrong tanh branch", "numpy", _REF, "(1 - tanh_c**2)", "(1 - tanh_c)"),
+    Mutation("wrong tanh branch", "numba", _LAYERS, "(one - dz_o[j] * dz_o[j])", "(one - dz_o[j])"),
+    Mutation("off-by-one target", "numpy", _REF, "(logits, x[1:])", "(logits, x[:-1])"),
+    Mutation("off-by-one target", "numba", _LOOPS, "softmax_loss(logits, x[1:], logits)", "softmax_loss(logits, x[:T], logits)"),
+    Mutation("skipped clip", "numpy", _REF, "np.clip(grad, -grad_clip, grad_clip", "np.clip(grad, -np.inf, np.inf"),
+    Mutation("skipped clip", "numba", _UPDATES, "return -limit if g < -limit else g", "return g"),
+)  # fmt: skip
+
+
+def plant(mutation: Mutation, folder: Path) -> None:
+    """Copy this package into `folder` with the mistake in it.
+
+    Raises
+    ------
+    ValueError
+        If the text to be replaced is not there: the mutation must follow the source.
+    """
+    package = Path(__file__).parent
+    copytree(package, folder / package.name, ignore=ignore_patterns("__pycache__"))
+    file = folder / package.name / mutation.file
+    source = file.read_text()
+    if mutation.right not in source:
+        raise ValueError(f"{mutation.name}: {mutation.file} has no {mutation.right!r}")
+    file.write_text(source.replace(mutation.right, mutation.wrong))
