@@ -69,4 +69,16 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'charlstm' has no attribute {name!r}")
 
 
-__all__ = sorted([*_HOMES, "train"])  # noqa: PLE0605
+__all__ = [
+    "Checkpoint",
+    "Config",
+    "Corpus",
+    "Progress",
+    "Run",
+    "RunFailed",
+    "Trainer",
+    "UserError",
+    "from_preset",
+    "load",
+    "train",
+]

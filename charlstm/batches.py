@@ -47,7 +47,7 @@ class Streams:
         return (self.stream_length - self.seq_length - 2) // self.seq_length + 1
 
     def plan(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """For iterations begin to end - 1: starts (n, B) int64 and reset (n,) bool, as kernels' train_steps takes them."""
+        """For iterations begin to end - 1: starts (n, B) int64 and reset (n,) bool, for train_steps."""
         turn = np.arange(begin, end) % self.iterations_per_pass
         starts = (turn * self.seq_length)[:, None] + np.arange(self.batch_size) * self.stream_length
         return np.ascontiguousarray(starts, np.int64), turn == 0

@@ -88,7 +88,9 @@ class Checkpoint:
             "checkpoint": json.dumps(rest),
         }
         data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata)
-        return data.replace(f'"sha256":"{_BLANK}"'.encode(), f'"sha256":"{hashlib.sha256(data).hexdigest()}"'.encode(), 1)
+        return data.replace(
+            f'"sha256":"{_BLANK}"'.encode(), f'"sha256":"{hashlib.sha256(data).hexdigest()}"'.encode(), 1
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> "Checkpoint":

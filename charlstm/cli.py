@@ -119,7 +119,7 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
         f"({trainer.backend}, {config.dtype}); preset {config.preset}"
     )
     screen.note(f"folder  {run.folder}" + (f", going on after {start_at:,} iterations" if start_at else ""))
-    with _compile_note(screen), _Signals(run, screen) as signals:
+    with _CompileNote(screen), _Signals(run, screen) as signals:
         try:
             for progress in run.train():
                 screen.show(progress)
@@ -154,7 +154,7 @@ def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
     return 0
 
 
-class _compile_note:
+class _CompileNote:
     """Says once that kernels are being compiled, when they are."""
 
     def __init__(self, screen: Any) -> None:
@@ -177,7 +177,7 @@ class _compile_note:
 
 
 class _Signals:
-    """The first Ctrl-C or SIGTERM ends training after the iteration it is in, saving; a second Ctrl-C leaves at once."""
+    """The first Ctrl-C or SIGTERM ends training after its iteration, saving; a second Ctrl-C leaves at once."""
 
     def __init__(self, run: Any, screen: Any) -> None:
         self.run, self.screen, self.exit_code = run, screen, 0
@@ -255,9 +255,8 @@ def gradcheck(backend: str) -> int:
             click.echo(f"{name:8} {check.op:14} {check.tensor:16} {check.error:9.1e}{verdict}")
             worst = max(worst, check.error) if check.error == check.error else float("inf")
     passed = worst < GRADIENT_TOLERANCE
-    click.echo(
-        f"worst relative error {worst:.1e} in float64 (limit {GRADIENT_TOLERANCE:g}): {'all right' if passed else 'WRONG'}"
-    )
+    verdict = "all right" if passed else "WRONG"
+    click.echo(f"worst relative error {worst:.1e} in float64 (limit {GRADIENT_TOLERANCE:g}): {verdict}")
     return 0 if passed else 1
 
 

@@ -1,4 +1,4 @@
-"""Every hyperparameter once: name, default, unit, help and limits, for the command line, Python and config.toml alike."""
+"""Every hyperparameter once: name, default, help and limits, for the command line, Python and config.toml alike."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args, get_type_hints
@@ -65,7 +65,9 @@ class Config:
     save_every: float = _option(30.0, "seconds between checkpoints", above=0)
     sample_every: int = _option(500, "iterations between samples while training (0: never)", low=0)
     sample_length: int = _option(200, "characters in such a sample", low=1)
-    temperature: float = _option(0.8, "of those samples: 1 as the model believes, lower is safer, 0 the likeliest", low=0)
+    temperature: float = _option(
+        0.8, "of those samples: 1 as the model believes, lower is safer, 0 the likeliest", low=0
+    )
     encoding: str = _option("utf-8", "encoding of text files")
 
     def __post_init__(self) -> None:
@@ -80,9 +82,7 @@ class Config:
         """The optimizer's constants that were set, those it has."""
         from kernels.spec import OPTIMIZERS
 
-        return {
-            name: value for name in OPTIMIZERS[self.optimizer].hyper if (value := getattr(self, name)) is not None
-        }
+        return {name: value for name in OPTIMIZERS[self.optimizer].hyper if (value := getattr(self, name)) is not None}
 
 
 def _checked(item: Any, kind: Any, value: Any) -> Any:

@@ -21,6 +21,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, text: str) -> "Vocabulary":
+        """The vocabulary of a text."""
         return cls("".join(map(chr, np.unique(_code_points(text)))))
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""How a training run is shown while it goes on: live on a terminal, in plain lines elsewhere, as JSON, or not at all."""
+"""How a training run is shown while it goes on: live on a terminal, in lines elsewhere, as JSON, or not at all."""
 
 import sys
 from time import monotonic
@@ -74,7 +74,8 @@ class Live:
     def __init__(self) -> None:
         from rich.console import Console
         from rich.live import Live as RichLive
-        from rich.progress import BarColumn, Progress as Bar, TaskProgressColumn, TextColumn
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+        from rich.progress import Progress as Bar
 
         self._console = Console(stderr=True, highlight=False)
         self._bar = Bar(

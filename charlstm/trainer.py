@@ -115,12 +115,14 @@ class Trainer:
             if config.iterations is None:
                 raise UserError("no budget: give --iterations or --seconds")
             return
-        kept = [array.copy() for array in (self.theta, self.state, self.h, self.c)]
-        steps, rates, begin = 1, [], 0.0
+        theta, state, h, c = (array.copy() for array in (self.theta, self.state, self.h, self.c))
+        rates: list[float] = []
+        steps, begin = 1, 0.0
         with self._threads():
             while not rates or perf_counter() - begin < _CALIBRATION_SECONDS:
                 started = perf_counter()
-                self._train(*kept, self.iteration, self.iteration + steps, np.full(steps, config.learning_rate))
+                flat = np.full(steps, config.learning_rate)
+                self._train(theta, state, h, c, self.iteration, self.iteration + steps, flat)
                 taken = perf_counter() - started
                 if begin:  # the first call may have compiled
                     rates.append(steps / taken)
@@ -275,7 +277,7 @@ class Trainer:
             state=self.state,
             h=self.h,
             c=self.c,
-            random_state=self.random.get_state(),
+            random_state=tuple(self.random.get_state()),
             iteration=self.iteration,
             position=self.iteration % self.streams.iterations_per_pass * self.config.seq_length,
             seconds=self.seconds,

@@ -69,7 +69,6 @@ def load(name: str) -> ModuleType:
     return import_module(_MODULES[name])
 
 
-
 def kernel_cache_dir() -> Path | None:
     """The folder that keeps compiled CPU kernels between runs; None where nothing can be written. Loads Numba."""
     from kernels.cpu import jit

@@ -399,7 +399,8 @@ def train_steps(
         if zero:
             h[...], c[...] = 0, 0
         x = ids[start + np.arange(seq_length + 1)[:, None]].astype(np.int32)
-        losses[n], grad, h[...], c[...] = loss_and_grad(theta, h, c, x, shape=shape, workspace=workspace)
+        with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is returned, not warned of
+            losses[n], grad, h[...], c[...] = loss_and_grad(theta, h, c, x, shape=shape, workspace=workspace)
         if not np.isfinite(losses[n]):
             return losses[: n + 1]
         grad *= scale
@@ -408,9 +409,7 @@ def train_steps(
     return losses
 
 
-def sample(
-    theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, temperature: float = 1.0
-) -> np.ndarray:
+def sample(theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, temperature: float = 1.0) -> np.ndarray:
     """Draw n characters for each of B streams, each fed back as the next input.
 
     Parameters

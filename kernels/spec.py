@@ -290,7 +290,7 @@ def _check_shape(name: str, got: tuple[int, ...], words: list[str], sizes: dict[
         factor, extra = int(times or 1), 1 if plus else 0
         if letter and letter not in sizes and (size - extra) % factor == 0:
             sizes[letter] = (size - extra) // factor
-        known = sizes.get(letter, None) if letter else 1
+        known = sizes.get(letter) if letter else 1
         value = None if known is None else known * factor + extra
         expected.append(word if value is None else str(value))
         fits = fits and value == size

@@ -34,10 +34,9 @@ def lstm_forward(
     """
     sizes = checks.lstm_forward(x, h0, c0, W_x, W_h, b, out)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
-    if out is None:
-        out = tuple(spec.aligned_zeros(dims, h0.dtype) for dims in ((T + 1, B, H), (T + 1, B, H), (T, B, 4 * H)))
+    dims = ((T + 1, B, H), (T + 1, B, H), (T, B, 4 * H))
+    h, c, gates = out or (spec.aligned_zeros(each, h0.dtype) for each in dims)
     run = layers.forward_ids if x.ndim == 2 else layers.forward_floats
-    h, c, gates = out
     h[0], c[0] = h0, c0
     run(x, W_x, W_h, b, h, c, gates)
     return h, c, LSTMCache(x, h, c, gates, W_x, W_h)
@@ -201,9 +200,7 @@ def train_steps(
     return losses[:done]
 
 
-def sample(
-    theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, temperature: float = 1.0
-) -> np.ndarray:
+def sample(theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, temperature: float = 1.0) -> np.ndarray:
     """Draw many characters in one compiled call, as :func:`kernels.numpy_ref.sample`."""
     checks.sample(theta, h, c, x, uniforms, shape, temperature)
     ws = spec.workspace(shape, 1, len(x), theta.dtype)

@@ -18,7 +18,9 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-_EXACT = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, fastmath={"contract"}, error_model="numpy")
+from kernels.cpu.jit import INNER_OPTIONS
+
+_EXACT = njit(**{**INNER_OPTIONS, "fastmath": {"contract"}})
 
 _ONE32, _TWO32 = np.float32(1), np.float32(2)
 _LOG2E32, _LN2_HI32, _LN2_LO32 = np.float32(1.4426950408889634), np.float32(0.693359375), np.float32(-2.12194440e-4)
@@ -77,13 +79,13 @@ def _exp64(x):
 
 @_EXACT
 def _sigmoid32(x):
-    y = -_LOW32 if x > -_LOW32 else x
+    y = _LOW32 if x < _LOW32 else x
     return _ONE32 / (_ONE32 + _exp32(-y))
 
 
 @_EXACT
 def _sigmoid64(x):
-    y = -_LOW64 if x > -_LOW64 else x
+    y = _LOW64 if x < _LOW64 else x
     return 1.0 / (1.0 + _exp64(-y))
 
 
@@ -123,9 +125,9 @@ def _by_dtype(stub, single, double):
     @overload(stub, inline="never", jit_options={"fastmath": {"contract"}, "error_model": "numpy"})
     def choose(x):
         if x == types.float32:
-            return lambda x: single(x)
+            return lambda x: single(x)  # noqa: PLW0108 - Numba wants a function of the stub's own argument
         if x == types.float64:
-            return lambda x: double(x)
+            return lambda x: double(x)  # noqa: PLW0108
         return None
 
 

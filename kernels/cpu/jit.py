@@ -34,14 +34,15 @@ from numba.core.serialize import dumps
 import kernels
 
 FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}  # not nnan, not ninf: a NaN must stay one
-_OPTIONS = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}  # numpy: no check for division by zero
+_OPTIONS: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}  # numpy: no zero checks
+INNER_OPTIONS = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # never called from Python
 
 MAGIC = b"charlstm-kernel-1\n"
 SUFFIX = ".kernel"
 MAX_BYTES = 100 * 2**20
 _SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "ENABLE_AVX", "DEBUGINFO_DEFAULT")
 
-inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)  # never called from Python
+inner = njit(**INNER_OPTIONS)
 
 
 def entry(function: Callable[..., Any]) -> Any:

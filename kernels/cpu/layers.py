@@ -97,7 +97,7 @@ def _step_backward(dh, gates, c_prev, c, dz, dh_next, dc_next):
 @inner
 def run_backward(dh, W_h, c, gates, dz, dh_next, dc_next):
     """Run all steps backward: dz (T, B, 4H) is written; dh_next, dc_next (B, H) go from the last state's to h0's."""
-    T, B, H = dh.shape
+    T, B, _ = dh.shape
     for t in range(T - 1, -1, -1):
         for r in range(B):
             _step_backward(dh[t, r], gates[t, r], c[t, r], c[t + 1, r], dz[t, r], dh_next[r], dc_next[r])

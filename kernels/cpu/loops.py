@@ -121,11 +121,12 @@ def _apply(theta, grad, s0, s1, optimizer, hyper, step, rate, scale, limit, fact
     elif optimizer == ADAGRAD:
         adagrad_update(theta, grad, s0, s, g, factor, real(rate), real(hyper[0]))
     elif optimizer == RMSPROP:
-        rmsprop_update(theta, grad, s0, s, g, factor, real(rate), real(hyper[0]), real(hyper[1]))
+        rho, rest, epsilon = real(hyper[0]), real(1.0 - hyper[0]), real(hyper[1])
+        rmsprop_update(theta, grad, s0, s, g, factor, real(rate), rho, rest, epsilon)
     else:
         corrected, root = real(rate / (1.0 - hyper[0] ** (step + 1))), real(1.0 / (1.0 - hyper[1] ** (step + 1)))
-        beta1, beta2, epsilon = real(hyper[0]), real(hyper[1]), real(hyper[2])
-        adam_update(theta, grad, s0, s1, s, g, factor, corrected, root, beta1, beta2, epsilon)
+        beta1, rest1, beta2, rest2 = real(hyper[0]), real(1.0 - hyper[0]), real(hyper[1]), real(1.0 - hyper[1])
+        adam_update(theta, grad, s0, s1, s, g, factor, corrected, root, beta1, rest1, beta2, rest2, real(hyper[2]))
 
 
 @inner
@@ -143,9 +144,7 @@ def _update(theta, grad, state, optimizer, hyper, step, rate, limits, first, N, 
     for n in range(max(count, 0) + 1):  # the touched rows, then all that follows W_x; or everything at once
         at = rows[n] * N if n < count else (first if count >= 0 else 0)
         end = at + N if n < count else theta.shape[0]
-        _apply(
-            theta[at:end], grad[at:end], s0[at:end], s1[at:end], optimizer, hyper, step, rate, scale, limit, factor
-        )
+        _apply(theta[at:end], grad[at:end], s0[at:end], s1[at:end], optimizer, hyper, step, rate, scale, limit, factor)
 
 
 @inner

@@ -189,9 +189,7 @@ def dot_tile(R: int, K: int) -> Any:
 
             lanes = _I64(vec.lanes)
             whole = builder.sdiv(N, lanes)
-            sums = _loop(
-                builder, whole, [vec.zero] * (R * K), lambda i, sums: add(builder.mul(i, lanes), sums, None)
-            )
+            sums = _loop(builder, whole, [vec.zero] * (R * K), lambda i, sums: add(builder.mul(i, lanes), sums, None))
             done = builder.mul(whole, lanes)
             left_over = builder.sub(N, done)
             any_left = builder.select(builder.icmp_signed(">", left_over, _I64(0)), _I64(1), _I64(0))

@@ -30,12 +30,14 @@ def norm_factor(grad, scale, limit, norm_limit):
 
 @inner
 def sgd_update(theta, grad, scale, limit, factor, rate):
+    """See spec.OPTIMIZERS for what each of these computes."""
     for j in range(theta.shape[0]):
         theta[j] -= rate * (clamp(scale * grad[j], limit) * factor)
 
 
 @inner
 def adagrad_update(theta, grad, s, scale, limit, factor, rate, epsilon):
+    """Epsilon is inside the root."""
     for j in range(theta.shape[0]):
         g = clamp(scale * grad[j], limit) * factor
         s[j] += g * g
@@ -43,8 +45,8 @@ def adagrad_update(theta, grad, s, scale, limit, factor, rate, epsilon):
 
 
 @inner
-def rmsprop_update(theta, grad, s, scale, limit, factor, rate, rho, epsilon):
-    rest = theta.dtype.type(1) - rho
+def rmsprop_update(theta, grad, s, scale, limit, factor, rate, rho, rest, epsilon):
+    """rest is 1 - rho, taken before rounding to the vectors' dtype: float32 would lose five digits of it."""
     for j in range(theta.shape[0]):
         g = clamp(scale * grad[j], limit) * factor
         s[j] = rho * s[j] + rest * g * g
@@ -52,9 +54,8 @@ def rmsprop_update(theta, grad, s, scale, limit, factor, rate, rho, epsilon):
 
 
 @inner
-def adam_update(theta, grad, m, v, scale, limit, factor, rate, root, beta1, beta2, epsilon):
-    """rate and root carry the bias correction: learning_rate / (1 - beta1^k) and 1 / (1 - beta2^k)."""
-    rest1, rest2 = theta.dtype.type(1) - beta1, theta.dtype.type(1) - beta2
+def adam_update(theta, grad, m, v, scale, limit, factor, rate, root, beta1, rest1, beta2, rest2, epsilon):
+    """rate and root carry the bias correction: learning_rate / (1 - beta1^k) and 1 / (1 - beta2^k); rests as above."""
     for j in range(theta.shape[0]):
         g = clamp(scale * grad[j], limit) * factor
         m[j] = beta1 * m[j] + rest1 * g

@@ -1,0 +1,49 @@
+# Doors for people who work on this. Each makes what it needs, in .venv, from a bare Python 3.11+; later runs are offline.
+#   make PYTHON=python3.12 test     with another Python
+PYTHON ?= python3
+VENV ?= .venv
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+PYTEST = $(VENV)/bin/python -m pytest
+
+.PHONY: demo test test-peers test-long lint format bench clean
+
+demo: $(VENV)/.installed  ## train on the text inside Python for a minute, and let the model write
+	$(VENV)/bin/charlstm train
+
+test: $(VENV)/.installed-test  ## the whole suite, but for what needs PyTorch or an hour
+	$(PYTEST) -m "not long"
+
+test-peers: $(VENV)/.installed-peers  ## what PyTorch judges
+	$(PYTEST) -m peers
+
+test-long: $(VENV)/.installed-test  ## what is too heavy for every run
+	$(PYTEST) -m long
+
+lint: $(VENV)/.installed-lint
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.installed-lint
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/.installed-test  ## the benchmarks, into benchmarks/results
+	$(PYTEST) benchmarks --benchmark-enable --benchmark-only --benchmark-json=benchmarks/results/last.json
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, for example: make PYTHON=python3.12 demo"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-%: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable ".[test,$*]"
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,67 @@
+"""What tests share: which backends, tiny odd sizes, small texts, a command line in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import kernels
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+#: A copy of the kernels with a mistake planted in it is tested by naming its folder and its backend here.
+MUTANT = os.environ.get("CHARLSTM_TEST_MUTANT")
+BACKENDS = tuple(name for name in kernels.available() if name == os.environ.get("CHARLSTM_TEST_BACKEND", name))
+if MUTANT and not Path(kernels.__file__).is_relative_to(MUTANT):
+    raise RuntimeError(f"the kernels under test are those of {kernels.__file__}, not of {MUTANT}")
+
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the texts and traces of ../shared")
+
+
+@pytest.fixture(params=BACKENDS, scope="session")
+def ops(request):
+    return kernels.load(request.param)
+
+
+@pytest.fixture(scope="session")
+def ref():
+    return kernels.load("numpy")
+
+
+def made_up_text(length=3000, seed=5):
+    """Words of a few letters, lines, some signs: a text with something to learn in it, and no one's."""
+    random = np.random.RandomState(seed)
+    words = ["".join(random.choice(list("abcdefgh"), random.randint(1, 6))) for _ in range(40)]
+    out = []
+    while sum(map(len, out)) < length:
+        out.append(words[int(40 * random.random_sample() ** 3)] + (".\n" if random.random_sample() < 0.1 else " "))
+    return "".join(out)[:length]
+
+
+@pytest.fixture
+def text_file(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text(made_up_text())
+    return path
+
+
+@pytest.fixture
+def charlstm_command(tmp_path):
+    """Run the command line in a process of its own, in tmp_path; returns the finished process."""
+
+    def run(*arguments, stdin=b"", env=None, timeout=240):
+        return subprocess.run(
+            [sys.executable, "-m", "charlstm", *map(str, arguments)],
+            input=stdin,
+            capture_output=True,
+            cwd=tmp_path,
+            env={**os.environ, **(env or {})},
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

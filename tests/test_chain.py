@@ -1,0 +1,211 @@
+"""The chain of trust: finite differences judge the reference, the reference judges every backend, traces judge both.
+
+Mutations (test_mutations.py) run this file against kernels with a mistake planted in them: it must turn red.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import ROOT, SHARED, needs_shared
+from scalar_lstm import loss_and_state
+
+import kernels
+from kernels import spec, testing
+from kernels.spec import Shape
+from kernels.testing import FLOAT64_TOLERANCE, float32_excess, relative_error
+
+SIZES = [  # T, B, V, H, L: small, odd, all different, and the edges of the register tiles
+    (5, 2, 7, 3, 1),
+    (1, 1, 2, 1, 1),
+    (4, 5, 3, 17, 2),
+    (16, 1, 71, 100, 1),
+    (2, 33, 300, 9, 1),
+    (7, 9, 11, 33, 3),
+]
+
+
+def model(size, dtype, seed=0):
+    """theta, h, c, x of a model of one of SIZES, states nonzero and different, all read-only."""
+    T, B, V, H, L = size
+    random, shape = np.random.RandomState(seed), Shape(V, H, L)
+    theta = (random.randn(spec.num_parameters(shape)) * 0.4).astype(dtype)
+    h, c = ((random.randn(L, B, H) * 0.7).astype(dtype) for _ in range(2))
+    x = random.randint(0, V, (T + 1, B)).astype(np.int32)
+    for array in (theta, h, c, x):
+        array.flags.writeable = False
+    return shape, theta, h, c, x
+
+
+# ------------------------------------------------------------------------------------ 1. finite differences judge
+def test_every_gradient_by_central_differences(ops):
+    for check in testing.gradient_errors(ops):
+        assert check.error < testing.GRADIENT_TOLERANCE, check
+
+
+def test_loss_and_state_by_plain_python(ops):
+    shape, theta, h, c, x = model((6, 1, 7, 3, 1), "float64")
+    layer, W_y, b_y = (params := spec.params(theta, shape)).layers[0], params.W_y, params.b_y
+    expected = loss_and_state(*(a.tolist() for a in (*layer, W_y, b_y, h[0, 0], c[0, 0], x[:, 0])))
+    loss, _, h_last, c_last = ops.loss_and_grad(theta, h, c, x, shape=shape)
+    for got, wanted in zip((loss, h_last[0, 0], c_last[0, 0]), expected, strict=True):
+        assert relative_error(got, wanted) < FLOAT64_TOLERANCE
+
+
+def test_gradient_along_random_directions_of_a_larger_model(ops):
+    shape, theta, h, c, x = model((13, 3, 29, 21, 2), "float64")
+    gradient = ops.loss_and_grad(theta, h, c, x, shape=shape)[1].copy()
+    random, delta = np.random.RandomState(1), 1e-6
+    for _ in range(5):
+        direction = random.randn(len(theta))
+        above, below = (
+            ops.loss_and_grad(theta + sign * delta * direction, h, c, x, shape=shape)[0] for sign in (1, -1)
+        )
+        assert (above - below) / (2 * delta) == pytest.approx(direction @ gradient, rel=1e-6)
+
+
+def test_clipping_by_hand(ops):
+    theta, state, gradient = np.zeros(3), np.zeros((1, 3)), np.array([7.0, -9.0, 2.0])
+    ops.adagrad(theta, gradient, state, 0, learning_rate=0.1, grad_clip=5.0)
+    assert state[0].tolist() == [25.0, 25.0, 4.0]
+    assert theta == pytest.approx([-0.1, 0.1, -0.1])
+    assert gradient.tolist() == [7.0, -9.0, 2.0]
+    ops.clip(gradient, grad_clip=5.0, grad_clip_norm=1.0)
+    assert gradient == pytest.approx(np.array([5.0, -5.0, 2.0]) / np.sqrt(54))
+
+
+# ---------------------------------------------------------------------------------- 2. the reference judges backends
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: "T{}-B{}-V{}-H{}-L{}".format(*s))
+def test_whole_model_as_the_reference(ops, ref, size, dtype):
+    shape, theta, h, c, x = model(size, dtype)
+    ws = spec.workspace(shape, size[0], size[1], dtype)  # floats are NaN: what is not written shows
+    got = ops.loss_and_grad(theta, h, c, x, shape=shape, workspace=ws)
+    agree(got, lambda d: ref.loss_and_grad(theta.astype(d), h.astype(d), c.astype(d), x, shape=shape), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("kind", ["ids", "floats"])
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: "T{}-B{}-D{}-H{}".format(*s[:4]))
+def test_one_layer_as_the_reference(ops, ref, size, kind, dtype):
+    T, B, D, H, _ = size
+    random = np.random.RandomState(3)
+    arrays = [random.randn(*dims) * 0.5 for dims in ((B, H), (B, H), (D, 4 * H), (H, 4 * H), (4 * H,))]
+    x = random.randint(0, D, (T, B)).astype(np.int32) if kind == "ids" else random.randn(T, B, D)
+    to_h, to_h_last, to_c_last = random.randn(T, B, H), random.randn(B, H), random.randn(B, H)
+
+    def both_ways(ops, dtype, poisoned):
+        cast = [a.astype(dtype) for a in (to_h, to_h_last, to_c_last, *arrays)]
+        inputs = x if kind == "ids" else x.astype(dtype)
+        for array in cast:
+            array.flags.writeable = False
+
+        def nan(*dims):
+            return np.full(dims, np.nan, dtype)
+
+        out = (nan(T + 1, B, H), nan(T + 1, B, H), nan(T, B, 4 * H)) if poisoned else None
+        h, c, cache = ops.lstm_forward(inputs, *cast[3:], out=out)
+        dx = None if kind == "ids" else nan(T, B, D)
+        grads = spec.LSTMGrads(dx, nan(B, H), nan(B, H), nan(D, 4 * H), nan(H, 4 * H), nan(4 * H))
+        scratch = {"out": grads, "dz": nan(T, B, 4 * H)} if poisoned else {}
+        return h, c, *[a for a in ops.lstm_backward(cast[0], cache, cast[1], cast[2], **scratch) if a is not None]
+
+    agree(both_ways(ops, dtype, True), lambda d: both_ways(ref, d, False), dtype)
+
+
+def test_a_cache_of_the_reference_serves_any_backward(ops, ref):
+    random = np.random.RandomState(4)
+    arrays = [random.randn(*dims) for dims in ((2, 3), (2, 3), (7, 12), (3, 12), (12,))]
+    x = random.randint(0, 7, (5, 2)).astype(np.int32)
+    cache, dh = ref.lstm_forward(x, *arrays)[2], random.randn(5, 2, 3)
+    for got, wanted in zip(ops.lstm_backward(dh, cache)[1:], ref.lstm_backward(dh, cache)[1:], strict=True):
+        assert relative_error(got, wanted) < FLOAT64_TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_cross_entropy_as_the_reference(ops, ref, dtype, scale):
+    random = np.random.RandomState(5)
+    logits, targets = random.randn(5, 3, 71) * scale, random.randint(0, 71, (5, 3)).astype(np.int32)
+    out = np.full(logits.shape, np.nan, dtype)
+    got = ops.softmax_cross_entropy(logits.astype(dtype), targets, out=out)
+    assert got[1] is out
+    agree(got, lambda d: ref.softmax_cross_entropy(logits.astype(dtype).astype(d), targets), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("clipping", [{}, {"grad_clip": 0.05}, {"grad_clip": 0.1, "grad_clip_norm": 0.3}], ids=str)
+@pytest.mark.parametrize("optimizer", list(spec.OPTIMIZERS))
+def test_training_as_the_reference(ops, ref, optimizer, clipping, dtype):
+    T, B, V, H, L = 5, 2, 17, 9, 2
+    shape, theta, h, c, _ = model((T, B, V, H, L), dtype)
+    ids = np.random.RandomState(6).randint(0, V, 400).astype(np.uint8)
+    starts = np.ascontiguousarray(np.arange(12)[:, None] * T + np.array([0, 200]), np.int64)
+
+    def train(ops, dtype):
+        arrays = [a.astype(dtype) for a in (theta, np.zeros((spec.OPTIMIZERS[optimizer].slots, len(theta))), h, c)]
+        losses = ops.train_steps(
+            *arrays, ids, starts, np.arange(12) % 5 == 4, np.linspace(0.02, 0.01, 12), shape=shape, seq_length=T,
+            optimizer=optimizer, grad_scale=1 / (T * B), **clipping,
+        )  # fmt: skip
+        return losses, *arrays
+
+    agree(train(ops, dtype), lambda d: train(ref, d), dtype, tolerance=1e-10)
+
+
+def agree(got, of_reference, dtype, tolerance=FLOAT64_TOLERANCE):
+    """Each part of `got` is close enough to the reference's, by the rule for its dtype."""
+    exact = of_reference("float64")
+    if dtype == "float64":
+        for part, (a, b) in enumerate(zip(got, exact, strict=True)):
+            assert relative_error(a, b) < tolerance, part
+    else:
+        plain = of_reference("float32")
+        for part, triple in enumerate(zip(got, plain, exact, strict=True)):
+            assert float32_excess(*triple) <= 1, part
+
+
+# ------------------------------------------------------------------------------------------------- 4. traces judge both
+def trace_of(ops, trace):
+    """Train as a trace of tests/data says; returns losses, and text ids sampled at the end."""
+    shape = Shape(*trace["shape"])
+    theta = np.array(trace["theta"])
+    state, h, c = np.zeros((1, len(theta))), np.zeros((shape.num_layers, 1, shape.hidden_size)), None
+    c, n, T = np.zeros_like(h), trace["iterations"], trace["seq_length"]
+    ids = np.array(trace["ids"], np.uint8)
+    turn = np.arange(n) % ((len(ids) - T - 2) // T + 1)
+    losses = ops.train_steps(
+        theta, state, h, c, ids, (turn * T)[:, None], turn == 0, np.full(n, 0.1), shape=shape, seq_length=T,
+        grad_clip=trace["grad_clip"],
+    )  # fmt: skip
+    uniforms = np.random.RandomState(0).random_sample((60, 1))
+    return losses, ops.sample(theta, h, c, ids[:1].astype(np.int32), uniforms, shape=shape)[:, 0]
+
+
+def test_our_own_trace(ops):
+    trace = json.loads((ROOT / "tests" / "data" / "trace.json").read_text())
+    losses, drawn = trace_of(ops, trace)
+    assert losses == pytest.approx(trace["losses"], rel=1e-9)
+    assert drawn.tolist() == trace["drawn"]
+
+
+@needs_shared
+def test_trace_of_the_original_script(ops, tmp_path):
+    import charlstm
+
+    oracle = json.loads((SHARED / "oracle" / "lstm-us-constitution-seed123.json").read_text())
+    backend = next(name for name in kernels.BACKENDS if kernels.missing(name) is None and kernels.load(name) is ops)
+    count = 4000 if backend != "numpy" else 1200  # the reference takes ten seconds for 4,000
+    charlstm.train(
+        SHARED / "data" / oracle["corpus"], preset="min-char-lstm", dtype="float64", seed=123, iterations=count,
+        report_every=1, backend=backend, out=str(tmp_path / "run"),
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == list(range(count))
+    assert max(abs(a["smooth_loss"] - b) for a, b in zip(lines, oracle["smooth"], strict=False)) < 1e-6
+    assert max(abs(a["loss"] - b) for a, b in zip(lines, oracle["loss"], strict=False)) < 1e-6
+    blocks = (tmp_path / "run" / "samples.txt").read_text().split("# iteration ")[1:]
+    texts = [block.partition("\n")[2].removesuffix("\n\n") for block in blocks]
+    originals = [text.removeprefix("\n ").removesuffix(" \n") for text in oracle["stdout"].split("----")[1::2]]
+    assert len(texts) == (count + 999) // 1000
+    assert texts == originals[: len(texts)]

@@ -1,0 +1,69 @@
+"""The test of the tests: a mistake planted in a copy of a backend's source must turn the chain of trust red."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import ROOT
+
+from kernels.testing import MUTATIONS, Mutation, plant
+
+NONE = "no mistake"
+
+
+def run_chain(mutation, folder):
+    """Run the chain of trust in a process of its own against the planted copy; return the finished process."""
+    plant(mutation, folder)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "NUMBA_CACHE_DIR": str(folder / "cache"),
+        "CHARLSTM_TEST_MUTANT": str(folder),
+        "CHARLSTM_TEST_BACKEND": mutation.backend,
+    }
+    options = ["-c", folder / "pytest.ini", "-p", "no:cacheprovider", "-x", "-q"]
+    chosen = ["-k", "not float32 and not original", ROOT / "tests" / "test_chain.py"]
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *map(str, options + chosen)],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """All mutations and, for each backend, none, run two at a time."""
+    controls = [Mutation(NONE, backend, "spec.py", "GATES", "GATES") for backend in ("numpy", "numba")]
+    with ThreadPoolExecutor(2) as pool:
+        jobs = {
+            (m.name, m.backend): pool.submit(run_chain, m, tmp_path_factory.mktemp("mutant"))
+            for m in (*controls, *MUTATIONS)
+        }
+    return {key: job.result() for key, job in jobs.items()}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{m.name}-{m.backend}".replace(" ", "-"))
+def test_a_planted_mistake_turns_the_chain_red(outcomes, mutation):
+    done = outcomes[mutation.name, mutation.backend]
+    assert done.returncode == 1, done.stdout + done.stderr  # 1: tests ran and failed; 2 and up: they did not run
+    assert "1 failed" in done.stdout
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_without_a_mistake_it_is_green(outcomes, backend):
+    done = outcomes[NONE, backend]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
+
+
+def test_every_backend_has_the_five_mutations():
+    names = {m.name for m in MUTATIONS}
+    assert len(names) == 5
+    assert {(m.name, m.backend) for m in MUTATIONS} == {(n, b) for n in names for b in ("numpy", "numba")}
+
+
+def test_a_mutation_that_no_longer_fits_the_source_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"spec\.py has no 'not there'"):
+        plant(Mutation("lost", "numpy", "spec.py", "not there", ""), tmp_path)

@@ -1,0 +1,205 @@
+"""What every op does besides being right: refuses bad arguments, leaves inputs alone, splits without a trace."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from kernels import spec
+from kernels.spec import Shape
+
+SHAPE = Shape(11, 9, 2)
+
+
+def training(dtype="float64", batch=3, length=600, slots=1, seed=0):
+    """Arrays for train_steps, on random ids."""
+    random = np.random.RandomState(seed)
+    theta = spec.aligned_zeros(spec.num_parameters(SHAPE), dtype)
+    theta[:] = random.randn(len(theta)) * 0.3
+    state, h = spec.aligned_zeros((slots, len(theta)), dtype), np.zeros((2, batch, 9), dtype)
+    ids = random.randint(0, 11, length).astype(np.uint8)
+    return theta, state, h, h.copy(), ids
+
+
+def plan(n, batch=3, T=5):
+    starts = np.arange(n)[:, None] % 30 * T + np.arange(batch) * 200
+    return np.ascontiguousarray(starts, np.int64), np.arange(n) % 30 == 0, np.full(n, 0.05)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", list(spec.OPTIMIZERS))
+def test_one_call_or_several_give_the_same_bits(ops, optimizer, dtype):
+    arguments = {"shape": SHAPE, "seq_length": 5, "optimizer": optimizer, "grad_clip": 1.0}
+    slots = spec.OPTIMIZERS[optimizer].slots
+    whole, parts = training(dtype, slots=slots), training(dtype, slots=slots)
+    starts, reset, rates = plan(20)
+    losses = ops.train_steps(*whole, starts, reset, rates, **arguments)
+    pieces = []
+    for a, b in ((0, 1), (1, 8), (8, 20)):
+        pieces.append(ops.train_steps(*parts, starts[a:b], reset[a:b], rates[a:b], step=a, **arguments))
+    assert np.concatenate(pieces).tobytes() == losses.tobytes()
+    for one, other in zip(whole, parts, strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_rows_that_no_id_touches_stay_as_they_are(ops):
+    theta, state, h, c, ids = training()
+    ids[ids == 7] = 6
+    before = theta.copy()
+    ops.train_steps(theta, state, h, c, ids, *plan(40), shape=SHAPE, seq_length=5, grad_clip=5.0)
+    W_x, W_x_before = (spec.params(t, SHAPE).layers[0].W_x for t in (theta, before))
+    changed = (W_x != W_x_before).any(axis=1)
+    assert changed.tolist() == [k != 7 for k in range(11)]
+    assert not spec.params(state[0], SHAPE).layers[0].W_x[7].any()
+
+
+def test_a_loss_that_is_not_finite_ends_the_call_without_an_update(ops):
+    theta, state, h, c, ids = training()
+    rates = np.full(10, 0.05)
+    rates[3] = 1e308
+    starts, reset, _ = plan(10)
+    kept = theta.copy(), state.copy(), h.copy(), c.copy()
+    with np.errstate(all="ignore"):
+        losses = ops.train_steps(theta, state, h, c, ids, starts, reset, rates, shape=SHAPE, seq_length=5)
+    assert len(losses) < 10
+    assert np.isfinite(losses[:-1]).all()
+    assert not np.isfinite(losses[-1])
+    count = len(losses) - 1
+    ops.train_steps(*kept, ids, starts[:count], reset[:count], rates[:count], shape=SHAPE, seq_length=5)
+    assert theta.tobytes() == kept[0].tobytes()
+    assert state.tobytes() == kept[1].tobytes()
+
+
+def test_sampling_follows_the_uniforms_and_goes_on(ops, ref):
+    theta, _, h, c, _ = training()
+    uniforms = np.random.RandomState(2).random_sample((40, 3))
+    first = np.array([1, 2, 3], np.int32)
+    states = [(h.copy(), c.copy()) for _ in range(3)]
+    whole = ops.sample(theta, *states[0], first, uniforms, shape=SHAPE, temperature=0.7)
+    a = ops.sample(theta, *states[1], first, uniforms[:15], shape=SHAPE, temperature=0.7)
+    b = ops.sample(theta, *states[1], a[-1], uniforms[15:], shape=SHAPE, temperature=0.7)
+    assert np.concatenate([a, b]).tolist() == whole.tolist()
+    assert (whole == ref.sample(theta, *states[2], first, uniforms, shape=SHAPE, temperature=0.7)).all()
+    assert (whole[0] != whole[1]).any()
+
+
+def test_sampling_agrees_with_numpys_choice(ops):
+    shape = Shape(6, 2, 1)
+    theta = np.zeros(spec.num_parameters(shape))
+    b_y = spec.params(theta, shape).b_y
+    b_y[:] = [0.3, -1.0, 2.0, 0.0, 1.0, -2.0]
+    h = np.zeros((1, 1, 2))
+    uniforms = np.random.RandomState(3).random_sample((200, 1))
+    drawn = ops.sample(theta, h, h.copy(), np.zeros(1, np.int32), uniforms, shape=shape)[:, 0]
+    probabilities = np.exp(b_y) / np.exp(b_y).sum()
+    random = np.random.RandomState(3)
+    assert drawn.tolist() == [random.choice(6, p=probabilities) for _ in range(200)]
+    best = ops.sample(theta, h, h.copy(), np.zeros(1, np.int32), uniforms, shape=shape, temperature=0)
+    assert set(best.ravel().tolist()) == {2}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_uniform_number_just_below_one_draws_a_known_character(ops, dtype):
+    theta, _, h, c, _ = training(dtype, batch=1)
+    uniforms = np.array([[np.nextafter(1.0, 0.0)], [0.0]])
+    drawn = ops.sample(theta, h, c, np.zeros(1, np.int32), uniforms, shape=SHAPE)
+    assert 0 <= drawn.min() <= drawn.max() < 11
+
+
+def test_hyperparameters_reach_the_update(ops, ref):
+    for name, constants in (("adam", {"beta1": 0.5, "beta2": 0.7, "epsilon": 1e-3}), ("rmsprop", {"rho": 0.5})):
+        outcome = []
+        for each in (ops, ref):
+            theta, state = np.ones(5), np.zeros((spec.OPTIMIZERS[name].slots, 5))
+            for step in range(3):
+                gradient = np.arange(5.0) - step
+                getattr(each, name)(theta, gradient, state, step, learning_rate=0.1, **constants)
+            outcome.append(theta)
+        assert outcome[0] == pytest.approx(outcome[1], rel=1e-14)
+        default = np.ones(5)
+        getattr(ops, name)(
+            default, np.arange(5.0), np.zeros((spec.OPTIMIZERS[name].slots, 5)), 0, learning_rate=0.1
+        )
+        assert (default != outcome[0]).any()
+
+
+def test_the_optimizers_by_hand(ops):
+    theta, gradient = np.array([1.0, -2.0]), np.array([0.5, 3.0])
+
+    def after(name, slots, steps=2, **constants):
+        values, state = theta.copy(), np.zeros((slots, 2))
+        for step in range(steps):
+            getattr(ops, name)(values, gradient, state, step, learning_rate=0.1, **constants)
+        return values
+
+    g = gradient
+    assert after("sgd", 0) == pytest.approx(theta - 0.2 * g)
+    assert after("adagrad", 1) == pytest.approx(theta - 0.1 * g / np.sqrt(g * g) - 0.1 * g / np.sqrt(2 * g * g))
+    s1, s2 = 0.01 * g * g, 0.0199 * g * g
+    assert after("rmsprop", 1) == pytest.approx(theta - 0.1 * g / np.sqrt(s1) - 0.1 * g / np.sqrt(s2), rel=1e-6)
+    assert after("adam", 2) == pytest.approx(theta - 0.2 * np.sign(g))  # a steady gradient: steps of the rate itself
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_nan_gradient_is_not_hidden_by_clipping(ops, dtype):
+    theta, state = np.ones(3, dtype), np.zeros((1, 3), dtype)
+    gradient = np.array([1.0, np.nan, np.inf], dtype)
+    ops.adagrad(theta, gradient, state, 0, learning_rate=0.1, grad_clip=5.0)
+    assert np.isfinite(theta).tolist() == [True, False, True]
+
+
+def test_refusals(ops):
+    theta, state, h, c, ids = training()
+    starts, reset, rates = plan(4)
+    good = {"shape": SHAPE, "seq_length": 5}
+    with pytest.raises(ValueError, match=r"ids: expected ids in \[0, 11\), got 11 at 7|x: expected ids in \[0, 11\), got 11"):
+        bad = ids.copy()
+        bad[7] = 11
+        ops.train_steps(theta, state, h, c, bad, starts, reset, rates, **good)
+    with pytest.raises(ValueError, match=r"starts: expected 0 <= start and start \+ 5 < 600"):
+        ops.train_steps(theta, state, h, c, ids, starts + 180, reset, rates, **good)
+    with pytest.raises(ValueError, match=r"state: expected \(2, \d+\), got \(1, \d+\)"):
+        ops.train_steps(theta, state, h, c, ids, starts, reset, rates, optimizer="adam", **good)
+    with pytest.raises(ValueError, match=r"theta: expected \(\d+,\), got"):
+        ops.train_steps(theta[:-1].copy(), state[:, :-1].copy(), h, c, ids, starts, reset, rates, **good)
+    with pytest.raises(ValueError, match="temperature: expected 0 or more, got -1"):
+        ops.sample(theta, h, c, np.zeros(3, np.int32), np.zeros((1, 3)), shape=SHAPE, temperature=-1)
+    with pytest.raises(ValueError, match=r"uniforms: expected numbers in \[0, 1\)"):
+        ops.sample(theta, h, c, np.zeros(3, np.int32), np.ones((1, 3)), shape=SHAPE)
+    with pytest.raises(ValueError, match=r"targets: expected ids in \[0, 4\), got -1"):
+        ops.softmax_cross_entropy(np.zeros((1, 1, 4)), np.full((1, 1), -1, np.int32))
+    with pytest.raises(ValueError, match=r"x: expected ids in \[0, 7\), got 7"):
+        arrays = [np.zeros(dims) for dims in ((2, 3), (2, 3), (7, 12), (3, 12), (12,))]
+        ops.lstm_forward(np.full((5, 2), 7, np.int32), *arrays)
+
+
+def test_training_allocates_nothing_an_iteration():
+    import kernels
+
+    ops = kernels.load("numba")
+    theta, state, h, c, ids = training("float32")
+    ws = spec.workspace(SHAPE, 5, 3, "float32")
+    arguments = {"shape": SHAPE, "seq_length": 5, "workspace": ws}
+
+    def peak(n):
+        starts, reset, rates = plan(n)
+        tracemalloc.start()
+        ops.train_steps(theta, state, h, c, ids, starts, reset, rates, **arguments)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(1)
+    assert peak(2000) - peak(1000) <= 1000 * 8 + 2000  # the losses, eight bytes an iteration
+
+    from numba.core.runtime import _nrt_python, rtsys
+
+    _nrt_python.memsys_enable_stats()
+
+    def allocations(n):
+        starts, reset, rates = plan(n)
+        before = rtsys.get_allocation_stats().alloc
+        ops.train_steps(theta, state, h, c, ids, starts, reset, rates, **arguments)
+        return rtsys.get_allocation_stats().alloc - before
+
+    assert allocations(1) == allocations(500)  # a handle for each array that is passed, and nothing more

@@ -1,0 +1,95 @@
+"""The contract: layout of the flat vector, op signatures, argument checks."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+import kernels
+from kernels import spec
+from kernels.spec import Shape
+
+
+def test_layout_covers_the_vector_once_and_in_order():
+    shape = Shape(7, 3, 2)
+    flat = np.arange(spec.num_parameters(shape))
+    assert len(flat) == 4 * 3 * (7 + 3 + 1) + 4 * 3 * (3 + 3 + 1) + 3 * 7 + 7
+    views = spec.named(flat, shape)
+    assert list(views) == ["W_x_l0", "W_h_l0", "b_l0", "W_x_l1", "W_h_l1", "b_l1", "W_y", "b_y"]
+    assert np.concatenate([view.ravel() for view in views.values()]).tolist() == flat.tolist()
+    assert spec.offsets(shape).tolist() == [int(view.flat[0]) for view in views.values()]
+    params = spec.params(flat, shape)
+    assert params.layers[1].W_h is not views["W_h_l1"]
+    assert (params.layers[1].W_h == views["W_h_l1"]).all()
+    params.b_y[0] = -1
+    assert flat[-7] == -1  # views, not copies
+
+
+def test_parameters_of_the_original_sizes():
+    assert [spec.num_parameters(Shape(V, 100)) for V in (65, 54, 96)] == [72_965, 67_454, 88_496]
+
+
+def test_aligned_zeros():
+    for dims in (5, (3, 7), (0, 4)):
+        array = spec.aligned_zeros(dims, "float32")
+        assert array.ctypes.data % 64 == 0 or array.size == 0
+        assert array.flags.c_contiguous
+        assert not array.any()
+
+
+@pytest.mark.parametrize("name", [name for name in kernels.BACKENDS if kernels.missing(name) is None])
+def test_every_backend_has_every_op_with_the_same_signature(name):
+    ops = kernels.load(name)
+    assert sorted(ops.__all__) == sorted(spec.OPS)
+    for op, signature in spec.OPS.items():
+        plain = inspect.signature(getattr(ops, op))
+        bare = plain.replace(
+            parameters=[p.replace(annotation=p.empty) for p in plain.parameters.values()],
+            return_annotation=plain.empty,
+        )
+        assert str(bare) == signature, op
+        assert getattr(ops, op).__doc__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"h": (np.zeros((2, 3)), "B H"), "W": (np.zeros((3, 11)), "H 4H")}, "W: expected (H, 4H) = (3, 12), got (3, 11)"),
+        ({"h": (np.zeros((2, 3)), "T B H")}, "h: expected (T, B, H) = (2, 3), got (2, 3)"),
+        ({"b": (np.zeros(8), "4H"), "c": (np.zeros(3), "H")}, "c: expected (H,) = (2,), got (3,)"),
+        ({"h": (np.zeros((6, 3)), "T+1 H"), "d": (np.zeros((4, 3)), "T H")}, "d: expected (T, H) = (5, 3), got (4, 3)"),
+        ({"b": (np.zeros(9), "4H")}, "b: expected (4H,) = (4H,), got (9,)"),
+        ({"h": (np.zeros(3, "f4"), "N"), "g": (np.zeros(3), "N")}, "g: expected float32, got float64"),
+        ({"h": (np.zeros(3, "f2"), "N")}, "h: expected float32 or float64, got float16"),
+        ({"x": (np.zeros((2, 3)), "ids T B")}, "x: expected int32, got float64"),
+        ({"x": (np.zeros(3, "i4"), "text M")}, "x: expected uint8 or uint16 or uint32, got int32"),
+        ({"h": (np.zeros((3, 2)).T, "B H")}, "h: expected a C-contiguous array, got strides (8, 16)"),
+        ({"h": ([1.0], "N")}, "h: expected an array, got list"),
+    ],
+)  # fmt: skip
+def test_check_says_name_expected_and_got(arguments, message):
+    with pytest.raises(ValueError, match=".") as caught:
+        spec.check(**arguments)
+    assert str(caught.value) == message
+
+
+def test_check_returns_the_sizes():
+    assert spec.check(h=(np.zeros((6, 2, 3)), "T+1 B H"), b=(np.zeros(12), "4H")) == {"T": 5, "B": 2, "H": 3}
+
+
+def test_unknown_optimizers_and_constants():
+    with pytest.raises(ValueError, match="optimizer: expected one of sgd, adagrad, rmsprop, adam, got 'adm'"):
+        spec.hyper_values("adm", None)
+    with pytest.raises(ValueError, match="hyper: adagrad takes epsilon, got beta1"):
+        spec.hyper_values("adagrad", {"beta1": 0.5})
+    assert spec.hyper_values("adam", {"beta2": 0.99}) == {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
+
+
+def test_backends_by_name():
+    assert kernels.BACKENDS == ("numpy", "numba", "cupy")
+    assert "numpy" in kernels.available()
+    assert "cupy" not in kernels.available()
+    with pytest.raises(kernels.BackendUnavailable, match="the cupy backend is not part of this version"):
+        kernels.load("cupy")
+    with pytest.raises(ValueError, match="backend: expected one of numpy, numba, cupy, got 'torch'"):
+        kernels.load("torch")
