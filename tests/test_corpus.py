@@ -1,0 +1,123 @@
+"""Text in: sources, vocabulary, ids, streams."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+
+from charlstm import corpus
+from charlstm.batches import Streams
+from charlstm.corpus import Corpus, Vocabulary
+from charlstm.errors import UserError
+
+
+def test_vocabulary_is_sorted_and_round_trips():
+    text = "héllo wörld\n\U0001f600 ∑z\x00"
+    vocabulary = Vocabulary.of(text)
+    assert vocabulary.characters == "".join(sorted(set(text)))
+    ids = vocabulary.encode(text)
+    assert [vocabulary.characters[i] for i in ids] == list(text)
+    assert vocabulary.decode(ids) == text
+    assert not ids.flags.writeable
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(2, "uint8"), (256, "uint8"), (257, "uint16"), (70_000, "uint32")])
+def test_ids_are_of_the_smallest_type(size, dtype):
+    text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x20000)][:size]))
+    found = Corpus.from_text(text)
+    assert found.ids.dtype == dtype
+    assert found.vocabulary.decode(found.ids) == text
+
+
+def test_a_character_it_lacks_is_named_with_its_place():
+    with pytest.raises(UserError, match="the character 'x' at place 2 is not in the model's vocabulary"):
+        Vocabulary.of("ab").encode("abx")
+    with pytest.raises(UserError, match="the character '~' at place 0"):  # beyond the last known one
+        Vocabulary.of("ab").encode("~")
+    assert Vocabulary.of("ab").without_unknown("xaxbx") == "ab"
+
+
+def test_files_folders_and_line_ends(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "2.txt").write_bytes(b"two\r\n")
+    (tmp_path / "a.txt").write_bytes("\ufeffone".encode())
+    (tmp_path / "b" / "no.md").write_text("not this")
+    found = corpus.load([tmp_path])
+    assert found.vocabulary.decode(found.ids) == "one\ntwo\n"
+    assert found.name == tmp_path.name
+    twice = corpus.load([tmp_path / "a.txt", tmp_path / "b" / "2.txt"])
+    assert twice.vocabulary.decode(twice.ids) == "one\ntwo\n"
+    assert twice.name == "a"
+    assert twice.digest == found.digest
+    assert corpus.load([tmp_path / "b"]).digest != found.digest
+
+
+def test_standard_input_and_the_text_inside_python(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abcabc")))
+    assert corpus.load(["-"]).name == "stdin"
+    found = corpus.load()
+    assert found.name == "python-docs"
+    assert 300_000 < len(found.ids) < 1_000_000
+    assert 80 < len(found.vocabulary) < 256
+
+
+def test_other_encodings(tmp_path):
+    file = tmp_path / "old.txt"
+    file.write_bytes("café au lait".encode("latin-1"))
+    assert "é" in corpus.load([file], "latin-1").vocabulary.characters
+    with pytest.raises(UserError, match=r"old\.txt: byte 3 is not utf-8 .*--encoding latin-1"):
+        corpus.load([file])
+    with pytest.raises(UserError, match="--encoding: Python knows no encoding 'klingon'"):
+        corpus.load([file], "klingon")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "the text is empty"), ("aaaa", "a single distinct character, 'a'")],
+)
+def test_texts_that_will_not_do(tmp_path, content, message):
+    (tmp_path / "t.txt").write_text(content)
+    with pytest.raises(UserError, match=message):
+        corpus.load([tmp_path / "t.txt"])
+
+
+def test_sources_that_will_not_do(tmp_path):
+    with pytest.raises(UserError, match=r"missing\.txt: no such file or folder \(built-in texts: python-docs\)"):
+        corpus.load([tmp_path / "missing.txt"])
+    with pytest.raises(UserError, match=r"no \.txt file in this folder"):
+        corpus.load([tmp_path])
+
+
+def test_streams_read_everything_in_order_and_begin_again():
+    streams = Streams(num_ids=45, seq_length=4, batch_size=2)  # streams of 22
+    assert streams.stream_length == 22
+    assert streams.iterations_per_pass == 5
+    starts, reset = streams.plan(0, 11)
+    assert starts[:, 0].tolist() == [0, 4, 8, 12, 16] * 2 + [0]
+    assert starts[:, 1].tolist() == [s + 22 for s in starts[:, 0]]
+    assert reset.tolist() == ([True] + [False] * 4) * 2 + [True]
+    a, b = streams.plan(0, 7), streams.plan(7, 11)
+    assert np.concatenate([a[0], b[0]]).tolist() == starts.tolist()
+    assert int(starts.max()) + 4 < 45
+
+
+def test_streams_wrap_where_the_original_script_does():
+    for length in (50, 51, 52, 65, 66, 67, 45_345):
+        position, expected = 0, []
+        for n in range(12 if length < 100 else 6000):
+            if position + 16 + 1 >= length or n == 0:
+                position = 0
+            expected.append(position)
+            position += 16
+        assert Streams(length, 16, 1).plan(0, len(expected))[0][:, 0].tolist() == expected
+
+
+def test_a_text_too_short_says_what_would_fit():
+    with pytest.raises(UserError, match=r"100 characters, too few for 4 streams .*at least 136.*--batch-size 2 fits"):
+        Streams(100, 16, 4)
+    with pytest.raises(UserError, match="a smaller --seq-length may fit"):
+        Streams(20, 16, 1)
+    Streams(34, 16, 1)
+    with pytest.raises(UserError):
+        Streams(33, 16, 1)

@@ -1,0 +1,84 @@
+"""Who may import whom, and what must not be loaded before it is needed."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+#: module -> the modules of this project that it may import (at any depth); a folder stands for all that is in it.
+ALLOWED = {
+    "kernels": {"kernels"},
+    "charlstm.errors": set(),
+    "charlstm.config": {"charlstm.errors", "kernels.spec"},
+    "charlstm.corpus": {"charlstm.errors"},
+    "charlstm.batches": {"charlstm.errors"},
+    "charlstm.initial": {"kernels", "kernels.spec"},
+    "charlstm.checkpoint": {
+        "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.sampler", "kernels", "kernels.spec",
+    },
+    "charlstm.sampler": {"charlstm.checkpoint", "charlstm.errors", "kernels"},
+    "charlstm.trainer": {
+        "charlstm", "charlstm.initial", "charlstm.batches", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus",
+        "charlstm.errors", "charlstm.sampler", "kernels", "kernels.spec",
+    },
+    "charlstm.run": {
+        "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.trainer",
+    },
+    "charlstm.display": {"charlstm.trainer", "charlstm.run"},
+}  # fmt: skip
+NEVER_SHIPPED = {"tests", "benchmarks", "torch", "jax", "pytest"}
+ONLY_IN = {"cupy": "kernels/gpu", "numba": "kernels/cpu", "llvmlite": "kernels/cpu"}
+FILES = sorted(path for top in ("kernels", "charlstm") for path in (ROOT / top).rglob("*.py"))
+
+
+def imported(path):
+    """Dotted names that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            if node.module in ("kernels", "charlstm"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_follow_the_table(path):
+    place = path.relative_to(ROOT).as_posix()
+    names = set(imported(path))
+    for name in names:
+        top = name.partition(".")[0]
+        assert top not in NEVER_SHIPPED, name
+        assert place.startswith(ONLY_IN.get(top, place)), name
+    module = place.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+    allowed = ALLOWED["kernels"] if module.startswith("kernels") else ALLOWED.get(module)
+    if allowed is None:
+        assert module in ("charlstm", "charlstm.__main__", "charlstm.cli")  # the outermost may import all
+        return
+    ours = {name for name in names if name.partition(".")[0] in ("kernels", "charlstm")}
+    modules = {name for name in ours if (ROOT / (name.replace(".", "/") + ".py")).exists() or name in ALLOWED}
+    if module.startswith("kernels"):
+        assert not [name for name in ours if name.startswith("charlstm")]
+    else:
+        assert modules - {"kernels"} <= allowed
+
+
+@pytest.mark.parametrize(
+    ("program", "absent"),
+    [
+        ("from charlstm.cli import _guarded; _guarded(['--help'])", "numba cupy numpy rich matplotlib"),
+        ("from charlstm.cli import _guarded; _guarded(['train', '--help'])", "numba cupy numpy rich matplotlib"),
+        ("from charlstm.cli import _guarded; _guarded(['--version'])", "numba cupy numpy rich matplotlib"),
+        ("import kernels; kernels.available()", "numba cupy numpy"),
+        ("import kernels; kernels.load('numpy')", "numba cupy"),
+        ("import charlstm", "numba cupy numpy click"),
+    ],
+)
+def test_what_is_not_loaded(program, absent):
+    check = f"import sys\n{program}\nprint(sorted(set({absent.split()!r}) & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "[]"

@@ -1,0 +1,138 @@
+"""The cache of compiled kernels: content-addressed, checked before loading, bounded, and never in the way."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+
+import pytest
+
+import kernels
+
+pytest.importorskip("numba")
+
+from kernels.cpu import jit  # noqa: E402
+
+#: Prints a result that goes through several files, and the kernels that were compiled for it.
+PROGRAM = """
+import numpy as np, kernels
+compiled = []
+kernels.compile_listeners.append(compiled.append)
+loss, _ = kernels.load("numba").softmax_cross_entropy(np.zeros((1, 1, 4)), np.zeros((1, 1), np.int32))
+print(f"{loss:.6f}", ",".join(compiled) or "-")
+"""
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the kernels that may be edited; call it to run PROGRAM against it in a process of its own."""
+    copytree(Path(kernels.__file__).parent, tmp_path / "kernels", ignore=ignore_patterns("__pycache__"))
+
+    def run(**environment):
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), **environment},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    run.folder = tmp_path
+    run.files = lambda: sorted((tmp_path / "cache").rglob(f"*{jit.SUFFIX}"))
+    return run
+
+
+LN4 = "1.386294"
+
+
+def test_the_second_run_loads_what_the_first_compiled(package):
+    assert package() == [LN4, "cross_entropy"]
+    assert package() == [LN4, "-"]
+    assert len(package.files()) == 1
+
+
+def test_an_edit_in_a_helper_of_another_file_recompiles(package):
+    package()
+    helper = package.folder / "kernels" / "cpu" / "activations.py"
+    source = helper.read_text()
+    assert source.count("def _exp64(x):\n") == 1
+    helper.write_text(source.replace("    s, p = _reduce64(y)\n    return s + s * p", "    s, p = _reduce64(y)\n    return 2.0 * (s + s * p)"))
+    assert package() == ["2.079442", "cross_entropy"]  # exp doubled: ln(8)
+    helper.write_text(source)
+    assert package() == [LN4, "-"]  # what was right before still is
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "foreign", "renamed"])
+def test_a_damaged_or_foreign_file_is_thrown_away_and_made_anew(package, damage):
+    package()
+    (file,) = package.files()
+    data = file.read_bytes()
+    middle = len(data) // 2
+    file.write_bytes(
+        {
+            "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+            "cut": data[:-1],
+            "empty": b"",
+            "foreign": b"#!/bin/sh\necho hello\n",
+            "renamed": data[: len(jit.MAGIC)] + jit.hashlib.sha256(b"k" * 32 + data[-99:]).digest() + b"k" * 32 + data[-99:],
+        }[damage]
+    )  # fmt: skip
+    assert package() == [LN4, "cross_entropy"]
+    assert package() == [LN4, "-"]
+    assert package.files()[0].read_bytes()[: len(jit.MAGIC)] == jit.MAGIC
+
+
+def test_without_a_writable_folder_it_falls_back_to_a_private_one_then_to_none(package):
+    blocked = package.folder / "a file"
+    blocked.write_text("")
+    temporary = package.folder / "tmp"
+    temporary.mkdir()
+    environment = {"NUMBA_CACHE_DIR": str(blocked / "cache"), "TMPDIR": str(temporary)}
+    assert package(**environment) == [LN4, "cross_entropy"]
+    (private,) = temporary.glob("charlstm-kernels-*")
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert package(**environment) == [LN4, "-"]
+    private.chmod(0o777)  # others can write here now: nothing from it may be loaded
+    assert package(**environment) == [LN4, "cross_entropy"]
+    assert package(**environment, TMP=str(blocked), TEMP=str(blocked)) == [LN4, "cross_entropy"]
+
+
+def test_several_processes_may_start_at_once(package):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM], cwd=package.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "NUMBA_CACHE_DIR": str(package.folder / "cache")},
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (0, b"")
+        assert out.decode().startswith(LN4)
+    assert package() == [LN4, "-"]
+    assert [path for path in (package.folder / "cache").rglob("*") if path.suffix == ".tmp"] == []
+
+
+def test_the_folder_is_bounded_and_the_longest_unused_go_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(jit, "MAX_BYTES", 2500)
+    for k in range(4):
+        path = tmp_path / f"k{k}{jit.SUFFIX}"
+        path.write_bytes(b"x" * 1000)
+        os.utime(path, (1000 + k, 1000 + k))
+    stale = tmp_path / f"k9{jit.SUFFIX}.1.2.tmp"
+    stale.write_bytes(b"x")
+    os.utime(stale, (1, 1))
+    other = tmp_path / "someone else's"
+    other.write_bytes(b"x" * 5000)
+    jit._prune(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"k2{jit.SUFFIX}", f"k3{jit.SUFFIX}", "someone else's"]
+
+
+def test_clearing(package, charlstm_command):
+    package()
+    environment = {"NUMBA_CACHE_DIR": str(package.folder / "cache"), "PYTHONPATH": str(package.folder)}
+    done = charlstm_command("info", "--clear-cache", env=environment)
+    assert done.stdout.decode().startswith("removed 1 compiled kernels, ")
+    assert package.files() == []
+    assert package() == [LN4, "cross_entropy"]
