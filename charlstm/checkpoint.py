@@ -1,8 +1,9 @@
 """One self-contained value that says all there is to know of a run at one iteration, and its file.
 
 The file is in the safetensors format, which holds no code: tensors (parameters by name, optimizer memory, h and c, the
-random generator's key) and text (everything else, as JSON). Its metadata carry a SHA-256 of the whole file, computed
-with the digest's own 64 characters as zeros; a file that does not match is refused.
+random generator's key) and one text, JSON, with everything else. That text begins with a SHA-256 of the whole file,
+computed with the digest's own 64 characters as zeros; a file that does not match is refused. (One text, since the
+library writes several in an order that changes: so the same state always gives the same bytes.)
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from kernels.spec import Shape
 
 FORMAT_VERSION = 1
 _BLANK = "0" * 64
-_DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_DIGEST = re.compile(rb'\\"sha256\\": \\"([0-9a-f]{64})\\"')
 
 
 @dataclass
@@ -76,21 +77,17 @@ class Checkpoint:
         tensors = {**spec.named(self.theta, self.shape), "optimizer": self.state, "h": self.h, "c": self.c}
         tensors["random_key"] = np.asarray(key, np.uint32)
         rest = {
+            "sha256": _BLANK,  # first, so that no name in what follows can be taken for it
+            "format_version": FORMAT_VERSION,
             "config": asdict(self.config),
             "vocabulary": self.vocabulary.characters,
             "random": [kind, int(place), int(has_gauss), float(gauss)],
             **{name: getattr(self, name) for name in _PLAIN},
         }
-        metadata = {
-            "format": "charlstm",
-            "format_version": str(FORMAT_VERSION),
-            "sha256": _BLANK,
-            "checkpoint": json.dumps(rest),
-        }
-        data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, metadata)
-        return data.replace(
-            f'"sha256":"{_BLANK}"'.encode(), f'"sha256":"{hashlib.sha256(data).hexdigest()}"'.encode(), 1
-        )
+        contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        data = save(contiguous, {"charlstm": json.dumps(rest)})
+        place = _digest_place(data)
+        return data[: place.start] + hashlib.sha256(data).hexdigest().encode() + data[place.stop :]
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> "Checkpoint":
@@ -101,19 +98,17 @@ class Checkpoint:
         UserError
             For anything but an undamaged checkpoint of a format that this version knows.
         """
-        metadata = _metadata(data, name)
-        version = metadata.get("format_version", "")
-        if version != str(FORMAT_VERSION):
+        rest = _text(data, name)
+        version = rest.get("format_version")
+        if version != FORMAT_VERSION:
             raise UserError(f"{name}: written in format {version}, this version of charlstm reads {FORMAT_VERSION}")
-        found = _DIGEST.search(data)
-        if not found or hashlib.sha256(data[: found.start(1)] + _BLANK.encode() + data[found.end(1) :]).digest() != (
-            bytes.fromhex(metadata["sha256"])
-        ):
+        place = _digest_place(data)
+        blanked = hashlib.sha256(data[: place.start] + _BLANK.encode() + data[place.stop :])
+        if blanked.hexdigest().encode() != data[place]:
             raise UserError(f"{name}: damaged: its content does not match its SHA-256")
         from safetensors.numpy import load
 
         tensors = load(data)
-        rest = json.loads(metadata["checkpoint"])
         config, vocabulary = Config(**rest.pop("config")), Vocabulary(rest.pop("vocabulary"))
         kind, place, has_gauss, gauss = rest.pop("random")
         shape = Shape(len(vocabulary), config.hidden_size, config.num_layers)
@@ -139,17 +134,23 @@ _PLAIN = (
 )  # fmt: skip
 
 
-def _metadata(data: bytes, name: str) -> dict[str, str]:
-    """The text part of a safetensors file that is ours."""
+def _text(data: bytes, name: str) -> dict[str, Any]:
+    """The text of a safetensors file that is ours."""
     length = int.from_bytes(data[:8], "little")
     try:
         metadata = json.loads(data[8 : 8 + length].decode())["__metadata__"]
-        ours = metadata["format"] == "charlstm"
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{name}: not a checkpoint, or a damaged one") from None
-    if not ours:
-        raise UserError(f"{name}: a safetensors file, but not written by charlstm")
-    return dict(metadata)
+    try:
+        return dict(json.loads(metadata["charlstm"]))
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{name}: a safetensors file, but not written by charlstm, or damaged") from None
+
+
+def _digest_place(data: bytes) -> slice:
+    """Where the digest's 64 characters stand; nowhere (an empty slice) in a file that has none."""
+    found = _DIGEST.search(data)
+    return slice(*found.span(1)) if found else slice(0, 0)
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:

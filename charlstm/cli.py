@@ -111,6 +111,8 @@ def train(
 
 def _train(run: Any, screen: Any, show_sample: bool) -> int:
     """Train, showing it; return the exit code."""
+    from charlstm import display
+
     trainer, config, start_at = run.trainer, run.config, run.trainer.iteration
     corpus = trainer.corpus
     screen.note(f"text    {corpus.name}: {len(corpus.ids):,} characters, {len(corpus.vocabulary)} distinct")
@@ -122,10 +124,15 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
     with _CompileNote(screen), _Signals(run, screen) as signals:
         try:
             for progress in run.train():
-                screen.show(progress)
+                try:
+                    screen.show(progress)
+                except BrokenPipeError:  # whoever read the output has gone: save, and end like them
+                    screen, run.stop = display.Silent(), True
         finally:
             screen.close()
-    return signals.exit_code or _finish(run, screen, start_at, show_sample)
+    if run.stop:
+        return signals.exit_code
+    return _finish(run, screen, start_at, show_sample)
 
 
 def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
@@ -309,7 +316,7 @@ def _guarded(arguments: list[str] | None) -> int:
         return _fail(str(error), 2)
     except RunFailed as error:
         return _fail(str(error), 1)
-    except BrokenPipeError:  # the reader has what it wanted: `| head`
+    except SystemExit:  # click ends by itself for one thing alone: a closed pipe, whose reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

@@ -18,6 +18,8 @@ def choose_backend(name: str) -> str:
     UserError
         If it cannot be used here, with the line that says why.
     """
+    if name not in ("auto", *kernels.BACKENDS):
+        raise UserError(f"--backend: expected one of auto, {', '.join(kernels.BACKENDS)}, got {name!r}")
     if name == "auto":
         return "numba" if "numba" in kernels.available() else "numpy"
     reason = kernels.missing(name)

@@ -394,18 +394,18 @@ def train_steps(
     constants = spec.hyper_values(optimizer, hyper)
     checks.train_steps(theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer)
     losses = np.empty(len(starts))
-    scale = theta.dtype.type(grad_scale)
-    for n, (start, zero, rate) in enumerate(zip(starts, reset, learning_rate, strict=True)):
-        if zero:
-            h[...], c[...] = 0, 0
-        x = ids[start + np.arange(seq_length + 1)[:, None]].astype(np.int32)
-        with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is returned, not warned of
+    with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is returned, not warned of
+        scale = theta.dtype.type(grad_scale)
+        for n, (start, zero, rate) in enumerate(zip(starts, reset, learning_rate, strict=True)):
+            if zero:
+                h[...], c[...] = 0, 0
+            x = ids[start + np.arange(seq_length + 1)[:, None]].astype(np.int32)
             losses[n], grad, h[...], c[...] = loss_and_grad(theta, h, c, x, shape=shape, workspace=workspace)
-        if not np.isfinite(losses[n]):
-            return losses[: n + 1]
-        grad *= scale
-        clip(grad, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm)
-        _UPDATES[optimizer](theta, grad, state, step + n, learning_rate=float(rate), **constants)
+            if not np.isfinite(losses[n]):
+                return losses[: n + 1]
+            grad *= scale
+            clip(grad, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm)
+            _UPDATES[optimizer](theta, grad, state, step + n, learning_rate=float(rate), **constants)
     return losses
 
 

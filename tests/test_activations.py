@@ -1,4 +1,4 @@
-"""exp, sigmoid and tanh: within three units in the last place, everywhere, and in loops that the compiler vectorises."""
+"""exp, sigmoid and tanh: within three units in the last place, everywhere, in loops that the compiler vectorises."""
 
 import numpy as np
 import pytest

@@ -12,7 +12,7 @@ import kernels
 
 pytest.importorskip("numba")
 
-from kernels.cpu import jit  # noqa: E402
+from kernels.cpu import jit
 
 #: Prints a result that goes through several files, and the kernels that were compiled for it.
 PROGRAM = """
@@ -57,7 +57,11 @@ def test_an_edit_in_a_helper_of_another_file_recompiles(package):
     helper = package.folder / "kernels" / "cpu" / "activations.py"
     source = helper.read_text()
     assert source.count("def _exp64(x):\n") == 1
-    helper.write_text(source.replace("    s, p = _reduce64(y)\n    return s + s * p", "    s, p = _reduce64(y)\n    return 2.0 * (s + s * p)"))
+    helper.write_text(
+        source.replace(
+            "    s, p = _reduce64(y)\n    return s + s * p", "    s, p = _reduce64(y)\n    return 2.0 * (s + s * p)"
+        )
+    )
     assert package() == ["2.079442", "cross_entropy"]  # exp doubled: ln(8)
     helper.write_text(source)
     assert package() == [LN4, "-"]  # what was right before still is

@@ -117,9 +117,7 @@ def test_hyperparameters_reach_the_update(ops, ref):
             outcome.append(theta)
         assert outcome[0] == pytest.approx(outcome[1], rel=1e-14)
         default = np.ones(5)
-        getattr(ops, name)(
-            default, np.arange(5.0), np.zeros((spec.OPTIMIZERS[name].slots, 5)), 0, learning_rate=0.1
-        )
+        getattr(ops, name)(default, np.arange(5.0), np.zeros((spec.OPTIMIZERS[name].slots, 5)), 0, learning_rate=0.1)
         assert (default != outcome[0]).any()
 
 
@@ -152,7 +150,9 @@ def test_refusals(ops):
     theta, state, h, c, ids = training()
     starts, reset, rates = plan(4)
     good = {"shape": SHAPE, "seq_length": 5}
-    with pytest.raises(ValueError, match=r"ids: expected ids in \[0, 11\), got 11 at 7|x: expected ids in \[0, 11\), got 11"):
+    with pytest.raises(
+        ValueError, match=r"ids: expected ids in \[0, 11\), got 11 at 7|x: expected ids in \[0, 11\), got 11"
+    ):
         bad = ids.copy()
         bad[7] = 11
         ops.train_steps(theta, state, h, c, bad, starts, reset, rates, **good)

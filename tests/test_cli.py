@@ -1,0 +1,265 @@
+"""The command line, as a person meets it: in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import made_up_text
+
+TINY = ("--hidden-size", 8, "--seq-length", 5, "--batch-size", 2)
+
+
+@pytest.fixture
+def trained(charlstm_command, text_file):
+    done = charlstm_command("train", text_file, *TINY, "--iterations", 30, "--sample-every", 10)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def one_line(done, code=2):
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.decode().splitlines()
+    assert len(lines) == 1, lines
+    assert "Traceback" not in lines[0]
+    assert lines[0].startswith("charlstm: ")
+    return lines[0].removeprefix("charlstm: ")
+
+
+def test_train_then_sample(trained, charlstm_command, tmp_path):
+    notes = trained.stderr.decode()
+    assert "text    book: 3,000 characters, 11 distinct" in notes
+    assert "folder  runs/book" in notes
+    assert "iteration 30/30" in notes
+    assert "done    the budget reached: 30 iterations" in notes
+    assert "charlstm train --resume=runs/book --iterations 60" in notes
+    assert len(trained.stdout.decode()) == 501  # text, and nothing else
+    one = charlstm_command("sample", "runs/book", "--length", 50, "--seed", 1, "--prime", "ab")
+    two = charlstm_command("sample", "runs/book", "--length", 50, "--seed", 1, "--prime", "ab")
+    assert one.returncode == 0
+    assert one.stdout == two.stdout
+    assert len(one.stdout) == 52
+    greedy = charlstm_command("sample", "runs/book", "--length", 50, "--argmax", "--checkpoint", "last")
+    assert (
+        greedy.stdout
+        == charlstm_command("sample", "runs/book/last.safetensors", "--length", 50, "--temperature", 0).stdout
+    )
+
+
+def test_going_on(trained, charlstm_command):
+    done = charlstm_command("train", "--resume", "--iterations", 40)
+    assert done.returncode == 0, done.stderr
+    assert "folder  runs/book, going on after 30 iterations" in done.stderr.decode()
+    nothing = charlstm_command("train", "--resume=runs/book")
+    assert nothing.returncode == 0
+    assert "nothing to do: this run has had the budget (40 iterations)" in nothing.stderr.decode()
+    assert nothing.stdout == b""
+    never = charlstm_command("train", "--resume", "book.txt", "--iterations", 50)  # book.txt is TEXT
+    assert never.returncode == 0, never.stderr
+    assert "going on after 40 iterations" in never.stderr.decode()
+
+
+def test_json_into_a_closed_pipe_saves_and_ends_quietly(text_file, tmp_path):
+    train = (
+        f"{sys.executable} -m charlstm train book.txt --hidden-size 8 --iterations 100000000 --report-every 1 --json"
+    )
+    command = f"{train} --out run 2>notes | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=60, check=False)  # noqa: S607
+    line, code = done.stdout.decode().splitlines()
+    assert json.loads(line)["iteration"] == 0
+    assert code == "0"
+    assert "Traceback" not in (tmp_path / "notes").read_text()
+    assert (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_quiet_and_json(charlstm_command, text_file):
+    silent = charlstm_command("train", text_file, *TINY, "--iterations", 5, "--quiet")
+    assert (silent.returncode, silent.stdout, silent.stderr) == (0, b"", b"")
+    reported = charlstm_command("train", text_file, *TINY, "--iterations", 5, "--json", "--report-every", 2)
+    lines = [json.loads(line) for line in reported.stdout.splitlines()]
+    assert [line["iteration"] for line in lines] == [0, 2, 4]
+
+
+def test_text_from_standard_input_and_the_folder_name(charlstm_command, tmp_path):
+    done = charlstm_command("train", "-", *TINY, "--iterations", 3, "--quiet", stdin=made_up_text().encode())
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "stdin" / "last.safetensors").exists()
+
+
+def test_the_original_presets_take_input_txt(charlstm_command, tmp_path):
+    (tmp_path / "input.txt").write_text(made_up_text())
+    done = charlstm_command("train", "--preset", "min-char-lstm", "--hidden-size", 8, "--iterations", 3)
+    assert done.returncode == 0, done.stderr
+    assert "training on input.txt" in done.stderr.decode()
+
+
+def test_a_closed_pipe_ends_quietly(trained, tmp_path):
+    command = (
+        f"{sys.executable} -m charlstm sample runs/book --length 1000000 --seed 1 | head -c 20; echo ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=60, check=False)  # noqa: S607
+    assert done.stderr == b""
+    assert done.stdout[20:].strip() == b"0"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopping_saves_and_says_how_to_go_on(text_file, tmp_path, number, code, charlstm_command):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "charlstm", "train", text_file, *map(str, TINY), "--iterations", "100000000", "--out", "run"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    metrics, deadline = tmp_path / "run" / "samples.txt", time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert b"charlstm train --resume=run" in err
+    assert out == b""
+    assert charlstm_command("train", "--resume=run", "--iterations", 1).returncode == 0
+
+
+def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
+    pty = pytest.importorskip("pty")
+    controller, terminal = pty.openpty()
+    command = [sys.executable, "-m", "charlstm", "train", text_file, *map(str, TINY), "--iterations", "300"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "90"},
+    )
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(controller, 65536)
+        except OSError:  # Linux tells the end of a terminal like this
+            break
+        if not piece:
+            break
+        shown += piece
+    assert process.wait(timeout=60) == 0
+    process.stdout.close()
+    os.close(controller)
+    text = shown.decode()
+    assert "iteration 300/300" in text
+    assert "bits/char" in text
+    assert "sample after 0 iterations" in text
+    assert "done    the budget reached" in text
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "missing.txt"], "missing.txt: no such file or folder (built-in texts: python-docs)"),
+        (["train", "empty-folder"], "empty-folder: no .txt file in this folder"),
+        (["train", "empty.txt"], "empty: the text is empty"),
+        (["train", "one.txt"], "one: the text has a single distinct character, 'a': there is nothing to learn"),
+        (["train", "short.txt", "--batch-size", "1"], "the text has 20 characters, too few for 1 streams of two sequences of 32 (at least 66): a smaller --seq-length may fit"),
+        (["train", "latin.txt"], "latin.txt: byte 3 is not utf-8 (unexpected end of data): give the file's own encoding with --encoding, for example --encoding latin-1"),
+        (["train", "book.txt", "--out", "full"], "--out full: exists already (it is not empty); give another folder"),
+        (["train", "book.txt", "--out", "book.txt"], "book.txt: cannot be written: File exists"),
+        (["train", "book.txt", "--out", "book.txt/run"], "book.txt/run: cannot be written: Not a directory"),
+        (["train", "book.txt", "--hidden-size", "0"], "--hidden-size: expected at least 1, got 0"),
+        (["train", "book.txt", "--hidden-size", "ten"], "Invalid value for '--hidden-size': expected a whole number, got 'ten'"),
+        (["train", "book.txt", "--learning-rate", "nan"], "--learning-rate: expected more than 0, got nan"),
+        (["train", "book.txt", "--optimizer", "adm"], "--optimizer: expected one of adagrad, rmsprop, adam, sgd, got 'adm'"),
+        (["train", "book.txt", "--preset", "slow"], "--preset: expected one of fast, min-char-lstm, got 'slow'"),
+        (["train", "book.txt", "--backend", "cupy"], "--backend cupy: the cupy backend is not part of this version; use 'numba' (fast) or 'numpy' (the reference)"),
+        (["train", "book.txt", "--hiden-size", "3"], "No such option"),
+        (["train", "book.txt", "--encoding", "klingon"], "--encoding: Python knows no encoding 'klingon'"),
+        (["train", "--resume=full"], "full: no checkpoint here (last.safetensors is missing): is this the folder of a run?"),
+        (["train", "--resume"], "--resume: there is no run with a checkpoint below runs/; name its folder: --resume=RUN"),
+        (["train", "--resume=x", "--out", "y"], "--out: a run that is resumed stays in its folder"),
+        (["sample", "full"], "full: no checkpoint here (best.safetensors is missing): is this the folder of a run?"),
+        (["sample", "nowhere"], "nowhere: no such run folder"),
+        (["sample", "book.txt"], "book.txt: not a checkpoint, or a damaged one"),
+        (["sample", "full", "--checkpoint", "x"], "x: cannot be read: No such file or directory"),
+        (["sample"], "Missing argument 'RUN'."),
+        (["smaple"], "No such command 'smaple'"),
+        (["gradcheck", "--backend", "torch"], "--backend: expected one of auto, numpy, numba, cupy, got 'torch'"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_mistake_is_one_line(charlstm_command, text_file, tmp_path, arguments, message):
+    (tmp_path / "empty-folder").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").write_text("kept")
+    for name, content in {"empty": b"", "one": b"aaaa", "short": b"abcdefghij" * 2, "latin": b"caf\xe9"}.items():
+        (tmp_path / f"{name}.txt").write_bytes(content)
+    before = sorted(tmp_path.rglob("*"))
+    said = one_line(charlstm_command(*arguments))
+    assert said.startswith(message) if message.startswith("No such") else said == message  # click words those
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_files_that_may_not_be_read_or_folders_written(charlstm_command, text_file, tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may read and write everything")
+    (tmp_path / "secret.txt").write_text("x")
+    (tmp_path / "secret.txt").chmod(0)
+    assert one_line(charlstm_command("train", "secret.txt")) == "secret.txt: cannot be read: Permission denied"
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "cannot be written: Permission denied" in one_line(
+        charlstm_command("train", text_file, "--out", "locked/run")
+    )
+
+
+def test_an_unknown_prime_character_and_the_way_out(trained, charlstm_command):
+    message = one_line(charlstm_command("sample", "runs/book", "--prime", "aXb"))
+    assert message == (
+        "--prime: the character 'X' at place 1 is not in the model's vocabulary; --unknown skip leaves such characters out"
+    )
+    done = charlstm_command("sample", "runs/book", "--prime", "aXb", "--unknown", "skip", "--length", 3)
+    assert done.stdout.startswith(b"ab")
+
+
+def test_a_loss_that_is_not_finite_exits_with_1(charlstm_command, text_file, tmp_path):
+    done = charlstm_command(
+        "train", text_file, *TINY, "--iterations", 50, "--learning-rate", "1e200", "--quiet", "--out", "run"
+    )
+    assert "the loss of iteration 1 is nan" in one_line(done, 1)
+
+
+def test_a_damaged_checkpoint_is_named(trained, charlstm_command, tmp_path):
+    file = tmp_path / "runs" / "book" / "last.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 4
+    file.write_bytes(data)
+    message = one_line(charlstm_command("sample", "runs/book", "--checkpoint", "last"))
+    assert message == "runs/book/last.safetensors: damaged: its content does not match its SHA-256"
+    assert "damaged" in one_line(charlstm_command("train", "--resume"))
+
+
+# ------------------------------------------------------------------------------------------------ gradcheck and info
+def test_gradcheck(charlstm_command):
+    done = charlstm_command("gradcheck", "--backend", "numpy")
+    assert done.returncode == 0
+    lines = done.stdout.decode().splitlines()
+    assert lines[-1].endswith("(limit 1e-06): all right")
+    assert len(lines) == 1 + 36 + 1
+
+
+def test_info(charlstm_command):
+    done = charlstm_command("info")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode()
+    assert "backend      numpy: present" in text
+    assert "backend      cupy: the cupy backend is not part of this version" in text
+    assert "kernel cache" in text
+
+
+def test_help_lists_every_command_and_option(charlstm_command):
+    done = charlstm_command("--help")
+    assert done.returncode == 0
+    assert all(word in done.stdout.decode() for word in ("train", "sample", "gradcheck", "info"))
+    text = charlstm_command("train", "--help").stdout.decode()
+    assert all(word in text for word in ("--hidden-size", "[256]", "--resume", "adagrad|rmsprop|adam|sgd"))
+    assert charlstm_command().returncode == 0
+    assert charlstm_command("--version").stdout.decode().strip() == "charlstm, version 0.1.0"

@@ -1,0 +1,320 @@
+"""Training from end to end: the run folder, resuming, checkpoints, samples."""
+
+import json
+import tomllib
+from dataclasses import asdict
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from conftest import made_up_text
+
+import charlstm
+from charlstm import checkpoint as checkpoints
+from charlstm.checkpoint import Checkpoint
+from charlstm.config import from_preset
+from charlstm.corpus import Corpus
+from charlstm.errors import UserError
+from charlstm.run import Run, resume, start
+from charlstm.trainer import Diverged, Trainer
+
+SMALL = {
+    "hidden_size": 11, "num_layers": 2, "seq_length": 7, "batch_size": 3, "report_every": 10, "sample_every": 25,
+    "sample_length": 30,
+}  # fmt: skip
+
+
+def small(**options):
+    return from_preset(**{**SMALL, **options})
+
+
+def finish(run):
+    return list(run.train())
+
+
+@pytest.fixture
+def corpus():
+    return Corpus.from_text(made_up_text(), "book")
+
+
+@pytest.fixture(params=["numba", "numpy"])
+def backend(request):
+    return request.param
+
+
+def test_the_run_folder(text_file, tmp_path, backend):
+    run = start([text_file], small(iterations=60, backend=backend), str(tmp_path / "run"))
+    progress = finish(run)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [0, 10, 20, 30, 40, 50]
+    assert set(lines[0]) == {
+        "iteration", "chars", "epoch", "loss", "smooth_loss", "bits_per_char", "learning_rate", "seconds",
+        "chars_per_second",
+    }  # fmt: skip
+    assert [line["chars"] for line in lines] == [21 * (line["iteration"] + 1) for line in lines]
+    assert lines[0]["loss"] == pytest.approx(7 * lines[0]["bits_per_char"] * np.log(2))
+    assert lines[-1]["bits_per_char"] < lines[0]["bits_per_char"]
+    assert lines[0]["learning_rate"] == 4e-3 > lines[-1]["learning_rate"] > 0
+    assert all(a["seconds"] < b["seconds"] for a, b in pairwise(lines))
+    samples = (tmp_path / "run" / "samples.txt").read_text().split("# iteration ")[1:]
+    assert [block.split()[0] for block in samples] == ["0", "25", "50"]
+    assert all(len(block.partition("\n")[2]) == 30 + 2 for block in samples)
+    assert [p.iteration for p in progress if p.kind == "sample"] == [0, 25, 50]
+    config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert config == {name: value for name, value in asdict(run.config).items() if value is not None}
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["backend"] == backend
+    assert environment["versions"]["numpy"] == np.__version__
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "best.safetensors", "config.toml", "environment.json", "last.safetensors", "metrics.jsonl", "samples.txt",
+    }  # fmt: skip
+    assert run.load("last").iteration == 60
+
+
+def test_the_loss_falls_on_a_text_with_something_to_learn(corpus, tmp_path):
+    run = start(corpus, small(iterations=600, hidden_size=32), str(tmp_path / "run"))
+    progress = [p for p in finish(run) if p.kind == "report"]
+    assert progress[0].bits_per_char > 3
+    assert progress[-1].bits_per_char < 2.3
+
+
+def test_smoothing_is_the_original_scripts(corpus, tmp_path):
+    run = start(corpus, small(iterations=20, report_every=1), str(tmp_path / "run"))
+    smooth = np.log(len(corpus.vocabulary)) * 7
+    for p in (p for p in finish(run) if p.kind == "report"):
+        smooth = 0.999 * smooth + 0.001 * p.loss
+        assert p.smooth_loss == pytest.approx(smooth, rel=1e-12)
+
+
+def everything(folder):
+    """A run's results as bytes: weights and memory, samples, metrics without the fields that tell the time."""
+    last = checkpoints.load(folder, "last")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timeless = [{k: v for k, v in line.items() if k not in ("seconds", "chars_per_second")} for line in lines]
+    arrays = [a.tobytes() for a in (last.theta, last.state, last.h, last.c)]
+    best = checkpoints.load(folder, "best")
+    return arrays, last.smooth_loss, timeless, (folder / "samples.txt").read_bytes(), best.iteration
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": "adagrad", "learning_rate": 0.05, "num_layers": 1}], ids=str)
+@pytest.mark.parametrize("stops", [[0], [1], [25], [33], [20, 33, 47]], ids=str)
+def test_resuming_is_exact(corpus, tmp_path, stops, options):
+    options = {**options, "schedule": "constant"}
+    finish(start(corpus, small(iterations=60, **options), str(tmp_path / "whole")))
+    parts = tmp_path / "parts"
+    run = start(corpus, small(iterations=stops[0], **options), str(parts))
+    for total in [*stops[1:], 60]:
+        finish(run)
+        run = resume(parts, corpus, {"iterations": total})
+    finish(run)
+    whole, resumed = everything(tmp_path / "whole"), everything(parts)
+    assert resumed[:4] == whole[:4]
+
+
+def test_resuming_after_a_stop_in_the_middle_cuts_back_what_came_later(corpus, tmp_path, backend):
+    finish(start(corpus, small(iterations=60, backend=backend), str(tmp_path / "whole")))
+    run = start(corpus, small(iterations=60, backend=backend), str(tmp_path / "parts"))
+    run.trainer._call = 1
+    for progress in run.train():
+        if progress.iteration >= 17:
+            run.stop = True
+    for name in ("metrics.jsonl", "samples.txt"):
+        with open(tmp_path / "parts" / name, "a") as file:
+            file.write("written after the checkpoint, before the crash\n")
+    finish(resume(tmp_path / "parts", corpus))
+    assert everything(tmp_path / "parts") == everything(tmp_path / "whole")
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(corpus, tmp_path):
+    runs = [start(corpus, small(iterations=30, seed=s), str(tmp_path / f"{k}")) for k, s in enumerate((1, 1, 2))]
+    for k, run in enumerate(runs):
+        run.trainer._call = (1, 7, 1)[k]  # how the iterations are cut into calls must not matter
+        finish(run)
+    one, same, other = (everything(run.folder) for run in runs)
+    assert one == same
+    assert one != other
+
+
+def test_a_budget_in_seconds_becomes_iterations(corpus, tmp_path):
+    run = start(corpus, small(seconds=0.5), str(tmp_path / "run"))
+    with pytest.raises(RuntimeError, match="calibrate"):
+        _ = run.trainer.iterations
+    theta = run.trainer.theta.copy()
+    run.trainer.calibrate()
+    assert (run.trainer.theta == theta).all()
+    assert run.trainer.iteration == 0
+    assert run.config.iterations > 10
+    first = finish(run)[-1]
+    assert first.iteration == run.config.iterations
+    again = start(corpus, small(iterations=first.iteration), str(tmp_path / "again"))
+    finish(again)
+    assert everything(tmp_path / "again") == everything(tmp_path / "run")
+    more = resume(tmp_path / "run", corpus, {"seconds": 1.0})
+    finish(more)
+    assert more.config.iterations > first.iteration
+    both = start(corpus, small(seconds=1000, iterations=5), str(tmp_path / "both"))
+    assert finish(both)[-1].iteration == 5
+    with pytest.raises(UserError, match="no budget: give --iterations or --seconds"):
+        Trainer(small(seconds=None), corpus).calibrate()
+
+
+def test_resume_refuses_what_would_not_be_the_same_run(corpus, text_file, tmp_path, monkeypatch):
+    finish(start(corpus, small(iterations=5), str(tmp_path / "run")))
+    with pytest.raises(UserError, match="--hidden-size cannot change when a run goes on"):
+        resume(tmp_path / "run", corpus, {"hidden_size": 12})
+    assert resume(tmp_path / "run", corpus, {"hidden_size": 11}).trainer.iteration == 5
+    with pytest.raises(UserError, match="other: not the text that this run was trained on"):
+        resume(tmp_path / "run", Corpus.from_text(made_up_text(seed=9), "other"))
+    with pytest.raises(UserError, match="its text came from book: give it again"):
+        resume(tmp_path / "run")
+    with pytest.raises(UserError, match="no such run folder"):
+        resume(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="there is no run with a checkpoint below runs/"):
+        resume()
+    finish(start([text_file], small(iterations=3)))
+    finish(start([text_file], small(iterations=4)))
+    newest = resume()
+    assert newest.folder.as_posix() == "runs/book-2"
+    text_file.write_text(made_up_text(seed=8))
+    with pytest.raises(UserError, match="not the text"):
+        resume()
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(corpus, tmp_path, backend):
+    run = start(corpus, small(iterations=50, schedule="constant", backend=backend), str(tmp_path / "run"))
+    finish(run)
+    kept = (tmp_path / "run" / "last.safetensors").read_bytes()
+    worse = resume(tmp_path / "run", corpus, {"iterations": 90, "learning_rate": 1e200})
+    with pytest.raises(Diverged, match=r"the loss of iteration \d+ is (nan|inf): training stopped"):
+        finish(worse)
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == kept
+
+
+# ------------------------------------------------------------------------------------------------------- checkpoint
+@pytest.fixture
+def saved(corpus, tmp_path):
+    run = start(corpus, small(iterations=12, hidden_size=3, num_layers=1), str(tmp_path / "run"))
+    finish(run)
+    return run
+
+
+def test_a_checkpoint_holds_everything(saved):
+    now, read = saved.trainer.checkpoint(), saved.load("last")
+    for name in ("config", "vocabulary", "iteration", "position", "seconds", "smooth_loss", "loss_sum", "corpus"):
+        assert getattr(read, name) == getattr(now, name), name
+    for name in ("theta", "state", "h", "c"):
+        assert getattr(read, name).tobytes() == getattr(now, name).tobytes()
+    assert read.to_bytes() == (saved.folder / "last.safetensors").read_bytes()
+    random = np.random.RandomState()
+    random.set_state(read.random_state)
+    assert random.random_sample() == saved.trainer.random.random_sample()
+    assert read.position == 12 % saved.trainer.streams.iterations_per_pass * 7
+
+
+def test_it_opens_as_plain_safetensors(saved):
+    from safetensors.numpy import load_file
+
+    tensors = load_file(saved.folder / "last.safetensors")
+    assert tensors["W_x_l0"].shape == (len(saved.trainer.corpus.vocabulary), 12)
+    assert set(tensors) == {"W_x_l0", "W_h_l0", "b_l0", "W_y", "b_y", "optimizer", "h", "c", "random_key"}
+
+
+def test_every_flipped_bit_and_every_truncation_is_refused(saved):
+    data = (saved.folder / "last.safetensors").read_bytes()
+    random = np.random.RandomState(0)
+    header = int.from_bytes(data[:8], "little") + 8
+    places = [*range(0, 300, 7), *random.randint(0, header, 150), *random.randint(header, len(data), 150)]
+    for place in places:
+        broken = bytearray(data)
+        broken[place] ^= 1 << random.randint(8)
+        with pytest.raises(UserError, match=r"x: (damaged|not a checkpoint|a safetensors file|written in format)"):
+            Checkpoint.from_bytes(bytes(broken), "x")
+    for length in [*range(0, 200), *random.randint(0, len(data), 100)]:
+        with pytest.raises(UserError, match="^x: "):
+            Checkpoint.from_bytes(data[:length], "x")
+    with pytest.raises(UserError, match="x: damaged"):
+        Checkpoint.from_bytes(data + b"\0", "x")
+
+
+def test_a_newer_format_is_refused_by_its_number(saved):
+    data = (saved.folder / "last.safetensors").read_bytes()
+    newer = data.replace(rb"\"format_version\": 1", rb"\"format_version\": 2")
+    assert newer != data
+    with pytest.raises(UserError, match="x: written in format 2, this version of charlstm reads 1"):
+        Checkpoint.from_bytes(newer, "x")
+
+
+def test_writing_fails_whole(saved, monkeypatch):
+    path = saved.folder / "last.safetensors"
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(saved.trainer.checkpoint(), path)
+    assert path.read_bytes() == before
+    assert not list(saved.folder.glob(".*"))
+
+
+def test_best_is_the_checkpoint_of_the_lowest_smoothed_loss(corpus, tmp_path):
+    run = start(corpus, small(iterations=300, save_every=1e-9, schedule="constant"), str(tmp_path / "run"))
+    finish(run)
+    again = resume(tmp_path / "run", corpus, {"iterations": 600, "learning_rate": 30.0})  # far too much
+    finish(again)
+    best, last = again.load("best"), again.load("last")
+    assert best.iteration < last.iteration == 600
+    assert best.smooth_loss < last.smooth_loss
+    assert resume(tmp_path / "run", corpus).best_loss == best.smooth_loss
+
+
+# ---------------------------------------------------------------------------------------------------------- samples
+def test_sampling(saved):
+    model = saved.load()
+    text = model.sample("ab", length=300, seed=3)
+    assert text.startswith("ab")
+    assert len(text) == 302
+    assert set(text) <= set(model.vocabulary.characters)
+    assert model.sample("ab", length=300, seed=3) == text
+    assert model.sample("ab", length=300, seed=4) != text
+    assert model.sample("ab", length=100, seed=3) == text[:102]  # longer only goes on
+    assert model.sample("ab", length=300, seed=3, backend="numpy") == text
+    pieces = list(model.stream("ab", length=300, seed=3))
+    assert "".join(pieces) == text
+    assert len(pieces) > 3
+    greedy = model.sample(length=50, temperature=0)
+    assert greedy == model.sample(length=50, temperature=0, seed=1)
+    assert model.sample("", length=0) == ""
+
+
+def test_a_prime_is_read_before_writing(corpus, tmp_path):
+    run = start(corpus, small(iterations=400, hidden_size=32, num_layers=1), str(tmp_path / "run"))
+    finish(run)
+    model = run.load()
+    texts = {model.sample(prime, length=20, temperature=0)[len(prime) :] for prime in ("a", "b", ".\n", "abc ")}
+    assert len(texts) > 1
+
+
+def test_prime_characters_it_never_saw(saved):
+    model = saved.load()
+    with pytest.raises(UserError, match="--prime: the character 'Q' at place 1 .*--unknown skip leaves"):
+        model.sample("aQb")
+    assert model.sample("aQb", unknown="skip", length=5, seed=1) == model.sample("ab", length=5, seed=1)
+    with pytest.raises(UserError):
+        model.sample(unknown="maybe")
+    with pytest.raises(UserError):
+        model.sample(temperature=-1)
+
+
+def test_the_python_interface(text_file, tmp_path):
+    run = charlstm.train(text_file, out=str(tmp_path / "run"), **SMALL, iterations=3)
+    assert isinstance(run, Run)
+    model = charlstm.load(tmp_path / "run")
+    assert model.sample("a", length=3, seed=1) == run.load().sample("a", length=3, seed=1)
+    config, corpus = charlstm.from_preset(**SMALL, iterations=3), charlstm.Corpus.from_text(made_up_text())
+    steps = list(charlstm.Trainer(config, corpus).run())
+    assert [p.iteration for p in steps if p.kind == "tick"][-1] == 3
+    with pytest.raises(AttributeError, match="no attribute 'tain'"):
+        _ = charlstm.tain
