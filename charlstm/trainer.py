@@ -179,7 +179,7 @@ class Trainer:
         begin, config = self.iteration, self.config
         rates = self.learning_rates(begin, end)
         started = perf_counter()
-        losses = self._train(self.theta, self.state, self.h, self.c, begin, end, rates) / config.batch_size
+        losses = self.train(begin, end, rates) / config.batch_size
         taken = perf_counter() - started
         if not math.isfinite(losses[-1]):
             raise Diverged(
@@ -202,6 +202,10 @@ class Trainer:
                 self._loss_sum, self._loss_count = 0.0, 0
         self.seconds += taken
         yield from reports
+
+    def train(self, begin: int, end: int, rates: np.ndarray) -> np.ndarray:
+        """Run iterations begin to end - 1 in one call of the kernels; return their losses, summed over T and B."""
+        return self._train(self.theta, self.state, self.h, self.c, begin, end, rates)
 
     def _train(self, theta: Any, state: Any, h: Any, c: Any, begin: int, end: int, rates: np.ndarray) -> np.ndarray:
         config = self.config

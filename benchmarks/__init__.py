@@ -1,0 +1,1 @@
+"""Benchmarks, under pytest-benchmark: ``make bench``. Rivals stand beside what they are measured against."""

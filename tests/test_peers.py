@@ -1,0 +1,158 @@
+"""PyTorch as an independent judge: the layer, whole models, optimizers, and a training run (make test-peers)."""
+
+import math
+
+import numpy as np
+import pytest
+
+from kernels import spec
+from kernels.spec import Shape
+from kernels.testing import relative_error
+
+pytestmark = [
+    pytest.mark.peers,
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"),  # PyTorch's own, of newer Pythons
+]
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: make test-peers")
+
+TOLERANCE = 1e-11
+
+
+def torch_model(theta, shape):
+    """nn.LSTM and the readout with our parameters, in float64: our columns are its rows, its second bias is zero."""
+    params = spec.params(theta, shape)
+    lstm = torch.nn.LSTM(shape.vocab_size, shape.hidden_size, shape.num_layers).double()
+    readout = torch.nn.Linear(shape.hidden_size, shape.vocab_size).double()
+    with torch.no_grad():
+        for k, layer in enumerate(params.layers):
+            getattr(lstm, f"weight_ih_l{k}").copy_(torch.from_numpy(layer.W_x.T.copy()))
+            getattr(lstm, f"weight_hh_l{k}").copy_(torch.from_numpy(layer.W_h.T.copy()))
+            getattr(lstm, f"bias_ih_l{k}").copy_(torch.from_numpy(layer.b.copy()))
+            getattr(lstm, f"bias_hh_l{k}").zero_().requires_grad_(False)
+        readout.weight.copy_(torch.from_numpy(params.W_y.T.copy()))
+        readout.bias.copy_(torch.from_numpy(params.b_y.copy()))
+    return lstm, readout
+
+
+def torch_loss(lstm, readout, h, c, x):
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(x[:-1].astype(np.int64)), lstm.input_size).double()
+    out, state = lstm(one_hot, (h, c))
+    logits = readout(out)
+    targets = torch.from_numpy(x[1:].astype(np.int64))
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum"), state
+
+
+def torch_flat(lstm, readout, shape, of=lambda p: p.grad):
+    """What `of` says of PyTorch's parameters, in our layout."""
+    parts = []
+    for k in range(shape.num_layers):
+        parts += [of(getattr(lstm, f"{name}_l{k}")).T.reshape(-1) for name in ("weight_ih", "weight_hh")]
+        parts += [of(getattr(lstm, f"bias_ih_l{k}")).reshape(-1)]
+    parts += [of(readout.weight).T.reshape(-1), of(readout.bias).reshape(-1)]
+    return torch.cat([part.detach() for part in parts]).numpy()
+
+
+def start(shape, T, B, seed=0):
+    random = np.random.RandomState(seed)
+    theta = random.randn(spec.num_parameters(shape)) * 0.4
+    h, c = random.randn(shape.num_layers, B, shape.hidden_size), random.randn(shape.num_layers, B, shape.hidden_size)
+    return theta, h, c, random.randint(0, shape.vocab_size, (T + 1, B)).astype(np.int32)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_loss_state_and_every_gradient(ops, layers):
+    shape = Shape(7, 5, layers)
+    theta, h, c, x = start(shape, 6, 3)
+    lstm, readout = torch_model(theta, shape)
+    expected, (h_last, c_last) = torch_loss(lstm, readout, torch.from_numpy(h), torch.from_numpy(c), x)
+    expected.backward()
+    loss, grad, h_got, c_got = ops.loss_and_grad(theta, h, c, x, shape=shape)
+    assert loss == pytest.approx(expected.item(), rel=TOLERANCE)
+    assert relative_error(h_got, h_last.detach().numpy()) < TOLERANCE
+    assert relative_error(c_got, c_last.detach().numpy()) < TOLERANCE
+    wanted = spec.named(torch_flat(lstm, readout, shape), shape)
+    for name, got in spec.named(grad, shape).items():
+        assert relative_error(got, wanted[name]) < TOLERANCE, name
+
+
+def test_one_layer_with_gradients_of_the_last_state_and_the_input(ops):
+    T, B, D, H = 5, 3, 4, 6
+    random = np.random.RandomState(2)
+    arrays = {"x": (T, B, D), "h0": (B, H), "c0": (B, H), "W_x": (D, 4 * H), "W_h": (H, 4 * H), "b": (4 * H,)}
+    ours = {name: random.randn(*dims) for name, dims in arrays.items()}
+    theirs = {name: torch.from_numpy(a.copy()).requires_grad_() for name, a in ours.items()}
+    to_h, to_h_last, to_c_last = random.randn(T, B, H), random.randn(B, H), random.randn(B, H)
+    weights = (theirs["W_x"].T, theirs["W_h"].T, theirs["b"], torch.zeros(4 * H, dtype=torch.float64))
+    state = (theirs["h0"][None], theirs["c0"][None])
+    out, h_last, c_last = torch.lstm(theirs["x"], state, weights, True, 1, 0.0, False, False, False)
+    pairs = ((out, to_h), (h_last[0], to_h_last), (c_last[0], to_c_last))
+    sum((a * torch.from_numpy(b)).sum() for a, b in pairs).backward()
+    h, c, cache = ops.lstm_forward(**ours)
+    assert relative_error(h[1:], out.detach().numpy()) < TOLERANCE
+    assert relative_error(c[-1], c_last[0].detach().numpy()) < TOLERANCE
+    grads = ops.lstm_backward(to_h, cache, to_h_last, to_c_last)
+    for name, theirs_of in theirs.items():
+        assert relative_error(getattr(grads, f"d{name}"), theirs_of.grad.numpy()) < TOLERANCE, name
+
+
+@pytest.mark.parametrize(
+    ("name", "constants", "theirs"),
+    [
+        ("sgd", {}, lambda p, rate: torch.optim.SGD([p], lr=rate)),
+        ("adagrad", {"epsilon": 0.0}, lambda p, rate: torch.optim.Adagrad([p], lr=rate, eps=0.0)),  # elsewhere in the root
+        ("rmsprop", {"rho": 0.9, "epsilon": 1e-3}, lambda p, rate: torch.optim.RMSprop([p], lr=rate, alpha=0.9, eps=1e-3)),
+        ("adam", {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-3}, lambda p, rate: torch.optim.Adam([p], lr=rate, betas=(0.8, 0.95), eps=1e-3)),
+    ],
+)  # fmt: skip
+def test_optimizers(ops, name, constants, theirs):
+    random = np.random.RandomState(3)
+    theta = random.randn(37)
+    peer = torch.from_numpy(theta.copy()).requires_grad_()
+    optimizer, state = theirs(peer, 0.1), np.zeros((spec.OPTIMIZERS[name].slots, 37))
+    for step in range(20):
+        gradient = random.randn(37)
+        getattr(ops, name)(theta, gradient, state, step, learning_rate=0.1, **constants)
+        peer.grad = torch.from_numpy(gradient.copy())
+        optimizer.step()
+    assert relative_error(theta, peer.detach().numpy()) < TOLERANCE
+
+
+def test_clipping(ops):
+    gradient = np.random.RandomState(4).randn(50)
+    peer = torch.nn.Parameter(torch.zeros(50, dtype=torch.float64))
+    peer.grad = torch.from_numpy(gradient.copy())
+    torch.nn.utils.clip_grad_value_([peer], 0.7)
+    torch.nn.utils.clip_grad_norm_([peer], 1.5)
+    ops.clip(gradient, grad_clip=0.7, grad_clip_norm=1.5)
+    assert relative_error(gradient, peer.grad.numpy()) < 1e-6  # PyTorch adds 1e-6 to the norm
+
+
+def test_a_training_run(ops):
+    """Fifty iterations of truncated backpropagation through time, Adam, mean loss, clipped norm, state carried."""
+    shape, T, B, n = Shape(11, 9, 2), 6, 3, 50
+    theta, h, c, _ = start(shape, T, B, seed=5)
+    ids = np.random.RandomState(6).randint(0, 11, 900).astype(np.uint8)
+    starts = np.ascontiguousarray(np.arange(n)[:, None] % 40 * T + np.arange(B) * 300, np.int64)
+    reset = np.arange(n) % 40 == 0
+    lstm, readout = torch_model(theta, shape)
+    trained = [p for p in (*lstm.parameters(), *readout.parameters()) if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=0.01)
+    state, expected = (torch.from_numpy(h.copy()), torch.from_numpy(c.copy())), []
+    for at, zero in zip(starts, reset, strict=True):
+        x = np.stack([ids[s : s + T + 1] for s in at], axis=1)
+        state = tuple(torch.zeros_like(s) if zero else s.detach() for s in state)
+        loss, state = torch_loss(lstm, readout, *state, x)
+        expected.append(loss.item())
+        optimizer.zero_grad()
+        (loss / (T * B)).backward()
+        norm = math.sqrt(sum(float((p.grad**2).sum()) for p in trained))
+        for p in trained:
+            p.grad *= min(1.0, 0.5 / norm)
+        optimizer.step()
+    memory = np.zeros((2, len(theta)))
+    losses = ops.train_steps(
+        theta, memory, h, c, ids, starts, reset, np.full(n, 0.01), shape=shape, seq_length=T, optimizer="adam",
+        grad_scale=1 / (T * B), grad_clip_norm=0.5,
+    )  # fmt: skip
+    assert losses == pytest.approx(expected, rel=1e-9)
+    assert relative_error(theta, torch_flat(lstm, readout, shape, of=lambda p: p)) < 1e-9
