@@ -1,0 +1,52 @@
+"""What the documents say can be done: links lead somewhere, commands and options exist, public functions are described."""
+
+import inspect
+import re
+
+import pytest
+from conftest import ROOT
+
+import charlstm
+import kernels
+from charlstm.cli import cli
+from kernels.spec import OPS
+
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_and_options_exist(page):
+    for command, rest in re.findall(r"^(?:\S+ )?charlstm (\w+)(.*?)(?:#.*)?$", page.read_text(), re.M):
+        assert command in cli.commands, command
+        known = {option for parameter in cli.commands[command].params for option in parameter.opts}
+        for option in re.findall(r"(--[a-z-]+)", rest):
+            assert option in known, option
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for page in PAGES:
+        for target in re.findall(r"\bmake ([a-z][a-z-]+)", page.read_text()):
+            assert target in targets or target in ("and",), target
+
+
+def test_every_public_name_is_there_and_described():
+    for package in (charlstm, kernels):
+        for name in package.__all__:
+            value = getattr(package, name)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                assert value.__doc__, name
+
+
+@pytest.mark.parametrize("name", sorted(OPS))
+def test_ops_describe_their_arguments(name):
+    op = getattr(kernels.load("numpy"), name)
+    described = inspect.getdoc(op)
+    for parameter in inspect.signature(op).parameters:
+        assert re.search(rf"\b{parameter}\b", described) or "Parameters as for" in described, parameter
