@@ -171,7 +171,7 @@ def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tupl
 def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | None = None) -> None:
     """Clip a flat gradient (N,) in place: to [-grad_clip, grad_clip] by element, then to the norm grad_clip_norm.
 
-    None clips nothing. The norm is ``sqrt(sum grad^2)``, summed in float64; a gradient of a smaller norm is left as it is.
+    None clips nothing. The norm is ``sqrt(sum grad^2)``, summed in float64; a smaller gradient is left as it is.
     """
     spec.check(grad=(grad, "N"))
     if grad_clip is not None:

@@ -1,5 +1,6 @@
 """What every op does besides being right: refuses bad arguments, leaves inputs alone, splits without a trace."""
 
+import platform
 import tracemalloc
 
 import numpy as np
@@ -144,6 +145,16 @@ def test_a_nan_gradient_is_not_hidden_by_clipping(ops, dtype):
     gradient = np.array([1.0, np.nan, np.inf], dtype)
     ops.adagrad(theta, gradient, state, 0, learning_rate=0.1, grad_clip=5.0)
     assert np.isfinite(theta).tolist() == [True, False, True]
+
+
+def test_fading_memory_costs_no_speed_and_the_setting_is_put_back(ops):
+    for dtype in ("float32", "float64"):
+        least = np.finfo(dtype).tiny
+        theta, state = np.zeros(4, dtype), np.full((2, 4), least * 1.5, dtype)
+        ops.adam(theta, np.zeros(4, dtype), state, 0, learning_rate=0.1, beta1=0.5, beta2=0.5)
+        if ops.__name__ == "kernels.cpu" and platform.machine() in ("x86_64", "AMD64"):
+            assert not state.any()  # denormals became zero
+        assert np.array([least], dtype)[0] / 2 > 0  # and outside the kernels they are as they were
 
 
 def test_refusals(ops):

@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from kernels.cpu.activations import exp
+from kernels.cpu.denormals import flush_denormals, restore
 from kernels.cpu.jit import entry, inner
 from kernels.cpu.layers import (
     add_gradient_ids,
@@ -161,8 +162,10 @@ def _carry(states):
 @entry
 def update(theta, grad, state, optimizer, hyper, step, rate, limit):
     """One optimizer step on flat vectors."""
+    setting = flush_denormals()
     s0, s1 = _slot(state, 0, theta), _slot(state, 1, theta)
     _apply(theta, grad, s0, s1, optimizer, hyper, step, rate, 1.0, limit, theta.dtype.type(1))
+    restore(setting)
 
 
 @entry
@@ -220,6 +223,7 @@ def train_loop(
     rows[:] = 0
     count = 0 if sparse else -1
     done = starts.shape[0]
+    setting = flush_denormals()
     for n in range(starts.shape[0]):
         if reset[n]:
             h[:, 0] = 0
@@ -228,6 +232,7 @@ def train_loop(
             for t in range(T + 1):
                 value = np.int32(ids[starts[n, r] + t])
                 if value < 0 or value >= V:
+                    restore(setting)
                     return -1 - (starts[n, r] + t)
                 x[t, r] = value
         _forward(theta, offsets, x[:T], h, c, gates, logits)
@@ -244,6 +249,7 @@ def train_loop(
         if not finite:
             done = n + 1
             break
+    restore(setting)
     return done
 
 
