@@ -118,7 +118,7 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
     screen.note(f"text    {corpus.name}: {len(corpus.ids):,} characters, {len(corpus.vocabulary)} distinct")
     screen.note(
         f"model   LSTM, {config.num_layers} x {config.hidden_size} hidden units, {len(trainer.theta):,} parameters "
-        f"({trainer.backend}, {config.dtype}); preset {config.preset}"
+        f"({trainer.backend}, {config.dtype}, {trainer.threads} threads); preset {config.preset}"
     )
     screen.note(f"folder  {run.folder}" + (f", going on after {start_at:,} iterations" if start_at else ""))
     with _CompileNote(screen), _Signals(run, screen) as signals:
@@ -272,13 +272,13 @@ def gradcheck(backend: str) -> int:
 def info(clear_cache: bool) -> int:
     """Show backends, cores, versions, the cache of compiled kernels, and what is missing."""
     import kernels
-    from charlstm.run import processor, usable_cores, versions
+    from charlstm.machine import processor, usable_cores, versions
 
     if clear_cache:
         files, size = kernels.clear_kernel_cache()
         click.echo(f"removed {files} compiled kernels, {size / 2**20:.1f} MiB")
         return 0
-    for package, number in {"python": sys.version.split()[0], **versions()}.items():
+    for package, number in versions().items():
         click.echo(f"{package:12} {number}")
     click.echo(f"{'processor':12} {processor()}, {usable_cores()} cores usable")
     for name in kernels.BACKENDS:

@@ -34,6 +34,9 @@ class Config:
     preset: str = _option("fast", "recipe that the other options start from")
     backend: str = _option("auto", "who does the arithmetic", choices=("auto", "numpy", "numba", "cupy"))
     dtype: str = _option("float32", "precision of all arithmetic", choices=("float32", "float64"))
+    threads: int | None = _option(
+        None, "threads to work with, at most: any number gives the same bits [all cores]", low=1
+    )
     seed: int = _option(0, "seed of the first weights and of the samples", low=0, high=_MAX_SEED)
 
     hidden_size: int = _option(256, "hidden units in a layer", low=1)

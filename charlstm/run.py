@@ -11,7 +11,6 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter, strftime
 from typing import Any, BinaryIO
@@ -22,14 +21,15 @@ from charlstm.checkpoint import Checkpoint
 from charlstm.config import BUDGETS, Config, from_preset
 from charlstm.corpus import Corpus
 from charlstm.errors import UserError
+from charlstm.machine import processor, usable_cores, versions
 from charlstm.trainer import Progress, Trainer
 
 METRICS, SAMPLES = "metrics.jsonl", "samples.txt"
 
 #: Options that may differ from the run's own when it goes on: they change no size, and nothing of the past.
 CHANGEABLE = (
-    *BUDGETS, "backend", "learning_rate", "schedule", "report_every", "save_every", "sample_every", "sample_length",
-    "temperature",
+    *BUDGETS, "backend", "threads", "learning_rate", "schedule", "report_every", "save_every", "sample_every",
+    "sample_length", "temperature",
 )  # fmt: skip
 
 
@@ -203,33 +203,6 @@ def _environment(backend: str) -> bytes:
         "platform": platform.platform(),
         "processor": processor(),
         "cores": usable_cores(),
-        "python": platform.python_version(),
         "versions": versions(),
     }
     return json.dumps(facts, indent=2).encode() + b"\n"
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the results depend on, of those that are installed."""
-    found = {}
-    for package in ("charlstm", "numpy", "numba", "llvmlite", "safetensors"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -20,6 +20,7 @@ from charlstm.checkpoint import Checkpoint
 from charlstm.config import Config
 from charlstm.corpus import Corpus
 from charlstm.errors import RunFailed, UserError
+from charlstm.machine import usable_cores
 from charlstm.sampler import choose_backend
 from kernels import spec
 from kernels.spec import Shape
@@ -69,6 +70,7 @@ class Trainer:
         self.backend = choose_backend(config.backend)
         self.config = config
         self.corpus = corpus
+        self.threads = config.threads or usable_cores()
         self.shape = Shape(len(corpus.vocabulary), config.hidden_size, config.num_layers)
         self.streams = Streams(len(corpus.ids), config.seq_length, config.batch_size)
         self._ops = kernels.load(self.backend)
@@ -222,6 +224,7 @@ class Trainer:
             grad_clip=config.grad_clip,
             grad_clip_norm=config.grad_clip_norm,
             workspace=self._workspace,
+            threads=self.threads,
         )  # fmt: skip
 
     def _progress(

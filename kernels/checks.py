@@ -78,6 +78,7 @@ def train_steps(
     shape: Shape,
     T: int,
     optimizer_name: str,
+    threads: int,
 ) -> None:
     """Check the arguments of :func:`train_steps` but for the ids: each is checked as it is read."""
     sizes = spec.check(
@@ -97,6 +98,8 @@ def train_steps(
     _expect("h", (shape.num_layers, sizes["B"], shape.hidden_size), h.shape)
     if T < 1:
         raise ValueError(f"seq_length: expected at least 1, got {T}")
+    if threads < 1:
+        raise ValueError(f"threads: expected at least 1, got {threads}")
     if sizes["K"] and (int(starts.min()) < 0 or int(starts.max()) + T >= sizes["M"]):
         raise ValueError(
             f"starts: expected 0 <= start and start + {T} < {sizes['M']} (the number of ids), "

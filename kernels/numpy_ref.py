@@ -357,6 +357,7 @@ def train_steps(
     grad_clip: float | None = None,
     grad_clip_norm: float | None = None,
     workspace: Workspace | None = None,
+    threads: int = 1,
 ) -> np.ndarray:
     """Run n iterations of truncated backpropagation through time: forward, backward, clip, update, state carried.
 
@@ -376,6 +377,7 @@ def train_steps(
     grad_scale : the gradient of the summed loss is multiplied by this first (1 / (T B) for a mean)
     grad_clip, grad_clip_norm : by element, then by Euclidean norm, after the scaling; None for none
     workspace : Workspace of these sizes
+    threads : how many may work on it; any number gives the same bits (the reference uses one)
 
     Returns
     -------
@@ -392,7 +394,7 @@ def train_steps(
     n iterations in one call or in several give the same bits.
     """
     constants = spec.hyper_values(optimizer, hyper)
-    checks.train_steps(theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer)
+    checks.train_steps(theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer, threads)
     losses = np.empty(len(starts))
     with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is returned, not warned of
         scale = theta.dtype.type(grad_scale)

@@ -136,6 +136,15 @@ class LSTMGrads(NamedTuple):
     db: Any  # (4H,)
 
 
+#: Elements of a flat vector whose squares are added up together when a norm is taken: a fixed shape for any threads.
+NORM_PANEL = 4096
+
+
+def norm_panels(length: int) -> int:
+    """Number of panels in a flat vector of `length`."""
+    return -(-length // NORM_PANEL)
+
+
 class Workspace(NamedTuple):
     """Buffers of one pass over a model, to be passed again and again so that nothing is allocated."""
 
@@ -143,12 +152,16 @@ class Workspace(NamedTuple):
     h: Any  # (L, T+1, B, H)
     c: Any  # (L, T+1, B, H)
     gates: Any  # (L, T, B, 4H)
-    dz: Any  # (T, B, 4H)
+    dz: Any  # (L, T, B, 4H)
     dh: Any  # (T, B, H)
     carry: Any  # (2, B, H): dh_next and dc_next
     logits: Any  # (T, B, V), then dlogits
+    row_loss: Any  # (T, B) float64
     grad: Any  # (N,)
+    panels: Any  # (ceil(N / NORM_PANEL),) float64: sums of squares
     rows: Any  # (2V,) int32: the rows of W_x that a sequence touches, and marks
+    status: Any  # (8,) int64: what threads tell each other
+    counter: Any  # (8,) int64: where threads meet
 
 
 def workspace(shape: Shape, seq_length: int, batch_size: int, dtype: Any) -> Workspace:
@@ -166,12 +179,16 @@ def workspace(shape: Shape, seq_length: int, batch_size: int, dtype: Any) -> Wor
         h=floats(L, T + 1, B, H),
         c=floats(L, T + 1, B, H),
         gates=floats(L, T, B, 4 * H),
-        dz=floats(T, B, 4 * H),
+        dz=floats(L, T, B, 4 * H),
         dh=floats(T, B, H),
         carry=floats(2, B, H),
         logits=floats(T, B, V),
+        row_loss=np.full((T, B), np.nan),
         grad=floats(num_parameters(shape)),
+        panels=np.full(norm_panels(num_parameters(shape)), np.nan),
         rows=np.zeros(2 * V, np.int32),
+        status=aligned_zeros(8, np.int64),
+        counter=aligned_zeros(8, np.int64),
     )
 
 
@@ -233,7 +250,7 @@ OPS = {
     "loss_and_grad": "(theta, h, c, x, *, shape, workspace=None)",
     "train_steps": (
         "(theta, state, h, c, ids, starts, reset, learning_rate, *, shape, seq_length, step=0, optimizer='adagrad', "
-        "hyper=None, grad_scale=1.0, grad_clip=None, grad_clip_norm=None, workspace=None)"
+        "hyper=None, grad_scale=1.0, grad_clip=None, grad_clip_norm=None, workspace=None, threads=1)"
     ),
     "sample": "(theta, h, c, x, uniforms, *, shape, temperature=1.0)",
 }

@@ -130,16 +130,17 @@ class Mutation(NamedTuple):
     wrong: str
 
 
-_REF, _LAYERS, _LOOPS, _UPDATES = "numpy_ref.py", "cpu/layers.py", "cpu/loops.py", "cpu/updates.py"
+_REF, _UPDATES = "numpy_ref.py", "cpu/updates.py"
+_LAYERS, _MODEL, _LOOPS = "cpu/layers.py", "cpu/model.py", "cpu/loops.py"
 MUTATIONS = (
     Mutation("dropped dc carry", "numpy", _REF, "dc_next = dc_t * f", "dc_next = dc_t * 0"),
     Mutation("dropped dc carry", "numba", _LAYERS, "dc_next[j] *= f[j]", "dc_next[j] = 0"),
     Mutation("unwritten dW", "numpy", _REF, "out.dW_h[...] = h[:-1]", "h[:-1]"),
-    Mutation("unwritten dW", "numba", _LAYERS, "    add_outer(h[:T].reshape(T * B, h.shape[2]), rows, dW_h)\n", ""),
+    Mutation("unwritten dW", "numba", _MODEL, "    add_outer(a, d, out[k0:k1], k0, k1)\n", ""),
     Mutation("wrong tanh branch", "numpy", _REF, "(1 - tanh_c**2)", "(1 - tanh_c)"),
     Mutation("wrong tanh branch", "numba", _LAYERS, "(one - dz_o[j] * dz_o[j])", "(one - dz_o[j])"),
     Mutation("off-by-one target", "numpy", _REF, "(logits, x[1:])", "(logits, x[:-1])"),
-    Mutation("off-by-one target", "numba", _LOOPS, "(logits, x[1:], logits)", "(logits, x[:T], logits)"),
+    Mutation("off-by-one target", "numba", _LOOPS, "offsets, x[1:], h", "offsets, x[:T], h"),
     Mutation("skipped clip", "numpy", _REF, "np.clip(grad, -grad_clip, grad_clip", "np.clip(grad, -np.inf, np.inf"),
     Mutation("skipped clip", "numba", _UPDATES, "return -limit if g < -limit else g", "return g"),
 )  # fmt: skip

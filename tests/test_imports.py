@@ -14,6 +14,7 @@ ALLOWED = {
     "charlstm.config": {"charlstm.errors", "kernels.spec"},
     "charlstm.corpus": {"charlstm.errors"},
     "charlstm.batches": {"charlstm.errors"},
+    "charlstm.machine": set(),
     "charlstm.initial": {"kernels", "kernels.spec"},
     "charlstm.checkpoint": {
         "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.sampler", "kernels", "kernels.spec",
@@ -21,10 +22,10 @@ ALLOWED = {
     "charlstm.sampler": {"charlstm.checkpoint", "charlstm.errors", "kernels"},
     "charlstm.trainer": {
         "charlstm", "charlstm.initial", "charlstm.batches", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus",
-        "charlstm.errors", "charlstm.sampler", "kernels", "kernels.spec",
+        "charlstm.errors", "charlstm.machine", "charlstm.sampler", "kernels", "kernels.spec",
     },
     "charlstm.run": {
-        "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.trainer",
+        "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.machine", "charlstm.trainer",
     },
     "charlstm.display": {"charlstm.trainer", "charlstm.run"},
 }  # fmt: skip

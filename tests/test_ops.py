@@ -43,6 +43,51 @@ def test_one_call_or_several_give_the_same_bits(ops, optimizer, dtype):
         assert one.tobytes() == other.tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+@pytest.mark.parametrize(
+    ("shape", "batch"),
+    [
+        (Shape(11, 33, 2), 13),  # streams are shared out
+        (Shape(11, 237, 2), 3),  # hidden units are
+        (Shape(300, 224, 1), 1),
+        (Shape(7, 5, 1), 1),  # too small for more than one thread
+    ],
+    ids=str,
+)
+def test_any_number_of_threads_gives_the_same_bits(shape, batch, optimizer, dtype):
+    import kernels
+
+    ops, T, n = kernels.load("numba"), 4, 8
+    clipping = {"grad_clip": 0.5} if optimizer == "adagrad" else {"grad_clip_norm": 0.5}
+    random, outcomes = np.random.RandomState(1), []
+    first = random.randn(spec.num_parameters(shape)) * 0.2
+    ids = random.randint(0, shape.vocab_size, 40 * batch).astype(np.uint16)
+    starts = np.ascontiguousarray(np.arange(n)[:, None] * T + np.arange(batch) * 40, np.int64)
+    for threads in (1, 2, 3):
+        theta = spec.aligned_zeros(len(first), dtype)
+        theta[:] = first
+        state = np.zeros((spec.OPTIMIZERS[optimizer].slots, len(theta)), dtype)
+        h = np.zeros((shape.num_layers, batch, shape.hidden_size), dtype)
+        c = h.copy()
+        losses = ops.train_steps(
+            theta, state, h, c, ids, starts, np.arange(n) == 5, np.full(n, 0.01), shape=shape, seq_length=T,
+            optimizer=optimizer, threads=threads, **clipping,
+        )  # fmt: skip
+        assert np.isfinite(losses).all()
+        outcomes.append([a.tobytes() for a in (losses, theta, state, h, c)])
+    assert outcomes[1] == outcomes[0]
+    assert outcomes[2] == outcomes[0]
+
+
+def test_how_many_threads_are_used():
+    from kernels.cpu.team import team_size
+
+    assert [team_size(100, B, 2) for B in (1, 4, 7, 8, 50)] == [1, 1, 1, 2, 2]
+    assert [team_size(H, 1, 4) for H in (1, 223, 224, 1024)] == [1, 1, 4, 4]
+    assert team_size(128, 16, 8) == 4
+
+
 def test_rows_that_no_id_touches_stay_as_they_are(ops):
     theta, state, h, c, ids = training()
     ids[ids == 7] = 6

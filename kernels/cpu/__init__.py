@@ -7,15 +7,18 @@ Accuracy (tests/test_backends.py): float64 within 1e-12 of numpy_ref, norm-wise 
 four times plain float32 NumPy's own error and eight units of rounding of the tensor's scale.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from kernels import checks, spec
-from kernels.cpu import layers, loops
+from kernels.cpu import layers, loops, model
+from kernels.cpu.team import team_size
 from kernels.spec import LSTMCache, LSTMGrads, Shape, Workspace
 
-_CODES = {"sgd": loops.SGD, "adagrad": loops.ADAGRAD, "rmsprop": loops.RMSPROP, "adam": loops.ADAM}
+_CODES = {"sgd": model.SGD, "adagrad": model.ADAGRAD, "rmsprop": model.RMSPROP, "adam": model.ADAM}
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
@@ -38,7 +41,7 @@ def lstm_forward(
     h, c, gates = out or (spec.aligned_zeros(each, h0.dtype) for each in dims)
     run = layers.forward_ids if x.ndim == 2 else layers.forward_floats
     h[0], c[0] = h0, c0
-    run(x, W_x, W_h, b, h, c, gates)
+    run(x, W_x, W_h, b, h, c, gates, _counter())
     return h, c, LSTMCache(x, h, c, gates, W_x, W_h)
 
 
@@ -59,9 +62,9 @@ def lstm_backward(
     out.dh0[...] = 0 if dh_last is None else dh_last
     out.dc0[...] = 0 if dc_last is None else dc_last
     if is_ids:
-        layers.backward_ids(dh, x, h, c, gates, W_h, dz, out.dh0, out.dc0, out.dW_x, out.dW_h, out.db)
+        layers.backward_ids(dh, x, h, c, gates, W_h, dz, out.dh0, out.dc0, out.dW_x, out.dW_h, out.db, _counter())
     else:
-        layers.backward_floats(dh, x, h, c, gates, W_x, W_h, dz, *out)
+        layers.backward_floats(dh, x, h, c, gates, W_x, W_h, dz, *out, _counter())
     return out
 
 
@@ -78,7 +81,11 @@ def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | N
     if grad_clip is not None:
         np.clip(grad, -grad_clip, grad_clip, out=grad)
     if grad_clip_norm is not None:
-        loops.clip_norm(grad, float(grad_clip_norm))
+        loops.clip_norm(grad, float(grad_clip_norm), np.empty(spec.norm_panels(len(grad))))
+
+
+def _counter() -> np.ndarray:
+    return np.zeros(1, np.int64)
 
 
 def _limit(value: float | None) -> float:
@@ -154,9 +161,16 @@ def loss_and_grad(
     ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype)
     ws.h[:, 0], ws.c[:, 0] = h, c
     loss = loops.model_pass(
-        theta, spec.offsets(shape), x, ws.h, ws.c, ws.gates, ws.dz, ws.dh, ws.carry, ws.logits, ws.grad
-    )
+        theta, spec.offsets(shape), x, ws.h, ws.c, ws.gates, ws.dz, ws.dh, ws.carry, ws.logits, ws.row_loss, ws.grad,
+        ws.rows, ws.counter,
+    )  # fmt: skip
     return loss, ws.grad, ws.h[:, T], ws.c[:, T]
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads for a team of `threads`, the caller's own not counted; made when first needed, kept."""
+    return ThreadPoolExecutor(threads - 1, "charlstm")
 
 
 def train_steps(
@@ -178,24 +192,35 @@ def train_steps(
     grad_clip: float | None = None,
     grad_clip_norm: float | None = None,
     workspace: Workspace | None = None,
+    threads: int = 1,
 ) -> np.ndarray:
     """Run n iterations in one compiled call, as :func:`kernels.numpy_ref.train_steps`.
 
     An iteration allocates nothing; with `workspace` the call allocates only its losses. Releases the GIL.
     """
     constants = np.array(list(spec.hyper_values(optimizer, hyper).values()), np.float64)
-    checks.train_steps(theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer)
+    checks.train_steps(theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer, threads)
     ws = workspace or spec.workspace(shape, seq_length, starts.shape[1], theta.dtype)
     limits = np.array([grad_scale, _limit(grad_clip), _limit(grad_clip_norm)])
     losses = np.empty(len(starts))
     ws.h[:, 0], ws.c[:, 0] = h, c
-    done = loops.train_loop(
-        theta, state, _read_only(ids), starts, reset, learning_rate, spec.offsets(shape), int(step),
-        _CODES[optimizer], constants, limits, *ws, losses,
+    ws.counter[:] = 0
+    shared: tuple[Any, ...] = (
+        theta, state, _read_only(ids), starts, reset, learning_rate, spec.offsets(shape), int(step), _CODES[optimizer],
+        constants, limits, *ws, losses,
     )  # fmt: skip
+    members = team_size(shape.hidden_size, starts.shape[1], threads)
+
+    def member(thread: int) -> int:
+        return loops.train_loop(*shared, thread, members)
+
+    others = [_pool(members).submit(member, thread) for thread in range(1, members)]
+    done = member(0)
+    for other in others:
+        other.result()
     h[...], c[...] = ws.h[:, 0], ws.c[:, 0]
-    if done < 0:
-        at = -1 - done
+    at = int(ws.status[0])
+    if at >= 0:
         raise ValueError(f"ids: expected ids in [0, {shape.vocab_size}), got {ids[at]} at {at}")
     return losses[:done]
 
@@ -208,7 +233,7 @@ def sample(theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, t
     ws.h[:, 0], ws.c[:, 0] = h, c
     loops.sample_loop(
         theta, spec.offsets(shape), x[None].copy(), uniforms, float(temperature),
-        ws.h, ws.c, ws.gates, ws.logits, np.empty(shape.vocab_size), drawn,
+        ws.h, ws.c, ws.gates, ws.logits, np.empty(shape.vocab_size), ws.counter, drawn,
     )  # fmt: skip
     h[...], c[...] = ws.h[:, 0], ws.c[:, 0]
     return drawn

@@ -2,7 +2,7 @@
 
 Adam's and RMSprop's memory of a parameter whose gradient stays zero (a rare character's row of W_x) fades for ever:
 after some hundred iterations it is denormal, and each operation on it costs x86 processors a hundred times its usual
-time. Training lost a quarter of its speed so. Results below 1.2e-38 (float32) or 2.3e-308 (float64) become zero instead.
+time. Training lost a quarter of its speed so. Results below 1.2e-38 (float32) or 2.3e-308 (float64) become zero.
 
 Elsewhere (ARM computes with them at full speed) nothing is changed.
 """

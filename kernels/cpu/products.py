@@ -2,7 +2,8 @@
 
 Tiles of 8 rows serve batches, of 4 what is left of them, of 1 a single stream, which is a matrix-vector product: it
 keeps as much of the output in registers as there is room for and reads the matrix once, in order. All arrays are
-C-contiguous; nothing is allocated.
+C-contiguous; `begin` and `end` choose the part of the output that is computed. An element's sum runs over the whole
+contraction in one fixed order, whichever tile it falls into. Nothing is allocated.
 """
 
 import numpy as np
@@ -18,134 +19,135 @@ _dot_4, _dot_4_1, _dot_1_8, _dot_1_1 = dot_tile(4, _FOUR), dot_tile(4, 1), dot_t
 
 
 @inner
-def _address(array):
-    return np.uintp(array.ctypes.data)
+def _address(array, elements):
+    """Where an element of a C-contiguous array lies."""
+    return np.uintp(array.ctypes.data + elements * array.itemsize)
 
 
 @inner
-def _rows_8(zero, size, lanes, a, a_row, a_k, w, w_k, out, K, N):
-    """Eight rows of out (8, N), whose rows are N apart."""
+def _rows_8(zero, size, lanes, a, a_row, a_k, w, w_k, out, out_row, K, N):
+    """Eight rows of out (8, N)."""
     wide, n = _EIGHT * lanes, 0
     while n + wide <= N:
-        _axpy_8(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, 0)
+        _axpy_8(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, 0)
         n += wide
     while n + lanes <= N:
-        _axpy_8_1(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, 0)
+        _axpy_8_1(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, 0)
         n += lanes
     if n < N:
-        _axpy_8_m(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, N - n)
+        _axpy_8_m(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, N - n)
 
 
 @inner
-def _rows_4(zero, size, lanes, a, a_row, a_k, w, w_k, out, K, N):
-    """Four rows of out (4, N), whose rows are N apart."""
+def _rows_4(zero, size, lanes, a, a_row, a_k, w, w_k, out, out_row, K, N):
+    """Four rows of out (4, N)."""
     wide, n = _FOUR * lanes, 0
     while n + wide <= N:
-        _axpy_4(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, 0)
+        _axpy_4(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, 0)
         n += wide
     while n + lanes <= N:
-        _axpy_4_1(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, 0)
+        _axpy_4_1(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, 0)
         n += lanes
     if n < N:
-        _axpy_4_m(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, N - n)
+        _axpy_4_m(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, N - n)
 
 
 @inner
-def _rows_1(zero, size, lanes, a, a_row, a_k, w, w_k, out, K, N):
+def _rows_1(zero, size, lanes, a, a_row, a_k, w, w_k, out, out_row, K, N):
     """One row of out (1, N)."""
     wide, n = _ONE * lanes, 0
     while n + wide <= N:
-        _axpy_1(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, 0)
+        _axpy_1(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, 0)
         n += wide
     while n + 4 * lanes <= N:
-        _axpy_1_4(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, 0)
+        _axpy_1_4(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, 0)
         n += 4 * lanes
     while n + lanes <= N:
-        _axpy_1_1(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, 0)
+        _axpy_1_1(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, 0)
         n += lanes
     if n < N:
-        _axpy_1_m(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), N, K, N - n)
+        _axpy_1_m(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, N - n)
 
 
 @inner
-def _product(zero, size, a, a_row, a_k, w, w_k, out, R, K, N):
+def _product(zero, size, a, a_row, a_k, w, w_k, out, out_row, R, K, N):
     """out (R, N) += a (R, K) @ w (K, N), by addresses; a's element (r, k) is a_row r + a_k k elements in."""
     lanes, r = VECTOR_BYTES // size, 0
     while r + 8 <= R:
-        at = a + np.uintp(r * a_row * size)
-        _rows_8(zero, size, lanes, at, a_row, a_k, w, w_k, out + np.uintp(r * N * size), K, N)
+        at, to = a + np.uintp(r * a_row * size), out + np.uintp(r * out_row * size)
+        _rows_8(zero, size, lanes, at, a_row, a_k, w, w_k, to, out_row, K, N)
         r += 8
     while r + 4 <= R:
-        at = a + np.uintp(r * a_row * size)
-        _rows_4(zero, size, lanes, at, a_row, a_k, w, w_k, out + np.uintp(r * N * size), K, N)
+        at, to = a + np.uintp(r * a_row * size), out + np.uintp(r * out_row * size)
+        _rows_4(zero, size, lanes, at, a_row, a_k, w, w_k, to, out_row, K, N)
         r += 4
     while r < R:
-        at = a + np.uintp(r * a_row * size)
-        _rows_1(zero, size, lanes, at, a_row, a_k, w, w_k, out + np.uintp(r * N * size), K, N)
+        at, to = a + np.uintp(r * a_row * size), out + np.uintp(r * out_row * size)
+        _rows_1(zero, size, lanes, at, a_row, a_k, w, w_k, to, out_row, K, N)
         r += 1
 
 
 @inner
-def add_product(a, w, out):
-    """out (R, N) += a (R, K) @ w (K, N)."""
+def add_product(a, w, out, begin, end):
+    """out[:, begin:end] += a (R, K) @ w[:, begin:end], of out (R, N) and w (K, N)."""
     R, K = a.shape
     N = w.shape[1]
-    zero = a.dtype.type(0)
-    _product(zero, a.itemsize, _address(a), K, 1, _address(w), N, _address(out), R, K, N)
+    at_w, at_out = _address(w, begin), _address(out, begin)
+    _product(a.dtype.type(0), a.itemsize, _address(a, 0), K, 1, at_w, N, at_out, N, R, K, end - begin)
 
 
 @inner
-def add_outer(a, d, out):
-    """out (K, N) += a (R, K)' @ d (R, N): a weight's gradient, summed over the R rows."""
+def add_outer(a, d, out, begin, end):
+    """out += a[:, begin:end]' @ d, of a (R, K), d (R, N) and out (end - begin, N): rows of a weight's gradient."""
     R, K = a.shape
     N = d.shape[1]
     zero = a.dtype.type(0)
-    _product(zero, a.itemsize, _address(a), 1, K, _address(d), N, _address(out), K, R, N)
+    _product(zero, a.itemsize, _address(a, begin), 1, K, _address(d, 0), N, _address(out, 0), N, end - begin, R, N)
 
 
 @inner
-def add_product_transposed(a, w, out):
-    """out (R, K) += a (R, N) @ w (K, N)'."""
+def add_product_transposed(a, w, out, begin, end):
+    """out[:, begin:end] += a (R, N) @ w[begin:end]', of out (R, K) and w (K, N)."""
     R, N = a.shape
     K = w.shape[0]
     zero, size = a.dtype.type(0), a.itemsize
-    at_a, at_w, at_out = _address(a), _address(w), _address(out)
+    at_a, at_w, at_out = _address(a, 0), _address(w, 0), _address(out, 0)
     r = 0
     while r + 4 <= R:
-        row, o, k = at_a + np.uintp(r * N * size), at_out + np.uintp(r * K * size), 0
-        while k + _FOUR <= K:
+        row, o, k = at_a + np.uintp(r * N * size), at_out + np.uintp(r * K * size), begin
+        while k + _FOUR <= end:
             _dot_4(zero, row, N, at_w + np.uintp(k * N * size), N, o + np.uintp(k * size), K, N)
             k += _FOUR
-        while k < K:
+        while k < end:
             _dot_4_1(zero, row, N, at_w + np.uintp(k * N * size), N, o + np.uintp(k * size), K, N)
             k += 1
         r += 4
     while r < R:
-        row, o, k = at_a + np.uintp(r * N * size), at_out + np.uintp(r * K * size), 0
-        while k + 8 <= K:
+        row, o, k = at_a + np.uintp(r * N * size), at_out + np.uintp(r * K * size), begin
+        while k + 8 <= end:
             _dot_1_8(zero, row, N, at_w + np.uintp(k * N * size), N, o + np.uintp(k * size), K, N)
             k += 8
-        while k < K:
+        while k < end:
             _dot_1_1(zero, row, N, at_w + np.uintp(k * N * size), N, o + np.uintp(k * size), K, N)
             k += 1
         r += 1
 
 
 @inner
-def add_rows(d, out):
-    """out (N,) += the sum of the rows of d (R, N): a bias's gradient."""
-    R, N = d.shape
-    for r in range(R):
-        row = d[r]
-        for j in range(N):
-            out[j] += row[j]
+def add_rows(d, out, begin, end):
+    """out[begin:end] += the sum of the rows of d[:, begin:end], of d (R, N) and out (N,): a bias's gradient."""
+    part = out[begin:end]
+    for r in range(d.shape[0]):
+        row = d[r, begin:end]
+        for j in range(end - begin):
+            part[j] += row[j]
 
 
 @inner
-def copy_to_rows(row, out):
-    """Each row of out (R, N) becomes row (N,)."""
-    R, N = out.shape
-    for r in range(R):
-        o = out[r]
-        for j in range(N):
-            o[j] = row[j]
+def copy_to_rows(row, out, begin, end):
+    """out[:, begin:end] = row[begin:end] in each row of out (R, N)."""
+    part = row[begin:end]
+    for r in range(out.shape[0]):
+        o = out[r, begin:end]
+        for j in range(end - begin):
+            o[j] = part[j]

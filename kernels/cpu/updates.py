@@ -18,14 +18,13 @@ def clamp(g, limit):
 
 
 @inner
-def norm_factor(grad, scale, limit, norm_limit):
-    """What a gradient is multiplied by, after scaling and clamping, so that its norm is at most norm_limit."""
+def square_sum(grad, scale, limit):
+    """The sum of squares of a gradient, scaled and clamped, in float64."""
     total = 0.0
     for j in range(grad.shape[0]):
         g = float(clamp(scale * grad[j], limit))
         total += g * g
-    norm = math.sqrt(total)
-    return norm_limit / norm if norm > norm_limit else 1.0
+    return total
 
 
 @inner
