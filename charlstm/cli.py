@@ -139,17 +139,16 @@ def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
     """Say why training ended and how to go on, and let the model write."""
     config, trainer = run.config, run.trainer
     name = str(run.folder)
-    budget = f"{config.seconds:g} s of training" if config.seconds else "the budget"
     more = (
         f"--seconds {2 * max(config.seconds, trainer.seconds):.0f}"
         if config.seconds
         else f"--iterations {max(2 * trainer.iteration, 1)}"
     )
     if trainer.iteration == start_at:
-        screen.note(f"nothing to do: this run has had {budget} ({trainer.iteration:,} iterations)")
+        screen.note(f"nothing to do: this run has had {trainer.budget} ({trainer.iteration:,} iterations)")
     else:
         screen.note(
-            f"done    {budget} reached: {trainer.iteration:,} iterations in {trainer.seconds:.1f} s, "
+            f"done    {trainer.budget} reached: {trainer.iteration:,} iterations in {trainer.seconds:.1f} s, "
             f"{run.last.bits_per_char:.3f} bits per character"
         )
     screen.note(f"go on   charlstm train --resume={name} {more}")

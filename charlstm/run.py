@@ -40,6 +40,7 @@ class Run:
     folder: Path
     trainer: Trainer
     best_loss: float = float("inf")
+    calibrated: bool = False  #: the budget is a number of iterations already, and stays that
     stop: bool = False  #: set it, from a signal's handler for example, and training ends after the next tick
     last: Progress | None = None
 
@@ -51,7 +52,9 @@ class Run:
     def train(self) -> Iterator[Progress]:
         """Train, write the folder's files, and pass on every Progress."""
         folder, trainer = self.folder, self.trainer
-        trainer.calibrate()
+        if not self.calibrated:
+            trainer.calibrate()
+            self.calibrated = True
         write_toml(folder / "config.toml", trainer.config)
         with open(folder / METRICS, "ab") as metrics, open(folder / SAMPLES, "ab") as samples:
             saved_at, saved = perf_counter(), -1
@@ -137,7 +140,7 @@ def resume(
     for name in chosen:
         if name not in CHANGEABLE and chosen[name] != getattr(old.config, name):
             raise UserError(f"--{name.replace('_', '-')} cannot change when a run goes on")
-    budget = dict.fromkeys(BUDGETS) if any(chosen.get(name) for name in BUDGETS) else {}
+    budget = dict.fromkeys(BUDGETS) if any(chosen.get(name) is not None for name in BUDGETS) else {}
     config = replace(old.config, **{**budget, **chosen})
     if not sources:
         if "-" in old.corpus["sources"] or not old.corpus["sources"]:
@@ -149,7 +152,7 @@ def resume(
         with open(folder / name, "ab") as file:
             file.truncate(length)
     best = checkpoints.load(folder, "best").smooth_loss if (folder / "best.safetensors").exists() else float("inf")
-    return Run(folder, trainer, best)
+    return Run(folder, trainer, best, calibrated=not budget)
 
 
 def _new_folder(name: str) -> Path:

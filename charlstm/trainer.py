@@ -75,6 +75,7 @@ class Trainer:
         self.streams = Streams(len(corpus.ids), config.seq_length, config.batch_size)
         self._ops = kernels.load(self.backend)
         self._workspace = spec.workspace(self.shape, config.seq_length, config.batch_size, config.dtype)
+        self.budget = "the budget"  # what ends the run, in words
         self._call = 1  # iterations in the next call of the kernels
         self._rate = 0.0  # characters a second
         self._mean_loss = math.log(self.shape.vocab_size) * config.seq_length  # over the last report's iterations
@@ -132,7 +133,9 @@ class Trainer:
                 steps = max(1, min(2 * steps, int(steps * _CALL_SECONDS / taken)))
         left = max(0.0, config.seconds - self.seconds)
         total = self.iteration + math.ceil(left * float(np.median(rates)))
-        self.config = replace(config, iterations=min(total, config.iterations or total))
+        if config.iterations is None or total < config.iterations:
+            self.config = replace(config, iterations=total)
+            self.budget = f"{config.seconds:g} s of training"
 
     def _threads(self) -> AbstractContextManager[Any]:
         """NumPy's products run on one thread: with more, their last bits would depend on how many."""

@@ -152,6 +152,7 @@ def test_a_budget_in_seconds_becomes_iterations(corpus, tmp_path):
     more = resume(tmp_path / "run", corpus, {"seconds": 1.0})
     finish(more)
     assert more.config.iterations > first.iteration
+    assert finish(resume(tmp_path / "run", corpus)) == []  # the number is kept, whatever the clock says now
     both = start(corpus, small(seconds=1000, iterations=5), str(tmp_path / "both"))
     assert finish(both)[-1].iteration == 5
     with pytest.raises(UserError, match="no budget: give --iterations or --seconds"):

@@ -1,0 +1,30 @@
+"""What is too heavy for every run (make test-long)."""
+
+import time
+
+import pytest
+from conftest import SHARED, needs_shared
+
+from charlstm import from_preset
+from charlstm.run import start
+
+pytestmark = pytest.mark.long
+
+
+@needs_shared
+def test_a_million_iterations_reach_the_published_figure_within_three_minutes(tmp_path):
+    run = start(
+        [SHARED / "data" / "us-constitution.txt"],
+        from_preset("min-char-lstm", seed=123, iterations=1_000_000, threads=1),
+        str(tmp_path / "run"),
+    )
+    smooth, started = {}, time.perf_counter()
+    for progress in run.train():
+        if progress.kind == "report":
+            smooth[progress.iteration] = progress.smooth_loss
+    print(
+        f"{run.trainer.seconds:.1f} s of training, {time.perf_counter() - started:.1f} s in all, {smooth[999_800]:.3f}"
+    )
+    assert run.trainer.seconds < 180
+    assert min(value for n, value in smooth.items() if n <= 100_000) < 9.5
+    assert min(smooth.values()) < 4.69
