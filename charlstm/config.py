@@ -39,15 +39,15 @@ class Config:
     )
     seed: int = _option(0, "seed of the first weights and of the samples", low=0, high=_MAX_SEED)
 
-    hidden_size: int = _option(256, "hidden units in a layer", low=1)
+    hidden_size: int = _option(224, "hidden units in a layer", low=1)
     num_layers: int = _option(1, "LSTM layers", low=1)
     init: str = _option("uniform", "first weights", choices=("uniform", "min-char-lstm"))
     forget_bias: float = _option(1.0, "first bias of the forget gates")
 
-    seq_length: int = _option(32, "characters that a gradient reaches back", low=1)
+    seq_length: int = _option(24, "characters that a gradient reaches back", low=1)
     batch_size: int = _option(16, "streams of text read side by side", low=1)
     optimizer: str = _option("adam", "update rule", choices=("adagrad", "rmsprop", "adam", "sgd"))
-    learning_rate: float = _option(4e-3, "step size, at first", above=0)
+    learning_rate: float = _option(8e-3, "step size, at first", above=0)
     schedule: str = _option("cosine", "how the step size changes", choices=("constant", "cosine"))
     beta1: float | None = _option(None, "adam: decay of the mean gradient [0.9]", low=0, high=1)
     beta2: float | None = _option(0.99, "adam: decay of the mean square [0.999]", low=0, high=1)

@@ -161,7 +161,7 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
         (["train", "empty-folder"], "empty-folder: no .txt file in this folder"),
         (["train", "empty.txt"], "empty: the text is empty"),
         (["train", "one.txt"], "one: the text has a single distinct character, 'a': there is nothing to learn"),
-        (["train", "short.txt", "--batch-size", "1"], "the text has 20 characters, too few for 1 streams of two sequences of 32 (at least 66): a smaller --seq-length may fit"),
+        (["train", "short.txt", "--batch-size", "1"], "the text has 20 characters, too few for 1 streams of two sequences of 24 (at least 50): a smaller --seq-length may fit"),
         (["train", "latin.txt"], "latin.txt: byte 3 is not utf-8 (unexpected end of data): give the file's own encoding with --encoding, for example --encoding latin-1"),
         (["train", "book.txt", "--out", "full"], "--out full: exists already (it is not empty); give another folder"),
         (["train", "book.txt", "--out", "book.txt"], "book.txt: cannot be written: File exists"),
@@ -260,6 +260,6 @@ def test_help_lists_every_command_and_option(charlstm_command):
     assert done.returncode == 0
     assert all(word in done.stdout.decode() for word in ("train", "sample", "gradcheck", "info"))
     text = charlstm_command("train", "--help").stdout.decode()
-    assert all(word in text for word in ("--hidden-size", "[256]", "--resume", "adagrad|rmsprop|adam|sgd"))
+    assert all(word in text for word in ("--hidden-size", "[224]", "--resume", "adagrad|rmsprop|adam|sgd"))
     assert charlstm_command().returncode == 0
     assert charlstm_command("--version").stdout.decode().strip() == "charlstm, version 0.1.0"

@@ -54,7 +54,7 @@ def test_the_run_folder(text_file, tmp_path, backend):
     assert [line["chars"] for line in lines] == [21 * (line["iteration"] + 1) for line in lines]
     assert lines[0]["loss"] == pytest.approx(7 * lines[0]["bits_per_char"] * np.log(2))
     assert lines[-1]["bits_per_char"] < lines[0]["bits_per_char"]
-    assert lines[0]["learning_rate"] == 4e-3 > lines[-1]["learning_rate"] > 0
+    assert lines[0]["learning_rate"] == 8e-3 > lines[-1]["learning_rate"] > 0
     assert all(a["seconds"] < b["seconds"] for a, b in pairwise(lines))
     samples = (tmp_path / "run" / "samples.txt").read_text().split("# iteration ")[1:]
     assert [block.split()[0] for block in samples] == ["0", "25", "50"]
