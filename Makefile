@@ -29,6 +29,7 @@ format: $(VENV)/.installed-lint
 	$(VENV)/bin/ruff format .
 
 bench: $(VENV)/.installed-test  ## the benchmarks, into benchmarks/results
+	@mkdir -p benchmarks/results
 	$(PYTEST) benchmarks --benchmark-enable --benchmark-only --benchmark-json=benchmarks/results/last.json
 
 clean:

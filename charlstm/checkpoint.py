@@ -106,27 +106,37 @@ class Checkpoint:
         blanked = hashlib.sha256(data[: place.start] + _BLANK.encode() + data[place.stop :])
         if blanked.hexdigest().encode() != data[place]:
             raise UserError(f"{name}: damaged: its content does not match its SHA-256")
+        try:
+            return cls._from_parts(data, rest)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{name}: undamaged, but not what this version of charlstm writes: {error}") from None
+
+    @classmethod
+    def _from_parts(cls, data: bytes, rest: dict[str, Any]) -> "Checkpoint":
+        """Put the parts of an undamaged file together."""
         from safetensors.numpy import load
 
         tensors = load(data)
-        config, vocabulary = Config(**rest.pop("config")), Vocabulary(rest.pop("vocabulary"))
-        kind, place, has_gauss, gauss = rest.pop("random")
+        config, vocabulary = Config(**rest["config"]), Vocabulary(rest["vocabulary"])
+        kind, place, has_gauss, gauss = rest["random"]
         shape = Shape(len(vocabulary), config.hidden_size, config.num_layers)
         theta = spec.aligned_zeros(spec.num_parameters(shape), config.dtype)
         for block, view in spec.named(theta, shape).items():
-            view[...] = tensors[block]
-        state = spec.aligned_zeros(tensors["optimizer"].shape, config.dtype)
-        state[...] = tensors["optimizer"]
-        return cls(
-            config,
-            vocabulary,
-            theta,
-            state,
-            tensors["h"],
-            tensors["c"],
-            (kind, tensors["random_key"], place, has_gauss, gauss),
-            **{item: rest[item] for item in _PLAIN},
-        )
+            _fill(view, tensors[block], block)
+        state = spec.aligned_zeros((spec.OPTIMIZERS[config.optimizer].slots, len(theta)), config.dtype)
+        _fill(state, tensors["optimizer"], "optimizer")
+        h, c = (np.empty((shape.num_layers, config.batch_size, shape.hidden_size), config.dtype) for _ in "hc")
+        _fill(h, tensors["h"], "h")
+        _fill(c, tensors["c"], "c")
+        random_state = (kind, tensors["random_key"], place, has_gauss, gauss)
+        plain = {item: rest[item] for item in _PLAIN}
+        return cls(config, vocabulary, theta, state, h, c, random_state, **plain)
+
+
+def _fill(array: np.ndarray, tensor: np.ndarray, name: str) -> None:
+    if tensor.shape != array.shape:
+        raise ValueError(f"{name} has the shape {tensor.shape}, not {array.shape}")
+    array[...] = tensor
 
 
 _PLAIN = (
@@ -151,11 +161,6 @@ def _digest_place(data: bytes) -> slice:
     """Where the digest's 64 characters stand; nowhere (an empty slice) in a file that has none."""
     found = _DIGEST.search(data)
     return slice(*found.span(1)) if found else slice(0, 0)
-
-
-def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the file so that `path` holds either what it held before or the whole new content, whatever happens."""
-    write_atomically(path, checkpoint.to_bytes())
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -195,10 +200,10 @@ def load(path: str | os.PathLike[str], which: str = "best") -> Checkpoint:
 def find(path: str | os.PathLike[str], which: str = "best") -> Path:
     """The checkpoint file that :func:`load` would read."""
     folder = Path(path)
-    if folder.is_file():
+    if os.path.isfile(folder):
         return folder
-    if not folder.exists():
-        raise UserError(f"{folder}: no such run folder")
+    if not os.path.isdir(folder):
+        raise UserError(f"{str(folder)[:200]}: no such run folder")
     if which not in ("best", "last"):
         return next((at for at in (Path(which), folder / which) if at.is_file()), Path(which))
     file = folder / f"{which}.safetensors"

@@ -4,6 +4,7 @@ Text that may be piped goes to stdout, everything else to stderr. A person's mis
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -111,8 +112,6 @@ def train(
 
 def _train(run: Any, screen: Any, show_sample: bool) -> int:
     """Train, showing it; return the exit code."""
-    from charlstm import display
-
     trainer, config, start_at = run.trainer, run.config, run.trainer.iteration
     corpus = trainer.corpus
     screen.note(f"text    {corpus.name}: {len(corpus.ids):,} characters, {len(corpus.vocabulary)} distinct")
@@ -124,10 +123,8 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
     with _CompileNote(screen), _Signals(run, screen) as signals:
         try:
             for progress in run.train():
-                try:
-                    screen.show(progress)
-                except BrokenPipeError:  # whoever read the output has gone: save, and end like them
-                    screen, run.stop = display.Silent(), True
+                screen.show(progress)
+                run.stop = run.stop or screen.gone  # whoever read the output has gone: save, and end like them
         finally:
             screen.close()
     if run.stop:
@@ -138,7 +135,7 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
 def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
     """Say why training ended and how to go on, and let the model write."""
     config, trainer = run.config, run.trainer
-    name = str(run.folder)
+    name = shlex.quote(str(run.folder))
     more = (
         f"--seconds {2 * max(config.seconds, trainer.seconds):.0f}"
         if config.seconds
@@ -194,18 +191,18 @@ class _Signals:
         self._old = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, error: Any, *_: Any) -> None:
         import signal
 
         for number, handler in self._old.items():
             signal.signal(number, handler)
-        if self.exit_code:
+        if self.exit_code and error is None:
             self.screen.note(f"stopped after {self.run.trainer.iteration:,} iterations, saved")
-            self.screen.note(f"go on   charlstm train --resume={self.run.folder}")
+            self.screen.note(f"go on   charlstm train --resume={shlex.quote(str(self.run.folder))}")
 
     def _stop(self, number: int, frame: Any) -> None:
         if self.exit_code:
-            raise KeyboardInterrupt
+            raise click.exceptions.Exit(128 + number)
         self.exit_code, self.run.stop = 128 + number, True
         self.screen.note("stopping after this iteration and saving; Ctrl-C again leaves at once")
 
@@ -315,7 +312,9 @@ def _guarded(arguments: list[str] | None) -> int:
         return _fail(str(error), 2)
     except RunFailed as error:
         return _fail(str(error), 1)
-    except SystemExit:  # click ends by itself for one thing alone: a closed pipe, whose reader has what it wanted
+    except SystemExit:  # click ends by itself for completion, and for a closed pipe, whose reader has what it wanted
+        if "_CHARLSTM_COMPLETE" in os.environ:
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

@@ -1,6 +1,6 @@
 """Every hyperparameter once: name, default, help and limits, for the command line, Python and config.toml alike."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
 from charlstm.errors import UserError
@@ -16,9 +16,11 @@ def _option(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    below: float | None = None,
 ) -> Any:
-    """A field with its help; `low` and `high` are allowed, `above` is not."""
-    return field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high, "above": above})
+    """A field with its help; `low` and `high` are allowed, `above` and `below` are not."""
+    limits = {"choices": choices, "low": low, "high": high, "above": above, "below": below}
+    return field(default=default, metadata={"help": help, **limits})
 
 
 @dataclass(frozen=True)
@@ -35,23 +37,23 @@ class Config:
     backend: str = _option("auto", "who does the arithmetic", choices=("auto", "numpy", "numba", "cupy"))
     dtype: str = _option("float32", "precision of all arithmetic", choices=("float32", "float64"))
     threads: int | None = _option(
-        None, "threads to work with, at most: any number gives the same bits [all cores]", low=1
+        None, "threads to work with, at most: any number gives the same bits [all cores]", low=1, high=256
     )
     seed: int = _option(0, "seed of the first weights and of the samples", low=0, high=_MAX_SEED)
 
-    hidden_size: int = _option(224, "hidden units in a layer", low=1)
-    num_layers: int = _option(1, "LSTM layers", low=1)
+    hidden_size: int = _option(224, "hidden units in a layer", low=1, high=65_536)
+    num_layers: int = _option(1, "LSTM layers", low=1, high=64)
     init: str = _option("uniform", "first weights", choices=("uniform", "min-char-lstm"))
     forget_bias: float = _option(1.0, "first bias of the forget gates")
 
-    seq_length: int = _option(24, "characters that a gradient reaches back", low=1)
-    batch_size: int = _option(16, "streams of text read side by side", low=1)
+    seq_length: int = _option(24, "characters that a gradient reaches back", low=1, high=1_000_000)
+    batch_size: int = _option(16, "streams of text read side by side", low=1, high=1_000_000)
     optimizer: str = _option("adam", "update rule", choices=("adagrad", "rmsprop", "adam", "sgd"))
     learning_rate: float = _option(8e-3, "step size, at first", above=0)
     schedule: str = _option("cosine", "how the step size changes", choices=("constant", "cosine"))
-    beta1: float | None = _option(None, "adam: decay of the mean gradient [0.9]", low=0, high=1)
-    beta2: float | None = _option(0.99, "adam: decay of the mean square [0.999]", low=0, high=1)
-    rho: float | None = _option(None, "rmsprop: decay of the mean square [0.99]", low=0, high=1)
+    beta1: float | None = _option(None, "adam: decay of the mean gradient [0.9]", low=0, below=1)
+    beta2: float | None = _option(0.99, "adam: decay of the mean square [0.999]", low=0, below=1)
+    rho: float | None = _option(None, "rmsprop: decay of the mean square [0.99]", low=0, below=1)
     epsilon: float | None = _option(None, "optimizer's guard against division by zero [1e-8]", above=0)
     loss_reduction: str = _option(
         "mean", "gradient of the mean loss of a character, or of the sum", choices=("mean", "sum")
@@ -59,7 +61,7 @@ class Config:
     grad_clip: float | None = _option(None, "limit of each element of the gradient", above=0)
     grad_clip_norm: float | None = _option(1.0, "limit of the gradient's Euclidean norm", above=0)
 
-    iterations: int | None = _option(None, "stop after so many updates", low=0)
+    iterations: int | None = _option(None, "stop after so many updates", low=0, high=10**15)
     seconds: float | None = _option(
         60.0, "stop after so much training, turned into iterations after a short calibration", above=0
     )
@@ -67,7 +69,7 @@ class Config:
     report_every: int = _option(100, "iterations between lines of metrics.jsonl", low=1)
     save_every: float = _option(30.0, "seconds between checkpoints", above=0)
     sample_every: int = _option(500, "iterations between samples while training (0: never)", low=0)
-    sample_length: int = _option(200, "characters in such a sample", low=1)
+    sample_length: int = _option(200, "characters in such a sample", low=1, high=1_000_000)
     temperature: float = _option(
         0.8, "of those samples: 1 as the model believes, lower is safer, 0 the likeliest", low=0
     )
@@ -108,6 +110,8 @@ def _checked(item: Any, kind: Any, value: Any) -> Any:
         raise UserError(f"{name}: expected at most {limits['high']}, got {value}")
     if limits["above"] is not None and not value > limits["above"]:
         raise UserError(f"{name}: expected more than {limits['above']}, got {value}")
+    if limits["below"] is not None and not value < limits["below"]:
+        raise UserError(f"{name}: expected less than {limits['below']}, got {value}")
     if plain is float and not -1e300 < value < 1e300:
         raise UserError(f"{name}: expected a finite number, got {value}")
     return value
@@ -151,16 +155,14 @@ def from_preset(preset: str = "fast", **chosen: Any) -> Config:
     UserError
         For an unknown preset or option, or a value out of range.
     """
-    if preset not in PRESETS:
-        raise UserError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
     names = {item.name for item in fields(Config)}
     unknown = sorted(set(chosen) - names)
     if unknown:
         raise UserError(f"unknown option {unknown[0]!r}: options are {', '.join(sorted(names))}")
-    base = dict(PRESETS[preset])
+    base = dict(PRESETS.get(preset, {}))
     if any(chosen.get(name) is not None for name in BUDGETS):
         base |= dict.fromkeys(BUDGETS)
     return Config(**{**base, "preset": preset, **chosen})
 
 
-__all__ = ["BUDGETS", "PRESETS", "Config", "from_preset", "replace"]
+__all__ = ["BUDGETS", "PRESETS", "Config", "from_preset"]

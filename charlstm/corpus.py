@@ -52,7 +52,7 @@ class Vocabulary:
 
     def decode(self, ids: np.ndarray) -> str:
         """The text that the ids stand for."""
-        return self._known[ids].astype("<u4").tobytes().decode("utf-32-le")
+        return self._known[ids].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
     def without_unknown(self, text: str) -> str:
         """The text with the characters that the vocabulary lacks left out."""
@@ -96,7 +96,9 @@ class Corpus:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of vocabulary and ids."""
-        return hashlib.sha256(self.vocabulary.characters.encode() + b"\0" + self.ids.tobytes()).hexdigest()
+        return hashlib.sha256(
+            self.vocabulary.characters.encode("utf-8", "surrogatepass") + b"\0" + self.ids.tobytes()
+        ).hexdigest()
 
 
 def load(sources: Sequence[str | os.PathLike[str]] = (), encoding: str = "utf-8") -> Corpus:
@@ -120,7 +122,8 @@ def load(sources: Sequence[str | os.PathLike[str]] = (), encoding: str = "utf-8"
     joined = "".join(
         text if text.endswith("\n") or k == len(texts) - 1 else text + "\n" for k, text in enumerate(texts)
     )
-    first = "stdin" if names[0] == "-" else Path(names[0]).stem or Path(names[0]).resolve().name or "text"
+    place = Path(names[0]).resolve()
+    first = "stdin" if names[0] == "-" else (place.name if place.is_dir() else place.stem) or "text"
     absolute = [name if name == "-" or name in BUILT_IN else str(Path(name).resolve()) for name in names]
     return Corpus.from_text(joined, first, absolute)
 
@@ -128,21 +131,32 @@ def load(sources: Sequence[str | os.PathLike[str]] = (), encoding: str = "utf-8"
 def _expand(name: str) -> list[str | Path]:
     """The things to be read that one name on the command line stands for."""
     path = Path(name)
-    if name == "-" or (name in BUILT_IN and not path.exists()):
+    try:
+        exists, is_folder = path.exists(), path.is_dir()
+    except (OSError, ValueError) as error:  # a name too long, say, or with a NUL
+        raise UserError(f"{name[:60]}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if name == "-" or (name in BUILT_IN and not exists):
         return [name]
-    if not path.exists():
+    if not exists:
         raise UserError(f"{name}: no such file or folder (built-in texts: {', '.join(BUILT_IN)})")
-    if not path.is_dir():
+    if not is_folder:
         return [path]
-    found = sorted(part for part in path.rglob("*.txt") if part.is_file())
+    found = sorted(part for part in path.rglob("*.txt") if part.is_file() and not _is_ours(part))
     if not found:
         raise UserError(f"{name}: no .txt file in this folder")
     return list(found)
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether this is what a model wrote, in a run's folder: no text to learn from."""
+    return path.name == "samples.txt" and (path.parent / "metrics.jsonl").exists()
+
+
 def _read(part: str | Path, encoding: str) -> str:
     if isinstance(part, str) and part in BUILT_IN:
         return BUILT_IN[part]()
+    if part == "-" and sys.stdin is None:
+        raise UserError("stdin: cannot be read: it is closed")
     try:
         data = sys.stdin.buffer.read() if part == "-" else Path(part).read_bytes()
     except OSError as error:
@@ -157,6 +171,8 @@ def _read(part: str | Path, encoding: str) -> str:
             f"{where}: byte {error.start} is not {encoding} ({error.reason}): "
             "give the file's own encoding with --encoding, for example --encoding latin-1"
         ) from None
+    except UnicodeError as error:
+        raise UserError(f"{where}: cannot be read as {encoding}: {error}") from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 

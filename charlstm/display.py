@@ -88,7 +88,7 @@ class Live:
         self._started = False
 
     def note(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def show(self, progress: Progress) -> None:
         from rich.console import Group
@@ -115,13 +115,35 @@ class Live:
             self._live.stop()
 
 
-def choose(quiet: bool, as_json: bool) -> Display:
+class Guarded:
+    """Another display, until whoever read its output has gone: then silence, and `gone` is true. It never raises."""
+
+    def __init__(self, display: Display) -> None:
+        self._display, self.gone = display, False
+
+    def _try(self, what: str, *arguments: Any) -> None:
+        try:
+            getattr(self._display, what)(*arguments)
+        except OSError:  # a closed pipe, a vanished terminal: no reason to lose a run
+            self._display, self.gone = Silent(), True
+
+    def note(self, text: str) -> None:
+        self._try("note", text)
+
+    def show(self, progress: Progress) -> None:
+        self._try("show", progress)
+
+    def close(self) -> None:
+        self._try("close")
+
+
+def choose(quiet: bool, as_json: bool) -> Guarded:
     """The display that suits the options and where stderr goes."""
     if quiet:
-        return Silent()
+        return Guarded(Silent())
     if as_json:
-        return Json()
-    return Live() if sys.stderr.isatty() else Lines()
+        return Guarded(Json())
+    return Guarded(Live() if sys.stderr.isatty() else Lines())
 
 
 def summary(progress: Progress) -> str:

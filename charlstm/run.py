@@ -57,7 +57,10 @@ class Run:
             self.calibrated = True
         write_toml(folder / "config.toml", trainer.config)
         with open(folder / METRICS, "ab") as metrics, open(folder / SAMPLES, "ab") as samples:
-            saved_at, saved = perf_counter(), -1
+            saved_at, saved = (
+                -float("inf"),
+                -1,
+            )  # the first save comes early: from then on there is something to go back to
             for progress in trainer.run():
                 if progress.kind == "report":
                     metrics.write(metrics_line(progress))
@@ -104,7 +107,7 @@ def start(
     config = config or from_preset()
     corpus = sources if isinstance(sources, Corpus) else corpora.load(sources, config.encoding)
     trainer = Trainer(config, corpus)  # before the folder: what is wrong with the options shows here
-    if out is not None and Path(out).is_dir() and any(Path(out).iterdir()):
+    if out is not None and os.path.isdir(out) and any(Path(out).iterdir()):
         what = f"go on with it by --resume={out}" if (Path(out) / "last.safetensors").exists() else "it is not empty"
         raise UserError(f"--out {out}: exists already ({what}); give another folder")
     try:
@@ -135,6 +138,7 @@ def resume(
         For a run without a checkpoint, another text, or an option that cannot change.
     """
     folder = _newest() if run is None else Path(run)
+    folder = folder.parent if os.path.isfile(folder) else folder
     old = checkpoints.load(folder, "last")
     chosen = chosen or {}
     for name in chosen:
@@ -148,11 +152,11 @@ def resume(
         sources = old.corpus["sources"]
     corpus = sources if isinstance(sources, Corpus) else corpora.load(sources, config.encoding)
     trainer = Trainer(config, corpus, old)
-    for name, length in old.files.items():  # what was written after the checkpoint will be written again
-        with open(folder / name, "ab") as file:
-            file.truncate(length)
-    best = checkpoints.load(folder, "best").smooth_loss if (folder / "best.safetensors").exists() else float("inf")
-    return Run(folder, trainer, best, calibrated=not budget)
+    resumed = Run(folder, trainer, _best_loss(folder), calibrated=not budget)
+    for name in (METRICS, SAMPLES):  # what was written after the checkpoint will be written again
+        if (folder / name).exists():
+            os.truncate(folder / name, min(old.files.get(name, 0), (folder / name).stat().st_size))
+    return resumed
 
 
 def _new_folder(name: str) -> Path:
@@ -161,6 +165,14 @@ def _new_folder(name: str) -> Path:
     while (folder := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1
     return folder
+
+
+def _best_loss(folder: Path) -> float:
+    """The smoothed loss of the run's best checkpoint; infinite where there is none, or a damaged one to be replaced."""
+    try:
+        return checkpoints.load(folder, "best").smooth_loss
+    except UserError:
+        return float("inf")
 
 
 def _newest() -> Path:

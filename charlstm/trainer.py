@@ -28,6 +28,7 @@ from kernels.spec import Shape
 _CALL_SECONDS = 0.1
 _CALIBRATION_SECONDS = 1.0
 _SMOOTHING = 0.999
+_STOPPED = "training stopped; a smaller --learning-rate or --grad-clip may help"
 
 
 class Diverged(RunFailed):
@@ -68,6 +69,8 @@ class Trainer:
 
     def __init__(self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None) -> None:
         self.backend = choose_backend(config.backend)
+        if config.iterations is None and config.seconds is None:
+            raise UserError("no budget: give --iterations or --seconds")
         self.config = config
         self.corpus = corpus
         self.threads = config.threads or usable_cores()
@@ -78,7 +81,6 @@ class Trainer:
         self.budget = "the budget"  # what ends the run, in words
         self._call = 1  # iterations in the next call of the kernels
         self._rate = 0.0  # characters a second
-        self._mean_loss = math.log(self.shape.vocab_size) * config.seq_length  # over the last report's iterations
         if checkpoint is None:
             self._begin()
         else:
@@ -115,8 +117,6 @@ class Trainer:
         """
         config = self.config
         if config.seconds is None:
-            if config.iterations is None:
-                raise UserError("no budget: give --iterations or --seconds")
             return
         theta, state, h, c = (array.copy() for array in (self.theta, self.state, self.h, self.c))
         rates: list[float] = []
@@ -168,6 +168,8 @@ class Trainer:
         Diverged
             When a loss is not finite; its iteration is in the message, and its update was not made.
         """
+        if self.config.iterations is None:
+            self.calibrate()
         with self._threads():
             while self.iteration < self.iterations:
                 every = self.config.sample_every
@@ -186,27 +188,28 @@ class Trainer:
         started = perf_counter()
         losses = self.train(begin, end, rates) / config.batch_size
         taken = perf_counter() - started
-        if not math.isfinite(losses[-1]):
-            raise Diverged(
-                f"the loss of iteration {begin + len(losses) - 1} is {losses[-1]}: training stopped; "
-                "a smaller --learning-rate or --grad-clip may help"
-            )
+        last, diverged = float(losses[-1]), not math.isfinite(losses[-1])
+        if diverged:
+            losses = losses[:-1]
+        self.iteration = begin + len(losses)
         chars_each = config.batch_size * config.seq_length
         self._rate = chars_each * len(losses) / taken
-        self._call = max(1, min(2 * self._call, int(self._call * _CALL_SECONDS / taken)))
-        self.iteration = end
+        self._call = max(1, min(2 * self._call, int(len(losses) * _CALL_SECONDS / taken)))
         reports = []
         for n, loss in enumerate(losses.tolist(), begin):
             self.smooth_loss = _SMOOTHING * self.smooth_loss + (1 - _SMOOTHING) * loss
+            if (n - 1) % config.report_every == 0:  # a report has told of those before
+                self._loss_sum, self._loss_count = 0.0, 0
             self._loss_sum += loss
             self._loss_count += 1
             if n % config.report_every == 0:
                 seconds = self.seconds + taken * (n + 1 - begin) / len(losses)
                 rate = float(rates[n - begin])
                 reports.append(self._progress("report", n=n, loss=loss, learning_rate=rate, seconds=seconds))
-                self._loss_sum, self._loss_count = 0.0, 0
         self.seconds += taken
         yield from reports
+        if diverged:
+            raise Diverged(f"the loss of iteration {self.iteration} is {last}: {_STOPPED}")
 
     def train(self, begin: int, end: int, rates: np.ndarray) -> np.ndarray:
         """Run iterations begin to end - 1 in one call of the kernels; return their losses, summed over T and B."""
@@ -242,9 +245,7 @@ class Trainer:
         config = self.config
         done = self.iteration if n is None else n + 1
         chars = done * config.batch_size * config.seq_length
-        if kind == "report":
-            self._mean_loss = self._loss_sum / self._loss_count
-        mean = self._mean_loss
+        mean = self._loss_sum / self._loss_count if self._loss_count else self.smooth_loss
         if learning_rate is None:
             learning_rate = float(self.learning_rates(done, done + 1)[0])
         return Progress(
@@ -278,7 +279,15 @@ class Trainer:
         return self.corpus.vocabulary.decode(drawn[:, 0])
 
     def checkpoint(self) -> Checkpoint:
-        """All that there is to know, as of the last tick; arrays are the trainer's own, so save or copy them."""
+        """All that there is to know, as of the last tick; arrays are the trainer's own, so save or copy them.
+
+        Raises
+        ------
+        Diverged
+            If a weight is not finite: such a model is not worth keeping.
+        """
+        if not np.isfinite(self.theta).all():
+            raise Diverged(f"a weight is not finite after {self.iteration} iterations: {_STOPPED}")
         corpus = self.corpus
         return Checkpoint(
             config=self.config,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from kernels import spec
-from kernels.spec import LSTMCache, Shape
+from kernels.spec import LSTMCache, Shape, Workspace
 
 
 def lstm_forward(x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, out: Any) -> dict[str, int]:
@@ -54,7 +54,7 @@ def optimizer(theta: Any, grad: Any, state: Any, slots: int) -> None:
     _expect("state", (slots, sizes["N"]), state.shape)
 
 
-def model(theta: Any, h: Any, c: Any, x: Any, shape: Shape) -> int:
+def model(theta: Any, h: Any, c: Any, x: Any, shape: Shape, ws: Workspace | None) -> int:
     """Check the arguments of :func:`loss_and_grad`; return T + 1."""
     N = spec.num_parameters(shape)
     sizes = spec.check(theta=(theta, "N"), h=(h, "L B H"), c=(c, "L B H"), x=(x, "ids T B"))
@@ -63,6 +63,7 @@ def model(theta: Any, h: Any, c: Any, x: Any, shape: Shape) -> int:
     if sizes["T"] < 2:
         raise ValueError(f"x: expected at least 2 rows (an input and its target), got {sizes['T']}")
     spec.check_ids("x", x, shape.vocab_size)
+    _check_workspace(ws, shape, sizes["T"] - 1, sizes["B"], theta.dtype)
     return sizes["T"]
 
 
@@ -79,6 +80,7 @@ def train_steps(
     T: int,
     optimizer_name: str,
     threads: int,
+    ws: Workspace | None,
 ) -> None:
     """Check the arguments of :func:`train_steps` but for the ids: each is checked as it is read."""
     sizes = spec.check(
@@ -98,6 +100,7 @@ def train_steps(
     _expect("h", (shape.num_layers, sizes["B"], shape.hidden_size), h.shape)
     if T < 1:
         raise ValueError(f"seq_length: expected at least 1, got {T}")
+    _check_workspace(ws, shape, T, sizes["B"], theta.dtype)
     if threads < 1:
         raise ValueError(f"threads: expected at least 1, got {threads}")
     if sizes["K"] and (int(starts.min()) < 0 or int(starts.max()) + T >= sizes["M"]):
@@ -120,6 +123,17 @@ def sample(theta: Any, h: Any, c: Any, x: Any, uniforms: Any, shape: Shape, temp
     spec.check_ids("x", x, shape.vocab_size)
     if uniforms.size and not (uniforms.min() >= 0 and uniforms.max() < 1):
         raise ValueError("uniforms: expected numbers in [0, 1)")
+
+
+def _check_workspace(ws: Workspace | None, shape: Shape, T: int, B: int, dtype: Any) -> None:
+    """Check that a workspace was made for these sizes: kernels take theirs from it."""
+    if ws is None:
+        return
+    for name, (dims, kind) in spec.workspace_layout(shape, T, B, dtype).items():
+        got = getattr(ws, name)
+        _expect(f"workspace.{name}", dims, got.shape)
+        if got.dtype != kind:
+            raise ValueError(f"workspace.{name}: expected {kind}, got {got.dtype}")
 
 
 def _expect(name: str, expected: tuple[int, ...], got: tuple[int, ...]) -> None:

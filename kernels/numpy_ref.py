@@ -51,7 +51,7 @@ def lstm_forward(
     Notes
     -----
     Equations: see spec.py. Cost: 8 T B H (H + D) flops, 8 T B H H for ids.
-    Accuracy: tests/test_numpy_ref.py, by central differences of every element. Source: see spec.py.
+    Accuracy: tests/test_chain.py, by central differences of every element. Source: see spec.py.
     """
     sizes = checks.lstm_forward(x, h0, c0, W_x, W_h, b, out)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
@@ -313,7 +313,7 @@ def loss_and_grad(
     grad : (N,)
     h_last, c_last : (L, B, H), the state after the last step; no gradient flows into the next sequence (truncation)
     """
-    T, V, H = checks.model(theta, h, c, x, shape) - 1, shape.vocab_size, shape.hidden_size
+    T, V, H = checks.model(theta, h, c, x, shape, workspace) - 1, shape.vocab_size, shape.hidden_size
     views = spec.params(theta, shape)
     caches, below = [], x[:-1]
     for layer, h0, c0 in zip(views.layers, h, c, strict=True):
@@ -394,7 +394,9 @@ def train_steps(
     n iterations in one call or in several give the same bits.
     """
     constants = spec.hyper_values(optimizer, hyper)
-    checks.train_steps(theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer, threads)
+    checks.train_steps(
+        theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer, threads, workspace
+    )
     losses = np.empty(len(starts))
     with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is returned, not warned of
         scale = theta.dtype.type(grad_scale)

@@ -34,7 +34,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # --------------------------------------------------------------------------------------------------- gate order
-GATES = ("i", "f", "g", "o")
 GATE_I, GATE_F, GATE_G, GATE_O = range(4)
 
 FLOAT_DTYPES = ("float32", "float64")
@@ -164,32 +163,37 @@ class Workspace(NamedTuple):
     counter: Any  # (8,) int64: where threads meet
 
 
+def workspace_layout(shape: Shape, seq_length: int, batch_size: int, dtype: Any) -> dict[str, tuple[Any, np.dtype]]:
+    """Dimensions and dtype of each buffer of a :class:`Workspace`."""
+    V, H, L = shape
+    T, B, N = seq_length, batch_size, num_parameters(shape)
+    real, double, whole = np.dtype(dtype), np.dtype(np.float64), np.dtype(np.int64)
+    return {
+        "x": ((T + 1, B), np.dtype(np.int32)),
+        "h": ((L, T + 1, B, H), real),
+        "c": ((L, T + 1, B, H), real),
+        "gates": ((L, T, B, 4 * H), real),
+        "dz": ((L, T, B, 4 * H), real),
+        "dh": ((T, B, H), real),
+        "carry": ((2, B, H), real),
+        "logits": ((T, B, V), real),
+        "row_loss": ((T, B), double),
+        "grad": ((N,), real),
+        "panels": ((norm_panels(N),), double),
+        "rows": ((2 * V,), np.dtype(np.int32)),
+        "status": ((8,), whole),
+        "counter": ((8,), whole),
+    }
+
+
 def workspace(shape: Shape, seq_length: int, batch_size: int, dtype: Any) -> Workspace:
     """Allocate a :class:`Workspace`. Floats start as NaN, so that a value read before it is written shows."""
-    V, H, L = shape
-    T, B = seq_length, batch_size
-
-    def floats(*dims: int) -> np.ndarray:
-        out = aligned_zeros(dims, dtype)
-        out.fill(np.nan)
-        return out
-
-    return Workspace(
-        x=np.zeros((T + 1, B), np.int32),
-        h=floats(L, T + 1, B, H),
-        c=floats(L, T + 1, B, H),
-        gates=floats(L, T, B, 4 * H),
-        dz=floats(L, T, B, 4 * H),
-        dh=floats(T, B, H),
-        carry=floats(2, B, H),
-        logits=floats(T, B, V),
-        row_loss=np.full((T, B), np.nan),
-        grad=floats(num_parameters(shape)),
-        panels=np.full(norm_panels(num_parameters(shape)), np.nan),
-        rows=np.zeros(2 * V, np.int32),
-        status=aligned_zeros(8, np.int64),
-        counter=aligned_zeros(8, np.int64),
-    )
+    buffers = {}
+    for name, (dims, kind) in workspace_layout(shape, seq_length, batch_size, dtype).items():
+        buffers[name] = aligned_zeros(dims, kind)
+        if kind.kind == "f":
+            buffers[name].fill(np.nan)
+    return Workspace(**buffers)
 
 
 # ------------------------------------------------------------------------------------------------------ optimizers

@@ -44,7 +44,8 @@ def test_error_is_below_three_units_in_the_last_place(function, dtype):
     loop(x, got)
     exact = EXACT[name](x.astype(np.longdouble))
     units = np.abs(got - exact) / np.spacing(np.abs(exact).astype(dtype)).astype(np.longdouble)
-    assert np.finfo(np.longdouble).nmant > 52, "needs a wider type than float64 to judge it"
+    if np.finfo(np.longdouble).nmant == 52:
+        pytest.skip("float64 needs a wider type to judge it, which this platform lacks")
     assert float(units.max()) < 3
 
 

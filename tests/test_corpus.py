@@ -121,3 +121,31 @@ def test_a_text_too_short_says_what_would_fit():
     Streams(34, 16, 1)
     with pytest.raises(UserError):
         Streams(33, 16, 1)
+
+
+def test_what_a_model_wrote_is_no_text_to_learn_from(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    for name in ("samples.txt", "metrics.jsonl"):
+        (tmp_path / "runs" / "a" / name).write_text("written by a model")
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "samples.txt").write_text("also mine")
+    monkeypatch.chdir(tmp_path / "runs")
+    found = corpus.load([".."])
+    assert found.vocabulary.decode(found.ids) == "mine\nalso mine"
+    assert found.name == tmp_path.name  # and not "..", which would be a folder to write into
+
+
+def test_names_that_are_no_paths():
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(UserError, match="cannot be read|no such file"):
+            corpus.load([name])
+
+
+def test_lone_surrogates_are_characters_too(tmp_path):
+    file = tmp_path / "odd.txt"
+    file.write_bytes(rb"a\ud800b\ud800")
+    found = corpus.load([file], "unicode_escape")
+    assert found.vocabulary.decode(found.ids) == "a\ud800b\ud800"
+    assert len(found.digest) == 64
+    with pytest.raises(UserError, match="cannot be read as undefined"):
+        corpus.load([file], "undefined")

@@ -36,7 +36,7 @@ def run_chain(mutation, folder):
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """All mutations and, for each backend, none, run two at a time."""
-    controls = [Mutation(NONE, backend, "spec.py", "GATES", "GATES") for backend in ("numpy", "numba")]
+    controls = [Mutation(NONE, backend, "spec.py", "GATE_I", "GATE_I") for backend in ("numpy", "numba")]
     with ThreadPoolExecutor(2) as pool:
         jobs = {
             (m.name, m.backend): pool.submit(run_chain, m, tmp_path_factory.mktemp("mutant"))

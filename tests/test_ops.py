@@ -85,7 +85,8 @@ def test_how_many_threads_are_used():
 
     assert [team_size(100, B, 2) for B in (1, 4, 7, 8, 50)] == [1, 1, 1, 2, 2]
     assert [team_size(H, 1, 4) for H in (1, 223, 224, 1024)] == [1, 1, 4, 4]
-    assert team_size(128, 16, 8) == 4
+    assert team_size(128, 16, 8) == team_size(1024, 16, 64) == 4
+    assert team_size(256, 1, 64) == 16
 
 
 def test_rows_that_no_id_touches_stay_as_they_are(ops):
@@ -259,3 +260,56 @@ def test_training_allocates_nothing_an_iteration():
         return rtsys.get_allocation_stats().alloc - before
 
     assert allocations(1) == allocations(500)  # a handle for each array that is passed, and nothing more
+
+
+def test_a_workspace_of_other_sizes_is_refused(ops):
+    theta, state, h, c, ids = training()
+    arguments = {"shape": SHAPE, "seq_length": 5}
+    with pytest.raises(ValueError, match=r"workspace.x: expected \(6, 3\), got \(10, 3\)"):
+        ws = spec.workspace(SHAPE, 9, 3, "float64")
+        ops.train_steps(theta, state, h, c, ids, *plan(2), workspace=ws, **arguments)
+    with pytest.raises(ValueError, match="workspace.h: expected float64, got float32"):
+        ws = spec.workspace(SHAPE, 5, 3, "float32")
+        ops.train_steps(theta, state, h, c, ids, *plan(2), workspace=ws, **arguments)
+
+
+def test_no_iterations_at_all(ops):
+    theta, state, h, c, ids = training()
+    assert len(ops.train_steps(theta, state, h, c, ids, *plan(0), shape=SHAPE, seq_length=5)) == 0
+
+
+def test_the_last_state_can_be_carried_into_the_next_pass(ops):
+    theta, _, h, c, ids = training()
+    x = ids[:18].reshape(6, 3).astype(np.int32)
+    _, _, h, c = ops.loss_and_grad(theta, h, c, x, shape=SHAPE)
+    ops.loss_and_grad(theta, h, c, x, shape=SHAPE)
+
+
+def test_a_team_whose_first_member_never_comes_lets_the_others_go():
+    from kernels import cpu
+
+    counter = np.zeros(8, np.int64)
+    met = []
+
+    def member(thread):
+        if thread == 0:
+            raise KeyboardInterrupt
+        _meet(counter)
+        met.append(thread)
+        return 0
+
+    with pytest.raises(KeyboardInterrupt):
+        cpu._together(member, 3, counter)
+    assert sorted(met) == [1, 2]
+
+
+def _meet(counter):
+    import numba
+
+    from kernels.cpu.team import meet
+
+    @numba.njit(nogil=True)
+    def wait(counter):
+        meet(counter, 3)
+
+    wait(counter)

@@ -1,14 +1,18 @@
 """Every op as fused Numba kernels for the CPU, float32 and float64; :mod:`kernels.numpy_ref` documents and judges them.
 
-jit.py says how they are compiled and cached, loops.py holds the compiled loops, layers.py one layer and the loss,
-products.py, updates.py and activations.py the pieces. Here arguments are checked and buffers made.
+jit.py says how they are compiled and cached, loops.py holds what Python calls, model.py a whole model, layers.py one
+layer and the loss, team.py the threads, products.py (of tiles.py), updates.py, activations.py and denormals.py the
+pieces. Here arguments are checked and buffers made.
 
-Accuracy (tests/test_backends.py): float64 within 1e-12 of numpy_ref, norm-wise per tensor; float32 within the larger of
+Accuracy (tests/test_chain.py): float64 within 1e-12 of numpy_ref, norm-wise per tensor; float32 within the larger of
 four times plain float32 NumPy's own error and eight units of rounding of the tensor's scale.
 """
 
+import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -85,7 +89,7 @@ def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | N
 
 
 def _counter() -> np.ndarray:
-    return np.zeros(1, np.int64)
+    return np.zeros(2, np.int64)
 
 
 def _limit(value: float | None) -> float:
@@ -155,22 +159,44 @@ def loss_and_grad(
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """Loss and gradient of a whole model over one sequence, as :func:`kernels.numpy_ref.loss_and_grad`.
 
-    Allocates nothing where `workspace` is given; grad, h_last and c_last are then views of it.
+    Where `workspace` is given, allocates h_last and c_last alone; grad is then the workspace's.
     """
-    T = checks.model(theta, h, c, x, shape) - 1
+    T = checks.model(theta, h, c, x, shape, workspace) - 1
     ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype)
     ws.h[:, 0], ws.c[:, 0] = h, c
     loss = loops.model_pass(
         theta, spec.offsets(shape), x, ws.h, ws.c, ws.gates, ws.dz, ws.dh, ws.carry, ws.logits, ws.row_loss, ws.grad,
         ws.rows, ws.counter,
     )  # fmt: skip
-    return loss, ws.grad, ws.h[:, T], ws.c[:, T]
+    return loss, ws.grad, ws.h[:, T].copy(), ws.c[:, T].copy()
 
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads for a team of `threads`, the caller's own not counted; made when first needed, kept."""
     return ThreadPoolExecutor(threads - 1, "charlstm")
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has the pool, but not its threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+_one_team = Lock()
+
+
+def _together(member: Callable[[int], int], threads: int, counter: np.ndarray) -> int:
+    """Run member(0) here and the others in the pool, one team at a time; return what member(0) returns."""
+    with _one_team:
+        others = []
+        try:
+            others = [_pool(threads).submit(member, thread) for thread in range(1, threads)]
+            return member(0)
+        except BaseException:
+            counter[1] = 1  # those who wait for this thread need not: it will not come
+            raise
+        finally:
+            for other in others:
+                other.result()
 
 
 def train_steps(
@@ -199,12 +225,14 @@ def train_steps(
     An iteration allocates nothing; with `workspace` the call allocates only its losses. Releases the GIL.
     """
     constants = np.array(list(spec.hyper_values(optimizer, hyper).values()), np.float64)
-    checks.train_steps(theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer, threads)
+    checks.train_steps(
+        theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer, threads, workspace
+    )
     ws = workspace or spec.workspace(shape, seq_length, starts.shape[1], theta.dtype)
     limits = np.array([grad_scale, _limit(grad_clip), _limit(grad_clip_norm)])
     losses = np.empty(len(starts))
     ws.h[:, 0], ws.c[:, 0] = h, c
-    ws.counter[:] = 0
+    ws.counter[:], ws.status[:] = 0, -1
     shared: tuple[Any, ...] = (
         theta, state, _read_only(ids), starts, reset, learning_rate, spec.offsets(shape), int(step), _CODES[optimizer],
         constants, limits, *ws, losses,
@@ -214,10 +242,7 @@ def train_steps(
     def member(thread: int) -> int:
         return loops.train_loop(*shared, thread, members)
 
-    others = [_pool(members).submit(member, thread) for thread in range(1, members)]
-    done = member(0)
-    for other in others:
-        other.result()
+    done = member(0) if members == 1 else _together(member, members, ws.counter)
     h[...], c[...] = ws.h[:, 0], ws.c[:, 0]
     at = int(ws.status[0])
     if at >= 0:
@@ -228,14 +253,16 @@ def train_steps(
 def sample(theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, temperature: float = 1.0) -> np.ndarray:
     """Draw many characters in one compiled call, as :func:`kernels.numpy_ref.sample`."""
     checks.sample(theta, h, c, x, uniforms, shape, temperature)
-    ws = spec.workspace(shape, 1, len(x), theta.dtype)
+    L, B, H = h.shape
+    states, cells = (spec.aligned_zeros((L, 2, B, H), theta.dtype) for _ in range(2))
+    states[:, 0], cells[:, 0] = h, c
+    gates, logits = (spec.aligned_zeros(dims, theta.dtype) for dims in ((L, 1, B, 4 * H), (1, B, shape.vocab_size)))
     drawn = np.empty(uniforms.shape, np.int32)
-    ws.h[:, 0], ws.c[:, 0] = h, c
     loops.sample_loop(
         theta, spec.offsets(shape), x[None].copy(), uniforms, float(temperature),
-        ws.h, ws.c, ws.gates, ws.logits, np.empty(shape.vocab_size), ws.counter, drawn,
+        states, cells, gates, logits, np.empty(shape.vocab_size), _counter(), drawn,
     )  # fmt: skip
-    h[...], c[...] = ws.h[:, 0], ws.c[:, 0]
+    h[...], c[...] = states[:, 0], cells[:, 0]
     return drawn
 
 

@@ -91,7 +91,7 @@ def train_loop(
                 c[:, 0] = 0
             status[0] = _read(ids, starts[n], x, V)
         meet(counter, threads)  # the sequence and the state before it are there
-        if status[0] >= 0:
+        if status[0] >= 0 or counter[1] != 0:
             done = n
             break
         model.forward(theta, offsets, x[:T], h, c, gates, thread, threads, counter)

@@ -31,9 +31,9 @@ def team_size(hidden_size: int, batch_size: int, threads: int) -> int:
     """
     if not CAN_YIELD:
         return 1
-    if batch_size >= 4 * threads or hidden_size >= 224:
-        return threads
-    return max(1, batch_size // 4)
+    if batch_size >= 8:
+        return min(threads, batch_size // 4)
+    return min(threads, -(-hidden_size // 16)) if hidden_size >= 224 else 1
 
 
 @intrinsic
@@ -73,14 +73,17 @@ else:
 
 @inner
 def meet(counter, threads):
-    """Wait until all members of the team have come here; counter is (1,) int64, zero at first."""
+    """Wait until all members of the team have come here, or one will never come: then counter[1] is not zero.
+
+    counter is (2,) int64 or longer, zero at first.
+    """
     if threads == 1:
         return
     at = counter.ctypes.data
     ticket = _add_one(at)
     complete = (ticket // threads + 1) * threads
     spins = 0
-    while _look(at) < complete:
+    while _look(at) < complete and _look(at + 8) == 0:
         spins += 1
         if spins > _SPINS:
             _give_way()
