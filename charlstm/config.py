@@ -52,7 +52,7 @@ class Config:
     learning_rate: float = _option(8e-3, "step size, at first", above=0)
     schedule: str = _option("cosine", "how the step size changes", choices=("constant", "cosine"))
     beta1: float | None = _option(None, "adam: decay of the mean gradient [0.9]", low=0, below=1)
-    beta2: float | None = _option(0.99, "adam: decay of the mean square [0.999]", low=0, below=1)
+    beta2: float | None = _option(0.99, "adam: decay of the mean square; none is 0.999", low=0, below=1)
     rho: float | None = _option(None, "rmsprop: decay of the mean square [0.99]", low=0, below=1)
     epsilon: float | None = _option(None, "optimizer's guard against division by zero [1e-8]", above=0)
     loss_reduction: str = _option(

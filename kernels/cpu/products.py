@@ -11,11 +11,14 @@ import numpy as np
 from kernels.cpu.jit import inner
 from kernels.cpu.tiles import TILE_VECTORS, VECTOR_BYTES, axpy_tile, dot_tile
 
-_EIGHT, _FOUR, _ONE = TILE_VECTORS // 8, TILE_VECTORS // 4, TILE_VECTORS
-_axpy_8, _axpy_8_1, _axpy_8_m = axpy_tile(8, _EIGHT), axpy_tile(8, 1), axpy_tile(8, 1, True)
-_axpy_4, _axpy_4_1, _axpy_4_m = axpy_tile(4, _FOUR), axpy_tile(4, 1), axpy_tile(4, 1, True)
-_axpy_1, _axpy_1_4, _axpy_1_1, _axpy_1_m = axpy_tile(1, _ONE), axpy_tile(1, 4), axpy_tile(1, 1), axpy_tile(1, 1, True)
-_dot_4, _dot_4_1, _dot_1_8, _dot_1_1 = dot_tile(4, _FOUR), dot_tile(4, 1), dot_tile(1, 8), dot_tile(1, 1)
+_axpy_1, _axpy_1_4, _axpy_1_1, _axpy_1_m = (
+    axpy_tile(1, TILE_VECTORS),
+    axpy_tile(1, 4),
+    axpy_tile(1, 1),
+    axpy_tile(1, 1, True),
+)
+_DOTS = TILE_VECTORS // 4
+_dot_4, _dot_4_1, _dot_1_8, _dot_1_1 = dot_tile(4, _DOTS), dot_tile(4, 1), dot_tile(1, 8), dot_tile(1, 1)
 
 
 @inner
@@ -24,38 +27,33 @@ def _address(array, elements):
     return np.uintp(array.ctypes.data + elements * array.itemsize)
 
 
-@inner
-def _rows_8(zero, size, lanes, a, a_row, a_k, w, w_k, out, out_row, K, N):
-    """Eight rows of out (8, N)."""
-    wide, n = _EIGHT * lanes, 0
-    while n + wide <= N:
-        _axpy_8(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, 0)
-        n += wide
-    while n + lanes <= N:
-        _axpy_8_1(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, 0)
-        n += lanes
-    if n < N:
-        _axpy_8_m(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, N - n)
+def _rows(R):
+    """Compiled code for R rows of out (R, N), as many vectors at a time as the registers hold."""
+    vectors = TILE_VECTORS // R
+    wide_tile, tile, masked_tile = axpy_tile(R, vectors), axpy_tile(R, 1), axpy_tile(R, 1, True)
+
+    @inner
+    def rows(zero, size, lanes, a, a_row, a_k, w, w_k, out, out_row, K, N):
+        wide, n = vectors * lanes, 0
+        while n + wide <= N:
+            wide_tile(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, 0)
+            n += wide
+        while n + lanes <= N:
+            tile(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, 0)
+            n += lanes
+        if n < N:
+            masked_tile(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, N - n)
+
+    return rows
 
 
-@inner
-def _rows_4(zero, size, lanes, a, a_row, a_k, w, w_k, out, out_row, K, N):
-    """Four rows of out (4, N)."""
-    wide, n = _FOUR * lanes, 0
-    while n + wide <= N:
-        _axpy_4(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, 0)
-        n += wide
-    while n + lanes <= N:
-        _axpy_4_1(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, 0)
-        n += lanes
-    if n < N:
-        _axpy_4_m(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, N - n)
+_rows_8, _rows_4 = _rows(8), _rows(4)
 
 
 @inner
 def _rows_1(zero, size, lanes, a, a_row, a_k, w, w_k, out, out_row, K, N):
-    """One row of out (1, N)."""
-    wide, n = _ONE * lanes, 0
+    """One row of out (1, N): a wide tile, and one of four vectors for what it leaves, which hides the sums' latency."""
+    wide, n = TILE_VECTORS * lanes, 0
     while n + wide <= N:
         _axpy_1(zero, a, a_row, a_k, w + np.uintp(n * size), w_k, out + np.uintp(n * size), out_row, K, 0)
         n += wide
@@ -115,9 +113,9 @@ def add_product_transposed(a, w, out, begin, end):
     r = 0
     while r + 4 <= R:
         row, o, k = at_a + np.uintp(r * N * size), at_out + np.uintp(r * K * size), begin
-        while k + _FOUR <= end:
+        while k + _DOTS <= end:
             _dot_4(zero, row, N, at_w + np.uintp(k * N * size), N, o + np.uintp(k * size), K, N)
-            k += _FOUR
+            k += _DOTS
         while k < end:
             _dot_4_1(zero, row, N, at_w + np.uintp(k * N * size), N, o + np.uintp(k * size), K, N)
             k += 1
