@@ -114,10 +114,11 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
     """Train, showing it; return the exit code."""
     trainer, config, start_at = run.trainer, run.config, run.trainer.iteration
     corpus = trainer.corpus
+    threads = "1 thread" if trainer.threads == 1 else f"up to {trainer.threads} threads"
     screen.note(f"text    {corpus.name}: {len(corpus.ids):,} characters, {len(corpus.vocabulary)} distinct")
     screen.note(
         f"model   LSTM, {config.num_layers} x {config.hidden_size} hidden units, {len(trainer.theta):,} parameters "
-        f"({trainer.backend}, {config.dtype}, {trainer.threads} threads); preset {config.preset}"
+        f"({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
     )
     screen.note(f"folder  {run.folder}" + (f", going on after {start_at:,} iterations" if start_at else ""))
     with _CompileNote(screen), _Signals(run, screen) as signals:

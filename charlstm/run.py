@@ -57,10 +57,7 @@ class Run:
             self.calibrated = True
         write_toml(folder / "config.toml", trainer.config)
         with open(folder / METRICS, "ab") as metrics, open(folder / SAMPLES, "ab") as samples:
-            saved_at, saved = (
-                -float("inf"),
-                -1,
-            )  # the first save comes early: from then on there is something to go back to
+            saved_at, saved = -float("inf"), -1  # the first save is due at once: there is something to go back to then
             for progress in trainer.run():
                 if progress.kind == "report":
                     metrics.write(metrics_line(progress))

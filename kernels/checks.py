@@ -56,10 +56,8 @@ def optimizer(theta: Any, grad: Any, state: Any, slots: int) -> None:
 
 def model(theta: Any, h: Any, c: Any, x: Any, shape: Shape, ws: Workspace | None) -> int:
     """Check the arguments of :func:`loss_and_grad`; return T + 1."""
-    N = spec.num_parameters(shape)
     sizes = spec.check(theta=(theta, "N"), h=(h, "L B H"), c=(c, "L B H"), x=(x, "ids T B"))
-    _expect("theta", (N,), theta.shape)
-    _expect("h", (shape.num_layers, sizes["B"], shape.hidden_size), h.shape)
+    _check_shape(theta, h, shape, sizes["B"])
     if sizes["T"] < 2:
         raise ValueError(f"x: expected at least 2 rows (an input and its target), got {sizes['T']}")
     spec.check_ids("x", x, shape.vocab_size)
@@ -95,9 +93,8 @@ def train_steps(
     if learning_rate.dtype != np.float64:
         raise ValueError(f"learning_rate: expected float64, got {learning_rate.dtype}")
     _expect("learning_rate", (sizes["K"],), learning_rate.shape)
-    _expect("theta", (spec.num_parameters(shape),), theta.shape)
+    _check_shape(theta, h, shape, sizes["B"])
     _expect("state", (spec.OPTIMIZERS[optimizer_name].slots, sizes["N"]), state.shape)
-    _expect("h", (shape.num_layers, sizes["B"], shape.hidden_size), h.shape)
     if T < 1:
         raise ValueError(f"seq_length: expected at least 1, got {T}")
     _check_workspace(ws, shape, T, sizes["B"], theta.dtype)
@@ -116,13 +113,18 @@ def sample(theta: Any, h: Any, c: Any, x: Any, uniforms: Any, shape: Shape, temp
     if uniforms.dtype != np.float64:
         raise ValueError(f"uniforms: expected float64, got {uniforms.dtype}")
     _expect("uniforms", (len(uniforms), sizes["B"]), uniforms.shape)
-    _expect("theta", (spec.num_parameters(shape),), theta.shape)
-    _expect("h", (shape.num_layers, sizes["B"], shape.hidden_size), h.shape)
+    _check_shape(theta, h, shape, sizes["B"])
     if not temperature >= 0:
         raise ValueError(f"temperature: expected 0 or more, got {temperature}")
     spec.check_ids("x", x, shape.vocab_size)
     if uniforms.size and not (uniforms.min() >= 0 and uniforms.max() < 1):
         raise ValueError("uniforms: expected numbers in [0, 1)")
+
+
+def _check_shape(theta: Any, h: Any, shape: Shape, B: int) -> None:
+    """Check parameters and state against the model's sizes."""
+    _expect("theta", (spec.num_parameters(shape),), theta.shape)
+    _expect("h", (shape.num_layers, B, shape.hidden_size), h.shape)
 
 
 def _check_workspace(ws: Workspace | None, shape: Shape, T: int, B: int, dtype: Any) -> None:
