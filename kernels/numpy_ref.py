@@ -295,7 +295,14 @@ _UPDATES = {"sgd": sgd, "adagrad": adagrad, "rmsprop": rmsprop, "adam": adam}
 
 # ----------------------------------------------------------------------------------------------------- whole model
 def loss_and_grad(
-    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None
+    theta: Any,
+    h: Any,
+    c: Any,
+    x: Any,
+    *,
+    shape: Shape,
+    last_only: bool = False,
+    workspace: Workspace | None = None,
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """Loss of L stacked layers and a readout over one sequence, and its gradient.
 
@@ -305,6 +312,7 @@ def loss_and_grad(
     h, c : (L, B, H) state carried in; read
     x : (T+1, B) int32 ids: inputs x[:-1], targets x[1:]; read
     shape : Shape
+    last_only : the loss is that of the last step alone, as for windows that predict the one character after them
     workspace : Workspace of these sizes; the results may then be views of it
 
     Returns
@@ -314,21 +322,24 @@ def loss_and_grad(
     h_last, c_last : (L, B, H), the state after the last step; no gradient flows into the next sequence (truncation)
     """
     T, V, H = checks.model(theta, h, c, x, shape, workspace) - 1, shape.vocab_size, shape.hidden_size
+    first = T - 1 if last_only else 0
     views = spec.params(theta, shape)
     caches, below = [], x[:-1]
     for layer, h0, c0 in zip(views.layers, h, c, strict=True):
         h_all, _, cache = lstm_forward(below, h0, c0, *layer)
         caches.append(cache)
         below = h_all[1:]
-    logits = below @ views.W_y + views.b_y
-    loss, dlogits = softmax_cross_entropy(logits, x[1:])
+    read = below[first:]
+    logits = read @ views.W_y + views.b_y
+    loss, dlogits = softmax_cross_entropy(logits, x[1:][first:])
 
     grad = np.empty_like(theta) if workspace is None else workspace.grad
     grads = spec.params(grad, shape)
-    flat_dlogits = dlogits.reshape(T * x.shape[1], V)
-    grads.W_y[...] = below.reshape(-1, H).T @ flat_dlogits
+    flat_dlogits = dlogits.reshape(-1, V)
+    grads.W_y[...] = read.reshape(-1, H).T @ flat_dlogits
     grads.b_y[...] = flat_dlogits.sum(axis=0)
-    dh = dlogits @ views.W_y.T
+    dh = np.zeros_like(below)
+    dh[first:] = dlogits @ views.W_y.T
     for cache, target in zip(reversed(caches), reversed(grads.layers), strict=True):
         found = lstm_backward(dh, cache)
         target.W_x[...], target.W_h[...], target.b[...] = found.dW_x, found.dW_h, found.db
@@ -356,6 +367,7 @@ def train_steps(
     grad_scale: float = 1.0,
     grad_clip: float | None = None,
     grad_clip_norm: float | None = None,
+    last_only: bool = False,
     workspace: Workspace | None = None,
     threads: int = 1,
 ) -> np.ndarray:
@@ -376,12 +388,13 @@ def train_steps(
     optimizer, hyper : a name of spec.OPTIMIZERS, and its constants where they differ from the defaults
     grad_scale : the gradient of the summed loss is multiplied by this first (1 / (T B) for a mean)
     grad_clip, grad_clip_norm : by element, then by Euclidean norm, after the scaling; None for none
+    last_only : the loss is that of the last step alone: windows, which usually go with reset
     workspace : Workspace of these sizes
     threads : how many may work on it; any number gives the same bits (the reference uses one)
 
     Returns
     -------
-    losses : (k,) float64, nats, summed over T and B, each before its own update. k is n, or less where a loss was not
+    losses : (k,) float64, nats, summed over T (but for `last_only`) and B, each before its own update. k is n, or less where a loss was not
         finite: that loss is the last one, and its update was not made.
 
     Raises
@@ -404,7 +417,9 @@ def train_steps(
             if zero:
                 h[...], c[...] = 0, 0
             x = ids[start + np.arange(seq_length + 1)[:, None]].astype(np.int32)
-            losses[n], grad, h[...], c[...] = loss_and_grad(theta, h, c, x, shape=shape, workspace=workspace)
+            losses[n], grad, h[...], c[...] = loss_and_grad(
+                theta, h, c, x, shape=shape, last_only=last_only, workspace=workspace
+            )
             if not np.isfinite(losses[n]):
                 return losses[: n + 1]
             grad *= scale

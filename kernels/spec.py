@@ -144,6 +144,26 @@ def norm_panels(length: int) -> int:
     return -(-length // NORM_PANEL)
 
 
+def unit_panels(hidden_size: int, batch_size: int) -> int:
+    """Panels that the hidden units of a small batch are cut into, each the business of one thread, or 1.
+
+    A panel's gates, weights and their update then stay with one core, and what flows back to all units is added up
+    panel by panel: a fixed shape for any threads. Smaller models are not worth sharing out; the weights of larger ones
+    do not fit a core's cache anyway.
+    """
+    if batch_size > 3 or not 64 <= hidden_size < 384:
+        return 1
+    return 2 if hidden_size < 192 else 4
+
+
+def packs(hidden_size: int, batch_size: int, itemsize: int) -> bool:
+    """Whether the recurrent matrix is copied, once an iteration, into the order in which products read it.
+
+    That pays where its rows lie far apart and are read for several streams, and the matrix is not cut into panels.
+    """
+    return batch_size >= 2 and 4 * hidden_size**2 * itemsize >= 2**22 and unit_panels(hidden_size, batch_size) == 1
+
+
 class Workspace(NamedTuple):
     """Buffers of one pass over a model, to be passed again and again so that nothing is allocated."""
 
@@ -154,6 +174,8 @@ class Workspace(NamedTuple):
     dz: Any  # (L, T, B, 4H)
     dh: Any  # (T, B, H)
     carry: Any  # (2, B, H): dh_next and dc_next
+    partial: Any  # (2, 2, unit panels or 0, B, H or more): by turns, what each panel adds to dh_next and to the dh below
+    packed: Any  # (L, 4, 4 H (H + 16)) or of no size: W_h, W_h', W_x, W_x' in the order in which products read them
     logits: Any  # (T, B, V), then dlogits
     row_loss: Any  # (T, B) float64
     grad: Any  # (N,)
@@ -168,6 +190,7 @@ def workspace_layout(shape: Shape, seq_length: int, batch_size: int, dtype: Any)
     V, H, L = shape
     T, B, N = seq_length, batch_size, num_parameters(shape)
     real, double, whole = np.dtype(dtype), np.dtype(np.float64), np.dtype(np.int64)
+    panels = unit_panels(H, B)
     return {
         "x": ((T + 1, B), np.dtype(np.int32)),
         "h": ((L, T + 1, B, H), real),
@@ -176,6 +199,8 @@ def workspace_layout(shape: Shape, seq_length: int, batch_size: int, dtype: Any)
         "dz": ((L, T, B, 4 * H), real),
         "dh": ((T, B, H), real),
         "carry": ((2, B, H), real),
+        "partial": ((2, 2, panels if panels > 1 else 0, B, -(-H // 16) * 16), real),
+        "packed": ((L, 4, 4 * H * (H + 16) if packs(H, B, real.itemsize) else 0), real),
         "logits": ((T, B, V), real),
         "row_loss": ((T, B), double),
         "grad": ((N,), real),
@@ -251,10 +276,11 @@ OPS = {
     "adagrad": "(theta, grad, state, step, *, learning_rate, grad_clip=None, epsilon=1e-08)",
     "rmsprop": "(theta, grad, state, step, *, learning_rate, grad_clip=None, rho=0.99, epsilon=1e-08)",
     "adam": "(theta, grad, state, step, *, learning_rate, grad_clip=None, beta1=0.9, beta2=0.999, epsilon=1e-08)",
-    "loss_and_grad": "(theta, h, c, x, *, shape, workspace=None)",
+    "loss_and_grad": "(theta, h, c, x, *, shape, last_only=False, workspace=None)",
     "train_steps": (
         "(theta, state, h, c, ids, starts, reset, learning_rate, *, shape, seq_length, step=0, optimizer='adagrad', "
-        "hyper=None, grad_scale=1.0, grad_clip=None, grad_clip_norm=None, workspace=None, threads=1)"
+        "hyper=None, grad_scale=1.0, grad_clip=None, grad_clip_norm=None, last_only=False, "
+        "workspace=None, threads=1)"
     ),
     "sample": "(theta, h, c, x, uniforms, *, shape, temperature=1.0)",
 }

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from kernels import checks, spec
-from kernels.cpu import layers, loops, model
-from kernels.cpu.team import team_size
+from kernels.cpu import layers, loops, updates
+from kernels.cpu.team import Plan, plan, whole
 from kernels.spec import LSTMCache, LSTMGrads, Shape, Workspace
 
-_CODES = {"sgd": model.SGD, "adagrad": model.ADAGRAD, "rmsprop": model.RMSPROP, "adam": model.ADAM}
+_CODES = {"sgd": updates.SGD, "adagrad": updates.ADAGRAD, "rmsprop": updates.RMSPROP, "adam": updates.ADAM}
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ def lstm_forward(
     h, c, gates = out or (spec.aligned_zeros(each, h0.dtype) for each in dims)
     run = layers.forward_ids if x.ndim == 2 else layers.forward_floats
     h[0], c[0] = h0, c0
-    run(x, W_x, W_h, b, h, c, gates, _counter())
+    run(x, W_x, W_h, b, h, c, gates, whole(H), np.empty(0, h0.dtype), _counter())
     return h, c, LSTMCache(x, h, c, gates, W_x, W_h)
 
 
@@ -63,12 +63,13 @@ def lstm_backward(
         dx = None if is_ids else np.empty_like(x)
         out = LSTMGrads(dx, *(np.empty_like(like) for like in (h[0], c[0], W_x, W_h, W_x[0])))
     dz = spec.aligned_zeros(gates.shape, gates.dtype) if dz is None else dz
+    alone = (whole(h.shape[2]), np.empty(0, h.dtype), _counter())
     out.dh0[...] = 0 if dh_last is None else dh_last
     out.dc0[...] = 0 if dc_last is None else dc_last
     if is_ids:
-        layers.backward_ids(dh, x, h, c, gates, W_h, dz, out.dh0, out.dc0, out.dW_x, out.dW_h, out.db, _counter())
+        layers.backward_ids(dh, x, h, c, gates, W_h, dz, *out[1:], *alone)
     else:
-        layers.backward_floats(dh, x, h, c, gates, W_x, W_h, dz, *out, _counter())
+        layers.backward_floats(dh, x, h, c, gates, W_x, W_h, dz, *out, *alone)
     return out
 
 
@@ -155,7 +156,14 @@ def adam(
 
 
 def loss_and_grad(
-    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None
+    theta: Any,
+    h: Any,
+    c: Any,
+    x: Any,
+    *,
+    shape: Shape,
+    last_only: bool = False,
+    workspace: Workspace | None = None,
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """Loss and gradient of a whole model over one sequence, as :func:`kernels.numpy_ref.loss_and_grad`.
 
@@ -165,8 +173,9 @@ def loss_and_grad(
     ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype)
     ws.h[:, 0], ws.c[:, 0] = h, c
     loss = loops.model_pass(
-        theta, spec.offsets(shape), x, ws.h, ws.c, ws.gates, ws.dz, ws.dh, ws.carry, ws.logits, ws.row_loss, ws.grad,
-        ws.rows, ws.counter,
+        theta, spec.offsets(shape), x, ws.h, ws.c, ws.gates, ws.dz, ws.dh, ws.carry, ws.partial[:, :, :0],
+        ws.packed[:, :, :0], ws.logits, ws.row_loss, ws.grad, ws.rows, T - 1 if last_only else 0,
+        whole(shape.hidden_size), ws.counter,
     )  # fmt: skip
     return loss, ws.grad, ws.h[:, T].copy(), ws.c[:, T].copy()
 
@@ -186,6 +195,8 @@ _one_team = Lock()
 
 def _together(member: Callable[[int], int], threads: int, counter: np.ndarray) -> int:
     """Run member(0) here and the others in the pool, one team at a time; return what member(0) returns."""
+    if threads == 1:
+        return member(0)
     with _one_team:
         others = []
         try:
@@ -197,6 +208,25 @@ def _together(member: Callable[[int], int], threads: int, counter: np.ndarray) -
         finally:
             for other in others:
                 other.result()
+
+
+def _first_cells(c: np.ndarray, who: Plan) -> list[tuple[np.ndarray, slice]]:
+    """Views (L, B, n) of the cells before the first step in c (L, T+1, B, H), and the units that each is of."""
+    if not who.panelled:
+        return [(c[:, 0], slice(None))]
+    L, steps, B, _ = c.shape
+    units = [slice(int(j0), int(j0 + n)) for j0, n in who.pieces[:, :2]]
+    flat = c.reshape(L, -1)
+    return [
+        (flat[:, steps * B * u.start : steps * B * u.stop].reshape(L, steps, B, u.stop - u.start)[:, 0], u) for u in units
+    ]
+
+
+def _arrange(who: Plan, theta: Any, state: Any, offsets: Any, ws: Workspace, into: bool) -> None:
+    """Bring parameters and the optimizer's memory into the order of a plan's panels, or back."""
+    if who.panelled:
+        for flat in (theta[None], state):
+            loops.arrange(flat, offsets, who.pieces, ws.h.shape[3], into, ws.grad)
 
 
 def train_steps(
@@ -217,6 +247,7 @@ def train_steps(
     grad_scale: float = 1.0,
     grad_clip: float | None = None,
     grad_clip_norm: float | None = None,
+    last_only: bool = False,
     workspace: Workspace | None = None,
     threads: int = 1,
 ) -> np.ndarray:
@@ -231,19 +262,30 @@ def train_steps(
     ws = workspace or spec.workspace(shape, seq_length, starts.shape[1], theta.dtype)
     limits = np.array([grad_scale, _limit(grad_clip), _limit(grad_clip_norm)])
     losses = np.empty(len(starts))
-    ws.h[:, 0], ws.c[:, 0] = h, c
+    who = plan(shape.hidden_size, starts.shape[1], threads)
+    first = seq_length - 1 if last_only else 0
+    offsets = spec.offsets(shape)
     ws.counter[:], ws.status[:] = 0, -1
     shared: tuple[Any, ...] = (
-        theta, state, _read_only(ids), starts, reset, learning_rate, spec.offsets(shape), int(step), _CODES[optimizer],
-        constants, limits, *ws, losses,
+        theta, state, _read_only(ids), starts, reset, learning_rate, offsets, int(step), _CODES[optimizer], constants,
+        limits, first, *ws, losses, who.members, who.pieces,
     )  # fmt: skip
-    members = team_size(shape.hidden_size, starts.shape[1], threads)
 
     def member(thread: int) -> int:
-        return loops.train_loop(*shared, thread, members)
+        return loops.train_loop(*shared, thread)
 
-    done = member(0) if members == 1 else _together(member, members, ws.counter)
-    h[...], c[...] = ws.h[:, 0], ws.c[:, 0]
+    cells = _first_cells(ws.c, who)
+    ws.h[:, 0] = h
+    for cell, piece in cells:
+        cell[...] = c[:, :, piece]
+    _arrange(who, theta, state, offsets, ws, True)
+    try:
+        done = _together(member, len(who.members), ws.counter)
+    finally:
+        _arrange(who, theta, state, offsets, ws, False)
+    h[...] = ws.h[:, 0]
+    for cell, piece in cells:
+        c[:, :, piece] = cell
     at = int(ws.status[0])
     if at >= 0:
         raise ValueError(f"ids: expected ids in [0, {shape.vocab_size}), got {ids[at]} at {at}")
@@ -260,7 +302,8 @@ def sample(theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, t
     drawn = np.empty(uniforms.shape, np.int32)
     loops.sample_loop(
         theta, spec.offsets(shape), x[None].copy(), uniforms, float(temperature),
-        states, cells, gates, logits, np.empty(shape.vocab_size), _counter(), drawn,
+        states, cells, gates, np.empty((L, 4, 0), theta.dtype), logits, np.empty(shape.vocab_size), whole(H), _counter(),
+        drawn,
     )  # fmt: skip
     h[...], c[...] = states[:, 0], cells[:, 0]
     return drawn

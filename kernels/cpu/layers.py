@@ -1,154 +1,218 @@
 """One LSTM layer and the softmax loss, forward and backward. Equations, gate order and shapes: kernels/spec.py.
 
-A part of a layer is a range of streams b0:b1 and a range of hidden units j0:j1. A member of a team (team.py) has either
-some of the streams and all units, and then needs nobody until the layer is done, or all streams and some of the units,
-and then meets the others at every step.
+A part of a layer is a range of streams b0:b1 and some of its pieces (team.py): hidden units with their four blocks of
+gates. A member of a team has either some of the streams and all pieces, and then needs nobody until the layer is done,
+or all streams and some of the pieces, and then meets the others at every step.
 
-The element-wise work on a row is cut into loops that each write one array, which keeps them within the compiler's check
-that arrays do not overlap; a row stays in the first-level cache from one loop to the next. Nothing is allocated.
+Weights, gates, dz and cells come as arrays of one dimension: what is where in them depends on the piece, see
+:func:`gates_at` and :func:`cells_at`. Nothing is allocated.
 """
 
 import math
 
-from kernels.cpu.activations import exp, sigmoid, tanh
+from kernels.cpu.activations import exp
+from kernels.cpu.cells import cell_backward, cell_forward
 from kernels.cpu.jit import entry, inner
-from kernels.cpu.products import add_outer, add_product, add_product_transposed, add_rows, copy_to_rows
-from kernels.cpu.team import meet
-from kernels.spec import GATE_F, GATE_G, GATE_I, GATE_O
+from kernels.cpu.products import add_outer, add_product, add_rows, address, clear_rows, copy_to_rows, product_transposed
+from kernels.cpu.team import meet, spans
 
 
 @inner
-def _block(row, gate, j0, j1):
-    """Units j0:j1 of one gate in a row of 4H."""
-    H = row.shape[0] // 4
-    return row[gate * H + j0 : gate * H + j1]
+def gates_at(piece, rows, H):
+    """Where a piece's matrix of `rows` rows of gates begins among those of all, and the length of its rows."""
+    own = piece[1] == piece[3]
+    return (4 * rows * piece[0], 4 * piece[1]) if own else (0, 4 * H)
+
+
+@inner
+def cells_at(piece, rows, H):
+    """Where a piece's cells begin among `rows` rows of those of all, and how far the next row is."""
+    own = piece[1] == piece[3]
+    return (rows * piece[0], piece[1]) if own else (piece[0], H)
 
 
 # -------------------------------------------------------------------------------------------------------- forward
 @inner
-def project_ids(x, W_x, b, gates, b0, b1, j0, j1):
-    """The part's gates (T, B, 4H) = W_x[x] + b, for ids x (T, B)."""
-    for t in range(gates.shape[0]):
-        for r in range(b0, b1):
-            for gate in range(4):
-                z, w, bias = (
-                    _block(gates[t, r], gate, j0, j1),
-                    _block(W_x[x[t, r]], gate, j0, j1),
-                    _block(b, gate, j0, j1),
-                )
-                for j in range(j1 - j0):
-                    z[j] = w[j] + bias[j]
+def project_ids(x, W_x, b, gates, b0, b1, pieces, q0, q1):
+    """The part's gates (T B 4H,) = W_x[x] + b, for ids x (T, B) and W_x (V 4H,)."""
+    T, B = x.shape
+    N = b.shape[0]
+    for q in range(q0, q1):
+        z_at, width = gates_at(pieces[q], T * B, N // 4)
+        w_at, _ = gates_at(pieces[q], W_x.shape[0] // N, N // 4)
+        b_at, _ = gates_at(pieces[q], 1, N // 4)
+        count, length, step = spans(pieces[q])
+        for s in range(count):
+            begin = pieces[q, 2] + s * step
+            bias = b[b_at + begin : b_at + begin + length]
+            for t in range(T):
+                for r in range(b0, b1):
+                    at, to = w_at + x[t, r] * width + begin, z_at + (t * B + r) * width + begin
+                    z, w = gates[to : to + length], W_x[at : at + length]
+                    for j in range(length):
+                        z[j] = w[j] + bias[j]
 
 
 @inner
-def _add_gates(a, W, z, j0, j1):
-    """Units j0:j1 of each gate of z (R, 4H) += those of a (R, K) @ W (K, 4H)."""
-    N = z.shape[1]
-    H = N // 4
-    if j1 - j0 == H:
-        add_product(a, W, z, 0, N)
-    else:
-        for gate in range(4):
-            add_product(a, W, z, gate * H + j0, gate * H + j1)
+def _add_gates(a, a_at, W, packed, z, z_at, R, K, H, piece):
+    """A piece's gates in rows of z, which begin at z_at, += those of a (R, K) @ W, packed unless packed has no size."""
+    w_at, width = gates_at(piece, K, H)
+    count, length, step = spans(piece)
+    region = packed.shape[0] // 4  # of a gate's columns, when packed
+    for s in range(count):
+        begin = piece[2] + s * step
+        if packed.shape[0] > 0:
+            add_product(a, a_at, K, packed, s * region + K * piece[0], 0, z, z_at + begin, width, R, K, length)
+        else:
+            add_product(a, a_at, K, W, w_at + begin, width, z, z_at + begin, width, R, K, length)
 
 
 @inner
-def project_floats(x, W_x, b, gates, b0, b1, j0, j1):
-    """The part's gates (T, B, 4H) = x W_x + b, for floats x (T, B, D): one product for all steps where it can be."""
-    T, B, N = gates.shape
-    if b1 - b0 == B:
-        rows = gates.reshape(T * B, N)
-        for gate in range(4):
-            copy_to_rows(b, rows, gate * (N // 4) + j0, gate * (N // 4) + j1)
-        _add_gates(x.reshape(T * B, x.shape[2]), W_x, rows, j0, j1)
-        return
+def project_floats(x, W_x, packed, b, gates, b0, b1, pieces, q0, q1):
+    """The part's gates (T B 4H,) = x W_x + b, for floats x (T, B, D): one product for all steps where it can be."""
+    T, B, D = x.shape
+    H = b.shape[0] // 4
+    turns, rows = (1, T * B) if b1 - b0 == B else (T, b1 - b0)
+    for q in range(q0, q1):
+        z_at, width = gates_at(pieces[q], T * B, H)
+        b_at, _ = gates_at(pieces[q], 1, H)
+        count, length, step = spans(pieces[q])
+        for t in range(turns):
+            row = t * B + b0
+            for s in range(count):
+                begin = pieces[q, 2] + s * step
+                copy_to_rows(b[b_at + begin : b_at + begin + length], gates, z_at + row * width + begin, width, rows)
+            _add_gates(x, row * D, W_x, packed, gates, z_at + row * width, rows, D, H, pieces[q])
+
+
+@inner
+def run_forward(W_h, packed, h, c, gates, b0, b1, pieces, q0, q1, counter, threads):
+    """Run all steps from h[0], c[0] and from gates, which hold the input's part and become the activated gates.
+
+    h is (T+1, B, H); c, gates and W_h are flat.
+    """
+    T, B, H = h.shape[0] - 1, h.shape[1], h.shape[2]
+    zero = h.dtype.type(0)
     for t in range(T):
-        copy_to_rows(b, gates[t, b0:b1], 0, N)
-        _add_gates(x[t, b0:b1], W_x, gates[t, b0:b1], 0, N // 4)
-
-
-@inner
-def _step_forward(z, c_prev, c, h, j0, j1):
-    """One row of one step: units j0:j1 of z (4H,) become the activated gates; those of c, h (H,) are written."""
-    i, f = _block(z, GATE_I, j0, j1), _block(z, GATE_F, j0, j1)
-    g, o = _block(z, GATE_G, j0, j1), _block(z, GATE_O, j0, j1)
-    c_prev, c, h = c_prev[j0:j1], c[j0:j1], h[j0:j1]
-    n = j1 - j0
-    for j in range(n):
-        i[j] = sigmoid(i[j])
-    for j in range(n):
-        f[j] = sigmoid(f[j])
-    for j in range(n):
-        g[j] = tanh(g[j])
-    for j in range(n):
-        o[j] = sigmoid(o[j])
-    for j in range(n):
-        c[j] = f[j] * c_prev[j] + i[j] * g[j]
-    for j in range(n):
-        h[j] = o[j] * tanh(c[j])
-
-
-@inner
-def run_forward(W_h, h, c, gates, b0, b1, j0, j1, counter, threads):
-    """Run all steps from h[0], c[0] and from gates, which hold the input's part and become the activated gates."""
-    T, B, _ = gates.shape
-    for t in range(T):
-        _add_gates(h[t, b0:b1], W_h, gates[t, b0:b1], j0, j1)
-        for r in range(b0, b1):
-            _step_forward(gates[t, r], c[t, r], c[t + 1, r], h[t + 1, r], j0, j1)
-        if b1 - b0 == B:
+        for q in range(q0, q1):
+            j0, n, begin, stride = pieces[q, 0], pieces[q, 1], pieces[q, 2], pieces[q, 3]
+            z_at, width = gates_at(pieces[q], T * B, H)
+            c_at, c_row = cells_at(pieces[q], (T + 1) * B, H)
+            row = t * B + b0
+            _add_gates(h, row * H, W_h, packed, gates, z_at + row * width, b1 - b0, H, H, pieces[q])
+            for r in range(row, t * B + b1):
+                z, before, after = z_at + r * width + begin, c_at + r * c_row, c_at + (r + B) * c_row
+                cell_forward(
+                    zero, address(gates, z), stride, address(c, before), address(c, after),
+                    address(h, (r + B) * H + j0), n,
+                )  # fmt: skip
+        if q1 - q0 < pieces.shape[0]:
             meet(counter, threads)
 
 
 # ------------------------------------------------------------------------------------------------------- backward
 @inner
-def _step_backward(dh, gates, c_prev, c, dz, dh_next, dc_next, j0, j1):
-    """One row of one step, units j0:j1: dz (4H,) is written; dh is added to dh_next; dc_next becomes that of t - 1."""
-    one = dh.dtype.type(1)
-    n = j1 - j0
-    i, f = _block(gates, GATE_I, j0, j1), _block(gates, GATE_F, j0, j1)
-    g, o = _block(gates, GATE_G, j0, j1), _block(gates, GATE_O, j0, j1)
-    dz_i, dz_f = _block(dz, GATE_I, j0, j1), _block(dz, GATE_F, j0, j1)
-    dz_g, dz_o = _block(dz, GATE_G, j0, j1), _block(dz, GATE_O, j0, j1)
-    dh, c_prev, c, dh_next, dc_next = dh[j0:j1], c_prev[j0:j1], c[j0:j1], dh_next[j0:j1], dc_next[j0:j1]
-    for j in range(n):
-        dz_o[j] = tanh(c[j])
-    for j in range(n):
-        dh_next[j] += dh[j]
-    for j in range(n):
-        dc_next[j] += dh_next[j] * o[j] * (one - dz_o[j] * dz_o[j])
-    for j in range(n):
-        dz_o[j] *= dh_next[j] * o[j] * (one - o[j])
-    for j in range(n):
-        dz_i[j] = dc_next[j] * g[j] * i[j] * (one - i[j])
-    for j in range(n):
-        dz_f[j] = dc_next[j] * c_prev[j] * f[j] * (one - f[j])
-    for j in range(n):
-        dz_g[j] = dc_next[j] * i[j] * (one - g[j] * g[j])
-    for j in range(n):
-        dc_next[j] *= f[j]
-        dh_next[j] = 0
+def _step_backward(dh, c, gates, dz, dh_next, dc_next, t, b0, b1, piece):
+    """Rows b0:b1 of step t, a piece's units: dz is written; dc_next (B, H) becomes the gradient of the cells before."""
+    T, B, H = dh.shape
+    zero = dh.dtype.type(0)
+    j0, n = piece[0], piece[1]
+    z_at, width = gates_at(piece, T * B, H)
+    c_at, c_row = cells_at(piece, (T + 1) * B, H)
+    for r in range(b0, b1):
+        row = t * B + r
+        z, before, after = z_at + row * width + piece[2], c_at + row * c_row, c_at + (row + B) * c_row
+        cell_backward(
+            zero, address(dh, row * H + j0), address(gates, z), piece[3], address(c, before), address(c, after),
+            address(dz, z), address(dh_next, r * H + j0), address(dc_next, r * H + j0), n,
+        )  # fmt: skip
 
 
 @inner
-def run_backward(dh, W_h, c, gates, dz, dh_next, dc_next, b0, b1, j0, j1, counter, threads):
-    """Run all steps backward: dz (T, B, 4H) is written; dh_next, dc_next (B, H) go from the last state's to h0's."""
-    T, B, _ = dh.shape
+def run_backward(dh, W_h, packed, c, gates, dz, dh_next, dc_next, b0, b1, pieces, q0, q1, counter, threads):
+    """Run all steps backward: dz is written; dh_next, dc_next (B, H) go from the last state's to h0's.
+
+    dh is (T, B, H); W_h, c, gates and dz are flat.
+    """
+    T, B, H = dh.shape
     for t in range(T - 1, -1, -1):
-        for r in range(b0, b1):
-            _step_backward(dh[t, r], gates[t, r], c[t, r], c[t + 1, r], dz[t, r], dh_next[r], dc_next[r], j0, j1)
-        if b1 - b0 == B:
+        for q in range(q0, q1):
+            _step_backward(dh, c, gates, dz, dh_next, dc_next, t, b0, b1, pieces[q])
+        if q1 - q0 < pieces.shape[0]:
             meet(counter, threads)
-        add_product_transposed(dz[t, b0:b1], W_h, dh_next[b0:b1], j0, j1)
+        for q in range(q0, q1):
+            flow_back(dz, t * B + b0, W_h, packed, dh_next, b0, b1 - b0, pieces[q], H)
 
 
 @inner
-def add_gradient_ids(x, dz, dW_x, begin, end):
-    """dW_x[x] += dz in columns begin:end, row by row, for ids x (T, B)."""
-    T, B, _ = dz.shape
-    for t in range(T):
+def flow_back(dz, row, W, packed, out, out_row, R, piece, H):
+    """A piece's units of R rows of out (..., H), from out_row on, = rows of dz, from `row` on, @ W' of W (H 4H,).
+
+    W is packed, transposed, unless packed has no size.
+    """
+    N, j0, n = 4 * H, piece[0], piece[1]
+    if packed.shape[0] > 0:
+        clear_rows(out.reshape(out.size), out_row * H + j0, H, R, n)
+        add_product(dz, row * N, N, packed, N * j0, 0, out, out_row * H + j0, H, R, N, n)
+    else:
+        product_transposed(dz, row * N, N, W, j0 * N, N, out, out_row * H + j0, H, R, n, N)
+
+
+@inner
+def _add_panels(partial, out, piece):
+    """A piece's units of out (B, H) = the sum of what the panels hold for them, partial (P, B, ...), in order."""
+    j0, n = piece[0], piece[1]
+    for r in range(out.shape[0]):
+        to, part = out[r, j0 : j0 + n], partial[0, r, j0 : j0 + n]
+        for j in range(n):
+            to[j] = part[j]
+        for p in range(1, partial.shape[0]):
+            part = partial[p, r, j0 : j0 + n]
+            for j in range(n):
+                to[j] += part[j]
+
+
+@inner
+def run_backward_panels(
+    dh, W_h, W_x, layer, c, gates, dz, dh_next, dc_next, partial, pieces, q0, q1, counter, threads
+):  # fmt: skip
+    """Like run_backward, but for pieces that each have their gates and weights to themselves.
+
+    What a piece's dz sends back to all units goes into partial (2, 2, P, B, H or more), by turns from one step of one
+    layer to the next, so that one meeting a step is enough. Unless the layer is the first, dh becomes the gradient of
+    its input, for W_x (H 4H,).
+    """
+    T, B, H = dh.shape
+    out_row = partial.shape[4]
+    for t in range(T - 1, -1, -1):
+        turn, before = partial[(layer * T + t) % 2], partial[(layer * T + t + 1) % 2]
+        for q in range(q0, q1):
+            if t < T - 1:
+                _add_panels(before[0], dh_next, pieces[q])
+            _step_backward(dh, c, gates, dz, dh_next, dc_next, t, 0, B, pieces[q])
+            z_at, N = gates_at(pieces[q], T * B, H)
+            w_at, _ = gates_at(pieces[q], H, H)
+            if t > 0:
+                product_transposed(dz, z_at + t * B * N, N, W_h, w_at, N, turn[0, q], 0, out_row, B, H, N)
+            if layer > 0:
+                product_transposed(dz, z_at + t * B * N, N, W_x, w_at, N, turn[1, q], 0, out_row, B, H, N)
+        meet(counter, threads)
+        if layer > 0:
+            for q in range(q0, q1):
+                _add_panels(turn[1], dh[t], pieces[q])
+
+
+@inner
+def add_gradient_ids(x, dz, dz_at, out, out_at, row, begin, end):
+    """Rows of out, from out_at on, += those of dz, from dz_at on, by the ids x (T, B), in columns begin:end.
+
+    Both are arrays of one dimension, with rows of `row` elements.
+    """
+    B = x.shape[1]
+    for t in range(x.shape[0]):
         for r in range(B):
-            g, d = dW_x[x[t, r], begin:end], dz[t, r, begin:end]
+            to, at = out_at + x[t, r] * row, dz_at + (t * B + r) * row
+            g, d = out[to + begin : to + end], dz[at + begin : at + end]
             for j in range(end - begin):
                 g[j] += d[j]
 
@@ -175,52 +239,56 @@ def softmax_loss(z, target, d):
 
 
 # ----------------------------------------------------------------------------------------------------- single ops
+@inner
+def _flat(array):
+    return array.reshape(array.size)
+
+
 @entry
-def forward_ids(x, W_x, W_h, b, h, c, gates, counter):
+def forward_ids(x, W_x, W_h, b, h, c, gates, pieces, none, counter):
     """One layer over ids x (T, B): h, c (T+1, B, H) and gates (T, B, 4H) are written, but for h[0], c[0]."""
-    _, B, H = h.shape
-    project_ids(x, W_x, b, gates, 0, B, 0, H)
-    run_forward(W_h, h, c, gates, 0, B, 0, H, counter, 1)
+    B = h.shape[1]
+    project_ids(x, _flat(W_x), b, _flat(gates), 0, B, pieces, 0, 1)
+    run_forward(_flat(W_h), none, h, _flat(c), _flat(gates), 0, B, pieces, 0, 1, counter, 1)
 
 
 @entry
-def forward_floats(x, W_x, W_h, b, h, c, gates, counter):
+def forward_floats(x, W_x, W_h, b, h, c, gates, pieces, none, counter):
     """One layer over floats x (T, B, D): h, c (T+1, B, H) and gates (T, B, 4H) are written, but for h[0], c[0]."""
-    _, B, H = h.shape
-    project_floats(x, W_x, b, gates, 0, B, 0, H)
-    run_forward(W_h, h, c, gates, 0, B, 0, H, counter, 1)
+    B = h.shape[1]
+    project_floats(x, _flat(W_x), none, b, _flat(gates), 0, B, pieces, 0, 1)
+    run_forward(_flat(W_h), none, h, _flat(c), _flat(gates), 0, B, pieces, 0, 1, counter, 1)
 
 
 @inner
-def _add_gradient_recurrent(h, dz, dW_h, db):
+def _backward(dh, h, c, gates, W_h, dz, dh0, dc0, dW_h, db, pieces, none, counter):
     T, B, N = dz.shape
     H = h.shape[2]
-    rows = dz.reshape(T * B, N)
-    add_outer(h[:T].reshape(T * B, H), rows, dW_h, 0, H)
-    add_rows(rows, db, 0, N)
+    run_backward(
+        dh, _flat(W_h), none, _flat(c), _flat(gates), _flat(dz), dh0, dc0, 0, B, pieces, 0, 1, counter, 1
+    )  # fmt: skip
+    dW_h[:], db[:] = 0, 0
+    add_outer(h, 0, H, dz, 0, N, dW_h, 0, N, T * B, H, N)
+    add_rows(_flat(dz), 0, N, db, T * B)
 
 
 @entry
-def backward_ids(dh, x, h, c, gates, W_h, dz, dh0, dc0, dW_x, dW_h, db, counter):
+def backward_ids(dh, x, h, c, gates, W_h, dz, dh0, dc0, dW_x, dW_h, db, pieces, none, counter):
     """Gradients of one layer over ids; dh0, dc0 hold those of the last state and become those of the first."""
-    _, B, H = h.shape
-    run_backward(dh, W_h, c, gates, dz, dh0, dc0, 0, B, 0, H, counter, 1)
-    dW_x[:], dW_h[:], db[:] = 0, 0, 0
-    add_gradient_ids(x, dz, dW_x, 0, 4 * H)
-    _add_gradient_recurrent(h, dz, dW_h, db)
+    _backward(dh, h, c, gates, W_h, dz, dh0, dc0, dW_h, db, pieces, none, counter)
+    dW_x[:] = 0
+    add_gradient_ids(x, _flat(dz), 0, _flat(dW_x), 0, dz.shape[2], 0, dz.shape[2])
 
 
 @entry
-def backward_floats(dh, x, h, c, gates, W_x, W_h, dz, dx, dh0, dc0, dW_x, dW_h, db, counter):
+def backward_floats(dh, x, h, c, gates, W_x, W_h, dz, dx, dh0, dc0, dW_x, dW_h, db, pieces, none, counter):
     """Gradients of one layer over floats; dh0, dc0 hold those of the last state and become those of the first."""
     T, B, D = x.shape
-    H = h.shape[2]
-    run_backward(dh, W_h, c, gates, dz, dh0, dc0, 0, B, 0, H, counter, 1)
-    dx[:], dW_x[:], dW_h[:], db[:] = 0, 0, 0, 0
-    rows = dz.reshape(T * B, 4 * H)
-    add_product_transposed(rows, W_x, dx.reshape(T * B, D), 0, D)
-    add_outer(x.reshape(T * B, D), rows, dW_x, 0, D)
-    _add_gradient_recurrent(h, dz, dW_h, db)
+    N = dz.shape[2]
+    _backward(dh, h, c, gates, W_h, dz, dh0, dc0, dW_h, db, pieces, none, counter)
+    product_transposed(dz, 0, N, W_x, 0, N, dx, 0, D, T * B, D, N)
+    dW_x[:] = 0
+    add_outer(x, 0, D, dz, 0, N, dW_x, 0, N, T * B, D, N)
 
 
 @entry

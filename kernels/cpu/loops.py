@@ -8,19 +8,35 @@ from kernels.cpu import model
 from kernels.cpu.activations import exp
 from kernels.cpu.denormals import flush_denormals, restore
 from kernels.cpu.jit import entry, inner
+from kernels.cpu.layers import cells_at
 from kernels.cpu.products import add_product, copy_to_rows
 from kernels.cpu.team import meet
+from kernels.cpu.updates import ADAGRAD, CONSTANTS, SGD, constants
+
+#: Rows of a gradient's contraction (T B) up to which it is applied as it is made.
+AT_ONCE_ROWS = 64
 
 
 @inner
-def _carry(states):
-    """The state after the last step becomes the one before the first: states (L, T+1, B, H)."""
-    L, steps, B, H = states.shape
+def _begin(h, c, fresh, zero, b0, b1, pieces, q0, q1):
+    """The member's part of the state before the first step: that after the last one, unless `fresh`; or zero."""
+    L, steps, B, H = h.shape
+    cells = c.reshape(c.size)
     for layer in range(L):
-        for r in range(B):
-            first, last = states[layer, 0, r], states[layer, steps - 1, r]
-            for j in range(H):
-                first[j] = last[j]
+        for q in range(q0, q1):
+            j0, n = pieces[q, 0], pieces[q, 1]
+            c_at, c_row = cells_at(pieces[q], steps * B, H)
+            for r in range(b0, b1):
+                at = layer * steps * B * H + c_at + r * c_row
+                to = at + (steps - 1) * B * c_row
+                pairs = ((h[layer, 0, r, j0 : j0 + n], h[layer, steps - 1, r, j0 : j0 + n]),
+                         (cells[at : at + n], cells[to : to + n]))  # fmt: skip
+                for before, last in pairs:
+                    if zero:
+                        before[:] = 0
+                    elif not fresh:
+                        for j in range(n):
+                            before[j] = last[j]
 
 
 @inner
@@ -48,6 +64,7 @@ def train_loop(
     optimizer,
     hyper,
     limits,
+    first,
     x,
     h,
     c,
@@ -55,6 +72,8 @@ def train_loop(
     dz,
     dh,
     carry,
+    partial,
+    packed,
     logits,
     row_loss,
     grad,
@@ -63,39 +82,48 @@ def train_loop(
     status,
     counter,
     losses,
+    members,
+    pieces,
     thread,
-    threads,
 ):
-    """Run iterations, as one of `threads` members that are all given the same arrays; return how many losses there are.
+    """Run iterations, as one of a team whose members are all given the same arrays; return how many losses there are.
 
-    `limits` is (grad_scale, grad_clip, grad_clip_norm), infinite for none; h and c hold the state carried in at [:, 0];
-    status[0] becomes the place of an id outside the vocabulary, which ends the call, and is -1 otherwise; the rest is
-    as in numpy_ref.train_steps and spec.Workspace.
+    `limits` is (grad_scale, grad_clip, grad_clip_norm), infinite for none; `first` is the first step whose loss counts;
+    h and c hold the state carried in at [:, 0]; status[0] becomes the place of an id outside the vocabulary, which ends
+    the call, and is -1 otherwise; members and pieces are team.Plan's, whose panels theta and state are in the order of;
+    the rest is as in numpy_ref.train_steps and spec.Workspace.
     """
     _, T, B, N = gates.shape
     V = logits.shape[2]
+    threads = members.shape[0]
+    b0, b1, q0, q1 = members[thread, 0], members[thread, 1], members[thread, 2], members[thread, 3]
+    panelled = partial.shape[2] > 0
+    s0, s1 = model.slot(state, 0, theta), model.slot(state, 1, theta)
+    has_norm = limits[2] < np.inf
+    k = np.zeros(CONSTANTS, theta.dtype)
     # A zero gradient leaves these two optimizers' parameters and memory as they are: most rows of W_x need no work.
-    sparse = (optimizer == model.SGD or optimizer == model.ADAGRAD) and limits[2] == np.inf and T * B < 2 * V
+    sparse = (optimizer == SGD or optimizer == ADAGRAD) and not has_norm and T * B < 2 * V
+    # Few rows of dz stay in the first-level cache while the weights pass by once, for gradient and update together.
+    at_once = not has_norm and T * B <= AT_ONCE_ROWS
     if thread == 0:
         rows[:] = 0
         status[1] = 0 if sparse else -1
     done = starts.shape[0]
     setting = flush_denormals()
     for n in range(starts.shape[0]):
+        _begin(h, c, n == 0, reset[n], b0, b1, pieces, q0, q1)
         if thread == 0:
-            if n > 0:
-                _carry(h)
-                _carry(c)
-            if reset[n]:
-                h[:, 0] = 0
-                c[:, 0] = 0
             status[0] = _read(ids, starts[n], x, V)
-        meet(counter, threads)  # the sequence and the state before it are there
+            if sparse and status[0] < 0:
+                status[1] = model.touched(x[:T], rows, status[1])
+        if packed.shape[2] > 0:
+            model.pack_layers(theta, offsets, packed, N // 4, pieces, q0, q1, thread, threads)
+        meet(counter, threads)  # the sequence, the state before it and the rows that it touches are there
         if status[0] >= 0 or counter[1] != 0:
             done = n
             break
-        model.forward(theta, offsets, x[:T], h, c, gates, thread, threads, counter)
-        model.readout(theta, offsets, x[1:], h, logits, row_loss, dh, thread, threads)
+        model.forward(theta, offsets, x[:T], h, c, gates, packed, b0, b1, pieces, q0, q1, counter, threads)
+        model.readout(theta, offsets, x[1:], h, logits, row_loss, dh, first, b0, b1, thread, threads)
         meet(counter, threads)  # the losses of all rows are there, and dh
         loss = model.total(row_loss)
         if thread == 0:
@@ -103,37 +131,72 @@ def train_loop(
         if not math.isfinite(loss):
             done = n + 1
             break
-        model.backward(theta, offsets, h, c, gates, dz, dh, carry, thread, threads, counter)
-        if sparse and thread == 0:
-            status[1] = model.touched(x[:T], rows, status[1])
-        meet(counter, threads)  # dz of all layers is there, and the list of rows
-        count = status[1]
-        model.gradient(offsets, x[:T], h, dz, logits, grad, rows, count, thread, threads)
-        meet(counter, threads)  # the gradient is there
-        if limits[2] < np.inf:
+        model.backward(
+            theta, offsets, h, c, gates, dz, dh, carry, partial, packed, b0, b1, pieces, q0, q1, counter, threads
+        )
+        if not panelled:  # a panel's own dz is all that its weights wait for
+            meet(counter, threads)  # dz of all layers is there, and nobody reads the weights any more
+        constants(optimizer, hyper, step + n, rates[n], limits[0], limits[1], 1.0, k)
+        what = model.BOTH if at_once else model.GRADIENT
+        model.update(
+            what, theta, grad, s0, s1, offsets, x[:T], h, dz, logits, first, rows, status[1], optimizer, k, pieces, q0, q1,
+            thread, threads,
+        )  # fmt: skip
+        if has_norm:
+            meet(counter, threads)  # the gradient is there
             model.square_sums(grad, limits[0], limits[1], panels, thread, threads)
             meet(counter, threads)  # the sums of squares are there
-        model.update(
-            theta, grad, state, offsets, optimizer, hyper, step + n, rates[n], limits, panels, N, rows, count, thread,
-            threads,
-        )  # fmt: skip
-        # The next iteration begins by meeting: no parameter is read before all are updated.
-    if thread == 0 and starts.shape[0] > 0:
-        _carry(h)
-        _carry(c)
+            factor = model.norm_factor(panels, limits[2])
+            constants(optimizer, hyper, step + n, rates[n], limits[0], limits[1], factor, k)
+        if not at_once:
+            model.update(
+                model.APPLY, theta, grad, s0, s1, offsets, x[:T], h, dz, logits, first, rows, status[1], optimizer, k,
+                pieces, q0, q1, thread, threads,
+            )  # fmt: skip
+        meet(counter, threads)  # all parameters are updated, and nobody reads this sequence and its states any more
+    if starts.shape[0] > 0:
+        _begin(h, c, False, False, b0, b1, pieces, q0, q1)
     restore(setting)
     return done
 
 
 @entry
-def model_pass(theta, offsets, x, h, c, gates, dz, dh, carry, logits, row_loss, grad, rows, counter):
+def model_pass(
+    theta, offsets, x, h, c, gates, dz, dh, carry, partial, packed, logits, row_loss, grad, rows, first, pieces,
+    counter,
+):  # fmt: skip
     """Loss and gradient of one sequence x (T+1, B); h and c hold the states of all steps, [:, 0] what came in."""
-    T = x.shape[0] - 1
-    model.forward(theta, offsets, x[:T], h, c, gates, 0, 1, counter)
-    model.readout(theta, offsets, x[1:], h, logits, row_loss, dh, 0, 1)
-    model.backward(theta, offsets, h, c, gates, dz, dh, carry, 0, 1, counter)
-    model.gradient(offsets, x[:T], h, dz, logits, grad, rows, -1, 0, 1)
+    T, B = x.shape[0] - 1, x.shape[1]
+    model.forward(theta, offsets, x[:T], h, c, gates, packed, 0, B, pieces, 0, 1, counter, 1)
+    model.readout(theta, offsets, x[1:], h, logits, row_loss, dh, first, 0, B, 0, 1)
+    model.backward(theta, offsets, h, c, gates, dz, dh, carry, partial, packed, 0, B, pieces, 0, 1, counter, 1)
+    model.update(
+        model.GRADIENT, theta, grad, theta, theta, offsets, x[:T], h, dz, logits, first, rows, -1, SGD, carry[0, 0], pieces, 0, 1,
+        0, 1,
+    )  # fmt: skip
     return model.total(row_loss)
+
+
+@entry
+def arrange(flat, offsets, pieces, H, into, spare):
+    """Bring the blocks with 4H columns of flat (S, N) into the order of pieces, each by itself, or back.
+
+    spare is (N,) or larger and overwritten.
+    """
+    for s in range(flat.shape[0]):
+        for k in range(offsets.shape[0] - 2):
+            old = flat[s, offsets[k] : offsets[k + 1]]
+            for j in range(old.shape[0]):
+                spare[j] = old[j]
+            rows = old.shape[0] // (4 * H)
+            for q in range(pieces.shape[0]):
+                j0, n = pieces[q, 0], pieces[q, 1]
+                for row in range(rows):
+                    for gate in range(4):
+                        plain, panel = row * 4 * H + gate * H + j0, rows * 4 * j0 + row * 4 * n + gate * n
+                        to, at = (panel, plain) if into else (plain, panel)
+                        for j in range(n):
+                            old[to + j] = spare[at + j]
 
 
 @entry
@@ -141,7 +204,9 @@ def update(theta, grad, state, optimizer, hyper, step, rate, limit):
     """One optimizer step on flat vectors."""
     setting = flush_denormals()
     s0, s1 = model.slot(state, 0, theta), model.slot(state, 1, theta)
-    model.apply(theta, grad, s0, s1, optimizer, hyper, step, rate, 1.0, limit, theta.dtype.type(1))
+    k = np.zeros(CONSTANTS, theta.dtype)
+    constants(optimizer, hyper, step, rate, 1.0, limit, 1.0, k)
+    model.apply(theta, grad, s0, s1, optimizer, k)
     restore(setting)
 
 
@@ -177,18 +242,17 @@ def _draw(logits, weights, u, temperature):
 
 
 @entry
-def sample_loop(theta, offsets, x, uniforms, temperature, h, c, gates, logits, weights, counter, drawn):
+def sample_loop(theta, offsets, x, uniforms, temperature, h, c, gates, packed, logits, weights, pieces, counter, drawn):
     """Draw characters; the buffers h, c, gates, logits are those of a model with T = 1; x (1, B) is overwritten."""
     L, _, B, H = h.shape
     V = logits.shape[2]
-    W_y = theta[offsets[3 * L] : offsets[3 * L] + H * V].reshape(H, V)
+    W_y = theta[offsets[3 * L] : offsets[3 * L + 1]]
     b_y = theta[offsets[3 * L + 1] : offsets[3 * L + 1] + V]
     for n in range(uniforms.shape[0]):
-        model.forward(theta, offsets, x, h, c, gates, 0, 1, counter)
-        copy_to_rows(b_y, logits[0], 0, V)
-        add_product(h[L - 1, 1], W_y, logits[0], 0, V)
-        _carry(h)
-        _carry(c)
+        model.forward(theta, offsets, x, h, c, gates, packed, 0, B, pieces, 0, 1, counter, 1)
+        copy_to_rows(b_y, logits.reshape(logits.size), 0, V, B)
+        add_product(h, (2 * L - 1) * B * H, H, W_y, 0, V, logits, 0, V, B, H, V)
+        _begin(h, c, False, False, 0, B, pieces, 0, 1)
         for r in range(B):
             x[0, r] = _draw(logits[0, r], weights, uniforms[n, r], temperature)
             drawn[n, r] = x[0, r]

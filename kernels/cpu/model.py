@@ -1,4 +1,4 @@
-"""A whole model, forward, backward and update, for a member of a team: (thread, threads), which share `counter`.
+"""A whole model, forward, backward and update, for a member of a team: streams b0:b1 and pieces q0:q1 (team.py).
 
 Layers find their parameters in the flat vectors by `offsets` (spec.offsets): W_x, W_h, b of each layer, then W_y, b_y.
 Buffers are those of spec.Workspace. Members meet (team.py) within a layer, at every step, where they share its streams,
@@ -7,85 +7,110 @@ and between the phases of an iteration (loops.py). Nothing is allocated.
 
 import math
 
-import numpy as np
-
 from kernels.cpu.jit import inner
-from kernels.cpu.layers import add_gradient_ids, project_floats, project_ids, run_backward, run_forward, softmax_loss
-from kernels.cpu.products import add_outer, add_product, add_product_transposed, add_rows, copy_to_rows
-from kernels.cpu.team import share
-from kernels.cpu.updates import adagrad_update, adam_update, rmsprop_update, sgd_update, square_sum
+from kernels.cpu.layers import (
+    add_gradient_ids,
+    flow_back,
+    project_floats,
+    project_ids,
+    run_backward,
+    run_backward_panels,
+    run_forward,
+    softmax_loss,
+)
+from kernels.cpu.products import (
+    add_outer,
+    add_product,
+    add_rows,
+    address,
+    apply_outer,
+    clear_rows,
+    copy_to_rows,
+    pack,
+    pack_transposed,
+    product_transposed,
+)
+from kernels.cpu.tiles import TILE_ROWS
+from kernels.cpu.team import share, spans
+from kernels.cpu.updates import apply_tile, square_sum
+from kernels.cpu.vectors import stay_out_of_line
 from kernels.spec import NORM_PANEL
 
-#: Numbers by which compiled code knows the optimizers of spec.OPTIMIZERS.
-SGD, ADAGRAD, RMSPROP, ADAM = range(4)
+#: What a pass over the parameters does: write their gradient, apply one that was written, or both, block by block.
+GRADIENT, APPLY, BOTH = range(3)
 
 
 @inner
-def _matrix(flat, offset, rows, columns):
-    return flat[offset : offset + rows * columns].reshape(rows, columns)
+def block(flat, offsets, k):
+    """Block k of a flat vector, but for the last: of layers W_x, W_h, b, then W_y."""
+    return flat[offsets[k] : offsets[k + 1]]
 
 
 @inner
-def part(B, H, thread, threads):
-    """The streams b0:b1 and hidden units j0:j1 of a member: streams where each gets a tile of four, else units."""
-    if 4 * threads <= B:
-        b0, b1 = share(B, 4, thread, threads)
-        return b0, b1, 0, H
-    j0, j1 = share(H, 16, thread, threads)
-    return 0, B, j0, j1
+def pack_layers(theta, offsets, packed, H, pieces, q0, q1, thread, threads):
+    """Pack the recurrent matrices: the member's pieces for itself, or its share of what all members read."""
+    N, region = 4 * H, packed.shape[2] // 4
+    if q1 - q0 < pieces.shape[0]:
+        thread, threads = 0, 1
+    for layer in range(packed.shape[0]):
+        for kind in range(0, 4 if layer > 0 else 2, 2):
+            W = block(theta, offsets, 3 * layer + (1 if kind == 0 else 0))
+            for q in range(q0, q1):
+                j0, n = pieces[q, 0], pieces[q, 1]
+                count, length, step = spans(pieces[q])
+                for s in range(count):
+                    to = packed[layer, kind, s * region + H * j0 :]
+                    pack(W, pieces[q, 2] + s * step, N, to, H, length, thread, threads)
+                pack_transposed(W, j0 * N, N, packed[layer, kind + 1, N * j0 :], n, N, thread, threads)
 
 
 @inner
-def forward(theta, offsets, x, h, c, gates, thread, threads, counter):
+def forward(theta, offsets, x, h, c, gates, packed, b0, b1, pieces, q0, q1, counter, threads):
     """Run all layers over inputs x (T, B) from h[:, 0], c[:, 0]: the member's part."""
-    L, _, B, N = gates.shape
-    H = N // 4
-    b0, b1, j0, j1 = part(B, H, thread, threads)
+    L, T, B, N = gates.shape
     for layer in range(L):
         at = 3 * layer
-        W_h, b = _matrix(theta, offsets[at + 1], H, N), theta[offsets[at + 2] : offsets[at + 2] + N]
+        W_x, W_h, b = block(theta, offsets, at), block(theta, offsets, at + 1), block(theta, offsets, at + 2)
+        z, cells = gates[layer].reshape(T * B * N), c[layer].reshape((T + 1) * B * (N // 4))
         if layer == 0:
-            V = (offsets[1] - offsets[0]) // N
-            project_ids(x, _matrix(theta, offsets[at], V, N), b, gates[layer], b0, b1, j0, j1)
+            project_ids(x, W_x, b, z, b0, b1, pieces, q0, q1)
         else:
-            W_x = _matrix(theta, offsets[at], H, N)
-            project_floats(h[layer - 1, 1:], W_x, b, gates[layer], b0, b1, j0, j1)
-        run_forward(W_h, h[layer], c[layer], gates[layer], b0, b1, j0, j1, counter, threads)
+            project_floats(h[layer - 1, 1:], W_x, packed[layer, 2], b, z, b0, b1, pieces, q0, q1)
+        run_forward(W_h, packed[layer, 0], h[layer], cells, z, b0, b1, pieces, q0, q1, counter, threads)
 
 
 @inner
-def readout(theta, offsets, targets, h, logits, row_loss, dh, thread, threads):
+def readout(theta, offsets, targets, h, logits, row_loss, dh, first, b0, b1, thread, threads):
     """Logits, their loss by row (T, B), their gradient in their place, and dh, that of the last layer's h.
 
-    A member with some of the streams takes the rows of those, which it alone has made; else it takes some of the steps.
+    Steps before `first` are not read: their loss and dh are zero. A member with some of the streams takes the rows of
+    those, which it alone has made; else it takes some of all rows.
     """
-    L, _, _, H = h.shape
-    T, B, V = logits.shape
-    W_y, b_y = _matrix(theta, offsets[3 * L], H, V), theta[offsets[3 * L + 1] : offsets[3 * L + 1] + V]
-    b0, b1, _, _ = part(B, H, thread, threads)
+    T, B, _ = logits.shape
+    for t in range(first):
+        for r in range(b0, b1):
+            row_loss[t, r] = 0
+            dh[t, r] = 0
     if b1 - b0 == B:
-        t0, t1 = share(T, 1, thread, threads)
-        R = (t1 - t0) * B
-        top, part_loss = h[L - 1, 1 + t0 : 1 + t1].reshape(R, H), row_loss[t0:t1].reshape(R)
-        part_logits, part_dh = logits[t0:t1].reshape(R, V), dh[t0:t1].reshape(R, H)
-        _readout_rows(top, W_y, b_y, targets[t0:t1].reshape(R), part_logits, part_loss, part_dh)
+        r0, r1 = share((T - first) * B, 8, thread, threads)
+        _readout_rows(theta, offsets, targets, h, logits, row_loss, dh, first * B + r0, r1 - r0)
     else:
-        for t in range(T):
-            top, part_loss = h[L - 1, 1 + t, b0:b1], row_loss[t, b0:b1]
-            _readout_rows(top, W_y, b_y, targets[t, b0:b1], logits[t, b0:b1], part_loss, dh[t, b0:b1])
+        for t in range(first, T):
+            _readout_rows(theta, offsets, targets, h, logits, row_loss, dh, t * B + b0, b1 - b0)
 
 
 @inner
-def _readout_rows(h, W_y, b_y, targets, logits, row_loss, dh):
-    """Rows (R, H) of h to logits (R, V), row_loss (R,) and dh (R, H)."""
-    R, V = logits.shape
-    copy_to_rows(b_y, logits, 0, V)
-    add_product(h, W_y, logits, 0, V)
-    for r in range(R):
-        row_loss[r] = softmax_loss(logits[r], targets[r], logits[r])
-        for k in range(dh.shape[1]):
-            dh[r, k] = 0
-    add_product_transposed(logits, W_y, dh, 0, dh.shape[1])
+def _readout_rows(theta, offsets, targets, h, logits, row_loss, dh, row, R):
+    """The same for R rows from `row` on, of T B rows."""
+    L, steps, B, H = h.shape
+    V = logits.shape[2]
+    W_y, b_y = block(theta, offsets, 3 * L), theta[offsets[3 * L + 1] : offsets[3 * L + 1] + V]
+    copy_to_rows(b_y, logits.reshape(logits.size), row * V, V, R)
+    add_product(h, (((L - 1) * steps + 1) * B + row) * H, H, W_y, 0, V, logits, row * V, V, R, H, V)
+    for r in range(row, row + R):
+        t, stream = r // B, r % B
+        row_loss[t, stream] = softmax_loss(logits[t, stream], targets[t, stream], logits[t, stream])
+    product_transposed(logits, row * V, V, W_y, 0, V, dh, row * H, H, R, H, V)
 
 
 @inner
@@ -99,24 +124,33 @@ def total(row_loss):
 
 
 @inner
-def backward(theta, offsets, h, c, gates, dz, dh, carry, thread, threads, counter):
+def backward(
+    theta, offsets, h, c, gates, dz, dh, carry, partial, packed, b0, b1, pieces, q0, q1, counter, threads
+):  # fmt: skip
     """From dh of the last layer's h to dz (L, T, B, 4H) of all layers: the member's part."""
     L, T, B, N = gates.shape
     H = N // 4
-    b0, b1, j0, j1 = part(B, H, thread, threads)
     for layer in range(L - 1, -1, -1):
-        at = 3 * layer
-        for r in range(b0, b1):
-            carry[0, r, j0:j1] = 0
-            carry[1, r, j0:j1] = 0
-        W_h = _matrix(theta, offsets[at + 1], H, N)
-        run_backward(dh, W_h, c[layer], gates[layer], dz[layer], carry[0], carry[1], b0, b1, j0, j1, counter, threads)
+        for q in range(q0, q1):
+            for r in range(b0, b1):
+                carry[0, r, pieces[q, 0] : pieces[q, 0] + pieces[q, 1]] = 0
+                carry[1, r, pieces[q, 0] : pieces[q, 0] + pieces[q, 1]] = 0
+        W_x, W_h = block(theta, offsets, 3 * layer), block(theta, offsets, 3 * layer + 1)
+        z, d, cells = gates[layer].reshape(T * B * N), dz[layer].reshape(T * B * N), c[layer].reshape((T + 1) * B * H)
+        if partial.shape[2] > 0:
+            run_backward_panels(
+                dh, W_h, W_x, layer, cells, z, d, carry[0], carry[1], partial, pieces, q0, q1, counter, threads
+            )
+            continue
+        run_backward(
+            dh, W_h, packed[layer, 1], cells, z, d, carry[0], carry[1], b0, b1, pieces, q0, q1, counter, threads
+        )
         if layer > 0:
-            W_x = _matrix(theta, offsets[at], H, N)
-            for t in range(T):
-                for r in range(b0, b1):
-                    dh[t, r, j0:j1] = 0
-                add_product_transposed(dz[layer, t, b0:b1], W_x, dh[t, b0:b1], j0, j1)
+            turns, rows = (1, T * B) if b1 - b0 == B else (T, b1 - b0)
+            for q in range(q0, q1):
+                for t in range(turns):
+                    row = t * B + b0
+                    flow_back(d, row, W_x, packed[layer, 3], dh, row, rows, pieces[q], H)
 
 
 @inner
@@ -146,55 +180,104 @@ def slot(state, k, theta):
 
 
 @inner
-def apply(theta, grad, s0, s1, optimizer, hyper, step, rate, scale, limit, factor):
+def apply(theta, grad, s0, s1, optimizer, k):
     """Apply a gradient to a range of the parameters and of the optimizer's memory, which has up to two arrays."""
-    real = theta.dtype.type
-    s, g = real(scale), real(limit)
-    if optimizer == SGD:
-        sgd_update(theta, grad, s, g, factor, real(rate))
-    elif optimizer == ADAGRAD:
-        adagrad_update(theta, grad, s0, s, g, factor, real(rate), real(hyper[0]))
-    elif optimizer == RMSPROP:
-        rho, rest, epsilon = real(hyper[0]), real(1.0 - hyper[0]), real(hyper[1])
-        rmsprop_update(theta, grad, s0, s, g, factor, real(rate), rho, rest, epsilon)
-    else:
-        corrected, root = real(rate / (1.0 - hyper[0] ** (step + 1))), real(1.0 / (1.0 - hyper[1] ** (step + 1)))
-        beta1, rest1, beta2, rest2 = real(hyper[0]), real(1.0 - hyper[0]), real(hyper[1]), real(1.0 - hyper[1])
-        adam_update(theta, grad, s0, s1, s, g, factor, corrected, root, beta1, rest1, beta2, rest2, real(hyper[2]))
+    stay_out_of_line()
+    n = theta.shape[0]
+    apply_tile(
+        theta.dtype.type(0), optimizer, address(k, 0), address(grad, 0), address(theta, 0), address(s0, 0),
+        address(s1, 0), n,
+    )  # fmt: skip
 
 
 @inner
-def gradient(offsets, x, h, dz, dlogits, grad, rows, count, thread, threads):
-    """Write the member's share of grad (N,). Of W_x of ids, only the `count` rows named, unless count is negative."""
+def _apply_rows(theta, grad, s0, s1, to, at, rows, N, n0, n1, optimizer, k):
+    """Apply columns n0:n1 of `rows` rows of length N, which begin at grad[at] and at theta[to]."""
+    turns, length = (1, rows * N) if n1 - n0 == N else (rows, n1 - n0)
+    for n in range(turns):
+        i, j = to + n * N + n0, at + n * N + n0
+        apply(theta[i : i + length], grad[j : j + length], s0[i : i + length], s1[i : i + length], optimizer, k)
+
+
+@inner
+def _weight(what, a, a_at, a_row, d, d_at, R, N, theta, grad, s0, s1, offset, k0, k1, n0, n1, optimizer, k):
+    """Rows k0:k1 and columns n0:n1 of a weight matrix at `offset`, whose gradient is a' @ d of R rows of a and d (R, N).
+
+    With BOTH the gradient is applied from registers.
+    """
+    if what == APPLY:
+        _apply_rows(theta, grad, s0, s1, offset + k0 * N, offset + k0 * N, k1 - k0, N, n0, n1, optimizer, k)
+        return
+    if what == BOTH:
+        at, row = offset + k0 * N + n0, a_at + k0
+        apply_outer(a, row, a_row, d, d_at + n0, N, theta, s0, s1, at, N, R, k1 - k0, n1 - n0, optimizer, k)
+        return
+    clear_rows(grad, offset + k0 * N + n0, N, k1 - k0, n1 - n0)
+    add_outer(a, a_at + k0, a_row, d, d_at + n0, N, grad, offset + k0 * N + n0, N, R, k1 - k0, n1 - n0)
+
+
+@inner
+def _bias(what, d, d_at, R, N, theta, grad, s0, s1, offset, n0, n1, optimizer, k):
+    """Columns n0:n1 of a bias at `offset`, whose gradient is the sum of R rows of d (R, N)."""
+    if what != APPLY:
+        clear_rows(grad, offset + n0, N, 1, n1 - n0)
+        add_rows(d, d_at + n0, N, grad[offset + n0 : offset + n1], R)
+    if what != GRADIENT:
+        _apply_rows(theta, grad, s0, s1, offset, offset, 1, N, n0, n1, optimizer, k)
+
+
+@inner
+def _input_rows(what, x, d, d_at, N, theta, grad, s0, s1, offset, rows, count, n0, n1, optimizer, k):
+    """Columns n0:n1 of the input matrix of ids x (T, B). Of its rows only the `count` named, unless count is negative.
+
+    The others' gradient is zero, and the optimizer would leave them alone.
+    """
+    V = rows.shape[0] // 2
+    if what != APPLY:
+        for n in range(V if count < 0 else count):
+            clear_rows(grad, offset + (n if count < 0 else rows[n]) * N + n0, N, 1, n1 - n0)
+        add_gradient_ids(x, d, d_at, grad, offset, N, n0, n1)
+    if what != GRADIENT:
+        if count < 0:
+            _apply_rows(theta, grad, s0, s1, offset, offset, V, N, n0, n1, optimizer, k)
+        for n in range(count):
+            at = offset + rows[n] * N
+            _apply_rows(theta, grad, s0, s1, at, at, 1, N, n0, n1, optimizer, k)
+
+
+@inner
+def update(
+    what, theta, grad, s0, s1, offsets, x, h, dz, dlogits, first, rows, count, optimizer, k, pieces, q0, q1, thread, threads
+):  # fmt: skip
+    """Write the member's share of grad (N,), apply it, or both: see GRADIENT, APPLY, BOTH.
+
+    Of matrices with 4H columns a member takes those of its pieces, or some; of the readout's some rows.
+    """
     L, T, B, N = dz.shape
     H, V, R = N // 4, dlogits.shape[2], T * B
-    n0, n1 = share(N, 64, thread, threads)
-    k0, k1 = share(H, 8, thread, threads)
-    W_x = _matrix(grad, offsets[0], V, N)
-    for n in range(V if count < 0 else count):
-        W_x[n if count < 0 else rows[n], n0:n1] = 0
-    add_gradient_ids(x, dz[0], W_x, n0, n1)
-    for layer in range(L):
-        flat = dz[layer].reshape(R, N)
-        _outer(h[layer, :T].reshape(R, H), flat, _matrix(grad, offsets[3 * layer + 1], H, N), k0, k1)
-        if layer > 0:
-            _outer(h[layer - 1, 1:].reshape(R, H), flat, _matrix(grad, offsets[3 * layer], H, N), k0, k1)
-        b = grad[offsets[3 * layer + 2] : offsets[3 * layer + 2] + N]
-        b[n0:n1] = 0
-        add_rows(flat, b, n0, n1)
-    flat = dlogits.reshape(R, V)
-    _outer(h[L - 1, 1:].reshape(R, H), flat, _matrix(grad, offsets[3 * L], H, V), k0, k1)
-    if thread == 0:
-        b_y = grad[offsets[3 * L + 1] : offsets[3 * L + 1] + V]
-        b_y[:] = 0
-        add_rows(flat, b_y, 0, V)
-
-
-@inner
-def _outer(a, d, out, k0, k1):
-    """Rows k0:k1 of out = a' @ d."""
-    out[k0:k1] = 0
-    add_outer(a, d, out[k0:k1], k0, k1)
+    d = dz.reshape(dz.size)
+    panelled = pieces.shape[0] > 1 and pieces[0, 1] == pieces[0, 3]
+    for q in range(q0 if panelled else 0, q1 if panelled else 1):
+        before, width = (4 * pieces[q, 0], 4 * pieces[q, 1]) if panelled else (0, N)  # columns in the pieces before it
+        n0, n1 = (0, width) if panelled else share(N, 48, thread, threads)
+        for layer in range(L):
+            at, d_at, h_at = 3 * layer, R * (layer * N + before), layer * (R + B) * H
+            to = offsets[at + 1] + H * before
+            _weight(what, h, h_at, H, d, d_at, R, width, theta, grad, s0, s1, to, 0, H, n0, n1, optimizer, k)
+            if layer == 0:
+                to = offsets[at] + V * before
+                _input_rows(what, x, d, d_at, width, theta, grad, s0, s1, to, rows, count, n0, n1, optimizer, k)
+            else:
+                to, below = offsets[at] + H * before, h_at - R * H  # from the second state on
+                _weight(what, h, below, H, d, d_at, R, width, theta, grad, s0, s1, to, 0, H, n0, n1, optimizer, k)
+            _bias(what, d, d_at, R, width, theta, grad, s0, s1, offsets[at + 2] + before, n0, n1, optimizer, k)
+    k0, k1 = share(H, TILE_ROWS, thread, threads)
+    flat, row, read = dlogits.reshape(dlogits.size), first * B, (T - first) * B
+    top = ((L - 1) * (T + 1) * B + B + row) * H
+    to = offsets[3 * L]
+    _weight(what, h, top, H, flat, row * V, read, V, theta, grad, s0, s1, to, k0, k1, 0, V, optimizer, k)
+    if thread == threads - 1:
+        _bias(what, flat, row * V, read, V, theta, grad, s0, s1, offsets[3 * L + 1], 0, V, optimizer, k)
 
 
 @inner
@@ -216,24 +299,3 @@ def norm_factor(panels, norm_limit):
         squares += panels[n]
     norm = math.sqrt(squares)
     return norm_limit / norm if norm > norm_limit else 1.0
-
-
-@inner
-def update(theta, grad, state, offsets, optimizer, hyper, step, rate, limits, panels, N, rows, count, thread, threads):
-    """Scale, clip and apply the member's share of the gradient; limits are (grad_scale, grad_clip, grad_clip_norm).
-
-    Where count is not negative, rows of W_x with no gradient are passed over: the optimizer would leave them alone.
-    """
-    factor = theta.dtype.type(1)
-    if limits[2] < np.inf:
-        factor = theta.dtype.type(norm_factor(panels, limits[2]))
-    s0, s1 = slot(state, 0, theta), slot(state, 1, theta)
-    n0, n1 = share(N, 64, thread, threads)
-    first = offsets[1] if count >= 0 else 0
-    begin, end = share(theta.shape[0] - first, 64, thread, threads)
-    for n in range(max(count, 0) + 1):  # the touched rows of W_x, a range of columns of each, then a range of the rest
-        at = rows[n] * N + n0 if n < count else first + begin
-        to = rows[n] * N + n1 if n < count else first + end
-        apply(
-            theta[at:to], grad[at:to], s0[at:to], s1[at:to], optimizer, hyper, step, rate, limits[0], limits[1], factor
-        )

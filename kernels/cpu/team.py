@@ -8,12 +8,16 @@ A member that waits for long gives its core away between looks, so that a busy n
 """
 
 import os
+from functools import cache
+from typing import Any, NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from kernels.cpu.jit import inner
+from kernels.spec import unit_panels
 
 #: Threads need a way to yield that compiled code can call and the cache can keep: POSIX has one.
 CAN_YIELD = os.name == "posix"
@@ -22,18 +26,53 @@ _SPINS = 4000
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 
 
-def team_size(hidden_size: int, batch_size: int, threads: int) -> int:
-    """How many of `threads` a training call gains from.
+class Plan(NamedTuple):
+    """Who works on what in a training call."""
 
-    Streams are shared out, by fours, where there are enough. Where there are not, members share the hidden units and
-    meet at every step: that pays from about 224 units on (measured on two cores, batch size 1: 0.73 times the speed of
-    one thread with 100 units, 0.99 with 192, 1.23 with 256, 1.89 with 512).
+    members: Any  # (members, 4) int64: streams b0, b1 and pieces q0, q1 of each
+    pieces: Any  # (Q, 4) int64: first hidden unit, how many, and in a row of gates where gate i begins, and how far it
+    # is to the next gate
+    panelled: bool  # whether gates, cells, weights and optimizer memory lie piece by piece
+
+
+def plan(hidden_size: int, batch_size: int, threads: int) -> Plan:
+    """Choose what is shared out, and among how many of `threads`: the one place that decides.
+
+    Small batches of middling models are cut into panels of hidden units (spec.unit_panels). Otherwise streams are
+    shared out, at least two to a member, where there are enough of them. Where there are not, members share the hidden
+    units, which pays from about 224 units on. Measured: docs/performance.md.
     """
-    if not CAN_YIELD:
-        return 1
-    if batch_size >= 8:
-        return min(threads, batch_size // 4)
-    return min(threads, -(-hidden_size // 16)) if hidden_size >= 224 else 1
+    H, B, threads = hidden_size, batch_size, threads if CAN_YIELD else 1
+    panels = unit_panels(H, B)
+    if panels > 1:
+        n = min(threads, panels)
+        cuts = [H // 4 * p // panels * 4 for p in range(panels)] + [H]
+        pieces = [(cuts[p], cuts[p + 1] - cuts[p], 0, cuts[p + 1] - cuts[p]) for p in range(panels)]
+        members = [(0, B, panels * k // n, panels * (k + 1) // n) for k in range(n)]
+    elif threads > 1 and B < 2 * threads and H >= 224:
+        n = min(threads, -(-H // 16))
+        cuts = [-(-H // 16) * k // n * 16 for k in range(n)] + [H]
+        pieces = [(cuts[k], cuts[k + 1] - cuts[k], cuts[k], H) for k in range(n)]
+        members = [(0, B, k, k + 1) for k in range(n)]
+    else:
+        n = max(1, min(threads, B // 2))
+        pieces = [(0, H, 0, H)]
+        members = [(B // 2 * k // n * 2, B if k == n - 1 else B // 2 * (k + 1) // n * 2, 0, 1) for k in range(n)]
+    return Plan(np.array(members, np.int64), np.array(pieces, np.int64), panels > 1)
+
+
+@cache
+def whole(hidden_size: int) -> Any:
+    """The pieces (1, 4) of a layer that is not shared."""
+    return np.array([(0, hidden_size, 0, hidden_size)], np.int64)
+
+
+@inner
+def spans(piece):
+    """The ranges of columns that a piece has in a row of 4H: how many, of what length, how far apart."""
+    if piece[1] == piece[3]:
+        return 1, 4 * piece[1], 0
+    return 4, piece[1], piece[3]
 
 
 @intrinsic

@@ -3,9 +3,11 @@
 Numba has no vector types, and a loop over memory that it vectorises loads and stores its output again at every step.
 A tile keeps a block of the output in registers while it runs through the whole contraction:
 
-* :func:`axpy_tile`: ``out[r, n] += sum_k a[r, k] w[k, n]``, R rows by C vectors, one broadcast of a and C loads of w
-  for R C multiply-adds. a has two strides of its own, so that ``a'`` costs nothing.
-* :func:`dot_tile`: ``out[r, k] += sum_n a[r, n] w[k, n]``, R by K running sums of vectors, added up at the end.
+* :func:`axpy_tile`: ``out[r, n] += sum_k a[r, k] w[k, n]``, R rows by up to C vectors, one broadcast of a and a load
+  of each vector of w for the multiply-adds of all rows. a has two strides of its own, so that ``a'`` costs nothing.
+  There is a loop for each number of vectors, so that a narrow rest of a row costs what it weighs.
+* :func:`dot_tile`: ``out[r, k] = sum_n a[r, n] w[k, n]``, as many running sums as a vector has lanes, which are
+  transposed and added up together at the end: three instructions a sum instead of ten.
 
 The last, incomplete vector of a row is loaded and stored under a mask. The order of additions depends on the tile, the
 sizes and the width of a vector alone: the same bits on the same type of processor.
@@ -13,151 +15,92 @@ sizes and the width of a vector alone: the same bits on the same type of process
 Addresses are integers and strides count elements: Numba's arrays would bring their checks along.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-_I64, _I32, _I1 = ir.IntType(64), ir.IntType(32), ir.IntType(1)
+from kernels.cpu.vectors import I64, MASKS_ARE_CHEAP, TILE_VECTORS, VECTOR_BYTES, Vectors, loop, real_type
+
+#: Rows of a batch's largest tile; vectors of a single row's; rows of a tile of dot products, which needs lanes for them.
+TILE_ROWS = TILE_VECTORS // 3
+ROW_VECTORS = min(16, TILE_VECTORS)
+DOT_ROWS = 4 if VECTOR_BYTES >= 32 else 2
 
 
-def vector_unit() -> tuple[int, int]:
-    """Bytes of this processor's vectors, and how many a tile may keep in registers."""
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f"):
-        return 64, 24
-    return (32, 12) if features.get("avx") else (16, 12)
+def each_width(builder: Any, vec: Vectors, C: int, N: Any, run: Callable[[int, list[Any]], None]) -> None:
+    """Emit ``run(vectors, masks)`` for each number of vectors up to C, and choose the one that N elements need.
+
+    masks are None, but for the last vector's, where it is incomplete or masks cost next to nothing. N is at least 1.
+    """
+    last = builder.sdiv(builder.sub(N, I64(1)), I64(vec.lanes))  # the last vector's number
+    rest = builder.sub(N, builder.mul(last, I64(vec.lanes)))
+    whole = builder.icmp_signed("==", rest, I64(vec.lanes)) if not MASKS_ARE_CHEAP else ir.Constant(ir.IntType(1), 0)
+    end, never = builder.append_basic_block("end"), builder.append_basic_block("never")
+    choice = builder.switch(builder.add(builder.mul(last, I64(2)), builder.zext(whole, I64)), never)
+    builder.position_at_end(never)
+    builder.unreachable()
+    for vectors in range(1, C + 1):
+        for is_whole in (0,) if MASKS_ARE_CHEAP else (0, 1):
+            block = builder.append_basic_block(f"vectors{vectors}")
+            choice.add_case(I64(2 * (vectors - 1) + is_whole), block)
+            builder.position_at_end(block)
+            run(vectors, [None] * (vectors - 1) + [None if is_whole else vec.mask(rest)])
+            builder.branch(end)
+    builder.position_at_end(end)
 
 
-VECTOR_BYTES, TILE_VECTORS = vector_unit()
+def products_of(
+    builder: Any, vec: Vectors, R: int, vectors: int, masks: list[Any], a: Any, a_row: Any, a_k: Any, w: Any, w_k: Any,
+    K: Any, sums: list[Any],
+) -> list[Any]:  # fmt: skip
+    """Emit the loop that adds a (R, K) @ w (K, vectors) to R * vectors sums, and return them."""
 
+    def body(k: Any, sums: list[Any]) -> list[Any]:
+        row = vec.element(w, builder.mul(k, w_k))
+        loaded = [vec.load(vec.element(row, I64(c * vec.lanes)), masks[c]) for c in range(vectors)]
+        column = vec.element(a, builder.mul(k, a_k))
+        new = []
+        for r in range(R):
+            factor = vec.broadcast(builder.load(vec.element(column, builder.mul(I64(r), a_row))))
+            new += [vec.multiply_add(factor, loaded[c], sums[r * vectors + c]) for c in range(vectors)]
+        return new
 
-class _Vectors:
-    """Emits vector instructions of one element type at the builder's place."""
-
-    def __init__(self, builder: Any, real: Any) -> None:
-        self.b = builder
-        self.real = real
-        self.lanes = VECTOR_BYTES // (4 if isinstance(real, ir.FloatType) else 8)
-        self.type = ir.VectorType(real, self.lanes)
-        self.align = VECTOR_BYTES // self.lanes
-        self.undefined = ir.Constant(self.type, ir.Undefined)
-        self.zero = ir.Constant(self.type, [ir.Constant(real, 0.0)] * self.lanes)
-
-    def element(self, base: Any, index: Any) -> Any:
-        return self.b.gep(base, [index])
-
-    def _pointer(self, at: Any) -> Any:
-        return self.b.bitcast(at, self.type.as_pointer())
-
-    def load(self, at: Any, mask: Any = None) -> Any:
-        if mask is None:
-            return self.b.load(self._pointer(at), align=self.align)
-        kind = ir.FunctionType(self.type, [self.type.as_pointer(), _I32, mask.type, self.type])
-        function = self._intrinsic(f"llvm.masked.load.{self._name()}.p0", kind)
-        return self.b.call(function, [self._pointer(at), _I32(self.align), mask, self.zero])
-
-    def store(self, value: Any, at: Any, mask: Any = None) -> None:
-        if mask is None:
-            self.b.store(value, self._pointer(at), align=self.align)
-            return
-        kind = ir.FunctionType(ir.VoidType(), [self.type, self.type.as_pointer(), _I32, mask.type])
-        function = self._intrinsic(f"llvm.masked.store.{self._name()}.p0", kind)
-        self.b.call(function, [value, self._pointer(at), _I32(self.align), mask])
-
-    def broadcast(self, scalar: Any) -> Any:
-        first = self.b.insert_element(self.undefined, scalar, _I32(0))
-        return self.b.shuffle_vector(first, self.undefined, ir.Constant(ir.VectorType(_I32, self.lanes), None))
-
-    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
-        return self.b.fadd(self.b.fmul(a, b, flags=["contract"]), c, flags=["contract"])
-
-    def total(self, vector: Any) -> Any:
-        kind = ir.FunctionType(self.real, [self.real, self.type])
-        function = self._intrinsic(f"llvm.vector.reduce.fadd.{self._name()}", kind)
-        return self.b.call(function, [ir.Constant(self.real, 0.0), vector], fastmath=["reassoc"])
-
-    def mask(self, count: Any) -> Any:
-        """Lanes below `count`."""
-        lanes = ir.VectorType(_I64, self.lanes)
-        first = self.b.insert_element(ir.Constant(lanes, ir.Undefined), count, _I32(0))
-        zeros = ir.Constant(ir.VectorType(_I32, self.lanes), None)
-        counts = self.b.shuffle_vector(first, ir.Constant(lanes, ir.Undefined), zeros)
-        return self.b.icmp_unsigned("<", ir.Constant(lanes, list(range(self.lanes))), counts)
-
-    def _name(self) -> str:
-        return f"v{self.lanes}f{VECTOR_BYTES // self.lanes * 8}"
-
-    def _intrinsic(self, name: str, kind: Any) -> Any:
-        module = self.b.module
-        return module.globals.get(name) or ir.Function(module, kind, name)
-
-
-def _loop(builder: Any, count: Any, carried: list[Any], body: Any) -> list[Any]:
-    """Emit ``for i in range(count): carried = body(i, carried)`` (count may be 0) and return what is carried out."""
-    before, test = builder.block, builder.append_basic_block("test")
-    inside, after = builder.append_basic_block("body"), builder.append_basic_block("after")
-    builder.branch(test)
-    builder.position_at_end(test)
-    i = builder.phi(_I64)
-    i.add_incoming(_I64(0), before)
-    values = [builder.phi(value.type) for value in carried]
-    for phi, value in zip(values, carried, strict=True):
-        phi.add_incoming(value, before)
-    builder.cbranch(builder.icmp_signed("<", i, count), inside, after)
-    builder.position_at_end(inside)
-    following = body(i, values)
-    i.add_incoming(builder.add(i, _I64(1)), builder.block)
-    for phi, value in zip(values, following, strict=True):
-        phi.add_incoming(value, builder.block)
-    builder.branch(test)
-    builder.position_at_end(after)
-    return values
-
-
-def _real(zero: Any) -> Any:
-    return ir.FloatType() if zero == types.float32 else ir.DoubleType()
+    return loop(builder, K, sums, body)
 
 
 @cache
-def axpy_tile(R: int, C: int, masked: bool = False) -> Any:
-    """``tile(zero, a, a_row, a_k, w, w_k, out, out_row, K, columns)``: out (R, C vectors) += a (R, K) @ w (K, ...).
+def axpy_tile(R: int, C: int) -> Any:
+    """``tile(zero, a, a_row, a_k, w, w_k, out, out_row, K, N)``: out (R, N) += a (R, K) @ w (K, N), N <= C vectors.
 
-    zero is a number of the element type. `columns` counts the valid lanes of the one vector of a masked tile.
+    zero is a number of the element type; N is at least 1.
     """
 
     @intrinsic
-    def tile(typing, zero, a, a_row, a_k, w, w_k, out, out_row, K, columns):
+    def tile(typing, zero, a, a_row, a_k, w, w_k, out, out_row, K, N):
         signature = types.void(zero, types.uintp, types.intp, types.intp, types.uintp, types.intp,
                                types.uintp, types.intp, types.intp, types.intp)  # fmt: skip
 
         def emit(context, builder, signature, arguments):
-            _, a, a_row, a_k, w, w_k, out, out_row, K, columns = arguments
-            vec = _Vectors(builder, _real(signature.args[0]))
+            _, a, a_row, a_k, w, w_k, out, out_row, K, N = arguments
+            vec = Vectors(builder, real_type(signature.args[0]))
             a, w, out = (builder.inttoptr(address, vec.real.as_pointer()) for address in (a, w, out))
-            mask = vec.mask(columns) if masked else None
-            places = [
-                vec.element(out, builder.add(builder.mul(_I64(r), out_row), _I64(c * vec.lanes)))
-                for r in range(R)
-                for c in range(C)
-            ]
 
-            def body(k, sums):
-                row = vec.element(w, builder.mul(k, w_k))
-                loaded = [vec.load(vec.element(row, _I64(c * vec.lanes)), mask) for c in range(C)]
-                column = vec.element(a, builder.mul(k, a_k))
-                new = []
-                for r in range(R):
-                    factor = vec.broadcast(builder.load(vec.element(column, builder.mul(_I64(r), a_row))))
-                    new += [vec.multiply_add(factor, loaded[c], sums[r * C + c]) for c in range(C)]
-                return new
+            def run(vectors, masks):
+                places = [
+                    vec.element(out, builder.add(builder.mul(I64(r), out_row), I64(c * vec.lanes)))
+                    for r in range(R)
+                    for c in range(vectors)
+                ]
+                sums = [vec.load(place, masks[n % vectors]) for n, place in enumerate(places)]
+                sums = products_of(builder, vec, R, vectors, masks, a, a_row, a_k, w, w_k, K, sums)
+                for n, (value, place) in enumerate(zip(sums, places, strict=True)):
+                    vec.store(value, place, masks[n % vectors])
 
-            sums = _loop(builder, K, [vec.load(place, mask) for place in places], body)
-            for value, place in zip(sums, places, strict=True):
-                vec.store(value, place, mask)
+            each_width(builder, vec, C, N, run)
             return context.get_dummy_value()
 
         return signature, emit
@@ -166,38 +109,71 @@ def axpy_tile(R: int, C: int, masked: bool = False) -> Any:
 
 
 @cache
-def dot_tile(R: int, K: int) -> Any:
-    """``tile(zero, a, a_row, w, w_row, out, out_row, N)``: out (R, K) += a (R, N) @ w (K, N)'."""
+def dot_tile(R: int, split: int = 1) -> Any:
+    """``tile(zero, a, a_row, w, w_row, out, out_row, N, K)``: out (R, K) = a (R, N) @ w (K, N)', R K split <= lanes.
+
+    With `split`, an element is that many sums, of every `split`-th vector: fewer rows of w are read side by side, which
+    long rows need (rows 4 KiB apart share one set of the first-level cache, which holds eight of them).
+    """
 
     @intrinsic
-    def tile(typing, zero, a, a_row, w, w_row, out, out_row, N):
+    def tile(typing, zero, a, a_row, w, w_row, out, out_row, N, K):
         signature = types.void(
-            zero, types.uintp, types.intp, types.uintp, types.intp, types.uintp, types.intp, types.intp
+            zero, types.uintp, types.intp, types.uintp, types.intp, types.uintp, types.intp, types.intp, types.intp
         )
 
         def emit(context, builder, signature, arguments):
-            _, a, a_row, w, w_row, out, out_row, N = arguments
-            vec = _Vectors(builder, _real(signature.args[0]))
+            _, a, a_row, w, w_row, out, out_row, N, K = arguments
+            vec = Vectors(builder, real_type(signature.args[0]))
+            parts = min(split, vec.lanes)
+            columns = vec.lanes // (R * parts)
             a, w, out = (builder.inttoptr(address, vec.real.as_pointer()) for address in (a, w, out))
-            a_rows = [vec.element(a, builder.mul(_I64(r), a_row)) for r in range(R)]
-            w_rows = [vec.element(w, builder.mul(_I64(k), w_row)) for k in range(K)]
+            a_rows = [vec.element(a, builder.mul(I64(r), a_row)) for r in range(R)]
+            beyond = builder.sub(K, I64(1))  # rows of w that are not there are read as the last one that is
+            w_rows = []
+            for k in range(columns):
+                there = builder.select(builder.icmp_signed("<", I64(k), K), I64(k), beyond)
+                w_rows.append(vec.element(w, builder.mul(there, w_row)))
+            span = R * columns  # sums of one part
 
             def add(at, sums, mask):
                 left = [vec.load(vec.element(row, at), mask) for row in a_rows]
                 right = [vec.load(vec.element(row, at), mask) for row in w_rows]
-                return [vec.multiply_add(left[i // K], right[i % K], sums[i]) for i in range(R * K)]
+                return [vec.multiply_add(left[i // columns], right[i % columns], sums[i]) for i in range(span)]
 
-            lanes = _I64(vec.lanes)
+            def add_parts(i, sums):
+                new = []
+                for part in range(parts):
+                    at = builder.add(builder.mul(i, I64(parts * vec.lanes)), I64(part * vec.lanes))
+                    new += add(at, sums[part * span : (part + 1) * span], None)
+                return new
+
+            def add_vector(i, sums):
+                at = builder.add(done, builder.mul(i, lanes))
+                return add(at, sums[:span], None) + sums[span:]
+
+            def add_rest(i, sums):
+                at = builder.mul(whole, lanes)
+                return add(at, sums[:span], vec.mask(builder.sub(N, at))) + sums[span:]
+
+            lanes = I64(vec.lanes)
             whole = builder.sdiv(N, lanes)
-            sums = _loop(builder, whole, [vec.zero] * (R * K), lambda i, sums: add(builder.mul(i, lanes), sums, None))
-            done = builder.mul(whole, lanes)
-            left_over = builder.sub(N, done)
-            any_left = builder.select(builder.icmp_signed(">", left_over, _I64(0)), _I64(1), _I64(0))
-            mask = vec.mask(left_over)
-            sums = _loop(builder, any_left, sums, lambda i, sums: add(done, sums, mask))
-            for i, value in enumerate(sums):
-                at = vec.element(out, builder.add(builder.mul(_I64(i // K), out_row), _I64(i % K)))
-                builder.store(builder.fadd(builder.load(at), vec.total(value)), at)
+            turns = builder.sdiv(whole, I64(parts))
+            sums = loop(builder, turns, [vec.zero] * vec.lanes, add_parts)
+            done = builder.mul(turns, I64(parts * vec.lanes))
+            if parts > 1:
+                sums = loop(builder, builder.sub(whole, builder.mul(turns, I64(parts))), sums, add_vector)
+            any_left = builder.icmp_signed("<", builder.mul(whole, lanes), N)
+            sums = loop(builder, builder.zext(any_left, I64), sums, add_rest)
+            totals, n = vec.totals(sums), vec.lanes
+            while n > span:  # the parts' sums lie side by side
+                n //= 2
+                halves = [vec.shuffle(totals, totals, [(k + h) % vec.lanes for k in range(vec.lanes)]) for h in (0, n)]
+                totals = builder.fadd(*halves)
+            for r in range(R):
+                row = vec.part(columns)
+                value = vec.shuffle(totals, totals, [r * columns + k for k in range(columns)])
+                row.store(value, vec.element(out, builder.mul(I64(r), out_row)), row.mask(K))
             return context.get_dummy_value()
 
         return signature, emit
