@@ -12,7 +12,7 @@ import math
 
 from kernels.cpu.activations import exp
 from kernels.cpu.cells import cell_backward, cell_forward
-from kernels.cpu.jit import entry, inner
+from kernels.cpu.jit import entry, inner, thin
 from kernels.cpu.products import add_outer, add_product, add_rows, address, clear_rows, copy_to_rows, product_transposed
 from kernels.cpu.team import meet, spans
 
@@ -53,7 +53,7 @@ def project_ids(x, W_x, b, gates, b0, b1, pieces, q0, q1):
                         z[j] = w[j] + bias[j]
 
 
-@inner
+@thin
 def _add_gates(a, a_at, W, packed, z, z_at, R, K, H, piece):
     """A piece's gates in rows of z, which begin at z_at, += those of a (R, K) @ W, packed unless packed has no size."""
     w_at, width = gates_at(piece, K, H)
@@ -67,7 +67,7 @@ def _add_gates(a, a_at, W, packed, z, z_at, R, K, H, piece):
             add_product(a, a_at, K, W, w_at + begin, width, z, z_at + begin, width, R, K, length)
 
 
-@inner
+@thin
 def project_floats(x, W_x, packed, b, gates, b0, b1, pieces, q0, q1):
     """The part's gates (T B 4H,) = x W_x + b, for floats x (T, B, D): one product for all steps where it can be."""
     T, B, D = x.shape
@@ -144,7 +144,7 @@ def run_backward(dh, W_h, packed, c, gates, dz, dh_next, dc_next, b0, b1, pieces
             flow_back(dz, t * B + b0, W_h, packed, dh_next, b0, b1 - b0, pieces[q], H)
 
 
-@inner
+@thin
 def flow_back(dz, row, W, packed, out, out_row, R, piece, H):
     """A piece's units of R rows of out (..., H), from out_row on, = rows of dz, from `row` on, @ W' of W (H 4H,).
 

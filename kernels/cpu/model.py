@@ -7,7 +7,7 @@ and between the phases of an iteration (loops.py). Nothing is allocated.
 
 import math
 
-from kernels.cpu.jit import inner
+from kernels.cpu.jit import inner, thin
 from kernels.cpu.layers import (
     add_gradient_ids,
     flow_back,
@@ -64,7 +64,7 @@ def pack_layers(theta, offsets, packed, H, pieces, q0, q1, thread, threads):
                 pack_transposed(W, j0 * N, N, packed[layer, kind + 1, N * j0 :], n, N, thread, threads)
 
 
-@inner
+@thin
 def forward(theta, offsets, x, h, c, gates, packed, b0, b1, pieces, q0, q1, counter, threads):
     """Run all layers over inputs x (T, B) from h[:, 0], c[:, 0]: the member's part."""
     L, T, B, N = gates.shape
@@ -79,7 +79,7 @@ def forward(theta, offsets, x, h, c, gates, packed, b0, b1, pieces, q0, q1, coun
         run_forward(W_h, packed[layer, 0], h[layer], cells, z, b0, b1, pieces, q0, q1, counter, threads)
 
 
-@inner
+@thin
 def readout(theta, offsets, targets, h, logits, row_loss, dh, first, b0, b1, thread, threads):
     """Logits, their loss by row (T, B), their gradient in their place, and dh, that of the last layer's h.
 
@@ -99,7 +99,7 @@ def readout(theta, offsets, targets, h, logits, row_loss, dh, first, b0, b1, thr
             _readout_rows(theta, offsets, targets, h, logits, row_loss, dh, t * B + b0, b1 - b0)
 
 
-@inner
+@thin
 def _readout_rows(theta, offsets, targets, h, logits, row_loss, dh, row, R):
     """The same for R rows from `row` on, of T B rows."""
     L, steps, B, H = h.shape
@@ -123,7 +123,7 @@ def total(row_loss):
     return loss
 
 
-@inner
+@thin
 def backward(
     theta, offsets, h, c, gates, dz, dh, carry, partial, packed, b0, b1, pieces, q0, q1, counter, threads
 ):  # fmt: skip
@@ -199,7 +199,7 @@ def _apply_rows(theta, grad, s0, s1, to, at, rows, N, n0, n1, optimizer, k):
         apply(theta[i : i + length], grad[j : j + length], s0[i : i + length], s1[i : i + length], optimizer, k)
 
 
-@inner
+@thin
 def _weight(what, a, a_at, a_row, d, d_at, R, N, theta, grad, s0, s1, offset, k0, k1, n0, n1, optimizer, k):
     """Rows k0:k1 and columns n0:n1 of a weight matrix at `offset`, whose gradient is a' @ d of R rows of a and d (R, N).
 
@@ -245,7 +245,7 @@ def _input_rows(what, x, d, d_at, N, theta, grad, s0, s1, offset, rows, count, n
             _apply_rows(theta, grad, s0, s1, at, at, 1, N, n0, n1, optimizer, k)
 
 
-@inner
+@thin
 def update(
     what, theta, grad, s0, s1, offsets, x, h, dz, dlogits, first, rows, count, optimizer, k, pieces, q0, q1, thread, threads
 ):  # fmt: skip

@@ -13,7 +13,7 @@ falls into. Nothing is allocated.
 
 import numpy as np
 
-from kernels.cpu.jit import inner
+from kernels.cpu.jit import inner, thin
 from kernels.cpu.tiles import DOT_ROWS, ROW_VECTORS, TILE_ROWS, TILE_VECTORS, VECTOR_BYTES, axpy_tile, dot_tile
 
 from kernels.cpu.updates import outer_update_tile
@@ -116,7 +116,7 @@ def _dots(zero, size, a, a_row, w, w_row, out, out_row, R, K, N):
 # The functions above are compiled once, whatever arrays and literal numbers those below are called with.
 
 
-@inner
+@thin
 def add_product(a, a_at, a_row, w, w_at, w_row, out, out_at, out_row, R, K, N):
     """out (R, N) += a (R, K) @ w (K, N): matrices that begin at an element of an array, with rows of so many.
 
@@ -130,14 +130,14 @@ def add_product(a, a_at, a_row, w, w_at, w_row, out, out_at, out_row, R, K, N):
         _product(zero, size, at_a, a_row, one, at_w, w_row, to, out_row, R, K, N)
 
 
-@inner
+@thin
 def add_outer(a, a_at, a_row, d, d_at, d_row, out, out_at, out_row, R, K, N):
     """out (K, N) += a (R, K)' @ d (R, N), matrices as in :func:`add_product`."""
     zero, size, one = a.dtype.type(0), np.int64(a.itemsize), np.int64(1)
     _product(zero, size, address(a, a_at), one, a_row, address(d, d_at), d_row, address(out, out_at), out_row, K, R, N)
 
 
-@inner
+@thin
 def product_transposed(a, a_at, a_row, w, w_at, w_row, out, out_at, out_row, R, K, N):
     """out (R, K) = a (R, N) @ w (K, N)', matrices as in :func:`add_product`, of which w is not packed."""
     zero, size = a.dtype.type(0), np.int64(a.itemsize)

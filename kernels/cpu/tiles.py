@@ -27,7 +27,7 @@ from kernels.cpu.vectors import I64, MASKS_ARE_CHEAP, TILE_VECTORS, VECTOR_BYTES
 
 #: Rows of a batch's largest tile; vectors of a single row's; rows of a tile of dot products, which needs lanes for them.
 TILE_ROWS = TILE_VECTORS // 3
-ROW_VECTORS = min(16, TILE_VECTORS)
+ROW_VECTORS = 13
 DOT_ROWS = 4 if VECTOR_BYTES >= 32 else 2
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from kernels.cpu.jit import inner
 from kernels.cpu.tiles import each_width, products_of
-from kernels.cpu.vectors import I64, Number, Vectors, for_each_vector, real_type
+from kernels.cpu.vectors import I64, VECTOR_BYTES, Number, Vectors, for_each_vector, loop, real_type
 
 #: Numbers by which compiled code knows the optimizers of spec.OPTIMIZERS.
 SGD, ADAGRAD, RMSPROP, ADAM = range(4)
@@ -129,15 +130,26 @@ def outer_update_tile(R: int, C: int) -> Any:
                 builder.inttoptr(place, vec.real.as_pointer()) for place in (k, a, d, theta, s0, s1)
             )  # fmt: skip
 
+            # The sums wait in memory: the optimizers' code for each of them would be long. (On the stack, once: a tile
+            # is inlined into a loop.)
+            kept = cgutils.alloca_once(builder, ir.ArrayType(vec.type, R * C))
+            kept.align = VECTOR_BYTES
+
             def run(vectors, masks):
                 zeros = [ir.Constant(vec.type, [0.0] * vec.lanes)] * (R * vectors)
                 sums = products_of(builder, vec, R, vectors, masks, a, I64(1), a_k, d, d_k, K, zeros)
+                for n, grad in enumerate(sums):
+                    builder.store(grad, builder.gep(kept, [I64(0), I64(n)]))
 
                 def body(step):
-                    for n, grad in enumerate(sums):
-                        r, c = divmod(n, vectors)
-                        at = builder.add(builder.mul(I64(r), row), I64(c * vec.lanes))
-                        step(grad, at, masks[c])
+                    def rows(r, _):
+                        for c in range(vectors):
+                            n = builder.add(builder.mul(r, I64(vectors)), I64(c))
+                            at = builder.add(builder.mul(r, row), I64(c * vec.lanes))
+                            step(builder.load(builder.gep(kept, [I64(0), n])), at, masks[c])
+                        return []
+
+                    loop(builder, I64(R), [], rows)
 
                 _emit(builder, vec, optimizer, k, arrays, body)
 
