@@ -41,6 +41,8 @@ def test_a_sampled_text_goes_on_where_it_was():
     work = bench.WORKS["sample"]
     ids = bench.text_ids(work)
     whole, pieces = bench.Ours(work, ids, "numpy", "float64"), bench.Ours(work, ids, "numpy", "float64")
+    whole.theta *= 30  # so that the character before matters
+    pieces.theta *= 30
     text = whole.run(30)
     np.testing.assert_array_equal(text, np.concatenate([pieces.run(11), pieces.run(19)]))
     assert len(set(text)) > 5
@@ -87,6 +89,8 @@ def test_the_floor_counts_what_is_read_and_written():
 def test_the_floor_counts_exponentials_and_adds_up():
     T, B, V, H, L = 5, 3, 7, 16, 2
     assert limits.training_floor(only(exps=1), Shape(V, H, L), T, B, "sgd") == 5 * T * B * H * L + T * B * V
+    last = limits.training_floor(only(exps=1), Shape(V, H, L), T, B, "sgd", last_only=True)
+    assert last == 5 * T * B * H * L + B * V
     assert limits.sampling_floor(only(exps=1), Shape(V, H, L)) == 5 * H * L + V
     parts = [limits.training_floor(only(**{k: 1}), Shape(V, H, L), T, 1, "adam") for k in ("bandwidth", "exps")]
     products = 3 * (8 * T * H * H * L + 8 * T * H * H * (L - 1) + 2 * T * H * V) - 16 * T * H * H * L
