@@ -151,13 +151,17 @@ class Ours:
         return self._train(count) if self.work.optimizer else self._sample(count)
 
     def _train(self, count: int) -> np.ndarray:
-        work, begin = self.work, self.iteration
-        starts, reset = self._plan.plan(begin, begin + count)
+        starts, reset = self._plan.plan(self.iteration, self.iteration + count)
+        return self.train(starts, reset, np.full(count, self.work.learning_rate))
+
+    def train(self, starts: np.ndarray, reset: np.ndarray, learning_rate: np.ndarray) -> np.ndarray:
+        """Go on by one iteration for each row of `starts`, wherever that is in the text; return their losses."""
+        work = self.work
         losses = self._ops.train_steps(
-            self.theta, self.state, self.h, self.c, self.ids, starts, reset, np.full(count, work.learning_rate),
+            self.theta, self.state, self.h, self.c, self.ids, starts, reset, learning_rate,
             shape=work.shape,
             seq_length=work.seq_length,
-            step=begin,
+            step=self.iteration,
             optimizer=work.optimizer,
             hyper=work.hyper,
             grad_scale=work.grad_scale,
@@ -167,7 +171,7 @@ class Ours:
             threads=self.threads,
             **({"last_only": True} if work.last_only else {}),
         )  # fmt: skip
-        self.iteration += count
+        self.iteration += len(starts)
         return losses
 
     def _sample(self, count: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """One rival in a process of its own: ``python -m benchmarks.rivals NAME WORK --threads N``.
 
-Sets the threads before anything that reads them is loaded, warms up, prints ``ready {...}``; then, for every line with a
-number on standard input, runs as many iterations and prints ``{"seconds": ..., "loss": ...}``. Ends with its input.
+Sets the threads before anything that reads them is loaded, warms up, prints ``ready {...}``; then, for every line with
+a number on standard input, runs as many iterations and prints ``{"seconds": ..., "loss": ...}``. Ends with its input.
 """
 
 import argparse

@@ -45,9 +45,7 @@ def iterate(jax, work, per_pass, ids, n, carry):
     grads = tuple(np.clip(g, -work.grad_clip, work.grad_clip) for g in grads)
     memory = tuple(s + g * g for s, g in zip(memory, grads, strict=True))
     epsilon, rate = spec.hyper_values("adagrad", work.hyper)["epsilon"], work.learning_rate
-    params = tuple(
-        p - rate * g / np.sqrt(s + epsilon) for p, g, s in zip(params, grads, memory, strict=True)
-    )
+    params = tuple(p - rate * g / np.sqrt(s + epsilon) for p, g, s in zip(params, grads, memory, strict=True))
     return params, memory, h, c, loss
 
 
