@@ -29,7 +29,13 @@ def test_cost(benchmark, kind, size, machine_limits):
     """What an iteration of ours costs against H (B = 1, T = 16, Adagrad), and against B (H = 256, T = 32, Adam)."""
     work = WORKS[f"{kind}-{size}"]
     benchmark.extra_info["floor"] = {str(n): work.floor(machine_limits, n) for n in teams()}
-    race(benchmark, work, [Contestant("ours", threads) for threads in teams()])
+    race(
+        benchmark,
+        work,
+        [Contestant("ours", threads) for threads in teams()],
+        rounds=1 if QUICK else 5,
+        seconds=0.0 if QUICK else 0.15,
+    )
 
 
 @pytest.mark.parametrize("name", ["h256-b16"] if QUICK else ["h256-b16", "seed"])

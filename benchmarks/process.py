@@ -136,13 +136,13 @@ def spread(times):
 class Race:
     """Contestants at one work who take turns: a round of each, then the next round."""
 
-    def __init__(self, work, contestants):
+    def __init__(self, work, contestants, seconds=ROUND_SECONDS):
         self.work, self.processes = work, []
         self.load_before = load_average()
         try:
             for contestant in contestants:
                 self.processes.append(Process(contestant, work.name))
-                self.processes[-1].calibrate(ROUND_SECONDS)
+                self.processes[-1].calibrate(seconds)
         except BaseException:
             self.close()
             raise
@@ -168,13 +168,13 @@ class Race:
         }
 
 
-def race(benchmark, work, contestants, absent=None):
+def race(benchmark, work, contestants, absent=None, rounds=ROUNDS, seconds=ROUND_SECONDS):
     """Let them take turns under pytest-benchmark, whose own figure is that of the first; keep everybody's."""
     begin = time.perf_counter()
-    running = Race(work, contestants)
+    running = Race(work, contestants, seconds)
     try:
         benchmark.group = work.name
-        benchmark.pedantic(running.first, setup=running.others, rounds=ROUNDS)
+        benchmark.pedantic(running.first, setup=running.others, rounds=rounds)
         benchmark.extra_info.update(running.result(), absent=absent or {}, took=round(time.perf_counter() - begin, 1))
     finally:
         running.close()

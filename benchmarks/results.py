@@ -44,3 +44,55 @@ def read(path):
 def write(results, path):
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+# ------------------------------------------------------------------------------------------------ what can be read
+def race_of(results, work):
+    """The race at a work; None where it was not run."""
+    return next((each for each in results["benchmarks"] if each.get("work") == work and "contestants" in each), None)
+
+
+def ours(race, threads, backend="numba", dtype="float32"):
+    """Our own contestant of a race, exactly so; None where there was none."""
+    wanted = ("ours", threads, backend, dtype)
+    keys = ("name", "threads", "backend", "dtype")
+    return next((c for c in race["contestants"] if tuple(c.get(key) for key in keys) == wanted), None)
+
+
+def best(race, name, threads):
+    """The fastest of a rival's contestants, or of ours in float32, with at most so many threads.
+
+    JAX, which takes what cores it may have, is at its best of all.
+
+    None where it took no part.
+    """
+    if name == "ours":
+        found = (ours(race, n) for n in thread_counts(race) if n <= threads)
+        return min((c for c in found if c), key=lambda c: c["median"], default=None)
+    fits = [c for c in race["contestants"] if c["name"] == name and (name == "jax" or c["threads"] <= threads)]
+    return min(fits, key=lambda c: c["median"], default=None)
+
+
+def thread_counts(race):
+    """The numbers of threads that ours was measured with."""
+    return sorted({c["threads"] for c in race["contestants"] if c["name"] == "ours"})
+
+
+def named(results, name):
+    """A benchmark by its name; None where it was not run."""
+    return next((each for each in results["benchmarks"] if each["name"] == name), None)
+
+
+def costs(results, kind):
+    """(size, race) of the works `cost-h-...` or `cost-b-...`, by size."""
+    found = [each for each in results["benchmarks"] if each.get("work", "").startswith(f"{kind}-")]
+    return sorted((int(each["work"].rpartition("-")[2]), each) for each in found)
+
+
+def versions_of(results):
+    """Versions of everything that took part."""
+    found = dict(results["versions"])
+    for each in results["benchmarks"]:
+        for contestant in each.get("contestants", []):
+            found |= contestant["versions"]
+    return found
