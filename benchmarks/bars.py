@@ -22,6 +22,7 @@ RATIOS = (
     ("torch-rnn-1024", 1, "pytorch", 1.1), ("torch-rnn-1024", 2, "pytorch", 1.1),
     ("h256-b16", 2, "pytorch", None),
     ("sample", 1, "pytorch", 15),
+    ("seed", 1, "pytorch_usual", 9), ("seed", 2, "pytorch_usual", 12), ("sample", 1, "pytorch_usual", 15),
 )  # fmt: skip
 #: benchmark, what it is, seconds at most
 STARTS = (

@@ -57,7 +57,7 @@ def speed_chart(results):
         for work, bars in column:
             height = (len(bars) + 0.2) * 0.24 / figure.get_figheight()
             top -= 1.3 * 0.24 / figure.get_figheight()
-            axes = figure.add_axes((0.125 + 0.505 * k, top - height, 0.31, height))
+            axes = figure.add_axes((0.145 + 0.5 * k, top - height, 0.28, height))
             _bars(axes, work, bars)
             top -= height + 0.1 * 0.24 / figure.get_figheight()
     return figure
@@ -116,15 +116,15 @@ def _cost(axes, costs, label, title):
     counts = read.thread_counts(costs[0][1])
     few, most = counts[0], counts[-1]
     styles = {few: ("-", "o", OURS), most: ("-", "s", "#56b4e9")} if most != few else {few: ("-", "o", OURS)}
+    ends = []
     for threads, (line, marker, colour) in styles.items():
         times = [read.ours(race, threads)["median"] for _, race in costs]
         floors = [race["floor"][str(threads)] for _, race in costs]
         axes.plot(sizes, times, line, marker=marker, markersize=4, color=colour)
         axes.plot(sizes, floors, "--", linewidth=1, color=INK if threads == few else FAINT)
-        above, below = (6, -1) if threads == few else (-3, -10)
-        _label(axes, sizes[-1], times[-1], f"ours, {_threads(threads)}", colour, above)
-        _label(axes, sizes[-1], floors[-1], f"floor, {_threads(threads)}", INK if threads == few else FAINT, below)
-    axes.set_xticks(sizes, [str(size) for size in sizes])
+        ends += [(times[-1], f"ours, {_threads(threads)}", colour)]
+        ends += [(floors[-1], f"floor, {_threads(threads)}", INK if threads == few else FAINT)]
+    axes.set_xticks(sizes, [str(size) if size & (size - 1) == 0 else "" for size in sizes])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(
         FuncFormatter(lambda seconds, _: in_words(seconds).replace(".00", "").replace(".0", ""))
@@ -134,7 +134,16 @@ def _cost(axes, costs, label, title):
     axes.set_xlim(sizes[0] / 1.15, sizes[-1] * 3.2)
     axes.grid(which="major", axis="y", color="#e5e5e5", linewidth=0.7)
     axes.set_axisbelow(True)
+    _label_ends(axes, sizes[-1], ends)
 
 
-def _label(axes, x, y, text, colour, up):
-    axes.annotate(text, (x, y), (7, up), textcoords="offset points", color=colour, va="center", fontsize=8)
+def _label_ends(axes, x, ends):
+    """Name each line at its right end, from the top down, no two names closer than a line of text."""
+    axes.figure.canvas.draw()  # so that places on paper are known
+    points = 72 / axes.figure.dpi
+    lowest = float("inf")
+    for y, text, colour in sorted(ends, reverse=True):
+        place = axes.transData.transform((x, y))[1] * points
+        lowest = min(place, lowest - 11)
+        moved = (7, lowest - place)
+        axes.annotate(text, (x, y), moved, textcoords="offset points", color=colour, va="center", fontsize=8)

@@ -13,7 +13,7 @@ from charlstm import bench, limits, machine
 @pytest.fixture(scope="session", autouse=True)
 def _right_before_fast(request):
     """No speed is told of kernels whose gradients are wrong."""
-    if request.config.getoption("benchmark_disable"):
+    if not request.config.getoption("benchmark_enable"):  # it wins over the --benchmark-disable of pyproject.toml
         return
     try:
         bench.check_gradients("numba")

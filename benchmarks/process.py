@@ -56,7 +56,7 @@ def field(work):
         ours += [Contestant("ours", 1, "numba", "float64"), Contestant("ours", 1, "numpy", "float32")]
     absent, others = {}, []
     for name in rivals.NAMES[1:]:
-        if work.name not in rivals.module(name).WORKS:
+        if work.name not in rivals.module(name).WORKS or (QUICK and name == "pytorch_usual"):
             continue
         reason = rivals.missing(name)
         if reason:
@@ -70,11 +70,13 @@ def field(work):
 class Process:
     """One contestant at one work, warmed up and waiting."""
 
-    def __init__(self, contestant, work_name):
+    def __init__(self, contestant, work_name, chars=None):
         self.contestant = contestant
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (until close)
         arguments = [contestant.name, work_name, f"--threads={contestant.threads}", f"--backend={contestant.backend}"]
         arguments += [f"--dtype={contestant.dtype}"]
+        if chars is not None:
+            arguments.append(f"--chars={chars}")
         if contestant.core is not None:
             arguments.append(f"--core={contestant.core}")
         self.process = subprocess.Popen(
@@ -82,7 +84,11 @@ class Process:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, bufsize=1, cwd=ROOT,
         )  # fmt: skip
         self.count, self.times, self.peak_rss = 1, [], None
-        self.ready = json.loads(self._line().removeprefix("ready "))
+        try:
+            self.ready = json.loads(self._line().removeprefix("ready "))
+        except BaseException:
+            self.close()
+            raise
 
     def _line(self):
         line = self.process.stdout.readline()

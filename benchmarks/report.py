@@ -115,7 +115,8 @@ def about(results):
         f"{limits['exp_per_ns']:.1f} exponentials a nanosecond.",
     ]
     absent = {name: why for each in results["benchmarks"] for name, why in (each.get("absent") or {}).items()}
-    return " ".join([*words, *(f"Not measured: {RIVALS[name]} ({why})." for name, why in sorted(absent.items()))])
+    missing = (f"Not measured: {RIVALS[name]} ({absent[name]})." for name in RIVALS if name in absent)
+    return " ".join([*words, *missing])
 
 
 def _loads(results):

@@ -16,7 +16,7 @@ benchmarks.rivals NAME WORK`` runs one in a process of its own; benchmarks/proce
 from importlib import import_module
 from importlib.util import find_spec
 
-NAMES = ("ours", "numpy_loop", "pytorch", "jax", "plain_c")
+NAMES = ("ours", "numpy_loop", "pytorch", "pytorch_usual", "jax", "plain_c")
 _MODULES = {"jax": "jax_scan"}
 
 

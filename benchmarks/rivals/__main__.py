@@ -22,6 +22,7 @@ def main():
     parser.add_argument("--backend", default="numba", help="ours alone")
     parser.add_argument("--dtype", default="float32", help="ours alone")
     parser.add_argument("--core", type=int, help="hold the process to this core")
+    parser.add_argument("--chars", type=int, help="of the text, no more than so many")
     arguments = parser.parse_args()
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(arguments.threads)
@@ -40,7 +41,7 @@ def serve(arguments, answers):
     rival, work = module(arguments.name), WORKS[arguments.work]
     options = {"backend": arguments.backend, "dtype": arguments.dtype} if arguments.name == "ours" else {}
     begin = time.perf_counter()
-    run = rival.make(work, works.ids(work), arguments.threads, **options).run
+    run = rival.make(work, works.ids(work)[: arguments.chars], arguments.threads, **options).run
     first = run(1)
     ready = {"first_loss": first, "warm_up_seconds": time.perf_counter() - begin, "versions": versions(rival.VERSIONS)}
     answers.write(f"ready {json.dumps(ready)}\n")

@@ -14,11 +14,13 @@ WORKS = ("seed", "keras", "torch-rnn-128", "torch-rnn-512", "torch-rnn-1024", "h
 VERSIONS = ("torch",)
 
 
-def make(work, ids, threads):
+def make(work, ids, threads, usual=False):
     import torch
 
     torch.set_num_threads(threads)
-    return (Training if work.optimizer else Sampling)(work, ids)
+    if work.optimizer:
+        return Training(work, ids, usual)
+    return UsualSampling(work, ids) if usual else Sampling(work, ids)
 
 
 def build(work):
@@ -39,29 +41,30 @@ def build(work):
     return lstm, readout
 
 
-def optimizer_of(work, trained):
+def optimizer_of(work, trained, usual):
     import torch
 
+    way = {"foreach": True} if usual else {"fused": True}
     constants = spec.hyper_values(work.optimizer, work.hyper)
     if work.optimizer == "adagrad":
         start = {"initial_accumulator_value": constants["epsilon"], "eps": 0.0}
-        return torch.optim.Adagrad(trained, lr=work.learning_rate, fused=True, **start)
+        return torch.optim.Adagrad(trained, lr=work.learning_rate, **way, **start)
     if work.optimizer == "rmsprop":
         decay = {"alpha": constants["rho"], "eps": constants["epsilon"]}
         return torch.optim.RMSprop(trained, lr=work.learning_rate, foreach=True, **decay)
     betas = {"betas": (constants["beta1"], constants["beta2"]), "eps": constants["epsilon"]}
-    return torch.optim.Adam(trained, lr=work.learning_rate, fused=True, **betas)
+    return torch.optim.Adam(trained, lr=work.learning_rate, **way, **betas)
 
 
 class Training:
-    def __init__(self, work, ids):
+    def __init__(self, work, ids, usual=False):
         import torch
 
         self.torch, self.work = torch, work
         self.ids = torch.from_numpy(ids.astype(np.int64))
         self.lstm, self.readout = build(work)
         self.trained = [p for p in (*self.lstm.parameters(), *self.readout.parameters()) if p.requires_grad]
-        self.optimizer = optimizer_of(work, self.trained)
+        self.optimizer = optimizer_of(work, self.trained, usual)
         self.plan, self.iteration = work.plan(len(ids)), 0
         self.eye, self.steps = torch.eye(work.shape.vocab_size), torch.arange(work.seq_length + 1)[:, None]
         self.zero = torch.zeros(work.shape.num_layers, work.batch_size, work.shape.hidden_size)
@@ -121,3 +124,27 @@ class Sampling:
                 x = min(int(cumulative.numpy().searchsorted(u, "right")), self.V - 1)
         self.state, self.x = state, x
         return float(x)
+
+
+class UsualSampling:
+    """The same with modules and torch.multinomial, and so with another text from the same probabilities."""
+
+    def __init__(self, work, ids):
+        import torch
+
+        V, H, _ = work.shape
+        lstm, self.readout = build(work)
+        self.torch, self.cell, self.eye = torch, torch.nn.LSTMCell(V, H), torch.eye(V)
+        with torch.no_grad():
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+                getattr(self.cell, name).copy_(getattr(lstm, f"{name}_l0"))
+        self.state, self.x = (torch.zeros(1, H), torch.zeros(1, H)), int(ids[0])
+
+    def run(self, count):
+        torch = self.torch
+        with torch.inference_mode():
+            for _ in range(count):
+                self.state = self.cell(self.eye[self.x][None], self.state)
+                probabilities = torch.softmax(self.readout(self.state[0])[0], 0)
+                self.x = torch.multinomial(probabilities, 1).item()
+        return float(self.x)
