@@ -153,9 +153,9 @@ def section(results):
     return "\n\n".join(parts)
 
 
-def stamp(path, charts):
+def stamp(path):
     """The comment that ties page, charts and results together."""
-    digests = [f"{chart.relative_to(ROOT)} {digest(chart)}" for chart in charts]
+    digests = [f"{chart.relative_to(ROOT)} {digest(chart)}" for chart in CHARTS]
     return f"<!-- results {path.name} {digest(path)}; {'; '.join(digests)} -->"
 
 
@@ -170,9 +170,9 @@ def between_marks(page):
     return page.partition(BEGIN)[2].partition(END)[0].strip()
 
 
-def expected(path, charts=CHARTS):
+def expected(path):
     """What the page must hold between the marks."""
-    return f"{stamp(path, charts)}\n\n{section(read.read(path))}" if path else NOT_YET
+    return f"{stamp(path)}\n\n{section(read.read(path))}" if path else NOT_YET
 
 
 def write(path):
