@@ -45,7 +45,8 @@ def measure(quick, only):
     rows = bars.bars(found)
     found["bars"] = [bar._asdict() for bar in rows]
     results.write(found, path)
-    print(bars.as_text(rows))
+    for part in (report.speed_table(found), report.cost_table(found), report.memory_table(found), bars.as_text(rows)):
+        print(f"\n{part}")
     print(f"results in {path.relative_to(ROOT)}; load {bench.load_average()}")
     return 0
 

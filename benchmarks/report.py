@@ -60,6 +60,20 @@ def speed_table(results):
     return table(["an iteration of", "threads", "ours", *(RIVALS[name] for name in present), "of floor"], rows)
 
 
+def cost_table(results):
+    """What an iteration of ours costs against H and against B, and the fraction of the floor that this is."""
+    rows = []
+    for kind, letter in (("cost-h", "H"), ("cost-b", "B")):
+        for size, race in read.costs(results, kind):
+            cells = []
+            for threads in read.thread_counts(race):
+                median = read.ours(race, threads)["median"]
+                cells.append(f"{in_words(median)}, {race['floor'][str(threads)] / median:.0%} of floor")
+            rows.append([f"{letter} = {size}", *cells])
+    counts = range(max((len(row) for row in rows), default=1) - 1)
+    return table(["an iteration at", *("one thread" if k == 0 else "more threads" for k in counts)], rows)
+
+
 def _took_part(results, work, name):
     race = read.race_of(results, work)
     return race is not None and read.best(race, name, 10**6) is not None

@@ -98,6 +98,14 @@ def test_the_speed_table_holds_ours_the_rivals_and_the_floor():
     assert cells[3] == ["`seed`, backend numba, float64", "1", "**250 us** (248 us to 253 us)", "", "", "", ""]
 
 
+def test_the_cost_table():
+    assert report.cost_table(made_up()).splitlines()[2:4] == [
+        "| H = 32 | 48.0 us, 67% of floor | 32.0 us, 50% of floor |",
+        "| H = 100 | 150 us, 67% of floor | 100 us, 50% of floor |",
+    ]
+    assert report.cost_table(made_up()).splitlines()[5].startswith("| B = 1 |")
+
+
 def test_the_memory_table():
     assert report.memory_table(made_up()).splitlines()[2:] == [
         "| `seed` | 1 | 150 MiB | 300 MiB | 100 MiB | 0 bytes, 2 arrays |"

@@ -43,7 +43,7 @@ def serve(arguments, answers):
     begin = time.perf_counter()
     run = rival.make(work, works.ids(work)[: arguments.chars], arguments.threads, **options).run
     first = run(1)
-    ready = {"first_loss": first, "warm_up_seconds": time.perf_counter() - begin, "versions": versions(rival.VERSIONS)}
+    ready = {"first_loss": first, "warm_up_seconds": time.perf_counter() - begin, "versions": versions(rival)}
     answers.write(f"ready {json.dumps(ready)}\n")
     for line in sys.stdin:
         count = int(line)
@@ -52,10 +52,11 @@ def serve(arguments, answers):
         answers.write(json.dumps({"seconds": time.perf_counter() - begin, "loss": loss, **memory()}) + "\n")
 
 
-def versions(packages):
+def versions(rival):
     from importlib.metadata import version
 
-    return {package: version(package) for package in packages}
+    others = rival.versions() if hasattr(rival, "versions") else {}
+    return {package: version(package) for package in rival.VERSIONS} | others
 
 
 def memory():

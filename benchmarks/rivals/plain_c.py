@@ -30,6 +30,11 @@ def missing():
     return None if compiler() else "no C compiler"
 
 
+def versions():
+    said = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+    return {"C compiler": said.splitlines()[0]}
+
+
 def make(work, ids, threads):
     return PlainC(work, ids)
 
