@@ -7,6 +7,8 @@ import argparse
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 from benchmarks import bars, report, results
 from benchmarks.process import ROOT
@@ -20,7 +22,7 @@ def main():
     run.add_argument("--quick", action="store_true", help="tiny counts, into last.json: does it run?")
     run.add_argument("--only", metavar="WORD", help="benchmarks with WORD in their names, into last.json")
     show = commands.add_parser("report", help="write tables and charts from the results of this machine")
-    show.add_argument("file", nargs="?", help="results to take instead")
+    show.add_argument("file", nargs="?", help="a file of benchmarks/results to take instead")
     show.add_argument("--bars", action="store_true", help="print what the figures must reach, and change nothing")
     arguments = parser.parse_args()
     return measure(arguments.quick, arguments.only) if arguments.command == "run" else tell(arguments)
@@ -52,16 +54,20 @@ def measure(quick, only):
 
 
 def tell(arguments):
-    from pathlib import Path
-
     path = Path(arguments.file) if arguments.file else results.FOLDER / f"{results.name_of_machine()}.json"
     if not path.exists():
         print(f"{path}: no such file; python -m benchmarks run makes it", file=sys.stderr)
         return 2
     if arguments.bars:
         print(bars.as_text(bars.bars(results.read(path))))
-    else:
-        report.write(path.resolve())
+        return 0
+    if path.resolve().parent != results.FOLDER.resolve():
+        print(f"{path}: the page can only name results that lie in benchmarks/results", file=sys.stderr)
+        return 2
+    if find_spec("matplotlib") is None:
+        print("the charts need matplotlib: make bench installs it", file=sys.stderr)
+        return 2
+    report.write(path.resolve())
     return 0
 
 
