@@ -9,6 +9,7 @@ import re
 
 from benchmarks import results as read
 from benchmarks.process import ROOT
+from charlstm.bench import in_words
 
 README, CHARTS = ROOT / "README.md", (ROOT / "docs" / "speed.svg", ROOT / "docs" / "cost.svg")
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
@@ -27,17 +28,6 @@ WORKS = {
 
 def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def in_words(seconds):
-    """A time with three digits and the unit that suits it."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size or unit == "us":
-            value = seconds / size
-            return (
-                f"{value:,.{max(0, 2 - len(str(int(value))) + 1)}f} {unit}" if value < 1000 else f"{value:,.0f} {unit}"
-            )
-    raise AssertionError
 
 
 def table(head, rows):

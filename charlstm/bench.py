@@ -246,6 +246,15 @@ def short(limits: Limits, threads: int, backend: str = "numba", seconds: float =
             yield Row(name, team, each, work.chars / each, work.floor(limits, team))
 
 
+def in_words(seconds: float) -> str:
+    """A time with three digits and the unit that suits it."""
+    unit, size = next(
+        pair for pair in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)) if seconds >= pair[1] or pair[0] == "us"
+    )
+    value = seconds / size
+    return f"{value:,.{max(0, 3 - len(str(int(value))))}f} {unit}"
+
+
 def load_average() -> float | None:
     """Processes that wanted a core in the last minute, on average; None where the system does not tell."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

@@ -285,15 +285,15 @@ def bench(threads: int | None, as_json: bool) -> int:
     where = {"processor": machine.processor(), "cores": machine.usable_cores(), "load": bench.load_average()}
     if not as_json:
         click.echo(f"{where['processor']}, {where['cores']} cores usable, load {where['load']}; one core at best:")
-        click.echo("  ".join(f"{name} {value:,.4g}" for name, value in found.as_dict().items()))
-        click.echo(f"{'work':16} {'threads':>7} {'iteration':>12} {'chars/s':>11} {'floor':>12} {'of floor':>8}")
+        click.echo(found.in_words())
+        click.echo(f"\n{'work':16} {'threads':>7} {'iteration':>10} {'chars/s':>11} {'floor':>10} {'of floor':>8}")
     rows = []
     for row in bench.short(found, team):
         rows.append({**asdict(row), "of_floor": row.of_floor})
         if not as_json:
             click.echo(
-                f"{row.work:16} {row.threads:7} {row.seconds * 1e6:9,.1f} us {row.chars_per_second:11,.0f} "
-                f"{row.floor * 1e6:9,.1f} us {row.of_floor:8.0%}"
+                f"{row.work:16} {row.threads:7} {bench.in_words(row.seconds):>10} {row.chars_per_second:11,.0f} "
+                f"{bench.in_words(row.floor):>10} {row.of_floor:8.0%}"
             )
     if as_json:
         everything = {"machine": where, "versions": machine.versions(), "limits": found.as_dict()}

@@ -61,6 +61,14 @@ class Limits:
             "l2_bytes": self.cache,
         }
 
+    def in_words(self) -> str:
+        """The limits in a line."""
+        said = self.as_dict()
+        return (
+            f"sgemm {said['sgemm_gflops']:.0f} GFLOP/s, second-level cache {said['l2_gbytes_per_s']:.0f} GB/s, "
+            f"memory {said['memory_gbytes_per_s']:.0f} GB/s, {said['exp_per_ns']:.1f} exponentials a nanosecond"
+        )
+
 
 def measure(tries: int = 15) -> Limits:
     """Measure the limits of one core; about a second."""

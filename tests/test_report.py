@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 from benchmarks import bars, report, results
+from charlstm.bench import in_words
 
 VERSIONS = {"ours": {"numpy": "2.0"}, "pytorch": {"torch": "2.1"}, "plain_c": {}, "jax": {"jax": "0.5"}}
 
@@ -157,7 +158,7 @@ def test_the_bars():
      (0.0474, "47.4 ms"), (2.3, "2.30 s"), (127.0, "127 s")],
 )  # fmt: skip
 def test_times_have_three_digits(seconds, words):
-    assert report.in_words(seconds) == words
+    assert in_words(seconds) == words
 
 
 # ------------------------------------------------------------------------------------------------- edited by hand
