@@ -19,7 +19,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure everything into benchmarks/results/MACHINE.json")
-    run.add_argument("--quick", action="store_true", help="tiny counts, into last.json: does it run?")
+    run.add_argument("--quick", action="store_true", help="tiny counts: do all of them run?")
     run.add_argument("--only", metavar="WORD", help="benchmarks with WORD in their names, into last.json")
     show = commands.add_parser("report", help="write tables and charts from the results of this machine")
     show.add_argument("file", nargs="?", help="a file of benchmarks/results to take instead")
@@ -29,12 +29,15 @@ def main():
 
 
 def measure(quick, only):
+    load = bench.load_average()
+    if load and load > 0.5 and not quick:
+        print(f"the machine is busy (load {load}): figures of several threads will be worth little", file=sys.stderr)
     tests = [sys.executable, "-m", "pytest", "-q", "tests/test_chain.py"]
     if subprocess.run(tests, cwd=ROOT, check=False).returncode != 0:
         print("a test of the kernels is red: nothing is measured", file=sys.stderr)
         return 1
     last = results.FOLDER / "last.json"
-    path = last if quick or only else results.FOLDER / f"{results.name_of_machine()}.json"
+    path = last if only else results.FOLDER / f"{results.name_of_machine()}.json"
     results.FOLDER.mkdir(exist_ok=True)
     select = ["-k", only] if only else []
     command = [sys.executable, "-m", "pytest", "-q", "benchmarks", "--benchmark-enable", f"--benchmark-json={last}"]
@@ -43,6 +46,9 @@ def measure(quick, only):
     if done.returncode != 0:
         print("a benchmark failed: its results are not kept", file=sys.stderr)
         return 1
+    if quick:
+        print("all of them run; so few iterations tell no speed")
+        return 0
     found = results.read(last)
     rows = bars.bars(found)
     found["bars"] = [bar._asdict() for bar in rows]
