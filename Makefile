@@ -28,9 +28,8 @@ format: $(VENV)/.installed-lint
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.installed-test  ## the benchmarks, into benchmarks/results
-	@mkdir -p benchmarks/results
-	$(PYTEST) benchmarks --benchmark-enable --benchmark-only --benchmark-json=benchmarks/results/last.json
+bench: $(VENV)/.installed-bench  ## tests of the kernels, then all benchmarks with rivals, into benchmarks/results
+	$(VENV)/bin/python -m benchmarks run
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -1,40 +1,86 @@
-"""Time of training iterations of the work `seed`, ours and the rival's.
+"""Time of a training iteration: ours, by backend, dtype and threads, against every rival, in turns.
 
-The mean of a round divided by `extra_info["iterations"]` is the time of one iteration. Compile time is spent before.
+The figure of pytest-benchmark is a round of ours on one thread; the seconds an iteration of everybody, median and
+spread, are in `extra_info`. Compile time is spent before, and told apart (warm_up_seconds).
 """
 
-import os
+import subprocess
+import sys
 
 import pytest
-from threadpoolctl import threadpool_limits
 
-from benchmarks import works
-from benchmarks.rival_numpy_loop import NumpyLoop
+from benchmarks.process import QUICK, Contestant, Process, field, race, spread, teams
+from charlstm.bench import COST_B, COST_H, WORKS
+from charlstm.machine import usable_cores
 
-OURS = [("numba", "float32", 500), ("numba", "float64", 200), ("numpy", "float64", 20)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with threadpool_limits(1):
-        yield
+RACES = ("seed",) if QUICK else ("seed", "h256-b16", "keras", *(f"torch-rnn-{H}" for H in (128, 512, 1024)))
+COSTS = {"cost-h": COST_H[:1] if QUICK else COST_H, "cost-b": COST_B[:1] if QUICK else COST_B}
 
 
-def measure(benchmark, run, count, work):
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    benchmark.extra_info.update(work=work, iterations=count, load_before=load)
-    benchmark.group = work
-    return benchmark.pedantic(run, rounds=7, warmup_rounds=2)
+@pytest.mark.parametrize("name", RACES)
+def test_training(benchmark, name, machine_limits):
+    contestants, absent = field(WORKS[name])
+    benchmark.extra_info["floor"] = {str(n): WORKS[name].floor(machine_limits, n) for n in teams()}
+    race(benchmark, WORKS[name], contestants, absent)
 
 
-@pytest.mark.parametrize(("backend", "dtype", "count"), OURS, ids=str)
-def test_seed(benchmark, backend, dtype, count):
-    trainer = works.seed_trainer(backend, dtype)
-    losses = measure(benchmark, works.iterations(trainer, count), count, "seed, 1 thread")
-    assert len(losses) == count
+@pytest.mark.parametrize(("kind", "size"), [(kind, size) for kind, sizes in COSTS.items() for size in sizes])
+def test_cost(benchmark, kind, size, machine_limits):
+    """What an iteration of ours costs against H (B = 1, T = 16, Adagrad), and against B (H = 256, T = 32, Adam)."""
+    work = WORKS[f"{kind}-{size}"]
+    benchmark.extra_info["floor"] = {str(n): work.floor(machine_limits, n) for n in teams()}
+    race(
+        benchmark,
+        work,
+        [Contestant("ours", threads) for threads in teams()],
+        rounds=1 if QUICK else 5,
+        seconds=0.0 if QUICK else 0.15,
+    )
 
 
-def test_seed_rival_numpy_loop(benchmark):
-    corpus = works.seed_corpus()
-    rival = NumpyLoop(corpus.ids, len(corpus.vocabulary))
-    assert len(measure(benchmark, lambda: rival.run(20), 20, "seed, 1 thread")) == 20
+@pytest.mark.parametrize("name", ["h256-b16"] if QUICK else ["h256-b16", "seed"])
+def test_busy_neighbour(benchmark, name):
+    """Training on two threads while another program keeps one core busy, against itself when it does not."""
+    cores = usable_cores()
+    running = Process(Contestant("ours", max(2, cores)), name)
+    quiet, busy = [], []
+    benchmark.group = "busy neighbour"
+
+    def beside_nobody():
+        running.round()
+        quiet.append(running.times[-1])
+
+    def beside_a_busy_one():
+        with _BusyCore():
+            running.round()
+        busy.append(running.times[-1])
+
+    try:
+        running.calibrate(0.0 if QUICK else 0.4)
+        benchmark.pedantic(beside_a_busy_one, setup=beside_nobody, rounds=1 if QUICK else 7)
+    finally:
+        running.close()
+    benchmark.extra_info.update(work=name, threads=max(2, cores), quiet=spread(quiet), busy=spread(busy))
+    benchmark.extra_info["ratio"] = spread(busy)["median"] / spread(quiet)["median"]
+
+
+class _BusyCore:
+    """A program that does nothing, as fast as it can, on one core."""
+
+    PROGRAM = """
+import os, sys
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+print(flush=True)
+while True:
+    pass
+"""
+
+    def __enter__(self):
+        self.process = subprocess.Popen([sys.executable, "-c", self.PROGRAM], stdout=subprocess.PIPE)
+        self.process.stdout.readline()
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()

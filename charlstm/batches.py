@@ -1,11 +1,14 @@
-"""Ids -> streams: which characters each training iteration reads.
+"""Ids -> streams or windows: which characters each training iteration reads.
 
 A text of M ids is cut into B streams of M // B ids. Iteration n reads seq_length (T) inputs of every stream, and the
 same moved on by one as targets, then moves on by T; state is carried from one to the next. When no whole sequence is
 left the streams begin again, with the state at zero, as in min-char-lstm. So the position follows from n alone.
+
+Windows are stretches of the same text, read each from a zero state in an order drawn anew for every epoch.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -51,3 +54,63 @@ class Streams:
         turn = np.arange(begin, end) % self.iterations_per_pass
         starts = (turn * self.seq_length)[:, None] + np.arange(self.batch_size) * self.stream_length
         return np.ascontiguousarray(starts, np.int64), turn == 0
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The plan of training on windows of a text, shuffled: B at a time, each with the state at zero before it.
+
+    A window reads ids[start : start+length]; its last target is ids[start+length]. Windows begin every `step` ids.
+    Epoch e takes all of them once, in the order that `seed` and e give; those that do not fill a last batch are left
+    out of that epoch. So the batch follows from the iteration alone, in however many calls.
+
+    Raises
+    ------
+    UserError
+        If there are fewer windows than a batch holds, saying what would fit.
+    """
+
+    num_ids: int
+    length: int
+    step: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.num_windows < self.batch_size:
+            way_out = f"--batch-size {self.num_windows} fits" if self.num_windows else "a shorter window may fit"
+            raise UserError(
+                f"the text has {self.num_ids:,} characters, {self.num_windows} windows of {self.length} every "
+                f"{self.step}, too few for a batch of {self.batch_size}: {way_out}"
+            )
+
+    @property
+    def num_windows(self) -> int:
+        """Windows in the text."""
+        return max(0, (self.num_ids - self.length - 1) // self.step + 1)
+
+    @property
+    def iterations_per_pass(self) -> int:
+        """Iterations in an epoch."""
+        return self.num_windows // self.batch_size
+
+    def plan(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """For iterations begin to end - 1: starts (n, B) int64 and reset (n,) bool, all True, for train_steps."""
+        each, B = self.iterations_per_pass, self.batch_size
+        starts = np.empty((end - begin, B), np.int64)
+        n = begin
+        while n < end:
+            epoch, first = divmod(n, each)
+            count = min(each - first, end - n)
+            order = _order(self.num_windows, self.seed, epoch)[first * B : (first + count) * B]
+            starts[n - begin : n - begin + count] = order.reshape(count, B) * self.step
+            n += count
+        return starts, np.ones(end - begin, bool)
+
+
+@lru_cache(2)  # an epoch is read in many short calls
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch takes its windows: all numbers below `count` once, (count,) int64, read-only."""
+    order = np.random.RandomState([seed, epoch]).permutation(count).astype(np.int64, copy=False)
+    order.flags.writeable = False
+    return order

@@ -265,6 +265,43 @@ def gradcheck(backend: str) -> int:
 
 
 @cli.command()
+@click.option("--threads", type=click.IntRange(1, 256), help="the most to work with [all cores]")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
+def bench(threads: int | None, as_json: bool) -> int:
+    """Measure training and sampling here, beside the machine's own limit; at most two minutes.
+
+    The floor is the least time that the products, the reading of weights and the exponentials of a work can take on
+    this machine, whose limits are measured first. Exits with 1, and tells no speed, where a gradient is wrong.
+    """
+    import json
+    from dataclasses import asdict
+
+    from charlstm import bench, limits, machine
+
+    click.echo("checking the gradients and measuring the machine's limits ...", err=True)
+    worst = bench.check_gradients("numba")
+    found = limits.measure()
+    team = threads or machine.usable_cores()
+    where = {"processor": machine.processor(), "cores": machine.usable_cores(), "load": bench.load_average()}
+    if not as_json:
+        click.echo(f"{where['processor']}, {where['cores']} cores usable, load {where['load']}; one core at best:")
+        click.echo(found.in_words())
+        click.echo(f"\n{'work':16} {'threads':>7} {'iteration':>10} {'chars/s':>11} {'floor':>10} {'of floor':>8}")
+    rows = []
+    for row in bench.short(found, team):
+        rows.append({**asdict(row), "of_floor": row.of_floor})
+        if not as_json:
+            click.echo(
+                f"{row.work:16} {row.threads:7} {bench.in_words(row.seconds):>10} {row.chars_per_second:11,.0f} "
+                f"{bench.in_words(row.floor):>10} {row.of_floor:8.0%}"
+            )
+    if as_json:
+        everything = {"machine": where, "versions": machine.versions(), "limits": found.as_dict()}
+        click.echo(json.dumps({**everything, "worst_gradient_error": worst, "works": rows}))
+    return 0
+
+
+@cli.command()
 @click.option("--clear-cache", is_flag=True, help="remove every compiled kernel")
 def info(clear_cache: bool) -> int:
     """Show backends, cores, versions, the cache of compiled kernels, and what is missing."""

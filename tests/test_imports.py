@@ -27,6 +27,11 @@ ALLOWED = {
     "charlstm.run": {
         "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.machine", "charlstm.trainer",
     },
+    "charlstm.limits": {"kernels.spec"},
+    "charlstm.bench": {
+        "charlstm", "charlstm.batches", "charlstm.corpus", "charlstm.errors", "charlstm.initial", "charlstm.limits",
+        "kernels", "kernels.spec", "kernels.testing",
+    },
     "charlstm.display": {"charlstm.trainer", "charlstm.run"},
 }  # fmt: skip
 NEVER_SHIPPED = {"tests", "benchmarks", "torch", "jax", "pytest"}

@@ -1,13 +1,20 @@
-"""The rival: an LSTM trained step by step in NumPy, as the scripts that people still copy do it.
+"""A rival: an LSTM trained step by step in NumPy, as the scripts that people still copy do it.
 
 float64; every character a one-hot column; a product for each of the four gates at each step, on the column [x; h];
 dictionaries of arrays by step; gradients clipped array by array; Adagrad array by array. It draws the same first
-weights as the preset min-char-lstm, and computes the same losses (tests/test_benchmarks.py).
+weights as the preset min-char-lstm, and computes the same losses (tests/test_rivals.py).
 """
 
 import numpy as np
 
+NEEDS = ("numpy",)
+WORKS = ("seed",)
+VERSIONS = ("numpy",)
 GATES = ("f", "i", "g", "o")
+
+
+def make(work, ids, threads):
+    return NumpyLoop(ids, *work.shape[:2], work.seq_length)
 
 
 class NumpyLoop:
@@ -23,8 +30,8 @@ class NumpyLoop:
         self.position, self.iteration = 0, 0
 
     def run(self, iterations):
-        """Train; return the losses."""
-        return [self._iteration() for _ in range(iterations)]
+        """Train; return the last loss."""
+        return float([self._iteration() for _ in range(iterations)][-1])
 
     def _iteration(self):
         if self.position + self.T + 1 >= len(self.ids) or self.iteration == 0:

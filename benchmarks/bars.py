@@ -1,0 +1,101 @@
+"""The bars: what the figures must reach, each with what was measured."""
+
+from typing import NamedTuple
+
+from benchmarks import results as read
+
+
+class Bar(NamedTuple):
+    what: str
+    wanted: str  # in words; empty where a figure is wanted and no bar is set
+    measured: str  # in words; empty where it was not measured
+    passed: bool | None  # None where there is no bar, or no figure
+
+
+#: work, threads of ours, rival, how many times its speed
+RATIOS = (
+    ("seed", 1, "jax", 1.4), ("seed", 1, "plain_c", 1.15), ("seed", 1, "pytorch", 9), ("seed", 1, "numpy_loop", 20),
+    ("seed", 2, "jax", 2), ("seed", 2, "pytorch", 12), ("seed", 2, "numpy_loop", 28),
+    ("keras", 1, "pytorch", 1.8), ("keras", 2, "pytorch", 1.3),
+    ("torch-rnn-128", 1, "pytorch", 1.3), ("torch-rnn-128", 2, "pytorch", 1.3),
+    ("torch-rnn-512", 1, "pytorch", 1.1), ("torch-rnn-512", 2, "pytorch", 1.1),
+    ("torch-rnn-1024", 1, "pytorch", 1.1), ("torch-rnn-1024", 2, "pytorch", 1.1),
+    ("h256-b16", 2, "pytorch", None),
+    ("sample", 1, "pytorch", 15),
+    ("seed", 1, "pytorch_usual", 9), ("seed", 2, "pytorch_usual", 12), ("sample", 1, "pytorch_usual", 15),
+)  # fmt: skip
+#: benchmark, what it is, seconds at most
+STARTS = (
+    ("test_help", "charlstm --help", 0.25),
+    ("test_first_step_of_a_warm_cache", "first training step, kernels compiled before", 1.5),
+    ("test_first_step_of_a_cold_cache", "first training step of all, kernels compiled in it", 20),
+)
+NOT_HERE = (
+    ("1 GB of text", "less than 400 MB of anonymous memory"),
+    ("quality", "tinyshakespeare validation at most 1.57 nats in 127 s"),
+    ("constitution", "mean training loss at most 0.1554 nats a character in 30 s"),
+)
+
+
+def bars(results):
+    """Every bar, in the order of the tables above."""
+    return [
+        *(_ratio(results, *row) for row in RATIOS),
+        _sampling(results),
+        *(_start(results, *row) for row in STARTS),
+        *_allocations(results),
+        *_busy(results),
+        *(Bar(what, wanted, "", None) for what, wanted in NOT_HERE),
+    ]
+
+
+def _ratio(results, work, threads, rival, wanted):
+    what = f"{work}, {threads} thread{'s' if threads > 1 else ''}, against {rival}"
+    words = f"at least {wanted:g}x" if wanted else ""
+    race = read.race_of(results, work)
+    ours, theirs = (read.best(race, name, threads) for name in ("ours", rival)) if race else (None, None)
+    if not ours or not theirs or threads not in read.thread_counts(race):
+        return Bar(what, words, "", None)
+    ratio = theirs["median"] / ours["median"]
+    return Bar(what, words, f"{ratio:.2f}x", ratio >= wanted if wanted else None)
+
+
+def _sampling(results):
+    race = read.race_of(results, "sample")
+    what, wanted = "sample, characters a second on one thread", "at least 250,000"
+    if not race:
+        return Bar(what, wanted, "", None)
+    rate = 1 / read.best(race, "ours", 1)["median"]
+    return Bar(what, wanted, f"{rate:,.0f}", rate >= 250_000)
+
+
+def _start(results, name, what, wanted):
+    found = read.named(results, name)
+    words = f"under {wanted:g} s"
+    return (
+        Bar(what, words, f"{found['median']:.2f} s", found["median"] < wanted) if found else Bar(what, words, "", None)
+    )
+
+
+def _allocations(results):
+    for each in results["benchmarks"]:
+        if "bytes_per_iteration" in each:
+            count = each["arrays_per_iteration"] + each["bytes_per_iteration"]
+            what = f"allocations an iteration, {each['work']}, {each['threads']} threads"
+            yield Bar(what, "none", f"{count:g}", count == 0)
+
+
+def _busy(results):
+    for each in results["benchmarks"]:
+        if "busy" in each:
+            what = f"{each['work']}, {each['threads']} threads, time beside a busy program to that beside none"
+            yield Bar(what, "", f"{each['ratio']:.2f}x", None)
+
+
+def as_text(rows):
+    """The bars as a table for a terminal."""
+    lines = [f"{'':7} {'measured':>12}  {'bar':44} what"]
+    for bar in rows:
+        verdict = {True: "passed", False: "MISSED", None: ""}[bar.passed]
+        lines.append(f"{verdict:7} {bar.measured or 'not measured':>12}  {bar.wanted or 'none':44} {bar.what}")
+    return "\n".join(lines)

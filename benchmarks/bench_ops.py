@@ -1,0 +1,113 @@
+"""Time of single ops: numba against the reference, in turns, on one thread; products also against the sgemm peak."""
+
+import os
+import time
+from statistics import median
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+import kernels
+from benchmarks.process import QUICK, spread
+from charlstm.bench import iterations_for
+from kernels import spec
+from kernels.spec import LSTMGrads
+
+ROUNDS, ROUND_SECONDS = (1, 0.0) if QUICK else (7, 0.05)
+SIZES = [(16, 1, 71, 100), (32, 16, 65, 256)] if QUICK else [(16, 1, 71, 100), (32, 16, 65, 256), (50, 50, 65, 512)]
+NAMES = "T{}-B{}-V{}-H{}"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with threadpool_limits(1):
+        yield
+
+
+def in_turns(benchmark, op, make, flops=0, machine_limits=None):
+    """Measure what `make(ops)` gives, a function without arguments, for both backends."""
+    runs = {name: make(kernels.load(name)) for name in ("numba", "numpy")}
+    times = {name: [] for name in runs}
+    counts = {name: _count(run) for name, run in runs.items()}
+
+    def go(name):
+        begin = time.perf_counter()
+        for _ in range(counts[name]):
+            runs[name]()
+        times[name].append((time.perf_counter() - begin) / counts[name])
+
+    benchmark.group = op
+    benchmark.pedantic(go, args=("numba",), setup=lambda: go("numpy"), rounds=ROUNDS)
+    benchmark.extra_info.update(op=op, numba=spread(times["numba"]), numpy=spread(times["numpy"]))
+    benchmark.extra_info["load"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    if flops:
+        rate = flops / median(times["numba"])
+        benchmark.extra_info.update(gflops=rate / 1e9, of_sgemm=rate / machine_limits.flops)
+
+
+def _count(run):
+    def many(count):
+        for _ in range(count):
+            run()
+
+    return iterations_for(many, ROUND_SECONDS) if ROUND_SECONDS else 1
+
+
+def layer(T, B, V, H):
+    """Arguments of a layer that reads ids, in float32."""
+    random = np.random.RandomState(0)
+    x = random.randint(0, V, (T, B)).astype(np.int32)
+    dims = ((B, H), (B, H), (V, 4 * H), (H, 4 * H), (4 * H,))
+    return x, *((random.standard_normal(each) * 0.1).astype(np.float32) for each in dims)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: NAMES.format(*size))
+def test_lstm_forward(benchmark, size, machine_limits):
+    T, B, _, H = size
+    arguments = layer(*size)
+    out = tuple(spec.aligned_zeros(each, "float32") for each in ((T + 1, B, H), (T + 1, B, H), (T, B, 4 * H)))
+    in_turns(
+        benchmark, "lstm_forward", lambda ops: lambda: ops.lstm_forward(*arguments, out=out),
+        8 * T * B * H * H, machine_limits,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: NAMES.format(*size))
+def test_lstm_backward(benchmark, size, machine_limits):
+    T, B, V, H = size
+    _, _, cache = kernels.load("numpy").lstm_forward(*layer(*size))
+    dh = np.random.RandomState(1).standard_normal((T, B, H)).astype(np.float32)
+    dims = ((B, H), (B, H), (V, 4 * H), (H, 4 * H), (4 * H,))
+    out = LSTMGrads(None, *(spec.aligned_zeros(each, "float32") for each in dims))
+    dz = spec.aligned_zeros((T, B, 4 * H), "float32")
+    in_turns(
+        benchmark, "lstm_backward", lambda ops: lambda: ops.lstm_backward(dh, cache, out=out, dz=dz),
+        16 * T * B * H * H, machine_limits,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "size", [(16, 1, 71), (32, 16, 65), (50, 50, 65)], ids=lambda size: "T{}-B{}-V{}".format(*size)
+)
+def test_softmax_cross_entropy(benchmark, size):
+    T, B, V = size
+    random = np.random.RandomState(0)
+    logits = random.standard_normal((T, B, V)).astype(np.float32)
+    targets, out = random.randint(0, V, (T, B)).astype(np.int32), np.empty_like(logits)
+    in_turns(
+        benchmark, "softmax_cross_entropy", lambda ops: lambda: ops.softmax_cross_entropy(logits, targets, out=out)
+    )
+
+
+@pytest.mark.parametrize("length", [76_000, 350_000], ids=lambda n: f"N{n}")
+@pytest.mark.parametrize("name", sorted(spec.OPTIMIZERS))
+def test_optimizer(benchmark, name, length):
+    random = np.random.RandomState(0)
+    theta, gradient = (random.standard_normal(length).astype(np.float32) for _ in range(2))
+    state = np.ones((spec.OPTIMIZERS[name].slots, length), np.float32)
+
+    def make(ops):
+        return lambda: getattr(ops, name)(theta, gradient, state, 1, learning_rate=1e-6, grad_clip=5.0)
+
+    in_turns(benchmark, name, make)

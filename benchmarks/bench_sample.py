@@ -1,0 +1,10 @@
+"""Time of a sampled character: ours against PyTorch, one stream, temperature 1, in turns."""
+
+from benchmarks.process import field, race
+from charlstm.bench import WORKS
+
+
+def test_sampling(benchmark, machine_limits):
+    contestants, absent = field(WORKS["sample"])
+    benchmark.extra_info["floor"] = {"1": WORKS["sample"].floor(machine_limits)}
+    race(benchmark, WORKS["sample"], contestants, absent)

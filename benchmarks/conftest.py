@@ -1,0 +1,51 @@
+"""What the benchmarks share: kernels are checked before they are timed, and the results say where they come from."""
+
+import datetime
+import platform
+
+import pytest
+
+from benchmarks import results
+from benchmarks.process import QUICK
+from charlstm import bench, limits, machine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _right_before_fast(request):
+    """No speed is told of kernels whose gradients are wrong."""
+    if not request.config.getoption("benchmark_enable"):  # it wins over the --benchmark-disable of pyproject.toml
+        return
+    try:
+        bench.check_gradients("numba")
+    except Exception as error:
+        pytest.exit(str(error), returncode=1)
+
+
+_limits = []
+
+
+@pytest.fixture(scope="session")
+def machine_limits():
+    """The machine's own limits, measured in the same run."""
+    if not _limits:
+        _limits.append(limits.measure(tries=2 if QUICK else 25))
+    return _limits[0]
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    machine_info.update(
+        processor=machine.processor(),
+        cores=machine.usable_cores(),
+        system=platform.system(),
+        load=bench.load_average(),
+        versions=machine.versions(),
+        limits=_limits[0].as_dict() if _limits else {},
+    )
+
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    """Keep what the report needs, and nothing of who ran it where."""
+    now = datetime.datetime.now(datetime.UTC)
+    kept = results.trimmed(output_json, f"{now:%Y-%m-%d}")
+    output_json.clear()
+    output_json.update(kept)

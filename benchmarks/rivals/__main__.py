@@ -1,0 +1,70 @@
+"""One rival in a process of its own: ``python -m benchmarks.rivals NAME WORK --threads N``.
+
+Sets the threads before anything that reads them is loaded, warms up, prints ``ready {...}``; then, for every line with
+a number on standard input, runs as many iterations and prints ``{"seconds": ..., "loss": ...}``. Ends with its input.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+
+#: Read by OpenBLAS, MKL and OpenMP when they are loaded.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name")
+    parser.add_argument("work")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--backend", default="numba", help="ours alone")
+    parser.add_argument("--dtype", default="float32", help="ours alone")
+    parser.add_argument("--core", type=int, help="hold the process to this core")
+    parser.add_argument("--chars", type=int, help="of the text, no more than so many")
+    arguments = parser.parse_args()
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(arguments.threads)
+    if arguments.core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {arguments.core})
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print is no answer
+    serve(arguments, answers)
+
+
+def serve(arguments, answers):
+    from benchmarks import works  # loads NumPy, which reads the threads
+    from benchmarks.rivals import module
+    from charlstm.bench import WORKS
+
+    rival, work = module(arguments.name), WORKS[arguments.work]
+    options = {"backend": arguments.backend, "dtype": arguments.dtype} if arguments.name == "ours" else {}
+    begin = time.perf_counter()
+    run = rival.make(work, works.ids(work)[: arguments.chars], arguments.threads, **options).run
+    first = run(1)
+    ready = {"first_loss": first, "warm_up_seconds": time.perf_counter() - begin, "versions": versions(rival)}
+    answers.write(f"ready {json.dumps(ready)}\n")
+    for line in sys.stdin:
+        count = int(line)
+        begin = time.perf_counter()
+        loss = run(count)
+        answers.write(json.dumps({"seconds": time.perf_counter() - begin, "loss": loss, **memory()}) + "\n")
+
+
+def versions(rival):
+    from importlib.metadata import version
+
+    others = rival.versions() if hasattr(rival, "versions") else {}
+    return {package: version(package) for package in rival.VERSIONS} | others
+
+
+def memory():
+    """The most memory that this process has had at once, in bytes."""
+    from benchmarks.memory import peak_rss
+
+    return {"peak_rss": peak_rss()}
+
+
+if __name__ == "__main__":
+    main()

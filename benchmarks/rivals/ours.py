@@ -1,0 +1,20 @@
+"""Ourselves, as one among the rivals: the same protocol, a process of our own, the same clock."""
+
+from charlstm.bench import WORKS as ALL
+from charlstm.bench import Ours
+
+NEEDS = ("numba",)
+WORKS = tuple(ALL)
+VERSIONS = ("charlstm", "numpy", "numba", "llvmlite")
+
+
+class _Last:
+    def __init__(self, ours):
+        self.ours = ours
+
+    def run(self, count):
+        return float(self.ours.run(count)[-1])
+
+
+def make(work, ids, threads, backend="numba", dtype="float32"):
+    return _Last(Ours(work, ids, backend, dtype, threads))

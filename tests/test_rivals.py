@@ -1,0 +1,109 @@
+"""Every rival computes the losses of the reference, or it is no rival; and the processes that they run in."""
+
+import pytest
+from conftest import made_up_text
+from threadpoolctl import threadpool_limits
+
+from benchmarks import process, rivals, works
+from benchmarks.process import Contestant, Process
+from benchmarks.rivals.numpy_loop import NumpyLoop
+from charlstm.bench import WORKS, Ours
+from charlstm.config import from_preset
+from charlstm.corpus import Corpus
+from charlstm.trainer import Trainer
+
+#: Enough for a few iterations, so that the streams begin again: the state is then zero once more.
+CHARS = {"seed": 120, "sample": None, "h256-b16": 16 * 100, "torch-rnn-128": 50 * 160, "keras": 1500}
+PEERS = ("pytorch", "pytorch_usual", "jax")
+PAIRS = [
+    pytest.param(name, work, marks=[pytest.mark.peers] if name in PEERS else [])
+    for name in rivals.NAMES
+    for work in CHARS
+    if work in rivals.module(name).WORKS and (name, work) != ("pytorch_usual", "sample")  # it draws another text
+]
+#: Largest relative error of a loss in float32; Adagrad's first steps, of size 0.1 whatever the gradient, magnify rounding.
+TOLERANCE = {"seed": 2e-4, "sample": 0.0, "h256-b16": 1e-6, "torch-rnn-128": 1e-6, "keras": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Losses of the reference in float64, by work, computed once."""
+    found = {}
+
+    def losses(name):
+        if name not in found:
+            work = WORKS[name]
+            with threadpool_limits(1):
+                found[name] = Ours(work, works.ids(work)[: CHARS[name]], "numpy", "float64").run(20).tolist()
+        return found[name]
+
+    return losses
+
+
+@pytest.mark.parametrize(("name", "work"), PAIRS)
+def test_the_losses_of_a_rival_are_those_of_the_reference(name, work, expected):
+    if rivals.missing(name):
+        pytest.skip(rivals.missing(name))
+    running = Process(Contestant(name), work, CHARS[work])
+    try:
+        losses = [running.ready["first_loss"], *(running.ask(1)["loss"] for _ in range(19))]
+    finally:
+        running.close()
+    assert losses == pytest.approx(expected(work), rel=TOLERANCE[work])
+    assert len(set(expected(work))) > 5
+
+
+def test_the_numpy_loop_follows_the_same_losses_as_the_preset():
+    corpus = Corpus.from_text(made_up_text())
+    config = from_preset("min-char-lstm", dtype="float64", seed=123, iterations=300, report_every=1, sample_every=0)
+    ours = [p.loss for p in Trainer(config, corpus).run() if p.kind == "report"]
+    rival = NumpyLoop(corpus.ids, len(corpus.vocabulary))
+    assert ours == pytest.approx([rival.run(1) for _ in range(300)], rel=1e-8)
+
+
+def test_several_iterations_at_once_are_the_same_as_one_by_one():
+    ours, theirs = Process(Contestant("ours"), "seed"), Process(Contestant("numpy_loop"), "seed")
+    try:
+        assert ours.ask(6)["loss"] == pytest.approx(theirs.ask(6)["loss"], rel=1e-5)
+        assert [ours.ask(1)["loss"] for _ in range(3)][-1] == pytest.approx(theirs.ask(3)["loss"], rel=1e-5)
+    finally:
+        ours.close()
+        theirs.close()
+
+
+def test_a_process_takes_time_and_tells_memory_and_versions():
+    running = Process(Contestant("numpy_loop"), "seed")
+    try:
+        running.calibrate(0.1)
+        assert 2 <= running.count < 1000
+        running.round()
+        running.round()
+        told = running.result()
+    finally:
+        running.close()
+    assert told["rounds"] == 2
+    assert 1e-5 < told["min"] <= told["q1"] <= told["median"] <= told["q3"] < 0.1
+    assert told["threads"] == 1
+    assert set(told["versions"]) == {"numpy"}
+    assert told["peak_rss"] is None or 2**20 < told["peak_rss"] < 2**31
+
+
+def test_what_a_rival_says_when_it_dies_is_told():
+    with pytest.raises(RuntimeError, match="no-such-work"):
+        Process(Contestant("ours"), "no-such-work")
+
+
+def test_a_rival_that_is_not_installed_is_said_to_be_missing(monkeypatch):
+    real = rivals.find_spec
+    monkeypatch.setattr(rivals, "find_spec", lambda name: None if name in ("torch", "jaxlib") else real(name))
+    monkeypatch.setattr(rivals.module("plain_c"), "compiler", lambda: None)
+    contestants, absent = process.field(WORKS["seed"])
+    assert {c.name for c in contestants} == {"ours", "numpy_loop"}
+    assert absent["pytorch"] == "torch not installed"
+    assert absent["jax"] == "jaxlib not installed" or "jax" in absent["jax"]
+    assert absent["plain_c"] == "no C compiler"
+
+
+def test_one_thread_is_held_to_one_core_and_several_are_not():
+    assert Contestant("jax", 2).core is None
+    assert Contestant("jax", 1).core == Contestant("ours", 1).core
