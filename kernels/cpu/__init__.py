@@ -11,15 +11,16 @@ four times plain float32 NumPy's own error and eight units of rounding of the te
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
 from threading import Lock
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from kernels import checks, spec
 from kernels.cpu import layers, loops, updates
-from kernels.cpu.team import Plan, plan, whole
+from kernels.cpu.team import Pace, Plan, plan, whole
 from kernels.spec import LSTMCache, LSTMGrads, Shape, Workspace
 
 _CODES = {"sgd": updates.SGD, "adagrad": updates.ADAGRAD, "rmsprop": updates.RMSPROP, "adam": updates.ADAM}
@@ -90,7 +91,7 @@ def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | N
 
 
 def _counter() -> np.ndarray:
-    return np.zeros(2, np.int64)
+    return np.zeros(3, np.int64)
 
 
 def _limit(value: float | None) -> float:
@@ -210,6 +211,29 @@ def _together(member: Callable[[int], int], threads: int, counter: np.ndarray) -
                 other.result()
 
 
+@lru_cache(64)
+def _pace(kind: Any) -> Pace:
+    """What is known of the pace of one kind of call."""
+    return Pace()
+
+
+def _at_best_pace(
+    pace: Pace, run: Callable[[int, int, Plan], int], total: int, team: Plan, single: Plan, counter: np.ndarray
+) -> int:
+    """Run iterations 0 to total - 1 in stretches, each by the team or by one thread; return how many were run."""
+    done = 0
+    while done < total:
+        begun = perf_counter()
+        end = done + pace.iterations(total - done, begun)
+        reached = done + run(done, end, single if pace.alone else team)
+        now = perf_counter()
+        if reached < end:
+            return reached
+        pace.record(end - done, now - begun, int(counter[2]), now)
+        done = end
+    return done
+
+
 def _first_cells(c: np.ndarray, who: Plan) -> list[tuple[np.ndarray, slice]]:
     """Views (L, B, n) of the cells before the first step in c (L, T+1, B, H), and the units that each is of."""
     if not who.panelled:
@@ -263,16 +287,18 @@ def train_steps(
     limits = np.array([grad_scale, _limit(grad_clip), _limit(grad_clip_norm)])
     losses = np.empty(len(starts))
     who = plan(shape.hidden_size, starts.shape[1], threads)
+    single = who if len(who.members) == 1 else plan(shape.hidden_size, starts.shape[1], 1)
     first = seq_length - 1 if last_only else 0
     offsets = spec.offsets(shape)
-    ws.counter[:], ws.status[:] = 0, -1
-    shared: tuple[Any, ...] = (
-        theta, state, _read_only(ids), starts, reset, learning_rate, offsets, int(step), _CODES[optimizer], constants,
-        limits, first, *ws, losses, who.members, who.pieces,
-    )  # fmt: skip
+    read_only = _read_only(ids)
 
-    def member(thread: int) -> int:
-        return loops.train_loop(*shared, thread)
+    def run(begin: int, end: int, who: Plan) -> int:
+        ws.counter[:], ws.status[:] = 0, -1
+        shared: tuple[Any, ...] = (
+            theta, state, read_only, starts[begin:end], reset[begin:end], learning_rate[begin:end], offsets,
+            int(step) + begin, _CODES[optimizer], constants, limits, first, *ws, losses[begin:end], who.members, who.pieces,
+        )  # fmt: skip
+        return _together(lambda thread: loops.train_loop(*shared, thread), len(who.members), ws.counter)
 
     cells = _first_cells(ws.c, who)
     ws.h[:, 0] = h
@@ -280,7 +306,11 @@ def train_steps(
         cell[...] = c[:, :, piece]
     _arrange(who, theta, state, offsets, ws, True)
     try:
-        done = _together(member, len(who.members), ws.counter)
+        if who is single:
+            done = run(0, len(starts), who)
+        else:
+            kind = (shape, starts.shape[1], seq_length, optimizer, theta.dtype.char, len(who.members), last_only)
+            done = _at_best_pace(_pace(kind), run, len(starts), who, single, ws.counter)
     finally:
         _arrange(who, theta, state, offsets, ws, False)
     h[...] = ws.h[:, 0]

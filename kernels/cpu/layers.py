@@ -33,8 +33,8 @@ def cells_at(piece, rows, H):
 
 # -------------------------------------------------------------------------------------------------------- forward
 @inner
-def project_ids(x, W_x, b, gates, b0, b1, pieces, q0, q1):
-    """The part's gates (T B 4H,) = W_x[x] + b, for ids x (T, B) and W_x (V 4H,)."""
+def project_ids(x, W_x, b, gates, t0, t1, b0, b1, pieces, q0, q1):
+    """The part's gates (T B 4H,) of steps t0:t1 = W_x[x] + b, for ids x (T, B) and W_x (V 4H,)."""
     T, B = x.shape
     N = b.shape[0]
     for q in range(q0, q1):
@@ -45,7 +45,7 @@ def project_ids(x, W_x, b, gates, b0, b1, pieces, q0, q1):
         for s in range(count):
             begin = pieces[q, 2] + s * step
             bias = b[b_at + begin : b_at + begin + length]
-            for t in range(T):
+            for t in range(t0, t1):
                 for r in range(b0, b1):
                     at, to = w_at + x[t, r] * width + begin, z_at + (t * B + r) * width + begin
                     z, w = gates[to : to + length], W_x[at : at + length]
@@ -68,16 +68,16 @@ def _add_gates(a, a_at, W, packed, z, z_at, R, K, H, piece):
 
 
 @thin
-def project_floats(x, W_x, packed, b, gates, b0, b1, pieces, q0, q1):
-    """The part's gates (T B 4H,) = x W_x + b, for floats x (T, B, D): one product for all steps where it can be."""
+def project_floats(x, W_x, packed, b, gates, t0, t1, b0, b1, pieces, q0, q1):
+    """The part's gates (T B 4H,) of steps t0:t1 = x W_x + b, for floats x (T, B, D): in one product where it can be."""
     T, B, D = x.shape
     H = b.shape[0] // 4
-    turns, rows = (1, T * B) if b1 - b0 == B else (T, b1 - b0)
+    turns, rows = (1, (t1 - t0) * B) if b1 - b0 == B else (t1 - t0, b1 - b0)
     for q in range(q0, q1):
         z_at, width = gates_at(pieces[q], T * B, H)
         b_at, _ = gates_at(pieces[q], 1, H)
         count, length, step = spans(pieces[q])
-        for t in range(turns):
+        for t in range(t0, t0 + turns):
             row = t * B + b0
             for s in range(count):
                 begin = pieces[q, 2] + s * step
@@ -86,14 +86,14 @@ def project_floats(x, W_x, packed, b, gates, b0, b1, pieces, q0, q1):
 
 
 @inner
-def run_forward(W_h, packed, h, c, gates, b0, b1, pieces, q0, q1, counter, threads):
-    """Run all steps from h[0], c[0] and from gates, which hold the input's part and become the activated gates.
+def run_forward(W_h, packed, h, c, gates, t0, t1, b0, b1, pieces, q0, q1, counter, threads):
+    """Run steps t0:t1 from h[t0], c[t0] and from gates, which hold the input's part and become the activated gates.
 
     h is (T+1, B, H); c, gates and W_h are flat.
     """
     T, B, H = h.shape[0] - 1, h.shape[1], h.shape[2]
     zero = h.dtype.type(0)
-    for t in range(T):
+    for t in range(t0, t1):
         for q in range(q0, q1):
             j0, n, begin, stride = pieces[q, 0], pieces[q, 1], pieces[q, 2], pieces[q, 3]
             z_at, width = gates_at(pieces[q], T * B, H)
@@ -129,13 +129,13 @@ def _step_backward(dh, c, gates, dz, dh_next, dc_next, t, b0, b1, piece):
 
 
 @inner
-def run_backward(dh, W_h, packed, c, gates, dz, dh_next, dc_next, b0, b1, pieces, q0, q1, counter, threads):
-    """Run all steps backward: dz is written; dh_next, dc_next (B, H) go from the last state's to h0's.
+def run_backward(dh, W_h, packed, c, gates, dz, dh_next, dc_next, t0, t1, b0, b1, pieces, q0, q1, counter, threads):
+    """Run steps t0:t1 backward: dz is written; dh_next, dc_next (B, H) go from the state's after them to that before.
 
     dh is (T, B, H); W_h, c, gates and dz are flat.
     """
-    T, B, H = dh.shape
-    for t in range(T - 1, -1, -1):
+    _, B, H = dh.shape
+    for t in range(t1 - 1, t0 - 1, -1):
         for q in range(q0, q1):
             _step_backward(dh, c, gates, dz, dh_next, dc_next, t, b0, b1, pieces[q])
         if q1 - q0 < pieces.shape[0]:
@@ -248,16 +248,16 @@ def _flat(array):
 def forward_ids(x, W_x, W_h, b, h, c, gates, pieces, none, counter):
     """One layer over ids x (T, B): h, c (T+1, B, H) and gates (T, B, 4H) are written, but for h[0], c[0]."""
     B = h.shape[1]
-    project_ids(x, _flat(W_x), b, _flat(gates), 0, B, pieces, 0, 1)
-    run_forward(_flat(W_h), none, h, _flat(c), _flat(gates), 0, B, pieces, 0, 1, counter, 1)
+    project_ids(x, _flat(W_x), b, _flat(gates), 0, x.shape[0], 0, B, pieces, 0, 1)
+    run_forward(_flat(W_h), none, h, _flat(c), _flat(gates), 0, x.shape[0], 0, B, pieces, 0, 1, counter, 1)
 
 
 @entry
 def forward_floats(x, W_x, W_h, b, h, c, gates, pieces, none, counter):
     """One layer over floats x (T, B, D): h, c (T+1, B, H) and gates (T, B, 4H) are written, but for h[0], c[0]."""
     B = h.shape[1]
-    project_floats(x, _flat(W_x), none, b, _flat(gates), 0, B, pieces, 0, 1)
-    run_forward(_flat(W_h), none, h, _flat(c), _flat(gates), 0, B, pieces, 0, 1, counter, 1)
+    project_floats(x, _flat(W_x), none, b, _flat(gates), 0, x.shape[0], 0, B, pieces, 0, 1)
+    run_forward(_flat(W_h), none, h, _flat(c), _flat(gates), 0, x.shape[0], 0, B, pieces, 0, 1, counter, 1)
 
 
 @inner
@@ -265,7 +265,7 @@ def _backward(dh, h, c, gates, W_h, dz, dh0, dc0, dW_h, db, pieces, none, counte
     T, B, N = dz.shape
     H = h.shape[2]
     run_backward(
-        dh, _flat(W_h), none, _flat(c), _flat(gates), _flat(dz), dh0, dc0, 0, B, pieces, 0, 1, counter, 1
+        dh, _flat(W_h), none, _flat(c), _flat(gates), _flat(dz), dh0, dc0, 0, T, 0, B, pieces, 0, 1, counter, 1
     )  # fmt: skip
     dW_h[:], db[:] = 0, 0
     add_outer(h, 0, H, dz, 0, N, dW_h, 0, N, T * B, H, N)

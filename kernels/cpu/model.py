@@ -64,19 +64,29 @@ def pack_layers(theta, offsets, packed, H, pieces, q0, q1, thread, threads):
                 pack_transposed(W, j0 * N, N, packed[layer, kind + 1, N * j0 :], n, N, thread, threads)
 
 
+@inner
+def _stretch(T, B):
+    """Steps whose input's part is computed at once: of a batch one, as it fills the tiles and then stays in the cache."""
+    return 1 if B >= TILE_ROWS else T
+
+
 @thin
 def forward(theta, offsets, x, h, c, gates, packed, b0, b1, pieces, q0, q1, counter, threads):
     """Run all layers over inputs x (T, B) from h[:, 0], c[:, 0]: the member's part."""
     L, T, B, N = gates.shape
+    stretch = _stretch(T, B)
     for layer in range(L):
         at = 3 * layer
         W_x, W_h, b = block(theta, offsets, at), block(theta, offsets, at + 1), block(theta, offsets, at + 2)
         z, cells = gates[layer].reshape(T * B * N), c[layer].reshape((T + 1) * B * (N // 4))
-        if layer == 0:
-            project_ids(x, W_x, b, z, b0, b1, pieces, q0, q1)
-        else:
-            project_floats(h[layer - 1, 1:], W_x, packed[layer, 2], b, z, b0, b1, pieces, q0, q1)
-        run_forward(W_h, packed[layer, 0], h[layer], cells, z, b0, b1, pieces, q0, q1, counter, threads)
+        for t0 in range(0, T, stretch):
+            t1 = t0 + stretch
+            if layer == 0:
+                project_ids(x, W_x, b, z, t0, t1, b0, b1, pieces, q0, q1)
+            else:
+                below = h[layer - 1, 1:]
+                project_floats(below, W_x, packed[layer, 2], b, z, t0, t1, b0, b1, pieces, q0, q1)
+            run_forward(W_h, packed[layer, 0], h[layer], cells, z, t0, t1, b0, b1, pieces, q0, q1, counter, threads)
 
 
 @thin
@@ -129,7 +139,7 @@ def backward(
 ):  # fmt: skip
     """From dh of the last layer's h to dz (L, T, B, 4H) of all layers: the member's part."""
     L, T, B, N = gates.shape
-    H = N // 4
+    H, stretch = N // 4, _stretch(T, B)
     for layer in range(L - 1, -1, -1):
         for q in range(q0, q1):
             for r in range(b0, b1):
@@ -142,15 +152,16 @@ def backward(
                 dh, W_h, W_x, layer, cells, z, d, carry[0], carry[1], partial, pieces, q0, q1, counter, threads
             )
             continue
-        run_backward(
-            dh, W_h, packed[layer, 1], cells, z, d, carry[0], carry[1], b0, b1, pieces, q0, q1, counter, threads
-        )
-        if layer > 0:
-            turns, rows = (1, T * B) if b1 - b0 == B else (T, b1 - b0)
-            for q in range(q0, q1):
-                for t in range(turns):
-                    row = t * B + b0
-                    flow_back(d, row, W_x, packed[layer, 3], dh, row, rows, pieces[q], H)
+        for t1 in range(T, 0, -stretch):
+            t0 = t1 - stretch
+            run_backward(
+                dh, W_h, packed[layer, 1], cells, z, d, carry[0], carry[1], t0, t1, b0, b1, pieces, q0, q1, counter,
+                threads,
+            )  # fmt: skip
+            turns, rows = (1, stretch * B) if b1 - b0 == B else (stretch, b1 - b0)
+            for q in range(q0, q1 if layer > 0 else q0):
+                for t in range(t0, t0 + turns):
+                    flow_back(d, t * B + b0, W_x, packed[layer, 3], dh, t * B + b0, rows, pieces[q], H)
 
 
 @inner

@@ -26,7 +26,7 @@ _dot_rows, _dot_2, _dot_1, _dot_long = dot_tile(DOT_ROWS), dot_tile(2), dot_tile
 _update_rows, _update_row = outer_update_tile(TILE_ROWS, _VECTORS), outer_update_tile(1, _VECTORS)
 _LONG = 300  # elements of a row that _dot_long is for
 #: Rows of a contraction that are read for all rows of the output before the next ones are.
-DEPTH = 384
+DEPTH = 512
 
 
 @inner

@@ -75,6 +75,50 @@ def spans(piece):
     return 4, piece[1], piece[3]
 
 
+class Pace:
+    """Whether a kind of training call goes faster with its team or with one thread, at this moment.
+
+    Any number of threads gives the same bits, so it may change from call to call. Members that meet at every step make
+    progress only while all of them have a core: one busy neighbour on two cores takes two thirds of that. When members
+    wait for each other too often, one thread is tried for a moment, and the faster way kept for a while.
+    """
+
+    SLICE, TRIAL, HOLD = 0.1, 0.05, 2.0  # seconds of a stretch, of a trial, and until the next one
+    OFTEN = 50.0  # long waits a second
+
+    def __init__(self) -> None:
+        self.alone = False
+        self._trial = 0  # stretches left: the first wakes threads and warms caches, the second is judged
+        self._next_trial = 0.0
+        self._seconds: dict[bool, float] = {}  # of an iteration, by whether it was alone
+
+    def iterations(self, left: int, now: float) -> int:
+        """How many of `left` iterations to run next, in the way that `alone` says."""
+        if self.alone and not self._trial and now >= self._next_trial:
+            self._start_trial()
+        seconds = self._seconds.get(self.alone)
+        if seconds is None:  # never run yet: it may have to be compiled
+            return 1
+        return max(1, min(left, int((self.TRIAL if self._trial else self.SLICE) / seconds)))
+
+    def record(self, iterations: int, seconds: float, waits: int, now: float) -> None:
+        """Take note of how long that many iterations took, and of the long waits in them."""
+        is_first = self.alone not in self._seconds
+        self._seconds[self.alone] = seconds / iterations
+        if is_first:
+            return
+        if self._trial:
+            self._trial -= 1
+            if self._trial == 0:
+                self._next_trial = now + self.HOLD
+                self.alone = self._seconds[True] < self._seconds[False]
+        elif not self.alone and now >= self._next_trial and waits > max(1.0, self.OFTEN * seconds):
+            self._start_trial()
+
+    def _start_trial(self) -> None:
+        self.alone, self._trial = not self.alone, 2
+
+
 @intrinsic
 def _add_one(typing, address):
     """Add one to the int64 at `address`, atomically; return what it was."""
@@ -114,7 +158,7 @@ else:
 def meet(counter, threads):
     """Wait until all members of the team have come here, or one will never come: then counter[1] is not zero.
 
-    counter is (2,) int64 or longer, zero at first.
+    counter is (3,) int64 or longer, zero at first; counter[2] counts the waits that were long.
     """
     if threads == 1:
         return
@@ -125,6 +169,8 @@ def meet(counter, threads):
     while _look(at) < complete and _look(at + 8) == 0:
         spins += 1
         if spins > _SPINS:
+            if spins == _SPINS + 1:
+                _add_one(at + 16)
             _give_way()
 
 
