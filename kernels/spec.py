@@ -159,9 +159,10 @@ def unit_panels(hidden_size: int, batch_size: int) -> int:
 def packs(hidden_size: int, batch_size: int, itemsize: int) -> bool:
     """Whether the recurrent matrix is copied, once an iteration, into the order in which products read it.
 
-    That pays where its rows lie far apart and are read for several streams, and the matrix is not cut into panels.
+    That pays where its rows lie far apart and are read for many streams, and the matrix is not cut into panels.
     """
-    return batch_size >= 2 and 4 * hidden_size**2 * itemsize >= 2**22 and unit_panels(hidden_size, batch_size) == 1
+    size = 4 * hidden_size**2 * itemsize
+    return size >= 2**22 and batch_size * size >= 2**26 and unit_panels(hidden_size, batch_size) == 1
 
 
 class Workspace(NamedTuple):
@@ -174,7 +175,9 @@ class Workspace(NamedTuple):
     dz: Any  # (L, T, B, 4H)
     dh: Any  # (T, B, H)
     carry: Any  # (2, B, H): dh_next and dc_next
-    partial: Any  # (2, 2, unit panels or 0, B, H or more): by turns, what each panel adds to dh_next and to the dh below
+    partial: (
+        Any  # (2, 2, unit panels or 0, B, H or more): by turns, what each panel adds to dh_next and to the dh below
+    )
     packed: Any  # (L, 4, 4 H (H + 16)) or of no size: W_h, W_h', W_x, W_x' in the order in which products read them
     logits: Any  # (T, B, V), then dlogits
     row_loss: Any  # (T, B) float64

@@ -131,18 +131,27 @@ class Mutation(NamedTuple):
 
 
 _REF, _UPDATES = "numpy_ref.py", "cpu/updates.py"
-_LAYERS, _MODEL, _LOOPS = "cpu/layers.py", "cpu/model.py", "cpu/loops.py"
+_CELLS, _LAYERS, _MODEL, _LOOPS = "cpu/cells.py", "cpu/layers.py", "cpu/model.py", "cpu/loops.py"
 MUTATIONS = (
     Mutation("dropped dc carry", "numpy", _REF, "dc_next = dc_t * f", "dc_next = dc_t * 0"),
-    Mutation("dropped dc carry", "numba", _LAYERS, "dc_next[j] *= f[j]", "dc_next[j] = 0"),
+    Mutation("dropped dc carry", "numba", _CELLS, "row.store(dc_t * f, dc_next)", "row.store(dc_t * 0.0, dc_next)"),
     Mutation("unwritten dW", "numpy", _REF, "out.dW_h[...] = h[:-1]", "h[:-1]"),
-    Mutation("unwritten dW", "numba", _MODEL, "        add_outer(a, d, out, begin, end, n0, n1, shift)\n", ""),
+    Mutation("unwritten dW", "numba", _MODEL, "    add_outer(a, a_at + k0, a_row, d, d_at + n0, N, grad, offset + k0 * N + n0, N, R, k1 - k0, n1 - n0)\n", ""),
     Mutation("wrong tanh branch", "numpy", _REF, "(1 - tanh_c**2)", "(1 - tanh_c)"),
-    Mutation("wrong tanh branch", "numba", _LAYERS, "(one - dz_o[j] * dz_o[j])", "(one - dz_o[j])"),
+    Mutation("wrong tanh branch", "numba", _CELLS, "(1.0 - tanh_c * tanh_c)", "(1.0 - tanh_c)"),
     Mutation("off-by-one target", "numpy", _REF, "(logits, x[1:][first:])", "(logits, x[:-1][first:])"),
     Mutation("off-by-one target", "numba", _LOOPS, "offsets, x[1:], h", "offsets, x[:T], h"),
     Mutation("skipped clip", "numpy", _REF, "np.clip(grad, -grad_clip, grad_clip", "np.clip(grad, -np.inf, np.inf"),
-    Mutation("skipped clip", "numba", _UPDATES, "return -limit if g < -limit else g", "return g"),
+    Mutation("skipped clip", "numba", _UPDATES, "return g.at_most(limit).at_least(-limit)", "return g"),
+)  # fmt: skip
+
+#: Mistakes in what only one backend has.
+MORE_MUTATIONS = (
+    Mutation("panel left out", "numba", _LAYERS, "for p in range(1, partial.shape[0])", "for p in range(2, partial.shape[0])"),
+    Mutation("panels by no turns", "numba", _LAYERS, "partial[(layer * T + t + 1) % 2]", "partial[(layer * T + t) % 2]"),
+    Mutation("packed gates on top of each other", "numba", _LAYERS, "s * region + K * piece[0]", "K * piece[0]"),
+    Mutation("readout of the first steps", "numba", _MODEL, "flat, row, read = dlogits.reshape(dlogits.size), first * B", "flat, row, read = dlogits.reshape(dlogits.size), 0"),
+    Mutation("memory of another column", "numba", _UPDATES, "at = builder.add(builder.mul(r, row), I64(c * vec.lanes))", "at = builder.mul(r, row)"),
 )  # fmt: skip
 
 

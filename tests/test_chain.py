@@ -153,6 +153,81 @@ def test_training_as_the_reference(ops, ref, optimizer, clipping, dtype):
     agree(train(ops, dtype), lambda d: train(ref, d), dtype, tolerance=1e-10)
 
 
+PATHS = [  # T, B, V, H, L and threads: what the plan of team.py chooses between, at odd sizes
+    (16, 1, 71, 100, 1, 2),  # two panels of hidden units
+    (2, 3, 7, 129, 3, 3),  # three threads for two panels; layers take turns
+    (5, 2, 11, 201, 2, 3),  # four panels
+    (4, 5, 300, 215, 2, 3),  # hidden units shared out, without panels
+    (16, 33, 71, 17, 2, 2),  # streams shared out, more than one tile of them
+    (2, 5, 3, 100, 1, 2),
+    (1, 2, 2, 1, 1, 2),
+    (3, 17, 5, 371, 2, 2),  # packed in float64
+    (2, 35, 3, 513, 1, 1),  # packed
+]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("last_only", [False, True], ids=["all", "last"])
+@pytest.mark.parametrize("path", PATHS, ids=lambda s: "T{}-B{}-V{}-H{}-L{}-{}threads".format(*s))
+def test_every_path_as_the_reference(ops, ref, path, last_only, dtype):
+    """The gradients of three iterations are taken from what plain descent does to the parameters."""
+    T, B, V, H, L, threads = path
+    shape, theta, h, c, _ = model((T, B, V, H, L), dtype)
+    theta = theta / np.sqrt(H).astype(dtype)
+    ids = np.random.RandomState(6).randint(0, V, 40 * B).astype(np.uint8 if V < 256 else np.uint16)
+    starts = np.ascontiguousarray(np.arange(3)[:, None] * T % 20 + np.arange(B) * 40, np.int64)
+
+    def train(ops, dtype):
+        start, none = theta.astype(dtype), np.zeros((0, len(theta)), dtype)
+        after, states = start.copy(), [h.astype(dtype), c.astype(dtype)]
+        losses = ops.train_steps(
+            after, none, *states, ids, starts, np.array([False, True, False]), np.full(3, 1.0), shape=shape,
+            seq_length=T, optimizer="sgd", grad_scale=1 / (T * B), last_only=last_only, threads=threads,
+        )  # fmt: skip
+        return losses, *states, *spec.named(after - start, shape).values()
+
+    agree(train(ops, dtype), lambda d: train(ref, d), dtype, tolerance=1e-10)
+
+
+@pytest.mark.parametrize("optimizer", list(spec.OPTIMIZERS))
+@pytest.mark.parametrize("path", [PATHS[0], PATHS[4]], ids=["panels", "streams"])
+def test_every_optimizer_on_paths_of_its_own(ops, ref, path, optimizer):
+    """Gradient and update in one go (few rows), and apart (many rows)."""
+    T, B, V, H, L, threads = path
+    shape, theta, h, c, _ = model((T, B, V, H, L), "float64")
+    ids = np.random.RandomState(6).randint(0, V, 60 * B).astype(np.uint8)
+    starts = np.ascontiguousarray(np.arange(4)[:, None] * 9 + np.arange(B) * 60, np.int64)
+
+    def train(ops):
+        arrays = [a.copy() for a in (theta, np.zeros((spec.OPTIMIZERS[optimizer].slots, len(theta))), h, c)]
+        losses = ops.train_steps(
+            *arrays, ids, starts, np.zeros(4, bool), np.full(4, 0.01), shape=shape, seq_length=T, optimizer=optimizer,
+            grad_scale=1 / (T * B), grad_clip=0.02, threads=threads,
+        )  # fmt: skip
+        return losses, *arrays
+
+    agree(train(ops), lambda d: train(ref), "float64", tolerance=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_loss_on_the_last_step_alone(ops, ref, dtype):
+    shape, theta, h, c, x = model((6, 5, 11, 33, 2), dtype)
+    got = ops.loss_and_grad(theta, h, c, x, shape=shape, last_only=True)
+    agree(
+        got, lambda d: ref.loss_and_grad(*(a.astype(d) for a in (theta, h, c)), x, shape=shape, last_only=True), dtype
+    )
+
+
+def test_loss_on_the_last_step_by_central_differences(ref):
+    shape, theta, h, c, x = model((4, 2, 5, 3, 1), "float64")
+    theta = theta.copy()
+    gradient = ref.loss_and_grad(theta, h, c, x, shape=shape, last_only=True)[1].copy()
+    numerical = testing.numerical_gradient(
+        lambda: ref.loss_and_grad(theta, h, c, x, shape=shape, last_only=True)[0], theta
+    )
+    assert relative_error(gradient, numerical) < testing.GRADIENT_TOLERANCE
+
+
 def agree(got, of_reference, dtype, tolerance=FLOAT64_TOLERANCE):
     """Each part of `got` is close enough to the reference's, by the rule for its dtype."""
     exact = of_reference("float64")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import ROOT
 
-from kernels.testing import MUTATIONS, Mutation, plant
+from kernels.testing import MORE_MUTATIONS, MUTATIONS, Mutation, plant
 
 NONE = "no mistake"
 
@@ -33,23 +33,43 @@ def run_chain(mutation, folder):
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    """All mutations and, for each backend, none, run two at a time."""
-    controls = [Mutation(NONE, backend, "spec.py", "GATE_I", "GATE_I") for backend in ("numpy", "numba")]
+def run_chains(mutations, tmp_path_factory):
+    """Run the chain with each of them, two at a time; return the finished processes by name and backend."""
     with ThreadPoolExecutor(2) as pool:
-        jobs = {
-            (m.name, m.backend): pool.submit(run_chain, m, tmp_path_factory.mktemp("mutant"))
-            for m in (*controls, *MUTATIONS)
-        }
+        jobs = {(m.name, m.backend): pool.submit(run_chain, m, tmp_path_factory.mktemp("mutant")) for m in mutations}
     return {key: job.result() for key, job in jobs.items()}
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{m.name}-{m.backend}".replace(" ", "-"))
-def test_a_planted_mistake_turns_the_chain_red(outcomes, mutation):
-    done = outcomes[mutation.name, mutation.backend]
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """All mutations and, for each backend, none."""
+    controls = [Mutation(NONE, backend, "spec.py", "GATE_I", "GATE_I") for backend in ("numpy", "numba")]
+    return run_chains((*controls, *MUTATIONS), tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def more_outcomes(tmp_path_factory):
+    return run_chains(MORE_MUTATIONS, tmp_path_factory)
+
+
+def name_of(mutation):
+    return f"{mutation.name}-{mutation.backend}".replace(" ", "-")
+
+
+def is_red(done):
     assert done.returncode == 1, done.stdout + done.stderr  # 1: tests ran and failed; 2 and up: they did not run
     assert "1 failed" in done.stdout
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=name_of)
+def test_a_planted_mistake_turns_the_chain_red(outcomes, mutation):
+    is_red(outcomes[mutation.name, mutation.backend])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mutation", MORE_MUTATIONS, ids=name_of)
+def test_a_mistake_in_what_only_one_backend_has_turns_it_red(more_outcomes, mutation):
+    is_red(more_outcomes[mutation.name, mutation.backend])
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])

@@ -49,8 +49,9 @@ def test_one_call_or_several_give_the_same_bits(ops, optimizer, dtype):
     ("shape", "batch"),
     [
         (Shape(11, 33, 2), 13),  # streams are shared out
-        (Shape(11, 237, 2), 3),  # hidden units are
-        (Shape(300, 224, 1), 1),
+        (Shape(11, 237, 2), 3),  # panels of hidden units are
+        (Shape(300, 224, 2), 5),  # hidden units are
+        (Shape(71, 100, 1), 1),
         (Shape(7, 5, 1), 1),  # too small for more than one thread
     ],
     ids=str,
@@ -80,13 +81,49 @@ def test_any_number_of_threads_gives_the_same_bits(shape, batch, optimizer, dtyp
     assert outcomes[2] == outcomes[0]
 
 
-def test_how_many_threads_are_used():
-    from kernels.cpu.team import team_size
+def test_how_work_is_shared_out():
+    from kernels.cpu.team import plan
 
-    assert [team_size(100, B, 2) for B in (1, 4, 7, 8, 50)] == [1, 1, 1, 2, 2]
-    assert [team_size(H, 1, 4) for H in (1, 223, 224, 1024)] == [1, 1, 4, 4]
-    assert team_size(128, 16, 8) == team_size(1024, 16, 64) == 4
-    assert team_size(256, 1, 64) == 16
+    def shares(H, B, threads):
+        found = plan(H, B, threads)
+        return found.members.tolist(), found.pieces.tolist()
+
+    whole = [[0, 100, 0, 100]]
+    assert shares(100, 16, 1) == ([[0, 16, 0, 1]], whole)
+    assert shares(100, 16, 2) == ([[0, 8, 0, 1], [8, 16, 0, 1]], whole)  # streams
+    assert shares(100, 13, 3) == ([[0, 4, 0, 1], [4, 8, 0, 1], [8, 13, 0, 1]], whole)
+    panels = [[0, 48, 0, 48], [48, 52, 0, 52]]  # of hidden units, whatever the number of threads
+    assert shares(100, 1, 1) == ([[0, 1, 0, 2]], panels)
+    assert shares(100, 1, 8) == ([[0, 1, 0, 1], [0, 1, 1, 2]], panels)
+    assert shares(512, 1, 3)[0] == [[0, 1, 0, 1], [0, 1, 1, 2], [0, 1, 2, 3]]  # units, by sixteens
+    assert shares(512, 1, 3)[1] == [[0, 160, 0, 512], [160, 176, 160, 512], [336, 176, 336, 512]]
+    assert len(plan(5, 1, 8).members) == len(plan(32, 4, 2).members) == 1  # too small
+    for H, B in ((64, 2), (129, 3), (383, 1), (384, 1), (200, 7), (1000, 1), (16, 50)):
+        for threads in (1, 2, 3, 8):
+            members, pieces = shares(H, B, threads)
+            assert [sum(piece[1] for piece in pieces), members[0][0], members[-1][1]] == [H, 0, B]
+
+
+def test_a_team_that_waits_too_often_gives_way_to_one_thread_and_comes_back():
+    from kernels.cpu.team import Pace
+
+    def stretch(team_seconds, waits):
+        nonlocal now
+        alone, n = pace.alone, pace.iterations(10**9, now)
+        taken = n * (1e-4 if alone else team_seconds)
+        now += taken
+        pace.record(n, taken, 0 if alone else int(waits * taken), now)
+        return alone
+
+    pace, now = Pace(), 0.0
+    assert not any(stretch(6e-5, waits=5) for _ in range(50))  # a quiet machine
+    busy = [stretch(3e-4, waits=1000) for _ in range(100)]
+    assert busy.index(True) <= 3
+    assert sum(busy) > 80
+    quiet = [stretch(6e-5, waits=5) for _ in range(100)]
+    assert not any(quiet[40:])
+    often = [stretch(6e-5, waits=1000) for _ in range(100)]  # waits are long, but the team is still faster
+    assert sum(often) <= 12
 
 
 def test_rows_that_no_id_touches_stay_as_they_are(ops):

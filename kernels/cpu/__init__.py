@@ -20,7 +20,7 @@ import numpy as np
 
 from kernels import checks, spec
 from kernels.cpu import layers, loops, updates
-from kernels.cpu.team import Pace, Plan, plan, whole
+from kernels.cpu.team import Pace, Plan, move_apart, own_core, plan, whole
 from kernels.spec import LSTMCache, LSTMGrads, Shape, Workspace
 
 _CODES = {"sgd": updates.SGD, "adagrad": updates.ADAGRAD, "rmsprop": updates.RMSPROP, "adam": updates.ADAM}
@@ -198,10 +198,16 @@ def _together(member: Callable[[int], int], threads: int, counter: np.ndarray) -
     """Run member(0) here and the others in the pool, one team at a time; return what member(0) returns."""
     if threads == 1:
         return member(0)
+    first = own_core()
+
+    def elsewhere(thread: int) -> int:
+        move_apart(thread, first)
+        return member(thread)
+
     with _one_team:
         others = []
         try:
-            others = [_pool(threads).submit(member, thread) for thread in range(1, threads)]
+            others = [_pool(threads).submit(elsewhere, thread) for thread in range(1, threads)]
             return member(0)
         except BaseException:
             counter[1] = 1  # those who wait for this thread need not: it will not come
@@ -242,7 +248,8 @@ def _first_cells(c: np.ndarray, who: Plan) -> list[tuple[np.ndarray, slice]]:
     units = [slice(int(j0), int(j0 + n)) for j0, n in who.pieces[:, :2]]
     flat = c.reshape(L, -1)
     return [
-        (flat[:, steps * B * u.start : steps * B * u.stop].reshape(L, steps, B, u.stop - u.start)[:, 0], u) for u in units
+        (flat[:, steps * B * u.start : steps * B * u.stop].reshape(L, steps, B, u.stop - u.start)[:, 0], u)
+        for u in units
     ]
 
 

@@ -67,9 +67,7 @@ def cell_forward(typing, zero, z, stride, c_prev, c, h, n):
 def cell_backward(typing, zero, dh, gates, stride, c_prev, c, dz, dh_next, dc_next, n):
     """dz (four blocks of n) is written, for the gradient dh + dh_next of h; dc_next (n,) becomes that of c_prev."""
     address = types.uintp
-    signature = types.void(
-        zero, address, address, types.intp, address, address, address, address, address, types.intp
-    )
+    signature = types.void(zero, address, address, types.intp, address, address, address, address, address, types.intp)
 
     def emit(context, builder, signature, arguments):
         _, dh, gates, stride, c_prev, c, dz, dh_next, dc_next, n = arguments

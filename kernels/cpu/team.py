@@ -39,8 +39,8 @@ def plan(hidden_size: int, batch_size: int, threads: int) -> Plan:
     """Choose what is shared out, and among how many of `threads`: the one place that decides.
 
     Small batches of middling models are cut into panels of hidden units (spec.unit_panels). Otherwise streams are
-    shared out, at least two to a member, where there are enough of them. Where there are not, members share the hidden
-    units, which pays from about 224 units on. Measured: docs/performance.md.
+    shared out, where each member gets a tile of four; where it would get less, hidden units, if there are enough of
+    them. Measured: docs/performance.md.
     """
     H, B, threads = hidden_size, batch_size, threads if CAN_YIELD else 1
     panels = unit_panels(H, B)
@@ -49,13 +49,13 @@ def plan(hidden_size: int, batch_size: int, threads: int) -> Plan:
         cuts = [H // 4 * p // panels * 4 for p in range(panels)] + [H]
         pieces = [(cuts[p], cuts[p + 1] - cuts[p], 0, cuts[p + 1] - cuts[p]) for p in range(panels)]
         members = [(0, B, panels * k // n, panels * (k + 1) // n) for k in range(n)]
-    elif threads > 1 and B < 2 * threads and H >= 224:
+    elif 1 < threads and B < 4 * threads and H >= 192:
         n = min(threads, -(-H // 16))
         cuts = [-(-H // 16) * k // n * 16 for k in range(n)] + [H]
         pieces = [(cuts[k], cuts[k + 1] - cuts[k], cuts[k], H) for k in range(n)]
         members = [(0, B, k, k + 1) for k in range(n)]
     else:
-        n = max(1, min(threads, B // 2))
+        n = max(1, min(threads, B // (2 if H >= 96 else 4)))
         pieces = [(0, H, 0, H)]
         members = [(B // 2 * k // n * 2, B if k == n - 1 else B // 2 * (k + 1) // n * 2, 0, 1) for k in range(n)]
     return Plan(np.array(members, np.int64), np.array(pieces, np.int64), panels > 1)
@@ -75,6 +75,32 @@ def spans(piece):
     return 4, piece[1], piece[3]
 
 
+def own_core() -> int | None:
+    """The core that this thread runs on, where the system tells (Linux)."""
+    try:
+        with open("/proc/thread-self/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[36])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def move_apart(thread: int, first: int | None) -> None:
+    """Move this thread, the member `thread` of a team, to another core than the first member's, and leave it free.
+
+    A scheduler may start members on one core and see no reason to part them for seconds, since they yield to each
+    other: the team then takes more than twice its time. The threads stay as movable as they were.
+    """
+    if first is None or not hasattr(os, "sched_setaffinity"):
+        return
+    allowed = os.sched_getaffinity(0)
+    others = sorted(allowed - {first})
+    if others:
+        try:
+            os.sched_setaffinity(0, {others[(thread - 1) % len(others)]})
+        finally:
+            os.sched_setaffinity(0, allowed)
+
+
 class Pace:
     """Whether a kind of training call goes faster with its team or with one thread, at this moment.
 
@@ -90,6 +116,7 @@ class Pace:
         self.alone = False
         self._trial = 0  # stretches left: the first wakes threads and warms caches, the second is judged
         self._next_trial = 0.0
+        self._waited = 0  # stretches in a row with too many long waits
         self._seconds: dict[bool, float] = {}  # of an iteration, by whether it was alone
 
     def iterations(self, left: int, now: float) -> int:
@@ -112,10 +139,13 @@ class Pace:
             if self._trial == 0:
                 self._next_trial = now + self.HOLD
                 self.alone = self._seconds[True] < self._seconds[False]
-        elif not self.alone and now >= self._next_trial and waits > max(1.0, self.OFTEN * seconds):
-            self._start_trial()
+        elif not self.alone:
+            self._waited = self._waited + 1 if waits > max(1.0, self.OFTEN * seconds) else 0
+            if self._waited >= 2 and now >= self._next_trial:
+                self._start_trial()
 
     def _start_trial(self) -> None:
+        self._waited = 0
         self.alone, self._trial = not self.alone, 2
 
 

@@ -5,6 +5,8 @@ A tile keeps a block of the output in registers while it runs through the whole 
 
 * :func:`axpy_tile`: ``out[r, n] += sum_k a[r, k] w[k, n]``, R rows by up to C vectors, one broadcast of a and a load
   of each vector of w for the multiply-adds of all rows. a has two strides of its own, so that ``a'`` costs nothing.
+  The sums begin at zero and are added to the output at the end: small products added to a large number one by one
+  would lose digits.
   There is a loop for each number of vectors, so that a narrow rest of a row costs what it weighs.
 * :func:`dot_tile`: ``out[r, k] = sum_n a[r, n] w[k, n]``, as many running sums as a vector has lanes, which are
   transposed and added up together at the end: three instructions a sum instead of ten.
@@ -95,10 +97,10 @@ def axpy_tile(R: int, C: int) -> Any:
                     for r in range(R)
                     for c in range(vectors)
                 ]
-                sums = [vec.load(place, masks[n % vectors]) for n, place in enumerate(places)]
-                sums = products_of(builder, vec, R, vectors, masks, a, a_row, a_k, w, w_k, K, sums)
+                sums = products_of(builder, vec, R, vectors, masks, a, a_row, a_k, w, w_k, K, [vec.zero] * len(places))
                 for n, (value, place) in enumerate(zip(sums, places, strict=True)):
-                    vec.store(value, place, masks[n % vectors])
+                    mask = masks[n % vectors]
+                    vec.store(builder.fadd(vec.load(place, mask), value), place, mask)
 
             each_width(builder, vec, C, N, run)
             return context.get_dummy_value()

@@ -72,9 +72,7 @@ def _emit(builder: Any, vec: Vectors, optimizer: Any, k: Any, arrays: list[Any],
         block = builder.append_basic_block(f"optimizer{code}")
         choice.add_case(I64(code), block)
         builder.position_at_end(block)
-        numbers = [
-            Number(builder, vec.broadcast(builder.load(vec.element(k, I64(n))))) for n in range(CONSTANTS)
-        ]
+        numbers = [Number(builder, vec.broadcast(builder.load(vec.element(k, I64(n))))) for n in range(CONSTANTS)]
 
         def step(grad, at, mask, code=code, numbers=numbers):
             old = [lambda array=array: Number(builder, vec.load(vec.element(array, at), mask)) for array in arrays]
@@ -136,7 +134,7 @@ def outer_update_tile(R: int, C: int) -> Any:
             kept.align = VECTOR_BYTES
 
             def run(vectors, masks):
-                zeros = [ir.Constant(vec.type, [0.0] * vec.lanes)] * (R * vectors)
+                zeros = [vec.zero] * (R * vectors)
                 sums = products_of(builder, vec, R, vectors, masks, a, I64(1), a_k, d, d_k, K, zeros)
                 for n, grad in enumerate(sums):
                     builder.store(grad, builder.gep(kept, [I64(0), I64(n)]))

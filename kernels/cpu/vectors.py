@@ -200,9 +200,7 @@ class Vectors:
         return module.globals.get(name) or ir.Function(module, kind, name)
 
 
-def loop(
-    builder: Any, count: Any, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]
-) -> list[Any]:
+def loop(builder: Any, count: Any, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
     """Emit ``for i in range(count): carried = body(i, carried)`` (count may be 0) and return what is carried out."""
     before, test = builder.block, builder.append_basic_block("test")
     inside, after = builder.append_basic_block("body"), builder.append_basic_block("after")
