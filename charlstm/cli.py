@@ -166,7 +166,7 @@ class _CompileNote:
 
     def __call__(self, kernel: str) -> None:
         if not self.said:
-            self.screen.note("        compiling kernels, once for this version and processor, about 15 s ...")
+            self.screen.note("        compiling kernels, once for this version and processor, about 20 s ...")
             self.said = True
 
     def __enter__(self) -> None:

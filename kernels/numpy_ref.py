@@ -394,8 +394,8 @@ def train_steps(
 
     Returns
     -------
-    losses : (k,) float64, nats, summed over T (but for `last_only`) and B, each before its own update. k is n, or less where a loss was not
-        finite: that loss is the last one, and its update was not made.
+    losses : (k,) float64, nats, summed over T (but for `last_only`) and B, each before its own update. k is n, or less
+        where a loss was not finite: that loss is the last one, and its update was not made.
 
     Raises
     ------

@@ -298,12 +298,14 @@ def train_steps(
     first = seq_length - 1 if last_only else 0
     offsets = spec.offsets(shape)
     read_only = _read_only(ids)
+    numbers = np.zeros((len(who.members), 16), theta.dtype)
 
     def run(begin: int, end: int, who: Plan) -> int:
         ws.counter[:], ws.status[:] = 0, -1
         shared: tuple[Any, ...] = (
             theta, state, read_only, starts[begin:end], reset[begin:end], learning_rate[begin:end], offsets,
-            int(step) + begin, _CODES[optimizer], constants, limits, first, *ws, losses[begin:end], who.members, who.pieces,
+            int(step) + begin, _CODES[optimizer], constants, limits, first, *ws, losses[begin:end], who.members,
+            who.pieces, numbers,
         )  # fmt: skip
         return _together(lambda thread: loops.train_loop(*shared, thread), len(who.members), ws.counter)
 
@@ -339,8 +341,8 @@ def sample(theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, t
     drawn = np.empty(uniforms.shape, np.int32)
     loops.sample_loop(
         theta, spec.offsets(shape), x[None].copy(), uniforms, float(temperature),
-        states, cells, gates, np.empty((L, 4, 0), theta.dtype), logits, np.empty(shape.vocab_size), whole(H), _counter(),
-        drawn,
+        states, cells, gates, np.empty((L, 4, 0), theta.dtype), logits, np.empty(shape.vocab_size), whole(H),
+        _counter(), drawn,
     )  # fmt: skip
     h[...], c[...] = states[:, 0], cells[:, 0]
     return drawn

@@ -64,7 +64,8 @@ def _reduce(x: Number) -> tuple[Number, Number]:
     n = t - form.rounder
     r = (x - n * form.ln2_high) - n * form.ln2_low
     whole: Any = ir.IntType(64 if x.is_double else 32)
-    shift, bias = form.fraction, form.bias << form.fraction
+    shift: Any = form.fraction
+    bias: Any = form.bias << form.fraction
     if isinstance(kind, ir.VectorType):
         whole = ir.VectorType(whole, kind.count)
         shift, bias = [shift] * kind.count, [bias] * kind.count

@@ -76,18 +76,19 @@ def entry(function: Callable[..., Any]) -> Any:
 @contextmanager
 def _thin_ones_pass() -> Iterator[None]:
     """While an entry is compiled: do not optimize `thin` functions by themselves."""
-    optimize = CPUCodeLibrary._optimize_final_module
+    name = "_optimize_final_module"
+    optimize = getattr(CPUCodeLibrary, name)
 
     def unless_thin(library: Any) -> None:
         if library.name not in _thin:
             optimize(library)
 
     with global_compiler_lock:
-        CPUCodeLibrary._optimize_final_module = unless_thin
+        setattr(CPUCodeLibrary, name, unless_thin)
         try:
             yield
         finally:
-            CPUCodeLibrary._optimize_final_module = optimize
+            setattr(CPUCodeLibrary, name, optimize)
 
 
 def source_digest() -> str:

@@ -84,6 +84,7 @@ def train_loop(
     losses,
     members,
     pieces,
+    numbers,
     thread,
 ):
     """Run iterations, as one of a team whose members are all given the same arrays; return how many losses there are.
@@ -91,16 +92,17 @@ def train_loop(
     `limits` is (grad_scale, grad_clip, grad_clip_norm), infinite for none; `first` is the first step whose loss counts;
     h and c hold the state carried in at [:, 0]; status[0] becomes the place of an id outside the vocabulary, which ends
     the call, and is -1 otherwise; members and pieces are team.Plan's, whose panels theta and state are in the order of;
-    the rest is as in numpy_ref.train_steps and spec.Workspace.
+    numbers (members, CONSTANTS or more) is for the constants of the update; the rest is as in numpy_ref.train_steps and
+    spec.Workspace.
     """
     _, T, B, N = gates.shape
     V = logits.shape[2]
     threads = members.shape[0]
+    k = numbers[thread]
     b0, b1, q0, q1 = members[thread, 0], members[thread, 1], members[thread, 2], members[thread, 3]
     panelled = partial.shape[2] > 0
     s0, s1 = model.slot(state, 0, theta), model.slot(state, 1, theta)
     has_norm = limits[2] < np.inf
-    k = np.zeros(CONSTANTS, theta.dtype)
     # A zero gradient leaves these two optimizers' parameters and memory as they are: most rows of W_x need no work.
     sparse = (optimizer == SGD or optimizer == ADAGRAD) and not has_norm and T * B < 2 * V
     # Few rows of dz stay in the first-level cache while the weights pass by once, for gradient and update together.
@@ -139,8 +141,8 @@ def train_loop(
         constants(optimizer, hyper, step + n, rates[n], limits[0], limits[1], 1.0, k)
         what = model.BOTH if at_once else model.GRADIENT
         model.update(
-            what, theta, grad, s0, s1, offsets, x[:T], h, dz, logits, first, rows, status[1], optimizer, k, pieces, q0, q1,
-            thread, threads,
+            what, theta, grad, s0, s1, offsets, x[:T], h, dz, logits, first, rows, status[1], optimizer, k, pieces, q0,
+            q1, thread, threads,
         )  # fmt: skip
         if has_norm:
             meet(counter, threads)  # the gradient is there
@@ -171,8 +173,8 @@ def model_pass(
     model.readout(theta, offsets, x[1:], h, logits, row_loss, dh, first, 0, B, 0, 1)
     model.backward(theta, offsets, h, c, gates, dz, dh, carry, partial, packed, 0, B, pieces, 0, 1, counter, 1)
     model.update(
-        model.GRADIENT, theta, grad, theta, theta, offsets, x[:T], h, dz, logits, first, rows, -1, SGD, carry[0, 0], pieces, 0, 1,
-        0, 1,
+        model.GRADIENT, theta, grad, theta, theta, offsets, x[:T], h, dz, logits, first, rows, -1, SGD,
+        carry[0, 0], pieces, 0, 1, 0, 1,
     )  # fmt: skip
     return model.total(row_loss)
 

@@ -30,8 +30,8 @@ from kernels.cpu.products import (
     pack_transposed,
     product_transposed,
 )
-from kernels.cpu.tiles import TILE_ROWS
 from kernels.cpu.team import share, spans
+from kernels.cpu.tiles import TILE_ROWS
 from kernels.cpu.updates import apply_tile, square_sum
 from kernels.cpu.vectors import stay_out_of_line
 from kernels.spec import NORM_PANEL
@@ -66,7 +66,7 @@ def pack_layers(theta, offsets, packed, H, pieces, q0, q1, thread, threads):
 
 @inner
 def _stretch(T, B):
-    """Steps whose input's part is computed at once: of a batch one, as it fills the tiles and then stays in the cache."""
+    """Steps whose input's part is computed at once: one of a batch, as it fills the tiles and stays in the cache."""
     return 1 if B >= TILE_ROWS else T
 
 
@@ -212,7 +212,7 @@ def _apply_rows(theta, grad, s0, s1, to, at, rows, N, n0, n1, optimizer, k):
 
 @thin
 def _weight(what, a, a_at, a_row, d, d_at, R, N, theta, grad, s0, s1, offset, k0, k1, n0, n1, optimizer, k):
-    """Rows k0:k1 and columns n0:n1 of a weight matrix at `offset`, whose gradient is a' @ d of R rows of a and d (R, N).
+    """Rows k0:k1 and columns n0:n1 of a weight matrix at `offset`, whose gradient is a' @ d, of R rows each.
 
     With BOTH the gradient is applied from registers.
     """
@@ -258,7 +258,8 @@ def _input_rows(what, x, d, d_at, N, theta, grad, s0, s1, offset, rows, count, n
 
 @thin
 def update(
-    what, theta, grad, s0, s1, offsets, x, h, dz, dlogits, first, rows, count, optimizer, k, pieces, q0, q1, thread, threads
+    what, theta, grad, s0, s1, offsets, x, h, dz, dlogits, first, rows, count, optimizer, k, pieces, q0, q1, thread,
+    threads,
 ):  # fmt: skip
     """Write the member's share of grad (N,), apply it, or both: see GRADIENT, APPLY, BOTH.
 

@@ -14,10 +14,9 @@ falls into. Nothing is allocated.
 import numpy as np
 
 from kernels.cpu.jit import inner, thin
-from kernels.cpu.tiles import DOT_ROWS, ROW_VECTORS, TILE_ROWS, TILE_VECTORS, VECTOR_BYTES, axpy_tile, dot_tile
-
+from kernels.cpu.tiles import DOT_ROWS, ROW_VECTORS, TILE_ROWS, axpy_tile, dot_tile
 from kernels.cpu.updates import outer_update_tile
-from kernels.cpu.vectors import stay_out_of_line
+from kernels.cpu.vectors import TILE_VECTORS, VECTOR_BYTES, stay_out_of_line
 
 _VECTORS = TILE_VECTORS // TILE_ROWS  # a panel's width
 _tile_8, _tile_4, _tile_2, _tile_1 = (axpy_tile(R, _VECTORS) for R in (8, 4, 2, 1))
@@ -146,7 +145,7 @@ def product_transposed(a, a_at, a_row, w, w_at, w_row, out, out_at, out_row, R, 
 
 @inner
 def apply_outer(a, a_at, a_row, d, d_at, d_row, theta, s0, s1, at, row, R, K, N, optimizer, k):
-    """Apply the gradient a (R, K)' @ d (R, N) to a matrix (K, N) of theta and of the optimizer's memory (updates.py)."""
+    """Apply the gradient a (R, K)' @ d (R, N) to a matrix (K, N) of theta and the optimizer's memory (updates.py)."""
     stay_out_of_line()
     zero, size = a.dtype.type(0), a.itemsize
     wide = _VECTORS * (VECTOR_BYTES // size)
@@ -167,7 +166,7 @@ def apply_outer(a, a_at, a_row, d, d_at, d_row, theta, s0, s1, at, row, R, K, N,
 # ----------------------------------------------------------------------------------------------------------- packed
 @inner
 def pack(w, w_at, w_row, packed, K, N, thread, threads):
-    """The member's share of packing w (K, N), which begins at w[w_at] and has rows of w_row: K N elements, rounded up."""
+    """The member's share of packing w (K, N), which begins at w[w_at] with rows of w_row: K N elements, rounded up."""
     wide = _VECTORS * (VECTOR_BYTES // w.itemsize)
     for n in range(0, N, wide):
         if n // wide % threads != thread:

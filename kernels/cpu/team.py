@@ -49,7 +49,7 @@ def plan(hidden_size: int, batch_size: int, threads: int) -> Plan:
         cuts = [H // 4 * p // panels * 4 for p in range(panels)] + [H]
         pieces = [(cuts[p], cuts[p + 1] - cuts[p], 0, cuts[p + 1] - cuts[p]) for p in range(panels)]
         members = [(0, B, panels * k // n, panels * (k + 1) // n) for k in range(n)]
-    elif 1 < threads and B < 4 * threads and H >= 192:
+    elif threads > 1 and 4 * threads > B and H >= 192:
         n = min(threads, -(-H // 16))
         cuts = [-(-H // 16) * k // n * 16 for k in range(n)] + [H]
         pieces = [(cuts[k], cuts[k + 1] - cuts[k], cuts[k], H) for k in range(n)]
@@ -109,7 +109,7 @@ class Pace:
     wait for each other too often, one thread is tried for a moment, and the faster way kept for a while.
     """
 
-    SLICE, TRIAL, HOLD = 0.1, 0.05, 2.0  # seconds of a stretch, of a trial, and until the next one
+    TRIAL, HOLD = 0.05, 2.0  # seconds of each of a trial's two stretches, and until the next one
     OFTEN = 50.0  # long waits a second
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ class Pace:
         seconds = self._seconds.get(self.alone)
         if seconds is None:  # never run yet: it may have to be compiled
             return 1
-        return max(1, min(left, int((self.TRIAL if self._trial else self.SLICE) / seconds)))
+        return max(1, min(left, int(self.TRIAL / seconds))) if self._trial else left
 
     def record(self, iterations: int, seconds: float, waits: int, now: float) -> None:
         """Take note of how long that many iterations took, and of the long waits in them."""

@@ -27,7 +27,7 @@ from numba.extending import intrinsic
 
 from kernels.cpu.vectors import I64, MASKS_ARE_CHEAP, TILE_VECTORS, VECTOR_BYTES, Vectors, loop, real_type
 
-#: Rows of a batch's largest tile; vectors of a single row's; rows of a tile of dot products, which needs lanes for them.
+#: Rows of a batch's largest tile; vectors of a single row's; rows of a tile of dot products, which needs lanes for all.
 TILE_ROWS = TILE_VECTORS // 3
 ROW_VECTORS = 13
 DOT_ROWS = 4 if VECTOR_BYTES >= 32 else 2

@@ -54,6 +54,7 @@ class Number:
         return ir.Constant(kind, [other] * kind.count if isinstance(kind, ir.VectorType) else other)
 
     def new(self, value: Any) -> "Number":
+        """A number of an LLVM value."""
         return Number(self.b, value)
 
     def __add__(self, other: Any) -> "Number":
@@ -112,6 +113,7 @@ class Number:
 
     @property
     def is_double(self) -> bool:
+        """Whether it is of float64."""
         kind = self.value.type
         return isinstance(kind.element if isinstance(kind, ir.VectorType) else kind, ir.DoubleType)
 
@@ -133,12 +135,14 @@ class Vectors:
         return Vectors(self.b, self.real, lanes)
 
     def element(self, base: Any, index: Any) -> Any:
+        """The address of an element."""
         return self.b.gep(base, [index])
 
     def _pointer(self, at: Any) -> Any:
         return self.b.bitcast(at, self.type.as_pointer())
 
     def load(self, at: Any, mask: Any = None) -> Any:
+        """Read a vector, or zeros and its lanes under the mask."""
         if mask is None:
             return self.b.load(self._pointer(at), align=self.align)
         kind = ir.FunctionType(self.type, [self.type.as_pointer(), _I32, mask.type, self.type])
@@ -146,6 +150,7 @@ class Vectors:
         return self.b.call(function, [self._pointer(at), _I32(self.align), mask, self.zero])
 
     def store(self, value: Any, at: Any, mask: Any = None) -> None:
+        """Write a vector, or its lanes under the mask."""
         if mask is None:
             self.b.store(value, self._pointer(at), align=self.align)
             return
@@ -154,13 +159,16 @@ class Vectors:
         self.b.call(function, [value, self._pointer(at), _I32(self.align), mask])
 
     def broadcast(self, scalar: Any) -> Any:
+        """A number in all lanes."""
         first = self.b.insert_element(self.undefined, scalar, _I32(0))
         return self.b.shuffle_vector(first, self.undefined, ir.Constant(ir.VectorType(_I32, self.lanes), None))
 
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """a b + c, rounded once where the processor can."""
         return self.b.fadd(self.b.fmul(a, b, flags=["contract"]), c, flags=["contract"])
 
     def shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
+        """The lanes named, of a and then of b."""
         return self.b.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))
 
     def totals(self, vectors: list[Any]) -> Any:
