@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
+from itertools import pairwise
 from threading import Lock
 from time import perf_counter
 from typing import Any
@@ -253,11 +254,23 @@ def _first_cells(c: np.ndarray, who: Plan) -> list[tuple[np.ndarray, slice]]:
     ]
 
 
-def _arrange(who: Plan, theta: Any, state: Any, offsets: Any, ws: Workspace, into: bool) -> None:
-    """Bring parameters and the optimizer's memory into the order of a plan's panels, or back."""
-    if who.panelled:
-        for flat in (theta[None], state):
-            loops.arrange(flat, offsets, who.pieces, ws.h.shape[3], into, ws.grad)
+def _arrange(who: Plan, theta: Any, state: Any, offsets: Any, spare: Any, into: bool) -> None:
+    """Bring the blocks with 4H columns into the order of a plan's panels, each by itself, or back.
+
+    spare is (N,) and overwritten.
+    """
+    H = int(who.pieces[:, 1].sum())
+    for flat in (theta, *state) if who.panelled else ():
+        for begin, end in pairwise(offsets[:-1].tolist()):
+            old, rows = flat[begin:end], (end - begin) // (4 * H)
+            copy = spare[: end - begin]
+            copy[...] = old
+            plain, panels = (copy, old) if into else (old, copy)
+            for j0, n in who.pieces[:, :2].tolist():
+                in_rows = plain.reshape(rows, 4, H)[:, :, j0 : j0 + n]
+                by_itself = panels[4 * rows * j0 : 4 * rows * (j0 + n)].reshape(rows, 4, n)
+                to, at = (by_itself, in_rows) if into else (in_rows, by_itself)
+                to[...] = at
 
 
 def train_steps(
@@ -313,7 +326,7 @@ def train_steps(
     ws.h[:, 0] = h
     for cell, piece in cells:
         cell[...] = c[:, :, piece]
-    _arrange(who, theta, state, offsets, ws, True)
+    _arrange(who, theta, state, offsets, ws.grad, True)
     try:
         if who is single:
             done = run(0, len(starts), who)
@@ -321,7 +334,7 @@ def train_steps(
             kind = (shape, starts.shape[1], seq_length, optimizer, theta.dtype.char, len(who.members), last_only)
             done = _at_best_pace(_pace(kind), run, len(starts), who, single, ws.counter)
     finally:
-        _arrange(who, theta, state, offsets, ws, False)
+        _arrange(who, theta, state, offsets, ws.grad, False)
     h[...] = ws.h[:, 0]
     for cell, piece in cells:
         c[:, :, piece] = cell

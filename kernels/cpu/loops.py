@@ -180,28 +180,6 @@ def model_pass(
 
 
 @entry
-def arrange(flat, offsets, pieces, H, into, spare):
-    """Bring the blocks with 4H columns of flat (S, N) into the order of pieces, each by itself, or back.
-
-    spare is (N,) or larger and overwritten.
-    """
-    for s in range(flat.shape[0]):
-        for k in range(offsets.shape[0] - 2):
-            old = flat[s, offsets[k] : offsets[k + 1]]
-            for j in range(old.shape[0]):
-                spare[j] = old[j]
-            rows = old.shape[0] // (4 * H)
-            for q in range(pieces.shape[0]):
-                j0, n = pieces[q, 0], pieces[q, 1]
-                for row in range(rows):
-                    for gate in range(4):
-                        plain, panel = row * 4 * H + gate * H + j0, rows * 4 * j0 + row * 4 * n + gate * n
-                        to, at = (panel, plain) if into else (plain, panel)
-                        for j in range(n):
-                            old[to + j] = spare[at + j]
-
-
-@entry
 def update(theta, grad, state, optimizer, hyper, step, rate, limit):
     """One optimizer step on flat vectors."""
     setting = flush_denormals()

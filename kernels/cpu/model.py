@@ -46,7 +46,7 @@ def block(flat, offsets, k):
     return flat[offsets[k] : offsets[k + 1]]
 
 
-@inner
+@thin
 def pack_layers(theta, offsets, packed, H, pieces, q0, q1, thread, threads):
     """Pack the recurrent matrices: the member's pieces for itself, or its share of what all members read."""
     N, region = 4 * H, packed.shape[2] // 4
@@ -227,7 +227,7 @@ def _weight(what, a, a_at, a_row, d, d_at, R, N, theta, grad, s0, s1, offset, k0
     add_outer(a, a_at + k0, a_row, d, d_at + n0, N, grad, offset + k0 * N + n0, N, R, k1 - k0, n1 - n0)
 
 
-@inner
+@thin
 def _bias(what, d, d_at, R, N, theta, grad, s0, s1, offset, n0, n1, optimizer, k):
     """Columns n0:n1 of a bias at `offset`, whose gradient is the sum of R rows of d (R, N)."""
     if what != APPLY:
@@ -237,7 +237,7 @@ def _bias(what, d, d_at, R, N, theta, grad, s0, s1, offset, n0, n1, optimizer, k
         _apply_rows(theta, grad, s0, s1, offset, offset, 1, N, n0, n1, optimizer, k)
 
 
-@inner
+@thin
 def _input_rows(what, x, d, d_at, N, theta, grad, s0, s1, offset, rows, count, n0, n1, optimizer, k):
     """Columns n0:n1 of the input matrix of ids x (T, B). Of its rows only the `count` named, unless count is negative.
 

@@ -109,12 +109,12 @@ class Pace:
     wait for each other too often, one thread is tried for a moment, and the faster way kept for a while.
     """
 
-    TRIAL, HOLD = 0.05, 2.0  # seconds of each of a trial's two stretches, and until the next one
+    TRIAL, HOLD = 0.05, 2.0  # seconds of each of a trial's stretches, and until the next one
     OFTEN = 50.0  # long waits a second
 
     def __init__(self) -> None:
         self.alone = False
-        self._trial = 0  # stretches left: the first wakes threads and warms caches, the second is judged
+        self._trial = 0  # stretches left: of two in one way the first wakes threads and warms caches, the second counts
         self._next_trial = 0.0
         self._waited = 0  # stretches in a row with too many long waits
         self._seconds: dict[bool, float] = {}  # of an iteration, by whether it was alone
@@ -136,17 +136,20 @@ class Pace:
             return
         if self._trial:
             self._trial -= 1
-            if self._trial == 0:
+            if self._trial == 2:
+                self.alone = not self.alone
+            elif self._trial == 0:
                 self._next_trial = now + self.HOLD
                 self.alone = self._seconds[True] < self._seconds[False]
         elif not self.alone:
             self._waited = self._waited + 1 if waits > max(1.0, self.OFTEN * seconds) else 0
-            if self._waited >= 2 and now >= self._next_trial:
+            if (self._waited >= 2 or waits > 10 * self.OFTEN * seconds) and now >= self._next_trial:
                 self._start_trial()
 
     def _start_trial(self) -> None:
-        self._waited = 0
-        self.alone, self._trial = not self.alone, 2
+        """Try the other way; the team is judged anew after one thread was, as what it was before may be long past."""
+        self._waited, self._trial = 0, 2 if self.alone else 4
+        self.alone = not self.alone
 
 
 @intrinsic
