@@ -57,12 +57,13 @@ def of_one_call(run, count):
 def per_iteration(run, count):
     """How much more a call for twice as many iterations allocates, for each iteration more: bytes, and arrays.
 
-    The least of some calls counts, and less than SMALL_CHANGE as nothing: Python's own small change (a frame, a cached
+    The least of some calls counts (the kernels cut one in two now and then, to compare one thread with several), and
+    less than SMALL_CHANGE as nothing: Python's own small change (a frame, a cached
     number) differs from call to call. A short call has its peak before its losses are there, and then a longer one
     seems to need less: that is 0.
     """
     run(1)  # Numba counts from its first compiled call on
-    one, two = (np.min([of_one_call(run, n) for _ in range(3)], axis=0) for n in (count, 2 * count))
+    one, two = (np.min([of_one_call(run, n) for _ in range(8)], axis=0) for n in (count, 2 * count))
     more_bytes, more_arrays = (two - one).tolist()
     return (more_bytes / count if more_bytes > SMALL_CHANGE else 0.0), more_arrays / count
 
