@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-#: Bytes; an array that each of some dozens of iterations leaves behind is more in all.
-SMALL_CHANGE = 1024
+#: Bytes: what several threads need for a call, whatever its length, and one thread, which is tried now and then, does not.
+#: An array that each of some hundred iterations leaves behind is more in all.
+SMALL_CHANGE = 16 * 1024
 
 
 def peak_rss():
@@ -58,8 +59,7 @@ def per_iteration(run, count):
     """How much more a call for twice as many iterations allocates, for each iteration more: bytes, and arrays.
 
     The least of some calls counts (the kernels cut one in two now and then, to compare one thread with several), and
-    less than SMALL_CHANGE as nothing: Python's own small change (a frame, a cached
-    number) differs from call to call. A short call has its peak before its losses are there, and then a longer one
+    less than SMALL_CHANGE as nothing. A short call has its peak before its losses are there, and then a longer one
     seems to need less: that is 0.
     """
     run(1)  # Numba counts from its first compiled call on
