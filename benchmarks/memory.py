@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-#: Bytes: what several threads need for a call, whatever its length, and one thread, which is tried now and then, does not.
+#: Bytes: what several threads need for a call of any length, and one thread, which is tried now and then, does not.
 #: An array that each of some hundred iterations leaves behind is more in all.
 SMALL_CHANGE = 16 * 1024
 
