@@ -104,8 +104,8 @@ def move_apart(thread: int, first: int | None) -> None:
 class Pace:
     """Whether a kind of training call goes faster with its team or with one thread, at this moment.
 
-    Any number of threads gives the same bits, so it may change from call to call. Members that meet at every step make
-    progress only while all of them have a core: one busy neighbour on two cores takes two thirds of that. When members
+    Any number of threads gives the same bits, so it may change from call to call. Members that meet at every step
+    advance only while all of them have a core: one busy neighbour on two cores takes two thirds of that. When members
     wait for each other too often, one thread is tried for a moment, and the faster way kept for a while.
     """
 
