@@ -162,7 +162,7 @@ def packs(hidden_size: int, batch_size: int, itemsize: int) -> bool:
     That pays where its rows lie far apart and are read for many streams, and the matrix is not cut into panels.
     """
     size = 4 * hidden_size**2 * itemsize
-    return size >= 2**22 and batch_size * size >= 2**26 and unit_panels(hidden_size, batch_size) == 1
+    return size >= 2**22 and batch_size * size >= 2**27 and unit_panels(hidden_size, batch_size) == 1
 
 
 class Workspace(NamedTuple):

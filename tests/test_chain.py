@@ -161,7 +161,7 @@ PATHS = [  # T, B, V, H, L and threads: what the plan of team.py chooses between
     (16, 33, 71, 17, 2, 2),  # streams shared out, more than one tile of them
     (2, 5, 3, 100, 1, 2),
     (1, 2, 2, 1, 1, 2),
-    (3, 17, 5, 371, 2, 2),  # packed in float64
+    (3, 33, 5, 371, 2, 9),  # hidden units shared out, and packed in float64
     (2, 35, 3, 513, 1, 1),  # packed
 ]
 
