@@ -52,6 +52,9 @@ def test_one_call_or_several_give_the_same_bits(ops, optimizer, dtype):
         (Shape(11, 237, 2), 3),  # panels of hidden units are
         (Shape(300, 224, 2), 5),  # hidden units are
         (Shape(71, 100, 1), 1),
+        (Shape(7, 100, 2), 5),  # streams are, and one member has an odd number of them
+        (Shape(301, 33, 1), 13),
+        (Shape(7, 520, 1), 1),  # one row of the readout is left over
         (Shape(7, 5, 1), 1),  # too small for more than one thread
     ],
     ids=str,
@@ -59,12 +62,12 @@ def test_one_call_or_several_give_the_same_bits(ops, optimizer, dtype):
 def test_any_number_of_threads_gives_the_same_bits(shape, batch, optimizer, dtype):
     import kernels
 
-    ops, T, n = kernels.load("numba"), 4, 8
+    ops, T, n = kernels.load("numba"), 9, 8
     clipping = {"grad_clip": 0.5} if optimizer == "adagrad" else {"grad_clip_norm": 0.5}
     random, outcomes = np.random.RandomState(1), []
     first = random.randn(spec.num_parameters(shape)) * 0.2
-    ids = random.randint(0, shape.vocab_size, 40 * batch).astype(np.uint16)
-    starts = np.ascontiguousarray(np.arange(n)[:, None] * T + np.arange(batch) * 40, np.int64)
+    ids = random.randint(0, shape.vocab_size, 90 * batch).astype(np.uint16)
+    starts = np.ascontiguousarray(np.arange(n)[:, None] * T + np.arange(batch) * 90, np.int64)
     for threads in (1, 2, 3):
         theta = spec.aligned_zeros(len(first), dtype)
         theta[:] = first

@@ -94,7 +94,7 @@ def readout(theta, offsets, targets, h, logits, row_loss, dh, first, b0, b1, thr
     """Logits, their loss by row (T, B), their gradient in their place, and dh, that of the last layer's h.
 
     Steps before `first` are not read: their loss and dh are zero. A member with some of the streams takes the rows of
-    those, which it alone has made; else it takes some of all rows.
+    those, which it alone has made; else it takes some of all rows, but never one row of several (products.py).
     """
     T, B, _ = logits.shape
     for t in range(first):
@@ -102,7 +102,9 @@ def readout(theta, offsets, targets, h, logits, row_loss, dh, first, b0, b1, thr
             row_loss[t, r] = 0
             dh[t, r] = 0
     if b1 - b0 == B:
-        r0, r1 = share((T - first) * B, 8, thread, threads)
+        R = (T - first) * B
+        r0, r1 = share(R // 8 * 8, 8, thread, threads)
+        r1 = R if thread == threads - 1 else r1
         _readout_rows(theta, offsets, targets, h, logits, row_loss, dh, first * B + r0, r1 - r0)
     else:
         for t in range(first, T):

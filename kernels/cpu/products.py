@@ -8,7 +8,8 @@ cut into pieces.
 
 Matrices are given as an array, the element where they begin and the length of a row, so that a part of a larger matrix
 is no new array. An element's sum runs over the whole contraction in one fixed order, whichever tile, panel or piece it
-falls into. Nothing is allocated.
+falls into; but a product of one row has an order of its own. So threads may cut a product as they like, as long as
+none of them is left with one row of several. Nothing is allocated.
 """
 
 import numpy as np
@@ -94,10 +95,11 @@ def _dots(zero, size, a, a_row, w, w_row, out, out_row, R, K, N):
     """out (R, K) = a (R, N) @ w (K, N)', by addresses."""
     stay_out_of_line()
     lanes = VECTOR_BYTES // size
+    split = R == 1 and N >= _LONG
     r = 0
     while r < R:
         rows = DOT_ROWS if r + DOT_ROWS <= R else (2 if r + 2 <= R else 1)
-        columns = lanes // rows if rows > 1 or N < _LONG else max(lanes // 4, 1)
+        columns = max(lanes // 4, 1) if split else lanes // rows
         at_a, to_row = a + np.uintp(r * a_row * size), out + np.uintp(r * out_row * size)
         for k in range(0, K, columns):
             at_w, to, width = w + np.uintp(k * w_row * size), to_row + np.uintp(k * size), min(columns, K - k)
@@ -105,7 +107,7 @@ def _dots(zero, size, a, a_row, w, w_row, out, out_row, R, K, N):
                 _dot_rows(zero, at_a, a_row, at_w, w_row, to, out_row, N, width)
             elif rows == 2:
                 _dot_2(zero, at_a, a_row, at_w, w_row, to, out_row, N, width)
-            elif N < _LONG:
+            elif not split:
                 _dot_1(zero, at_a, a_row, at_w, w_row, to, out_row, N, width)
             else:
                 _dot_long(zero, at_a, a_row, at_w, w_row, to, out_row, N, width)

@@ -40,7 +40,8 @@ def plan(hidden_size: int, batch_size: int, threads: int) -> Plan:
 
     Small batches of middling models are cut into panels of hidden units (spec.unit_panels). Otherwise streams are
     shared out, where each member gets a tile of four; where it would get less, hidden units, if there are enough of
-    them. Measured: docs/performance.md.
+    them. A member with streams has at least two: one row has sums of its own (products.py). Measured:
+    docs/performance.md.
     """
     H, B, threads = hidden_size, batch_size, threads if CAN_YIELD else 1
     panels = unit_panels(H, B)
