@@ -167,9 +167,9 @@ class Ours:
             grad_scale=work.grad_scale,
             grad_clip=work.grad_clip,
             grad_clip_norm=work.grad_clip_norm,
+            last_only=work.last_only,
             workspace=self._workspace,
             threads=self.threads,
-            **({"last_only": True} if work.last_only else {}),
         )  # fmt: skip
         self.iteration += len(starts)
         return losses

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from benchmarks.rivals.pytorch import build
 from kernels import spec
 from kernels.spec import Shape
 from kernels.testing import relative_error
@@ -16,22 +17,6 @@ pytestmark = [
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make test-peers")
 
 TOLERANCE = 1e-11
-
-
-def torch_model(theta, shape):
-    """nn.LSTM and the readout with our parameters, in float64: our columns are its rows, its second bias is zero."""
-    params = spec.params(theta, shape)
-    lstm = torch.nn.LSTM(shape.vocab_size, shape.hidden_size, shape.num_layers).double()
-    readout = torch.nn.Linear(shape.hidden_size, shape.vocab_size).double()
-    with torch.no_grad():
-        for k, layer in enumerate(params.layers):
-            getattr(lstm, f"weight_ih_l{k}").copy_(torch.from_numpy(layer.W_x.T.copy()))
-            getattr(lstm, f"weight_hh_l{k}").copy_(torch.from_numpy(layer.W_h.T.copy()))
-            getattr(lstm, f"bias_ih_l{k}").copy_(torch.from_numpy(layer.b.copy()))
-            getattr(lstm, f"bias_hh_l{k}").zero_().requires_grad_(False)
-        readout.weight.copy_(torch.from_numpy(params.W_y.T.copy()))
-        readout.bias.copy_(torch.from_numpy(params.b_y.copy()))
-    return lstm, readout
 
 
 def torch_loss(lstm, readout, h, c, x):
@@ -63,7 +48,7 @@ def start(shape, T, B, seed=0):
 def test_loss_state_and_every_gradient(ops, layers):
     shape = Shape(7, 5, layers)
     theta, h, c, x = start(shape, 6, 3)
-    lstm, readout = torch_model(theta, shape)
+    lstm, readout = build(theta, shape)
     expected, (h_last, c_last) = torch_loss(lstm, readout, torch.from_numpy(h), torch.from_numpy(c), x)
     expected.backward()
     loss, grad, h_got, c_got = ops.loss_and_grad(theta, h, c, x, shape=shape)
@@ -134,7 +119,7 @@ def test_a_training_run(ops):
     ids = np.random.RandomState(6).randint(0, 11, 900).astype(np.uint8)
     starts = np.ascontiguousarray(np.arange(n)[:, None] % 40 * T + np.arange(B) * 300, np.int64)
     reset = np.arange(n) % 40 == 0
-    lstm, readout = torch_model(theta, shape)
+    lstm, readout = build(theta, shape)
     trained = [p for p in (*lstm.parameters(), *readout.parameters()) if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=0.01)
     state, expected = (torch.from_numpy(h.copy()), torch.from_numpy(c.copy())), []

@@ -23,13 +23,14 @@ def make(work, ids, threads, usual=False):
     return UsualSampling(work, ids) if usual else Sampling(work, ids)
 
 
-def build(work):
-    """nn.LSTM and nn.Linear with the work's first weights: our columns are its rows."""
+def build(theta, shape):
+    """nn.LSTM and nn.Linear with parameters theta (N,), of its dtype: our columns are its rows, its second bias is 0."""
     import torch
 
-    V, H, L = work.shape
-    lstm, readout = torch.nn.LSTM(V, H, L), torch.nn.Linear(H, V)
-    params = spec.params(work.weights("float32"), work.shape)
+    V, H, L = shape
+    real = torch.from_numpy(theta[:0]).dtype
+    lstm, readout = torch.nn.LSTM(V, H, L, dtype=real), torch.nn.Linear(H, V, dtype=real)
+    params = spec.params(theta, shape)
     with torch.no_grad():
         for k, layer in enumerate(params.layers):
             getattr(lstm, f"weight_ih_l{k}").copy_(torch.from_numpy(layer.W_x.T.copy()))
@@ -62,7 +63,7 @@ class Training:
 
         self.torch, self.work = torch, work
         self.ids = torch.from_numpy(ids.astype(np.int64))
-        self.lstm, self.readout = build(work)
+        self.lstm, self.readout = build(work.weights("float32"), work.shape)
         self.trained = [p for p in (*self.lstm.parameters(), *self.readout.parameters()) if p.requires_grad]
         self.optimizer = optimizer_of(work, self.trained, usual)
         self.plan, self.iteration = work.plan(len(ids)), 0
@@ -108,7 +109,7 @@ class Sampling:
 
         from charlstm.bench import SEED
 
-        lstm, readout = build(work)
+        lstm, readout = build(work.weights("float32"), work.shape)
         self.cell, self.readout = ([p.detach() for p in m.parameters()] for m in (lstm, readout))
         V, H, _ = work.shape
         self.torch, self.V, self.random = torch, V, np.random.RandomState(SEED)
@@ -133,7 +134,7 @@ class UsualSampling:
         import torch
 
         V, H, _ = work.shape
-        lstm, self.readout = build(work)
+        lstm, self.readout = build(work.weights("float32"), work.shape)
         self.torch, self.cell, self.eye = torch, torch.nn.LSTMCell(V, H), torch.eye(V)
         with torch.no_grad():
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):

@@ -297,7 +297,7 @@ def train_steps(
 ) -> np.ndarray:
     """Run n iterations in one compiled call, as :func:`kernels.numpy_ref.train_steps`.
 
-    An iteration allocates nothing; with `workspace` the call allocates only its losses. Releases the GIL.
+    An iteration allocates nothing; with `workspace` the call allocates its losses and little else. Releases the GIL.
     """
     constants = np.array(list(spec.hyper_values(optimizer, hyper).values()), np.float64)
     checks.train_steps(

@@ -14,21 +14,19 @@ from kernels.cpu.activations import exp
 from kernels.cpu.cells import cell_backward, cell_forward
 from kernels.cpu.jit import entry, inner, thin
 from kernels.cpu.products import add_outer, add_product, add_rows, address, clear_rows, copy_to_rows, product_transposed
-from kernels.cpu.team import meet, spans
+from kernels.cpu.team import is_apart, meet, spans
 
 
 @inner
 def gates_at(piece, rows, H):
     """Where a piece's matrix of `rows` rows of gates begins among those of all, and the length of its rows."""
-    own = piece[1] == piece[3]
-    return (4 * rows * piece[0], 4 * piece[1]) if own else (0, 4 * H)
+    return (4 * rows * piece[0], 4 * piece[1]) if is_apart(piece) else (0, 4 * H)
 
 
 @inner
 def cells_at(piece, rows, H):
     """Where a piece's cells begin among `rows` rows of those of all, and how far the next row is."""
-    own = piece[1] == piece[3]
-    return (rows * piece[0], piece[1]) if own else (piece[0], H)
+    return (rows * piece[0], piece[1]) if is_apart(piece) else (piece[0], H)
 
 
 # -------------------------------------------------------------------------------------------------------- forward

@@ -30,7 +30,7 @@ from kernels.cpu.products import (
     pack_transposed,
     product_transposed,
 )
-from kernels.cpu.team import share, spans
+from kernels.cpu.team import is_apart, share, spans
 from kernels.cpu.tiles import TILE_ROWS
 from kernels.cpu.updates import apply_tile, square_sum
 from kernels.cpu.vectors import stay_out_of_line
@@ -270,7 +270,7 @@ def update(
     L, T, B, N = dz.shape
     H, V, R = N // 4, dlogits.shape[2], T * B
     d = dz.reshape(dz.size)
-    panelled = pieces.shape[0] > 1 and pieces[0, 1] == pieces[0, 3]
+    panelled = pieces.shape[0] > 1 and is_apart(pieces[0])
     for q in range(q0 if panelled else 0, q1 if panelled else 1):
         before, width = (4 * pieces[q, 0], 4 * pieces[q, 1]) if panelled else (0, N)  # columns in the pieces before it
         n0, n1 = (0, width) if panelled else share(N, 48, thread, threads)

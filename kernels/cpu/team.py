@@ -69,9 +69,15 @@ def whole(hidden_size: int) -> Any:
 
 
 @inner
+def is_apart(piece):
+    """Whether a piece has its gates, cells and weights to itself: a panel, or all of a layer."""
+    return piece[1] == piece[3]
+
+
+@inner
 def spans(piece):
-    """The ranges of columns that a piece has in a row of 4H: how many, of what length, how far apart."""
-    if piece[1] == piece[3]:
+    """The ranges of columns that a piece has in a row of gates: how many, of what length, how far apart."""
+    if is_apart(piece):
         return 1, 4 * piece[1], 0
     return 4, piece[1], piece[3]
 
