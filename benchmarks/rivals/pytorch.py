@@ -24,7 +24,7 @@ def make(work, ids, threads, usual=False):
 
 
 def build(theta, shape):
-    """nn.LSTM and nn.Linear with parameters theta (N,), of its dtype: our columns are its rows, its second bias is 0."""
+    """nn.LSTM and nn.Linear with parameters theta (N,), of its dtype: our columns are its rows, the second bias 0."""
     import torch
 
     V, H, L = shape
