@@ -377,6 +377,8 @@ def train_steps(
     grad_clip_norm: float | None = None,
     last_only: bool = False,
     bfloat16: bool = False,
+    smooth_loss: float = np.inf,
+    stop_below: float = -np.inf,
     workspace: Workspace | None = None,
     threads: int = 1,
 ) -> np.ndarray:
@@ -401,13 +403,16 @@ def train_steps(
     bfloat16 : the recurrent matrices are read as copies rounded to bfloat16 (spec.round_to_bfloat16), forward and
         backward; gradients, sums and the parameters that are updated stay float32. For one stream: half the bytes to
         read at each step. The gradient is that of the loss at the rounded weights.
+    smooth_loss : the running mean of losses of one stream before these: 0.999 of it and 0.001 of the new one, each time
+    stop_below : the call ends at the first iteration whose smoothed loss is less
     workspace : Workspace of these sizes
     threads : how many may work on it; any number gives the same bits (the reference uses one)
 
     Returns
     -------
     losses : (k,) float64, nats, summed over T (but for `last_only`) and B, each before its own update. k is n, or less
-        where a loss was not finite: that loss is the last one, and its update was not made.
+        where a loss was not finite, or `stop_below` was reached: that loss is the last one, and its update was not
+        made. With `stop_below`, h and c are then those before that iteration, so that it can be run again.
 
     Raises
     ------
@@ -430,15 +435,14 @@ def train_steps(
             if zero:
                 h[...], c[...] = 0, 0
             x = ids[start + np.arange(seq_length + 1)[:, None]].astype(np.int32)
-            losses[n], grad, h[...], c[...] = loss_and_grad(
-                _rounded(theta, shape) if bfloat16 else theta,
-                h,
-                c,
-                x,
-                shape=shape,
-                last_only=last_only,
-                workspace=workspace,
+            read = _rounded(theta, shape) if bfloat16 else theta
+            losses[n], grad, h_last, c_last = loss_and_grad(
+                read, h, c, x, shape=shape, last_only=last_only, workspace=workspace
             )
+            smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * losses[n] / len(start)
+            if smooth_loss < stop_below:
+                return losses[: n + 1]
+            h[...], c[...] = h_last, c_last
             if not np.isfinite(losses[n]):
                 return losses[: n + 1]
             grad *= scale

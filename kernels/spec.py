@@ -135,6 +135,9 @@ class LSTMGrads(NamedTuple):
     db: Any  # (4H,)
 
 
+#: How much of the smoothed loss stays with each new loss; the rest is that loss.
+SMOOTHING = 0.999
+
 #: Elements of a flat vector whose squares are added up together when a norm is taken: a fixed shape for any threads.
 NORM_PANEL = 4096
 
@@ -300,7 +303,7 @@ OPS = {
     "train_steps": (
         "(theta, state, h, c, ids, starts, reset, learning_rate, *, shape, seq_length, step=0, optimizer='adagrad', "
         "hyper=None, grad_scale=1.0, grad_clip=None, grad_clip_norm=None, last_only=False, "
-        "bfloat16=False, workspace=None, threads=1)"
+        "bfloat16=False, smooth_loss=inf, stop_below=-inf, workspace=None, threads=1)"
     ),
     "sample": "(theta, h, c, x, uniforms, *, shape, temperature=1.0)",
 }

@@ -207,6 +207,30 @@ def test_a_loss_that_is_not_finite_ends_the_call_without_an_update(ops):
     assert state.tobytes() == kept[1].tobytes()
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_smoothed_loss_below_the_limit_ends_the_call_before_that_update(ops, threads):
+    theta, state, h, c, ids = training()
+    starts, reset, rates = plan(120)
+    whole = [a.copy() for a in (theta, state, h, c)]
+    losses = ops.train_steps(*whole, ids, starts, reset, rates, shape=SHAPE, seq_length=5) / 3
+    smooth, curve = 15.0, []
+    for loss in losses:
+        smooth = spec.SMOOTHING * smooth + (1 - spec.SMOOTHING) * loss
+        curve.append(smooth)
+    at = 90
+    assert curve[at] < min(curve[:at])
+    options = {"shape": SHAPE, "seq_length": 5, "stop_below": (curve[at] + curve[at - 1]) / 2, "threads": threads}
+    first = ops.train_steps(theta, state, h, c, ids, starts[:40], reset[:40], rates[:40], smooth_loss=15.0, **options)
+    assert len(first) == 40
+    rest = [a[40:] for a in (starts, reset, rates)]
+    second = ops.train_steps(theta, state, h, c, ids, *rest, smooth_loss=curve[39], step=40, **options)
+    assert np.concatenate([first, second]).tolist() == (losses[: at + 1] * 3).tolist()
+    del options["stop_below"]  # that iteration again, and those after it: as if there had been no stop
+    rest = [a[at:] for a in (starts, reset, rates)]
+    ops.train_steps(theta, state, h, c, ids, *rest, step=at, **options)
+    assert all((a == b).all() for a, b in zip((theta, state, h, c), whole, strict=True))
+
+
 def test_sampling_follows_the_uniforms_and_goes_on(ops, ref):
     theta, _, h, c, _ = training()
     uniforms = np.random.RandomState(2).random_sample((40, 3))

@@ -293,6 +293,8 @@ def train_steps(
     grad_clip_norm: float | None = None,
     last_only: bool = False,
     bfloat16: bool = False,
+    smooth_loss: float = np.inf,
+    stop_below: float = -np.inf,
     workspace: Workspace | None = None,
     threads: int = 1,
 ) -> np.ndarray:
@@ -309,7 +311,7 @@ def train_steps(
     if not bfloat16:
         ws = ws._replace(pairs=None)
     limits = np.array([grad_scale, _limit(grad_clip), _limit(grad_clip_norm)])
-    losses = np.empty(len(starts))
+    losses, watch = np.empty(len(starts)), np.array([smooth_loss, stop_below], np.float64)
     who = plan(shape.hidden_size, starts.shape[1], threads, bfloat16)
     single = who if len(who.members) == 1 else plan(shape.hidden_size, starts.shape[1], 1, bfloat16)
     first = seq_length - 1 if last_only else 0
@@ -321,7 +323,7 @@ def train_steps(
         ws.counter[:], ws.status[:] = 0, -1
         shared: tuple[Any, ...] = (
             theta, state, read_only, starts[begin:end], reset[begin:end], learning_rate[begin:end], offsets,
-            int(step) + begin, _CODES[optimizer], constants, limits, first, *ws, losses[begin:end], who.members,
+            int(step) + begin, _CODES[optimizer], constants, limits, first, *ws, watch, losses[begin:end], who.members,
             who.pieces, numbers,
         )  # fmt: skip
         return _together(lambda thread: loops.train_loop(*shared, thread), len(who.members), ws.counter)

@@ -13,6 +13,7 @@ from kernels.cpu.pairs import pair_layers
 from kernels.cpu.products import add_product, copy_to_rows
 from kernels.cpu.team import meet
 from kernels.cpu.updates import ADAGRAD, CONSTANTS, SGD, constants
+from kernels.spec import SMOOTHING
 
 #: Rows of a gradient's contraction (T B) up to which it is applied as it is made.
 AT_ONCE_ROWS = 64
@@ -52,6 +53,12 @@ def _read(ids, starts, x, V):
     return -1
 
 
+@inner
+def _smoothed(smooth, loss):
+    """The running mean of losses that training reports, one loss later."""
+    return SMOOTHING * smooth + (1.0 - SMOOTHING) * loss
+
+
 @entry
 def train_loop(
     theta,
@@ -83,6 +90,7 @@ def train_loop(
     status,
     counter,
     pairs,
+    watch,
     losses,
     members,
     pieces,
@@ -92,7 +100,7 @@ def train_loop(
     """Run iterations, as one of a team whose members are all given the same arrays; return how many losses there are.
 
     `limits` is (grad_scale, grad_clip, grad_clip_norm), infinite for none; `first` is the first step whose loss counts;
-    h and c hold the state carried in at [:, 0]; status[0] becomes the place of an id outside the vocabulary, which ends
+    watch is (smooth loss, what it must not fall below), see _smoothed; h and c hold the state carried in at [:, 0]; status[0] becomes the place of an id outside the vocabulary, which ends
     the call, and is -1 otherwise; members and pieces are team.Plan's, whose panels theta and state are in the order of;
     numbers (members, CONSTANTS or more) is for the constants of the update; the rest is as in numpy_ref.train_steps and
     spec.Workspace.
@@ -112,7 +120,7 @@ def train_loop(
     if thread == 0:
         rows[:] = 0
         status[1] = 0 if sparse else -1
-    done = starts.shape[0]
+    done, stopped, smooth = starts.shape[0], False, watch[0]
     setting = flush_denormals()
     for n in range(starts.shape[0]):
         _begin(h, c, n == 0, reset[n], b0, b1, pieces, q0, q1)
@@ -137,6 +145,10 @@ def train_loop(
         if not math.isfinite(loss):
             done = n + 1
             break
+        smooth = _smoothed(smooth, loss / B)
+        if smooth < watch[1]:
+            done, stopped = n + 1, True
+            break
         model.backward(
             theta, offsets, h, c, gates, dz, dh, carry, partial, packed, pairs, b0, b1, pieces, q0, q1, counter, threads
         )
@@ -160,7 +172,9 @@ def train_loop(
                 pieces, q0, q1, thread, threads,
             )  # fmt: skip
         meet(counter, threads)  # all parameters are updated, and nobody reads this sequence and its states any more
-    if starts.shape[0] > 0:
+    if thread == 0:
+        watch[0] = smooth
+    if starts.shape[0] > 0 and not stopped:  # else the state before that iteration stays: it can be run again
         _begin(h, c, False, False, b0, b1, pieces, q0, q1)
     restore(setting)
     return done
