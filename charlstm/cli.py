@@ -358,6 +358,7 @@ def data_get(name: str, offline: bool) -> int:
 def info(clear_cache: bool) -> int:
     """Show backends, cores, versions, the cache of compiled kernels, and what is missing."""
     import kernels
+    from charlstm import data
     from charlstm.machine import processor, usable_cores, versions
 
     if clear_cache:
@@ -373,6 +374,7 @@ def info(clear_cache: bool) -> int:
     size = sum(path.stat().st_size for path in folder.iterdir()) if folder else 0
     where = f"{folder} ({size / 2**20:.1f} MiB)" if folder else "none: no folder can be written, kernels compile anew"
     click.echo(f"{'kernel cache':12} {where}")
+    click.echo(f"{'text cache':12} {data.cache_dir()}")
     return 0
 
 

@@ -68,9 +68,13 @@ def is_url(name: str) -> bool:
 
 def short_name(url: str) -> str:
     """The last part of a URL's path without its ending, fit for a folder's name; the host where there is none."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise UserError(f"{url}: {error}") from None
     stem = PurePosixPath(unquote(parts.path)).stem
-    return re.sub(r"[^\w.-]+", "-", stem).strip(".-") or re.sub(r"[^\w.-]+", "-", parts.netloc) or "text"
+    fit = (re.sub(r"[^\w.-]+", "-", part)[:50].strip(".-") for part in (stem, parts.netloc))
+    return next(filter(None, fit), "text")
 
 
 def cache_dir() -> Path:
@@ -105,7 +109,7 @@ def fetch(name: str, offline: bool = False, note: Note | None = None) -> Path:
     """
     known = _known(name)
     url = known.url if known else name
-    if not known and urlsplit(url).scheme.lower() not in ("http", "https"):
+    if not known and not re.match(r"https?://", name, re.IGNORECASE):
         raise UserError(f"{name}: only http and https URLs are read; a file is given by its path")
     path = cached(name)
     if path is not None:
@@ -137,18 +141,18 @@ def _known(name: str) -> BuiltIn | None:
 
 
 def _place(name: str) -> Path:
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
-    return cache_dir() / (f"{name}.txt" if name in BUILT_IN else f"url-{digest[:32]}-{short_name(name)[:100]}")
+    digest = hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()
+    return cache_dir() / (f"{name}.txt" if name in BUILT_IN else f"url-{digest[:32]}-{short_name(name)}")
 
 
 def _download(name: str, url: str, expected: str | None, show: bool) -> Path:
-    """Download into the cache. Pooch writes a temporary file there, which it renames or removes."""
+    """Download into the cache. Pooch gives a temporary file there, which it renames or removes."""
     import pooch
     from requests.exceptions import RequestException
+    from urllib3.exceptions import HTTPError
 
     def checked(url: str, file: str, _: Any) -> None:
-        with _Bar(show) as bar:
-            pooch.HTTPDownloader(progressbar=bar, chunk_size=2**14, timeout=TIMEOUT)(url, file, None)
+        _stream(url, file, show)
         if expected and (got := sha256(file)) != expected:
             raise DownloadFailed(
                 f"{name}: not the text that it was: {url} serves one of SHA-256 {got}, expected {expected}; "
@@ -159,7 +163,7 @@ def _download(name: str, url: str, expected: str | None, show: bool) -> Path:
     path = _place(name)
     try:
         pooch.retrieve(url, expected, path.name, path.parent, downloader=checked)
-    except (RequestException, ValueError) as error:  # a ValueError: a header or address that makes no sense
+    except (RequestException, HTTPError, UnicodeError) as error:  # requests lets some of the latter two through
         raise DownloadFailed(f"{url}: cannot be downloaded: {_reason(error)}") from None
     except OSError as error:
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # pooch words some anew
@@ -167,6 +171,24 @@ def _download(name: str, url: str, expected: str | None, show: bool) -> Path:
             f"{path.parent}: cannot be written: {cause.strerror or cause}; {FOLDER_VARIABLE} names another folder"
         ) from None
     return path
+
+
+def _stream(url: str, file: str, show: bool) -> None:
+    """Write what a URL serves into a file, with a bar on stderr if it is to be shown."""
+    import requests
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not show)
+    with requests.get(url, stream=True, timeout=TIMEOUT) as answer, open(file, "wb") as out, bar:
+        answer.raise_for_status()
+        length = answer.headers.get("Content-Length", "")
+        is_told = length.isdigit() and "Content-Encoding" not in answer.headers  # which is that of packed bytes
+        task = bar.add_task("", total=int(length) if is_told else None)
+        for piece in answer.iter_content(2**14):
+            out.write(piece)
+            bar.advance(task, len(piece))
 
 
 def _reason(error: Exception) -> str:
@@ -185,39 +207,3 @@ def _reason(error: Exception) -> str:
         inner = getattr(inner, "reason", inner)
         return f"no connection: {str(inner).partition(': ')[2] or inner}"
     return str(error)
-
-
-class _Bar:
-    """A bar on stderr, with those methods of tqdm's that pooch calls; false where nothing is to be shown."""
-
-    total = 0
-
-    def __init__(self, show: bool) -> None:
-        self._show = show
-
-    def __bool__(self) -> bool:
-        return self._show
-
-    def __enter__(self) -> "_Bar":
-        if self._show:
-            from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
-
-            console = Console(stderr=True)
-            self._bar = Progress(BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=console, transient=True)
-            self._task = self._bar.add_task("")
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._show:
-            self._bar.stop()
-
-    def update(self, size: int) -> None:
-        self._bar.update(self._task, total=self.total or None, advance=size)
-
-    def reset(self) -> None:
-        self._bar.update(self._task, completed=0)
-
-    def close(self) -> None:
-        pass
