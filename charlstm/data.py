@@ -156,7 +156,7 @@ def _download(name: str, url: str, expected: str | None, show: bool) -> Path:
         if expected and (got := sha256(file)) != expected:
             raise DownloadFailed(
                 f"{name}: not the text that it was: {url} serves one of SHA-256 {got}, expected {expected}; "
-                f"if you trust it, give the URL in place of the name"
+                "if you trust it, give the URL in place of the name"
             )
 
     pooch.get_logger().setLevel("ERROR")
