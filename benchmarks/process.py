@@ -54,6 +54,7 @@ def field(work):
     ours = [Contestant("ours", threads) for threads in (teams() if work.optimizer else [1])]
     if work.name in ("seed", "sample") and not QUICK:
         ours += [Contestant("ours", 1, "numba", "float64"), Contestant("ours", 1, "numpy", "float32")]
+        ours += [Contestant("ours", 1, "numba", "bfloat16")] if work.optimizer else []
     absent, others = {}, []
     for name in rivals.NAMES[1:]:
         if work.name not in rivals.module(name).WORKS or (QUICK and name == "pytorch_usual"):

@@ -81,7 +81,7 @@ def _others(results, blanks):
     """Rows for other backends and dtypes."""
     for work in ("seed", "sample"):
         race = read.race_of(results, work)
-        for backend, dtype in (("numba", "float64"), ("numpy", "float32")) if race else ():
+        for backend, dtype in (("numba", "bfloat16"), ("numba", "float64"), ("numpy", "float32")) if race else ():
             mine = read.ours(race, 1, backend, dtype)
             if mine:
                 yield [f"`{work}`, backend {backend}, {dtype}", "1", _ours(mine), *[""] * blanks, ""]

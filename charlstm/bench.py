@@ -131,7 +131,7 @@ def text_ids(work: Work, folder: Path | None = None) -> np.ndarray:
 
 
 class Ours:
-    """Our own way through a work, from the first weights on."""
+    """Our own way through a work, from the first weights on; dtype is as in Config."""
 
     def __init__(
         self, work: Work, ids: np.ndarray, backend: str = "numba", dtype: str = "float32", threads: int = 1
@@ -139,11 +139,13 @@ class Ours:
         T, B, V, (_, H, L) = work.seq_length, work.batch_size, work.shape.vocab_size, work.shape
         self.work, self.ids, self.threads, self.iteration = work, ids, threads, 0
         self._ops, self._plan = kernels.load(backend), work.plan(len(ids))
+        self.bfloat16 = dtype == "bfloat16"
+        dtype = "float32" if self.bfloat16 else dtype
         self.theta = work.weights(dtype)
         slots = spec.OPTIMIZERS[work.optimizer].slots if work.optimizer else 0
         self.state = spec.aligned_zeros((slots, len(self.theta)), dtype)
         self.h, self.c = (spec.aligned_zeros((L, B, H), dtype) for _ in range(2))
-        self._workspace = spec.workspace(Shape(V, H, L), T, B, dtype)
+        self._workspace = spec.workspace(Shape(V, H, L), T, B, dtype, self.bfloat16)
         self._random, self._last = np.random.RandomState(SEED), ids[:1].astype(np.int32)
 
     def run(self, count: int) -> np.ndarray:
@@ -168,6 +170,7 @@ class Ours:
             grad_clip=work.grad_clip,
             grad_clip_norm=work.grad_clip_norm,
             last_only=work.last_only,
+            bfloat16=self.bfloat16,
             workspace=self._workspace,
             threads=self.threads,
         )  # fmt: skip

@@ -122,12 +122,12 @@ class Checkpoint:
         vocabulary = ByteVocabulary() if is_bytes else Vocabulary(rest["vocabulary"])
         kind, place, has_gauss, gauss = rest["random"]
         shape = Shape(len(vocabulary), config.hidden_size, config.num_layers)
-        theta = spec.aligned_zeros(spec.num_parameters(shape), config.dtype)
+        theta = spec.aligned_zeros(spec.num_parameters(shape), config.real)
         for block, view in spec.named(theta, shape).items():
             _fill(view, tensors[block], block)
-        state = spec.aligned_zeros((spec.OPTIMIZERS[config.optimizer].slots, len(theta)), config.dtype)
+        state = spec.aligned_zeros((spec.OPTIMIZERS[config.optimizer].slots, len(theta)), config.real)
         _fill(state, tensors["optimizer"], "optimizer")
-        h, c = (np.empty((shape.num_layers, config.batch_size, shape.hidden_size), config.dtype) for _ in "hc")
+        h, c = (np.empty((shape.num_layers, config.batch_size, shape.hidden_size), config.real) for _ in "hc")
         _fill(h, tensors["h"], "h")
         _fill(c, tensors["c"], "c")
         random_state = (kind, tensors["random_key"], place, has_gauss, gauss)

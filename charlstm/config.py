@@ -35,7 +35,12 @@ class Config:
 
     preset: str = _option("fast", "recipe that the other options start from")
     backend: str = _option("auto", "who does the arithmetic", choices=("auto", "numpy", "numba", "cupy"))
-    dtype: str = _option("float32", "precision of all arithmetic", choices=("float32", "float64"))
+    dtype: str = _option(
+        "float32",
+        "precision of all arithmetic; bfloat16 is float32 but for the recurrent weights, read as rounded copies: "
+        "faster, for --batch-size 1",
+        choices=("float32", "float64", "bfloat16"),
+    )
     threads: int | None = _option(
         None, "threads to work with, at most: any number gives the same bits [all cores]", low=1, high=256
     )
@@ -87,11 +92,18 @@ class Config:
         kinds = get_type_hints(Config)
         for item in fields(self):
             object.__setattr__(self, item.name, _checked(item, kinds[item.name], getattr(self, item.name)))
+        if self.dtype == "bfloat16" and self.batch_size != 1:
+            raise UserError(f"--dtype bfloat16: expected --batch-size 1, got {self.batch_size}")
         if self.preset not in PRESETS:
             raise UserError(f"--preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
         if self.bytes and (self.lower or self.encoding != "utf-8"):
             what = "--lower" if self.lower else "--encoding"
             raise UserError(f"--bytes: takes the text as it is; {what} does not go with it")
+
+    @property
+    def real(self) -> str:
+        """The dtype of every array."""
+        return "float64" if self.dtype == "float64" else "float32"
 
     @property
     def hyper(self) -> dict[str, float]:

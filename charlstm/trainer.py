@@ -77,7 +77,9 @@ class Trainer:
         self.shape = Shape(len(corpus.vocabulary), config.hidden_size, config.num_layers)
         self.streams = Streams(len(corpus.ids), config.seq_length, config.batch_size)
         self._ops = kernels.load(self.backend)
-        self._workspace = spec.workspace(self.shape, config.seq_length, config.batch_size, config.dtype)
+        self._workspace = spec.workspace(
+            self.shape, config.seq_length, config.batch_size, config.real, config.dtype == "bfloat16"
+        )
         self.budget = "the budget"  # what ends the run, in words
         self._call = 1  # iterations in the next call of the kernels
         self._rate = 0.0  # characters a second
@@ -89,9 +91,9 @@ class Trainer:
     def _begin(self) -> None:
         config = self.config
         self.random = np.random.RandomState(config.seed)
-        self.theta = initial.weights(config.init, self.shape, config.forget_bias, self.random, config.dtype)
-        self.state = spec.aligned_zeros((spec.OPTIMIZERS[config.optimizer].slots, len(self.theta)), config.dtype)
-        self.h = spec.aligned_zeros((config.num_layers, config.batch_size, config.hidden_size), config.dtype)
+        self.theta = initial.weights(config.init, self.shape, config.forget_bias, self.random, config.real)
+        self.state = spec.aligned_zeros((spec.OPTIMIZERS[config.optimizer].slots, len(self.theta)), config.real)
+        self.h = spec.aligned_zeros((config.num_layers, config.batch_size, config.hidden_size), config.real)
         self.c = np.zeros_like(self.h)
         self.iteration, self.seconds = 0, 0.0
         self.smooth_loss = math.log(self.shape.vocab_size) * config.seq_length
@@ -229,6 +231,7 @@ class Trainer:
             grad_scale=1.0 / (config.seq_length * config.batch_size) if mean else 1.0,
             grad_clip=config.grad_clip,
             grad_clip_norm=config.grad_clip_norm,
+            bfloat16=config.dtype == "bfloat16",
             workspace=self._workspace,
             threads=self.threads,
         )  # fmt: skip

@@ -79,6 +79,7 @@ def train_steps(
     optimizer_name: str,
     threads: int,
     ws: Workspace | None,
+    bfloat16: bool,
 ) -> None:
     """Check the arguments of :func:`train_steps` but for the ids: each is checked as it is read."""
     sizes = spec.check(
@@ -97,7 +98,9 @@ def train_steps(
     _expect("state", (spec.OPTIMIZERS[optimizer_name].slots, sizes["N"]), state.shape)
     if T < 1:
         raise ValueError(f"seq_length: expected at least 1, got {T}")
-    _check_workspace(ws, shape, T, sizes["B"], theta.dtype)
+    if bfloat16 and (sizes["B"] != 1 or theta.dtype != np.float32):
+        raise ValueError(f"bfloat16: expected one stream of float32, got {sizes['B']} of {theta.dtype}")
+    _check_workspace(ws, shape, T, sizes["B"], theta.dtype, bfloat16)
     if threads < 1:
         raise ValueError(f"threads: expected at least 1, got {threads}")
     if sizes["K"] and (int(starts.min()) < 0 or int(starts.max()) + T >= sizes["M"]):
@@ -127,12 +130,14 @@ def _check_shape(theta: Any, h: Any, shape: Shape, B: int) -> None:
     _expect("h", (shape.num_layers, B, shape.hidden_size), h.shape)
 
 
-def _check_workspace(ws: Workspace | None, shape: Shape, T: int, B: int, dtype: Any) -> None:
+def _check_workspace(ws: Workspace | None, shape: Shape, T: int, B: int, dtype: Any, bfloat16: bool = False) -> None:
     """Check that a workspace was made for these sizes: kernels take theirs from it."""
     if ws is None:
         return
-    for name, (dims, kind) in spec.workspace_layout(shape, T, B, dtype).items():
+    for name, (dims, kind) in spec.workspace_layout(shape, T, B, dtype, bfloat16).items():
         got = getattr(ws, name)
+        if got is None:
+            raise ValueError(f"workspace.{name}: expected {dims}, got None: make it for bfloat16")
         _expect(f"workspace.{name}", dims, got.shape)
         if got.dtype != kind:
             raise ValueError(f"workspace.{name}: expected {kind}, got {got.dtype}")

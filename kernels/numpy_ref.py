@@ -349,6 +349,14 @@ def loss_and_grad(
     return loss, grad, h_last, c_last
 
 
+def _rounded(theta: Any, shape: Shape) -> np.ndarray:
+    """The parameters with the recurrent matrices rounded to bfloat16."""
+    rounded = theta.copy()
+    for layer in spec.params(rounded, shape).layers:
+        layer.W_h[...] = spec.round_to_bfloat16(layer.W_h)
+    return rounded
+
+
 def train_steps(
     theta: Any,
     state: Any,
@@ -368,6 +376,7 @@ def train_steps(
     grad_clip: float | None = None,
     grad_clip_norm: float | None = None,
     last_only: bool = False,
+    bfloat16: bool = False,
     workspace: Workspace | None = None,
     threads: int = 1,
 ) -> np.ndarray:
@@ -389,6 +398,9 @@ def train_steps(
     grad_scale : the gradient of the summed loss is multiplied by this first (1 / (T B) for a mean)
     grad_clip, grad_clip_norm : by element, then by Euclidean norm, after the scaling; None for none
     last_only : the loss is that of the last step alone: windows, which usually go with reset
+    bfloat16 : the recurrent matrices are read as copies rounded to bfloat16 (spec.round_to_bfloat16), forward and
+        backward; gradients, sums and the parameters that are updated stay float32. For one stream: half the bytes to
+        read at each step. The gradient is that of the loss at the rounded weights.
     workspace : Workspace of these sizes
     threads : how many may work on it; any number gives the same bits (the reference uses one)
 
@@ -408,8 +420,9 @@ def train_steps(
     """
     constants = spec.hyper_values(optimizer, hyper)
     checks.train_steps(
-        theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer, threads, workspace
-    )
+        theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer, threads, workspace,
+        bfloat16,
+    )  # fmt: skip
     losses = np.empty(len(starts))
     with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is returned, not warned of
         scale = theta.dtype.type(grad_scale)
@@ -418,7 +431,13 @@ def train_steps(
                 h[...], c[...] = 0, 0
             x = ids[start + np.arange(seq_length + 1)[:, None]].astype(np.int32)
             losses[n], grad, h[...], c[...] = loss_and_grad(
-                theta, h, c, x, shape=shape, last_only=last_only, workspace=workspace
+                _rounded(theta, shape) if bfloat16 else theta,
+                h,
+                c,
+                x,
+                shape=shape,
+                last_only=last_only,
+                workspace=workspace,
             )
             if not np.isfinite(losses[n]):
                 return losses[: n + 1]

@@ -144,14 +144,25 @@ def norm_panels(length: int) -> int:
     return -(-length // NORM_PANEL)
 
 
-def unit_panels(hidden_size: int, batch_size: int) -> int:
+def round_to_bfloat16(array: Any) -> np.ndarray:
+    """A float32 array rounded to the numbers that bfloat16 has, to the nearest, ties to even; it stays float32.
+
+    bfloat16 is the upper half of a float32: its exponent and 8 bits of precision, so an element moves by at most 1/256
+    of itself.
+    """
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    return ((bits + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def unit_panels(hidden_size: int, batch_size: int, bfloat16: bool = False) -> int:
     """Panels that the hidden units of a small batch are cut into, each the business of one thread, or 1.
 
     A panel's gates, weights and their update then stay with one core, and what flows back to all units is added up
     panel by panel: a fixed shape for any threads. Smaller models are not worth sharing out; the weights of larger ones
-    do not fit a core's cache anyway.
+    do not fit a core's cache anyway, and are cut up only where the copies that are rounded to bfloat16 want it.
     """
-    if batch_size > 3 or not 64 <= hidden_size < 384:
+    if batch_size > 3 or hidden_size < 64 or (hidden_size >= 384 and not bfloat16):
         return 1
     return 2 if hidden_size < 192 else 4
 
@@ -186,15 +197,18 @@ class Workspace(NamedTuple):
     rows: Any  # (2V,) int32: the rows of W_x that a sequence touches, and marks
     status: Any  # (8,) int64: what threads tell each other
     counter: Any  # (8,) int64: where threads meet
+    pairs: Any = None  # (L, 4 H (H + 4)) uint32: the recurrent matrices rounded to bfloat16, two numbers in one
 
 
-def workspace_layout(shape: Shape, seq_length: int, batch_size: int, dtype: Any) -> dict[str, tuple[Any, np.dtype]]:
-    """Dimensions and dtype of each buffer of a :class:`Workspace`."""
+def workspace_layout(
+    shape: Shape, seq_length: int, batch_size: int, dtype: Any, bfloat16: bool = False
+) -> dict[str, tuple[Any, np.dtype]]:
+    """Dimensions and dtype of each buffer of a :class:`Workspace`, which has pairs with `bfloat16` alone."""
     V, H, L = shape
     T, B, N = seq_length, batch_size, num_parameters(shape)
     real, double, whole = np.dtype(dtype), np.dtype(np.float64), np.dtype(np.int64)
-    panels = unit_panels(H, B)
-    return {
+    panels = unit_panels(H, B, bfloat16)
+    layout: dict[str, tuple[Any, np.dtype]] = {
         "x": ((T + 1, B), np.dtype(np.int32)),
         "h": ((L, T + 1, B, H), real),
         "c": ((L, T + 1, B, H), real),
@@ -212,12 +226,15 @@ def workspace_layout(shape: Shape, seq_length: int, batch_size: int, dtype: Any)
         "status": ((8,), whole),
         "counter": ((8,), whole),
     }
+    if bfloat16:
+        layout["pairs"] = ((L, 4 * H * (H + 4)), np.dtype(np.uint32))
+    return layout
 
 
-def workspace(shape: Shape, seq_length: int, batch_size: int, dtype: Any) -> Workspace:
+def workspace(shape: Shape, seq_length: int, batch_size: int, dtype: Any, bfloat16: bool = False) -> Workspace:
     """Allocate a :class:`Workspace`. Floats start as NaN, so that a value read before it is written shows."""
     buffers = {}
-    for name, (dims, kind) in workspace_layout(shape, seq_length, batch_size, dtype).items():
+    for name, (dims, kind) in workspace_layout(shape, seq_length, batch_size, dtype, bfloat16).items():
         buffers[name] = aligned_zeros(dims, kind)
         if kind.kind == "f":
             buffers[name].fill(np.nan)
@@ -283,7 +300,7 @@ OPS = {
     "train_steps": (
         "(theta, state, h, c, ids, starts, reset, learning_rate, *, shape, seq_length, step=0, optimizer='adagrad', "
         "hyper=None, grad_scale=1.0, grad_clip=None, grad_clip_norm=None, last_only=False, "
-        "workspace=None, threads=1)"
+        "bfloat16=False, workspace=None, threads=1)"
     ),
     "sample": "(theta, h, c, x, uniforms, *, shape, temperature=1.0)",
 }

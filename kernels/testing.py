@@ -132,6 +132,7 @@ class Mutation(NamedTuple):
 
 _REF, _UPDATES = "numpy_ref.py", "cpu/updates.py"
 _CELLS, _LAYERS, _MODEL, _LOOPS = "cpu/cells.py", "cpu/layers.py", "cpu/model.py", "cpu/loops.py"
+_PAIRS = "cpu/pairs.py"
 MUTATIONS = (
     Mutation("dropped dc carry", "numpy", _REF, "dc_next = dc_t * f", "dc_next = dc_t * 0"),
     Mutation("dropped dc carry", "numba", _CELLS, "row.store(dc_t * f, dc_next)", "row.store(dc_t * 0.0, dc_next)"),
@@ -150,6 +151,7 @@ MORE_MUTATIONS = (
     Mutation("panel left out", "numba", _LAYERS, "p in range(1, partial", "p in range(2, partial"),
     Mutation("panels by no turns", "numba", _LAYERS, "(layer * T + t + 1) % 2", "(layer * T + t) % 2"),
     Mutation("packed gates on top of each other", "numba", _LAYERS, "s * region + K * piece[0]", "K * piece[0]"),
+    Mutation("half of a pair forgotten", "numba", _PAIRS, "builder.and_(upper,", "builder.and_(lower,"),
     Mutation("readout of the first steps", "numba", _MODEL, "(dlogits.size), first * B", "(dlogits.size), 0"),
     Mutation("memory of another column", "numba", _UPDATES, "r, row), I64(c * vec.lanes)", "r, row), I64(0)"),
 )  # fmt: skip

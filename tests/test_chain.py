@@ -228,6 +228,30 @@ def test_loss_on_the_last_step_by_central_differences(ref):
     assert relative_error(gradient, numerical) < testing.GRADIENT_TOLERANCE
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("size", [(5, 7, 9, 1), (4, 11, 33, 1), (3, 5, 65, 2), (4, 7, 201, 1), (3, 9, 400, 2)], ids=str)
+def test_weights_rounded_to_bfloat16_as_the_reference(ops, ref, size, threads):
+    T, V, H, L = size
+    shape, theta, h, c, _ = model((T, 1, V, H, L), "float32")
+    theta = theta / np.sqrt(H).astype("float32")
+    ids = np.random.RandomState(3).randint(0, V, 50).astype(np.uint8)
+    rounded = theta.copy()
+    for layer in spec.params(rounded, shape).layers:
+        layer.W_h[...] = spec.round_to_bfloat16(layer.W_h)
+    found = [a.copy() for a in (theta, np.zeros((0, len(theta)), "float32"), h, c)]
+    losses = ops.train_steps(
+        *found, ids, np.full((1, 1), 4), np.zeros(1, bool), np.ones(1), shape=shape, seq_length=T, optimizer="sgd",
+        bfloat16=True, threads=threads,
+    )  # fmt: skip
+
+    def of_reference(d):  # plain descent at rate 1: what is subtracted from the float32 weights is the gradient
+        x = ids[4 : 4 + T + 1].astype(np.int32)[:, None]
+        loss, grad, h1, c1 = ref.loss_and_grad(*(a.astype(d) for a in (rounded, h, c)), x, shape=shape)
+        return loss, theta.astype(d) - grad, h1, c1
+
+    agree((losses[0], found[0], *found[2:]), of_reference, "float32")
+
+
 def agree(got, of_reference, dtype, tolerance=FLOAT64_TOLERANCE):
     """Each part of `got` is close enough to the reference's, by the rule for its dtype."""
     exact = of_reference("float64")

@@ -22,6 +22,7 @@ from charlstm.errors import UserError
         ({"optimizer": 3}, "--optimizer: expected a word, got 3"),
         ({"beta1": 1}, "--beta1: expected less than 1, got 1.0"),
         ({"hidden_size": 10**19}, "--hidden-size: expected at most 65536, got 10000000000000000000"),
+        ({"dtype": "bfloat16"}, "--dtype bfloat16: expected --batch-size 1, got 16"),
         ({"seed": 2**32}, "--seed: expected at most 4294967295, got 4294967296"),
         ({"temperature": -1}, "--temperature: expected at least 0, got -1.0"),
         ({"lower": 1}, "--lower: expected true or false, got 1"),

@@ -292,6 +292,7 @@ def train_steps(
     grad_clip: float | None = None,
     grad_clip_norm: float | None = None,
     last_only: bool = False,
+    bfloat16: bool = False,
     workspace: Workspace | None = None,
     threads: int = 1,
 ) -> np.ndarray:
@@ -301,13 +302,16 @@ def train_steps(
     """
     constants = np.array(list(spec.hyper_values(optimizer, hyper).values()), np.float64)
     checks.train_steps(
-        theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer, threads, workspace
-    )
-    ws = workspace or spec.workspace(shape, seq_length, starts.shape[1], theta.dtype)
+        theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer, threads, workspace,
+        bfloat16,
+    )  # fmt: skip
+    ws = workspace or spec.workspace(shape, seq_length, starts.shape[1], theta.dtype, bfloat16)
+    if not bfloat16:
+        ws = ws._replace(pairs=None)
     limits = np.array([grad_scale, _limit(grad_clip), _limit(grad_clip_norm)])
     losses = np.empty(len(starts))
-    who = plan(shape.hidden_size, starts.shape[1], threads)
-    single = who if len(who.members) == 1 else plan(shape.hidden_size, starts.shape[1], 1)
+    who = plan(shape.hidden_size, starts.shape[1], threads, bfloat16)
+    single = who if len(who.members) == 1 else plan(shape.hidden_size, starts.shape[1], 1, bfloat16)
     first = seq_length - 1 if last_only else 0
     offsets = spec.offsets(shape)
     read_only = _read_only(ids)
@@ -331,7 +335,16 @@ def train_steps(
         if who is single:
             done = run(0, len(starts), who)
         else:
-            kind = (shape, starts.shape[1], seq_length, optimizer, theta.dtype.char, len(who.members), last_only)
+            kind = (
+                shape,
+                starts.shape[1],
+                seq_length,
+                optimizer,
+                theta.dtype.char,
+                len(who.members),
+                last_only,
+                bfloat16,
+            )
             done = _at_best_pace(_pace(kind), run, len(starts), who, single, ws.counter)
     finally:
         _arrange(who, theta, state, offsets, ws.grad, False)

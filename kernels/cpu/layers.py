@@ -10,6 +10,7 @@ Weights, gates, dz and cells come as arrays of one dimension: what is where in t
 
 import math
 
+from kernels.cpu import pairs as bfloat16
 from kernels.cpu.activations import exp
 from kernels.cpu.cells import cell_backward, cell_forward
 from kernels.cpu.jit import entry, inner, thin
@@ -52,8 +53,14 @@ def project_ids(x, W_x, b, gates, t0, t1, b0, b1, pieces, q0, q1):
 
 
 @thin
-def _add_gates(a, a_at, W, packed, z, z_at, R, K, H, piece):
-    """A piece's gates in rows of z, which begin at z_at, += those of a (R, K) @ W, packed unless packed has no size."""
+def _add_gates(a, a_at, W, packed, pairs, z, z_at, R, K, H, piece):
+    """A piece's gates in rows of z, which begin at z_at, += those of a (R, K) @ W, packed unless packed has no size.
+
+    Or those of a row a (K,) @ pairs, unless that is None.
+    """
+    if pairs is not None:
+        bfloat16.add_gates(a, a_at, pairs, z, z_at, H, piece)
+        return
     w_at, width = gates_at(piece, K, H)
     count, length, step = spans(piece)
     region = packed.shape[0] // 4  # of a gate's columns, when packed
@@ -80,14 +87,14 @@ def project_floats(x, W_x, packed, b, gates, t0, t1, b0, b1, pieces, q0, q1):
             for s in range(count):
                 begin = pieces[q, 2] + s * step
                 copy_to_rows(b[b_at + begin : b_at + begin + length], gates, z_at + row * width + begin, width, rows)
-            _add_gates(x, row * D, W_x, packed, gates, z_at + row * width, rows, D, H, pieces[q])
+            _add_gates(x, row * D, W_x, packed, None, gates, z_at + row * width, rows, D, H, pieces[q])
 
 
 @inner
-def run_forward(W_h, packed, h, c, gates, t0, t1, b0, b1, pieces, q0, q1, counter, threads):
+def run_forward(W_h, packed, pairs, h, c, gates, t0, t1, b0, b1, pieces, q0, q1, counter, threads):
     """Run steps t0:t1 from h[t0], c[t0] and from gates, which hold the input's part and become the activated gates.
 
-    h is (T+1, B, H); c, gates and W_h are flat.
+    h is (T+1, B, H); c, gates and W_h are flat; pairs, unless None, has what W_h is rounded to.
     """
     T, B, H = h.shape[0] - 1, h.shape[1], h.shape[2]
     zero = h.dtype.type(0)
@@ -97,7 +104,7 @@ def run_forward(W_h, packed, h, c, gates, t0, t1, b0, b1, pieces, q0, q1, counte
             z_at, width = gates_at(pieces[q], T * B, H)
             c_at, c_row = cells_at(pieces[q], (T + 1) * B, H)
             row = t * B + b0
-            _add_gates(h, row * H, W_h, packed, gates, z_at + row * width, b1 - b0, H, H, pieces[q])
+            _add_gates(h, row * H, W_h, packed, pairs, gates, z_at + row * width, b1 - b0, H, H, pieces[q])
             for r in range(row, t * B + b1):
                 z, before, after = z_at + r * width + begin, c_at + r * c_row, c_at + (r + B) * c_row
                 cell_forward(
@@ -127,7 +134,9 @@ def _step_backward(dh, c, gates, dz, dh_next, dc_next, t, b0, b1, piece):
 
 
 @inner
-def run_backward(dh, W_h, packed, c, gates, dz, dh_next, dc_next, t0, t1, b0, b1, pieces, q0, q1, counter, threads):
+def run_backward(
+    dh, W_h, packed, pairs, c, gates, dz, dh_next, dc_next, t0, t1, b0, b1, pieces, q0, q1, counter, threads
+):
     """Run steps t0:t1 backward: dz is written; dh_next, dc_next (B, H) go from the state's after them to that before.
 
     dh is (T, B, H); W_h, c, gates and dz are flat.
@@ -139,7 +148,10 @@ def run_backward(dh, W_h, packed, c, gates, dz, dh_next, dc_next, t0, t1, b0, b1
         if q1 - q0 < pieces.shape[0]:
             meet(counter, threads)
         for q in range(q0, q1):
-            flow_back(dz, t * B + b0, W_h, packed, dh_next, b0, b1 - b0, pieces[q], H)
+            if pairs is not None:
+                bfloat16.flow_back(dz, t * 4 * H, pairs, dh_next, H, pieces[q])
+            else:
+                flow_back(dz, t * B + b0, W_h, packed, dh_next, b0, b1 - b0, pieces[q], H)
 
 
 @thin
@@ -172,7 +184,7 @@ def _add_panels(partial, out, piece):
 
 @inner
 def run_backward_panels(
-    dh, W_h, W_x, layer, c, gates, dz, dh_next, dc_next, partial, pieces, q0, q1, counter, threads
+    dh, W_h, W_x, pairs, layer, c, gates, dz, dh_next, dc_next, partial, pieces, q0, q1, counter, threads
 ):  # fmt: skip
     """Like run_backward, but for pieces that each have their gates and weights to themselves.
 
@@ -190,7 +202,9 @@ def run_backward_panels(
             _step_backward(dh, c, gates, dz, dh_next, dc_next, t, 0, B, pieces[q])
             z_at, N = gates_at(pieces[q], T * B, H)
             w_at, _ = gates_at(pieces[q], H, H)
-            if t > 0:
+            if t > 0 and pairs is not None:
+                bfloat16.flow_back(dz, z_at + t * N, pairs, turn[0, q], H, pieces[q])
+            elif t > 0:
                 product_transposed(dz, z_at + t * B * N, N, W_h, w_at, N, turn[0, q], 0, out_row, B, H, N)
             if layer > 0:
                 product_transposed(dz, z_at + t * B * N, N, W_x, w_at, N, turn[1, q], 0, out_row, B, H, N)
@@ -247,7 +261,7 @@ def forward_ids(x, W_x, W_h, b, h, c, gates, pieces, none, counter):
     """One layer over ids x (T, B): h, c (T+1, B, H) and gates (T, B, 4H) are written, but for h[0], c[0]."""
     B = h.shape[1]
     project_ids(x, _flat(W_x), b, _flat(gates), 0, x.shape[0], 0, B, pieces, 0, 1)
-    run_forward(_flat(W_h), none, h, _flat(c), _flat(gates), 0, x.shape[0], 0, B, pieces, 0, 1, counter, 1)
+    run_forward(_flat(W_h), none, None, h, _flat(c), _flat(gates), 0, x.shape[0], 0, B, pieces, 0, 1, counter, 1)
 
 
 @entry
@@ -255,7 +269,7 @@ def forward_floats(x, W_x, W_h, b, h, c, gates, pieces, none, counter):
     """One layer over floats x (T, B, D): h, c (T+1, B, H) and gates (T, B, 4H) are written, but for h[0], c[0]."""
     B = h.shape[1]
     project_floats(x, _flat(W_x), none, b, _flat(gates), 0, x.shape[0], 0, B, pieces, 0, 1)
-    run_forward(_flat(W_h), none, h, _flat(c), _flat(gates), 0, x.shape[0], 0, B, pieces, 0, 1, counter, 1)
+    run_forward(_flat(W_h), none, None, h, _flat(c), _flat(gates), 0, x.shape[0], 0, B, pieces, 0, 1, counter, 1)
 
 
 @inner
@@ -263,7 +277,7 @@ def _backward(dh, h, c, gates, W_h, dz, dh0, dc0, dW_h, db, pieces, none, counte
     T, B, N = dz.shape
     H = h.shape[2]
     run_backward(
-        dh, _flat(W_h), none, _flat(c), _flat(gates), _flat(dz), dh0, dc0, 0, T, 0, B, pieces, 0, 1, counter, 1
+        dh, _flat(W_h), none, None, _flat(c), _flat(gates), _flat(dz), dh0, dc0, 0, T, 0, B, pieces, 0, 1, counter, 1
     )  # fmt: skip
     dW_h[:], db[:] = 0, 0
     add_outer(h, 0, H, dz, 0, N, dW_h, 0, N, T * B, H, N)

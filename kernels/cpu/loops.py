@@ -9,6 +9,7 @@ from kernels.cpu.activations import exp
 from kernels.cpu.denormals import flush_denormals, restore
 from kernels.cpu.jit import entry, inner
 from kernels.cpu.layers import cells_at
+from kernels.cpu.pairs import pair_layers
 from kernels.cpu.products import add_product, copy_to_rows
 from kernels.cpu.team import meet
 from kernels.cpu.updates import ADAGRAD, CONSTANTS, SGD, constants
@@ -81,6 +82,7 @@ def train_loop(
     rows,
     status,
     counter,
+    pairs,
     losses,
     members,
     pieces,
@@ -120,11 +122,13 @@ def train_loop(
                 status[1] = model.touched(x[:T], rows, status[1])
         if packed.shape[2] > 0:
             model.pack_layers(theta, offsets, packed, N // 4, pieces, q0, q1, thread, threads)
+        if pairs is not None:
+            pair_layers(theta, offsets, pairs, N // 4, pieces, q0, q1)
         meet(counter, threads)  # the sequence, the state before it and the rows that it touches are there
         if status[0] >= 0 or counter[1] != 0:
             done = n
             break
-        model.forward(theta, offsets, x[:T], h, c, gates, packed, b0, b1, pieces, q0, q1, counter, threads)
+        model.forward(theta, offsets, x[:T], h, c, gates, packed, pairs, b0, b1, pieces, q0, q1, counter, threads)
         model.readout(theta, offsets, x[1:], h, logits, row_loss, dh, first, b0, b1, thread, threads)
         meet(counter, threads)  # the losses of all rows are there, and dh
         loss = model.total(row_loss)
@@ -134,7 +138,7 @@ def train_loop(
             done = n + 1
             break
         model.backward(
-            theta, offsets, h, c, gates, dz, dh, carry, partial, packed, b0, b1, pieces, q0, q1, counter, threads
+            theta, offsets, h, c, gates, dz, dh, carry, partial, packed, pairs, b0, b1, pieces, q0, q1, counter, threads
         )
         if not panelled:  # a panel's own dz is all that its weights wait for
             meet(counter, threads)  # dz of all layers is there, and nobody reads the weights any more
@@ -169,9 +173,9 @@ def model_pass(
 ):  # fmt: skip
     """Loss and gradient of one sequence x (T+1, B); h and c hold the states of all steps, [:, 0] what came in."""
     T, B = x.shape[0] - 1, x.shape[1]
-    model.forward(theta, offsets, x[:T], h, c, gates, packed, 0, B, pieces, 0, 1, counter, 1)
+    model.forward(theta, offsets, x[:T], h, c, gates, packed, None, 0, B, pieces, 0, 1, counter, 1)
     model.readout(theta, offsets, x[1:], h, logits, row_loss, dh, first, 0, B, 0, 1)
-    model.backward(theta, offsets, h, c, gates, dz, dh, carry, partial, packed, 0, B, pieces, 0, 1, counter, 1)
+    model.backward(theta, offsets, h, c, gates, dz, dh, carry, partial, packed, None, 0, B, pieces, 0, 1, counter, 1)
     model.update(
         model.GRADIENT, theta, grad, theta, theta, offsets, x[:T], h, dz, logits, first, rows, -1, SGD,
         carry[0, 0], pieces, 0, 1, 0, 1,
@@ -229,7 +233,7 @@ def sample_loop(theta, offsets, x, uniforms, temperature, h, c, gates, packed, l
     W_y = theta[offsets[3 * L] : offsets[3 * L + 1]]
     b_y = theta[offsets[3 * L + 1] : offsets[3 * L + 1] + V]
     for n in range(uniforms.shape[0]):
-        model.forward(theta, offsets, x, h, c, gates, packed, 0, B, pieces, 0, 1, counter, 1)
+        model.forward(theta, offsets, x, h, c, gates, packed, None, 0, B, pieces, 0, 1, counter, 1)
         copy_to_rows(b_y, logits.reshape(logits.size), 0, V, B)
         add_product(h, (2 * L - 1) * B * H, H, W_y, 0, V, logits, 0, V, B, H, V)
         _begin(h, c, False, False, 0, B, pieces, 0, 1)

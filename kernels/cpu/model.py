@@ -64,6 +64,14 @@ def pack_layers(theta, offsets, packed, H, pieces, q0, q1, thread, threads):
                 pack_transposed(W, j0 * N, N, packed[layer, kind + 1, N * j0 :], n, N, thread, threads)
 
 
+@thin
+def _layer(pairs, layer):
+    """A layer's pairs (pairs.py), or None where there are none."""
+    if pairs is None:
+        return None
+    return pairs[layer]
+
+
 @inner
 def _stretch(T, B):
     """Steps whose input's part is computed at once: one of a batch, as it fills the tiles and stays in the cache."""
@@ -71,7 +79,7 @@ def _stretch(T, B):
 
 
 @thin
-def forward(theta, offsets, x, h, c, gates, packed, b0, b1, pieces, q0, q1, counter, threads):
+def forward(theta, offsets, x, h, c, gates, packed, pairs, b0, b1, pieces, q0, q1, counter, threads):
     """Run all layers over inputs x (T, B) from h[:, 0], c[:, 0]: the member's part."""
     L, T, B, N = gates.shape
     stretch = _stretch(T, B)
@@ -86,7 +94,10 @@ def forward(theta, offsets, x, h, c, gates, packed, b0, b1, pieces, q0, q1, coun
             else:
                 below = h[layer - 1, 1:]
                 project_floats(below, W_x, packed[layer, 2], b, z, t0, t1, b0, b1, pieces, q0, q1)
-            run_forward(W_h, packed[layer, 0], h[layer], cells, z, t0, t1, b0, b1, pieces, q0, q1, counter, threads)
+            run_forward(
+                W_h, packed[layer, 0], _layer(pairs, layer), h[layer], cells, z, t0, t1, b0, b1, pieces, q0, q1,
+                counter, threads,
+            )  # fmt: skip
 
 
 @thin
@@ -137,7 +148,7 @@ def total(row_loss):
 
 @thin
 def backward(
-    theta, offsets, h, c, gates, dz, dh, carry, partial, packed, b0, b1, pieces, q0, q1, counter, threads
+    theta, offsets, h, c, gates, dz, dh, carry, partial, packed, pairs, b0, b1, pieces, q0, q1, counter, threads
 ):  # fmt: skip
     """From dh of the last layer's h to dz (L, T, B, 4H) of all layers: the member's part."""
     L, T, B, N = gates.shape
@@ -151,14 +162,15 @@ def backward(
         z, d, cells = gates[layer].reshape(T * B * N), dz[layer].reshape(T * B * N), c[layer].reshape((T + 1) * B * H)
         if partial.shape[2] > 0:
             run_backward_panels(
-                dh, W_h, W_x, layer, cells, z, d, carry[0], carry[1], partial, pieces, q0, q1, counter, threads
-            )
+                dh, W_h, W_x, _layer(pairs, layer), layer, cells, z, d, carry[0], carry[1], partial, pieces, q0, q1,
+                counter, threads,
+            )  # fmt: skip
             continue
         for t1 in range(T, 0, -stretch):
             t0 = t1 - stretch
             run_backward(
-                dh, W_h, packed[layer, 1], cells, z, d, carry[0], carry[1], t0, t1, b0, b1, pieces, q0, q1, counter,
-                threads,
+                dh, W_h, packed[layer, 1], _layer(pairs, layer), cells, z, d, carry[0], carry[1], t0, t1, b0, b1,
+                pieces, q0, q1, counter, threads,
             )  # fmt: skip
             turns, rows = (1, stretch * B) if b1 - b0 == B else (stretch, b1 - b0)
             for q in range(q0, q1 if layer > 0 else q0):
