@@ -1,5 +1,6 @@
 """Every hyperparameter once: name, default, help and limits, for the command line, Python and config.toml alike."""
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
@@ -96,6 +97,8 @@ class Config:
             raise UserError(f"--dtype bfloat16: expected --batch-size 1, got {self.batch_size}")
         if self.preset not in PRESETS:
             raise UserError(f"--preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
+        if self.unknown not in ("error", "skip") and not re.fullmatch("replace:.", self.unknown, re.DOTALL):
+            raise UserError(f"--unknown: expected error, skip or replace:CHAR, got {self.unknown!r}")
         if self.bytes and (self.lower or self.encoding != "utf-8"):
             what = "--lower" if self.lower else "--encoding"
             raise UserError(f"--bytes: takes the text as it is; {what} does not go with it")

@@ -226,9 +226,9 @@ def load(
     """
     names = [os.fspath(source) for source in sources] or ["python-docs"]
     parts = [part for name in names for part in _expand(name)]
-    kept = tuple(str(Path(name).resolve()) if name != "-" and _exists(name) else name for name in names)
+    kept = tuple(str(Path(name).resolve()) if _exists(name) else name for name in names)
     if as_bytes:
-        content = _joined([_content(part, fetch) for part in parts], separator.encode())
+        content = _joined([_content(part, fetch) for part in parts], separator.encode("utf-8", "surrogateescape"))
         return Corpus.from_bytes(content, _name(names[0]), kept)
     text = _joined([_text(_content(part, fetch), part, encoding) for part in parts], separator)
     try:
@@ -257,6 +257,9 @@ def _name(source: str) -> str:
 
 
 def _exists(name: str) -> bool:
+    """Whether this names a file or folder."""
+    if name == "-" or data.is_url(name):
+        return False
     try:
         return Path(name).exists()
     except (OSError, ValueError) as error:  # a name too long, say, or with a NUL

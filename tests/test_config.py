@@ -25,6 +25,7 @@ from charlstm.errors import UserError
         ({"dtype": "bfloat16"}, "--dtype bfloat16: expected --batch-size 1, got 16"),
         ({"seed": 2**32}, "--seed: expected at most 4294967295, got 4294967296"),
         ({"temperature": -1}, "--temperature: expected at least 0, got -1.0"),
+        ({"unknown": "replace:ab"}, "--unknown: expected error, skip or replace:CHAR, got 'replace:ab'"),
         ({"lower": 1}, "--lower: expected true or false, got 1"),
         ({"bytes": True, "lower": True}, "--bytes: takes the text as it is; --lower does not go with it"),
         ({"bytes": True, "encoding": "latin-1"}, "--bytes: takes the text as it is; --encoding does not go with it"),

@@ -71,6 +71,8 @@ def test_bytes(tmp_path):
     assert found.vocabulary.without_unknown(text) == text
     twice = corpus.load([tmp_path / "a.txt", tmp_path / "a.txt"], as_bytes=True, separator="\n\u2192")
     assert twice.ids.tobytes() == content + "\n\u2192".encode() + content
+    cut = corpus.load([tmp_path / "a.txt", tmp_path / "a.txt"], as_bytes=True, separator="\udcfe")  # as from a shell
+    assert cut.ids.tobytes() == content + b"\xfe" + content
     docs, plain = corpus.load(as_bytes=True), corpus.load()
     assert docs.vocabulary.decode(docs.ids) == plain.vocabulary.decode(plain.ids)
     with pytest.raises(UserError, match="a single distinct character, 'a'"):

@@ -290,7 +290,7 @@ def test_the_table_is_that_of_the_texts(name):
 # ------------------------------------------------------------------------------------------- texts and command line
 def test_texts_of_urls_and_built_in_names(server, cache, built_in, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    url = f"{server.url}/ok/book.txt"
+    url = f"{server.url}/ok/{'long' * 100}/book.txt"
     both = corpus.load([url, "tiny"])
     assert both.name == "book"
     assert both.sources == (url, "tiny")
