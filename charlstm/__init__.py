@@ -33,13 +33,22 @@ _HOMES = {
 }
 
 
-def train(*sources: Any, out: str | None = None, preset: str = "fast", **options: Any) -> "Run":
-    """Train a model on texts (paths, folders, built-in names; none: the documentation inside Python), to its budget.
+def train(
+    *sources: Any,
+    out: str | None = None,
+    preset: str = "fast",
+    from_run: Any = None,
+    offline: bool = False,
+    **options: Any,
+) -> "Run":
+    """Train on texts (paths, folders, URLs, built-in names; none: the documentation inside Python), to the budget.
 
     Parameters
     ----------
     sources : what `charlstm train` takes as TEXT
     out : the run folder; by default runs/NAME
+    from_run : a run folder or checkpoint file to begin with: its best weights, its sizes and its vocabulary
+    offline : take URLs and built-in texts from the cache alone
     preset, options : the words of :class:`charlstm.Config`
 
     Returns
@@ -52,12 +61,17 @@ def train(*sources: Any, out: str | None = None, preset: str = "fast", **options
     UserError
         For a text, an option or a folder that will not do.
     RunFailed
-        If the loss stops being finite.
+        If the loss stops being finite, or a download fails.
     """
-    from charlstm.config import from_preset
+    from functools import partial
+
+    from charlstm import checkpoint, data
+    from charlstm.config import from_model, from_preset
     from charlstm.run import start
 
-    run = start(sources, from_preset(preset, **options), out)
+    model = None if from_run is None else checkpoint.load(from_run)
+    config = from_preset(preset, **options) if model is None else from_model(model.config, preset, **options)
+    run = start(sources, config, out, model=model, fetch=partial(data.fetch, offline=offline))
     for _ in run.train():
         pass
     return run

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from charlstm.config import Config
-from charlstm.corpus import Vocabulary
+from charlstm.corpus import ByteVocabulary, Vocabulary
 from charlstm.errors import UserError
 from kernels import spec
 from kernels.spec import Shape
@@ -81,6 +81,7 @@ class Checkpoint:
             "format_version": FORMAT_VERSION,
             "config": asdict(self.config),
             "vocabulary": self.vocabulary.characters,
+            "vocabulary_kind": self.vocabulary.kind,
             "random": [kind, int(place), int(has_gauss), float(gauss)],
             **{name: getattr(self, name) for name in _PLAIN},
         }
@@ -117,7 +118,8 @@ class Checkpoint:
         from safetensors.numpy import load
 
         tensors = load(data)
-        config, vocabulary = Config(**rest["config"]), Vocabulary(rest["vocabulary"])
+        config, is_bytes = Config(**rest["config"]), rest.get("vocabulary_kind") == "bytes"
+        vocabulary = ByteVocabulary() if is_bytes else Vocabulary(rest["vocabulary"])
         kind, place, has_gauss, gauss = rest["random"]
         shape = Shape(len(vocabulary), config.hidden_size, config.num_layers)
         theta = spec.aligned_zeros(spec.num_parameters(shape), config.real)

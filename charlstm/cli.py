@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import Any, get_args, get_type_hints
 
 import click
@@ -42,10 +43,14 @@ def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
         kind, help = kinds[item.name], item.metadata["help"]
         plain = next(k for k in (get_args(kind) or (kind,)) if k is not type(None))
         choices = tuple(PRESETS) if item.name == "preset" else item.metadata["choices"]
+        name = item.name.replace("_", "-")
+        if plain is bool:
+            command = click.option(f"--{name}/--no-{name}", default=item.default, help=help)(command)
+            continue
         if item.default is not None:
             help = f"{help} [{item.default}]"
         command = click.option(
-            "--" + item.name.replace("_", "-"),
+            f"--{name}",
             type=str if plain is str else _Number(plain, type(None) in get_args(kind)),
             metavar="|".join(choices) if choices else None,
             help=help,
@@ -75,15 +80,21 @@ def cli() -> None:
 @click.option(
     "--resume", metavar="[=RUN]", help="go on with a run, by default the newest; budgets are totals over all of it"
 )
+@click.option(
+    "--from", "from_run", metavar="RUN", help="begin with the best weights of a run, and keep its sizes and vocabulary"
+)
+@click.option("--offline", is_flag=True, help="download nothing: URLs and built-in texts come from the cache")
 @click.option("--quiet", is_flag=True, help="print nothing but errors")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a report on stdout")
 @click.pass_context
 def train(
-    ctx: click.Context, text: tuple[str, ...], out: str | None, resume: str | None, quiet: bool, as_json: bool, **_: Any
-) -> int:
-    """Train on TEXT: files, folders of .txt, - for stdin, or python-docs (the default: the text inside Python).
+    ctx: click.Context, text: tuple[str, ...], out: str | None, resume: str | None, from_run: str | None, offline: bool,
+    quiet: bool, as_json: bool, **_: Any,
+) -> int:  # fmt: skip
+    """Train on TEXT: files, folders of .txt, - for stdin, http(s) URLs, or built-in texts (`charlstm data list`).
 
-    An option set to none is unset. Options given win over the preset's.
+    Without TEXT it is python-docs, the text inside Python. An option set to none is unset. Options given win over the
+    preset's.
     """
     names = {item.name for item in fields(Config)}
     given = {
@@ -91,22 +102,32 @@ def train(
         for name, value in ctx.params.items()
         if name in names and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
-    from charlstm import display
-    from charlstm.config import from_preset
+    from charlstm import checkpoint, data, display
+    from charlstm.config import from_model, from_preset
     from charlstm.run import resume as resume_run
     from charlstm.run import start
 
     screen = display.choose(quiet, as_json)
+    fetch = partial(data.fetch, offline=offline, note=None if quiet else screen.note)
     if resume is not None:
         if out is not None:
             raise UserError("--out: a run that is resumed stays in its folder")
-        run = resume_run(None if resume == _NEWEST else resume, text, given)
+        if from_run is not None:
+            raise UserError("--from: a run that is resumed has its weights")
+        run = resume_run(None if resume == _NEWEST else resume, text, given, fetch)
+    elif from_run is not None:
+        if not text:
+            raise UserError("--from: give the TEXT to go on with")
+        model = checkpoint.load(from_run)
+        screen.note(f"from    {from_run}: the model after {model.iteration:,} iterations on {model.corpus['name']}")
+        config = from_model(model.config, given.pop("preset", "fast"), **given)
+        run = start(text, config, out, model=model, fetch=fetch)
     else:
         config = from_preset(given.pop("preset", "fast"), **given)
         if not text and config.preset.startswith("min-char-") and os.path.isfile("input.txt"):
             text = ("input.txt",)
             screen.note("no TEXT given: training on input.txt, as the original script does")
-        run = start(text, config, out)
+        run = start(text, config, out, fetch=fetch)
     return _train(run, screen, show_sample=not quiet and not as_json)
 
 
@@ -115,7 +136,9 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
     trainer, config, start_at = run.trainer, run.config, run.trainer.iteration
     corpus = trainer.corpus
     threads = "1 thread" if trainer.threads == 1 else f"up to {trainer.threads} threads"
-    screen.note(f"text    {corpus.name}: {len(corpus.ids):,} characters, {len(corpus.vocabulary)} distinct")
+    own = not corpus.is_frozen and corpus.vocabulary.kind == "characters"
+    kinds = f"{len(corpus.vocabulary)} distinct" if own else f"a vocabulary of {len(corpus.vocabulary)}"
+    screen.note(f"text    {corpus.name}: {len(corpus.ids):,} {corpus.vocabulary.kind}, {kinds}")
     screen.note(
         f"model   LSTM, {config.num_layers} x {config.hidden_size} hidden units, {len(trainer.theta):,} parameters "
         f"({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
@@ -301,11 +324,41 @@ def bench(threads: int | None, as_json: bool) -> int:
     return 0
 
 
+@cli.group("data")
+def data_group() -> None:
+    """List the built-in texts, or download one."""
+
+
+@data_group.command("list")
+def data_list() -> int:
+    """Show every built-in text: its name, size in bytes, licence, whether it is here, and its URL."""
+    from charlstm import data
+
+    click.echo(f"{'name':16} {'bytes':>9}  {'licence':14} {'here':9} url")
+    for name, text in data.BUILT_IN.items():
+        here = "in Python" if not text.url else "cached" if data.cached(name) else "no"
+        size = f"{text.size:,}" if text.size else "-"
+        click.echo(f"{name:16} {size:>9}  {text.licence:14} {here:9} {text.url or '-'}")
+    return 0
+
+
+@data_group.command("get")
+@click.argument("name")
+@click.option("--offline", is_flag=True, help="download nothing: print where the copy in the cache is")
+def data_get(name: str, offline: bool) -> int:
+    """Download a built-in text or a URL, unless it is in the cache, and print the path of the file."""
+    from charlstm import data
+
+    click.echo(data.fetch(name, offline, note=partial(click.echo, err=True)))
+    return 0
+
+
 @cli.command()
 @click.option("--clear-cache", is_flag=True, help="remove every compiled kernel")
 def info(clear_cache: bool) -> int:
     """Show backends, cores, versions, the cache of compiled kernels, and what is missing."""
     import kernels
+    from charlstm import data
     from charlstm.machine import processor, usable_cores, versions
 
     if clear_cache:
@@ -321,6 +374,7 @@ def info(clear_cache: bool) -> int:
     size = sum(path.stat().st_size for path in folder.iterdir()) if folder else 0
     where = f"{folder} ({size / 2**20:.1f} MiB)" if folder else "none: no folder can be written, kernels compile anew"
     click.echo(f"{'kernel cache':12} {where}")
+    click.echo(f"{'text cache':12} {data.cache_dir()}")
     return 0
 
 

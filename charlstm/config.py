@@ -1,5 +1,6 @@
 """Every hyperparameter once: name, default, help and limits, for the command line, Python and config.toml alike."""
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
@@ -79,6 +80,14 @@ class Config:
         0.8, "of those samples: 1 as the model believes, lower is safer, 0 the likeliest", low=0
     )
     encoding: str = _option("utf-8", "encoding of text files")
+    bytes: bool = _option(False, "take text files as bytes, whatever they hold: the vocabulary is the 256 byte values")
+    lower: bool = _option(False, "make all letters of the text lower-case")
+    separator: str = _option(
+        r"\n", r"put between two files where the first does not end in it; \n and \t are line break and tab"
+    )
+    unknown: str = _option(
+        "error", "characters that the vocabulary of --from lacks: error, skip, or replace:CHAR to read CHAR instead"
+    )
 
     def __post_init__(self) -> None:
         kinds = get_type_hints(Config)
@@ -88,6 +97,11 @@ class Config:
             raise UserError(f"--dtype bfloat16: expected --batch-size 1, got {self.batch_size}")
         if self.preset not in PRESETS:
             raise UserError(f"--preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
+        if self.unknown not in ("error", "skip") and not re.fullmatch("replace:.", self.unknown, re.DOTALL):
+            raise UserError(f"--unknown: expected error, skip or replace:CHAR, got {self.unknown!r}")
+        if self.bytes and (self.lower or self.encoding != "utf-8"):
+            what = "--lower" if self.lower else "--encoding"
+            raise UserError(f"--bytes: takes the text as it is; {what} does not go with it")
 
     @property
     def real(self) -> str:
@@ -110,8 +124,13 @@ def _checked(item: Any, kind: Any, value: Any) -> Any:
         return None
     plain = next(k for k in (get_args(kind) or (kind,)) if k is not type(None))
     is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    fits = {str: isinstance(value, str), int: is_whole, float: isinstance(value, int | float)}[plain]
-    if isinstance(value, bool) or not fits:
+    fits = {
+        bool: isinstance(value, bool),
+        str: isinstance(value, str),
+        int: is_whole,
+        float: isinstance(value, int | float),
+    }[plain]
+    if (isinstance(value, bool) and plain is not bool) or not fits:
         raise UserError(f"{name}: expected {_NAMES[plain]}, got {value!r}")
     value = plain(value)
     if limits["choices"] and value not in limits["choices"]:
@@ -129,9 +148,12 @@ def _checked(item: Any, kind: Any, value: Any) -> Any:
     return value
 
 
-_NAMES = {str: "a word", int: "a whole number", float: "a number"}
+_NAMES = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
 
 BUDGETS = ("iterations", "seconds")
+
+#: Options that say which weights there are, and what they mean.
+SIZES = ("hidden_size", "num_layers", "bytes")
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The best text that a minute of training on two cores buys; docs/recipes.md says how it was chosen.
@@ -177,4 +199,24 @@ def from_preset(preset: str = "fast", **chosen: Any) -> Config:
     return Config(**{**base, "preset": preset, **chosen})
 
 
-__all__ = ["BUDGETS", "PRESETS", "Config", "from_preset"]
+def from_model(old: Config, preset: str = "fast", **chosen: Any) -> Config:
+    """`from_preset` for a run that begins with the weights of another, whose config is `old`: the sizes are its own.
+
+    So are the precision, and whether letters are made lower-case, where they are not chosen.
+
+    Raises
+    ------
+    UserError
+        For a size that differs, too.
+    """
+    for name in SIZES:
+        if name in chosen and chosen[name] != getattr(old, name):
+            raise UserError(
+                f"--{name.replace('_', '-')}: the model of --from has {getattr(old, name)}, got {chosen[name]}; "
+                "leave it out"
+            )
+    kept = {name: getattr(old, name) for name in (*SIZES, "dtype", "lower")}
+    return from_preset(preset, **{**kept, **chosen})
+
+
+__all__ = ["BUDGETS", "PRESETS", "SIZES", "Config", "from_model", "from_preset"]

@@ -6,4 +6,4 @@ class UserError(ValueError):
 
 
 class RunFailed(RuntimeError):
-    """Training could not go on, though nothing was asked for wrongly. The command line exits with 1."""
+    """What was asked for could not be done, though nothing was asked for wrongly. The command line exits with 1."""

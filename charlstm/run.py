@@ -17,9 +17,10 @@ from typing import Any, BinaryIO
 
 from charlstm import checkpoint as checkpoints
 from charlstm import corpus as corpora
+from charlstm import data
 from charlstm.checkpoint import Checkpoint
-from charlstm.config import BUDGETS, Config, from_preset
-from charlstm.corpus import Corpus
+from charlstm.config import BUDGETS, Config, from_model, from_preset
+from charlstm.corpus import Corpus, Fetch, Vocabulary
 from charlstm.errors import UserError
 from charlstm.machine import processor, usable_cores, versions
 from charlstm.trainer import Progress, Trainer
@@ -92,18 +93,34 @@ class Run:
 
 
 def start(
-    sources: Sequence[str | os.PathLike[str]] | Corpus = (), config: Config | None = None, out: str | None = None
+    sources: Sequence[str | os.PathLike[str]] | Corpus = (),
+    config: Config | None = None,
+    out: str | None = None,
+    *,
+    model: Checkpoint | None = None,
+    fetch: Fetch = data.fetch,
 ) -> Run:
     """Begin a run in a new folder: `out`, or runs/NAME, NAME-2, ... after the text's name.
+
+    Parameters
+    ----------
+    sources : the text: see :func:`charlstm.corpus.load`
+    config : by default the preset `fast`, with the sizes of `model`
+    model : begin with its weights and keep its vocabulary; `config` has its sizes: see `charlstm.config.from_model`
+    fetch : turns a URL or a built-in name into a file
 
     Raises
     ------
     UserError
         For a text, an option or a folder that will not do; nothing has been written then.
     """
-    config = config or from_preset()
-    corpus = sources if isinstance(sources, Corpus) else corpora.load(sources, config.encoding)
+    config = config or (from_model(model.config) if model else from_preset())
+    corpus = _corpus(sources, config, model.vocabulary if model else None, fetch)
     trainer = Trainer(config, corpus)  # before the folder: what is wrong with the options shows here
+    if model:
+        if (trainer.shape, corpus.vocabulary) != (model.shape, model.vocabulary):
+            raise UserError(f"{corpus.name}: the model to begin with has another vocabulary, or other sizes")
+        trainer.theta[...] = model.theta
     if out is not None and os.path.isdir(out) and any(Path(out).iterdir()):
         what = f"go on with it by --resume={out}" if (Path(out) / "last.safetensors").exists() else "it is not empty"
         raise UserError(f"--out {out}: exists already ({what}); give another folder")
@@ -120,6 +137,7 @@ def resume(
     run: str | os.PathLike[str] | None = None,
     sources: Sequence[str | os.PathLike[str]] | Corpus = (),
     chosen: dict[str, Any] | None = None,
+    fetch: Fetch = data.fetch,
 ) -> Run:
     """Go on with a run where its last checkpoint left it, by default with the newest run below runs/.
 
@@ -128,6 +146,7 @@ def resume(
     run : its folder
     sources : the text, where it is not to be found where it was
     chosen : options to change, of CHANGEABLE; budgets are totals
+    fetch : turns a URL or a built-in name into a file
 
     Raises
     ------
@@ -147,13 +166,31 @@ def resume(
         if "-" in old.corpus["sources"] or not old.corpus["sources"]:
             raise UserError(f"{folder}: its text came from {old.corpus['name']}: give it again as TEXT")
         sources = old.corpus["sources"]
-    corpus = sources if isinstance(sources, Corpus) else corpora.load(sources, config.encoding)
+    corpus = _corpus(sources, config, old.vocabulary if old.corpus.get("is_frozen") else None, fetch)
     trainer = Trainer(config, corpus, old)
     resumed = Run(folder, trainer, _best_loss(folder), calibrated=not budget)
     for name in (METRICS, SAMPLES):  # what was written after the checkpoint will be written again
         if (folder / name).exists():
             os.truncate(folder / name, min(old.files.get(name, 0), (folder / name).stat().st_size))
     return resumed
+
+
+def _corpus(
+    sources: Sequence[str | os.PathLike[str]] | Corpus, config: Config, vocabulary: Vocabulary | None, fetch: Fetch
+) -> Corpus:
+    """The text, read as `config` says, in a model's vocabulary if one is given."""
+    if isinstance(sources, Corpus):
+        return sources
+    return corpora.load(
+        sources,
+        config.encoding,
+        separator=config.separator.replace(r"\n", "\n").replace(r"\t", "\t"),
+        lower=config.lower,
+        as_bytes=config.bytes,
+        vocabulary=vocabulary,
+        unknown=config.unknown,
+        fetch=fetch,
+    )
 
 
 def _new_folder(name: str) -> Path:

@@ -43,8 +43,9 @@ def stream(
     Parameters
     ----------
     model : Checkpoint
-    prime : text that the model reads first; without one it begins as after a line break
-    length : characters to draw, `prime` not counted
+    prime : text that the model reads first, made lower-case where its text was; without one it begins as after a line
+        break
+    length : characters to draw, `prime` not counted; bytes, where the model is one of bytes
     temperature : 1 draws as the model believes, lower is safer, 0 always takes the likeliest character
     seed : of the draws; None for another text each time
     unknown : what to do with characters of `prime` that the vocabulary lacks: "error" or "skip"
@@ -56,6 +57,7 @@ def stream(
     """
     if length < 0 or not temperature >= 0 or unknown not in ("error", "skip"):
         raise UserError("sample: expected length >= 0, temperature >= 0, unknown 'error' or 'skip'")
+    prime = prime.lower() if model.config.lower else prime
     if unknown == "skip":
         prime = model.vocabulary.without_unknown(prime)
     try:
@@ -77,10 +79,10 @@ def _stream(
         ops.sample(model.theta, h, c, character[None], np.zeros((1, 1)), shape=shape)
     if prime:
         yield prime
-    last, piece = ids[-1:], 32
+    last, piece, decode = ids[-1:], 32, model.vocabulary.decoder()
     while length > 0:
         drawn = ops.sample(
             model.theta, h, c, last, random.random_sample((min(piece, length), 1)), shape=shape, temperature=temperature
         )
         last, length, piece = drawn[-1], length - len(drawn), min(2 * piece, 4096)
-        yield model.vocabulary.decode(drawn[:, 0])
+        yield decode(drawn[:, 0], length == 0)

@@ -311,5 +311,6 @@ class Trainer:
                 "sources": list(corpus.sources),
                 "digest": corpus.digest,
                 "num_ids": len(corpus.ids),
+                "is_frozen": corpus.is_frozen,
             },
         )

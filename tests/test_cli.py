@@ -157,7 +157,7 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "missing.txt"], "missing.txt: no such file or folder (built-in texts: python-docs)"),
+        (["train", "missing.txt"], "missing.txt: no such file or folder (built-in texts: python-docs, us-constitution, nietzsche, tinyshakespeare)"),
         (["train", "empty-folder"], "empty-folder: no .txt file in this folder"),
         (["train", "empty.txt"], "empty: the text is empty"),
         (["train", "one.txt"], "one: the text has a single distinct character, 'a': there is nothing to learn"),
@@ -173,6 +173,12 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
         (["train", "book.txt", "--preset", "slow"], "--preset: expected one of fast, min-char-lstm, got 'slow'"),
         (["train", "book.txt", "--backend", "cupy"], "--backend cupy: the cupy backend is not part of this version; use 'numba' (fast) or 'numpy' (the reference)"),
         (["train", "book.txt", "--hiden-size", "3"], "No such option"),
+        (["train", "book.txt", "--bytes", "--lower"], "--bytes: takes the text as it is; --lower does not go with it"),
+        (["train", "file:///book.txt"], "file:///book.txt: only http and https URLs are read; a file is given by its path"),
+        (["train", "book.txt", "--from", "nowhere"], "nowhere: no such run folder"),
+        (["train", "--from", "full"], "--from: give the TEXT to go on with"),
+        (["train", "--resume=x", "--from", "y"], "--from: a run that is resumed has its weights"),
+        (["data", "get", "bible"], "bible: no URL and no built-in text (python-docs, us-constitution, nietzsche, tinyshakespeare)"),
         (["train", "book.txt", "--encoding", "klingon"], "--encoding: Python knows no encoding 'klingon'"),
         (["train", "--resume=full"], "full: no checkpoint here (last.safetensors is missing): is this the folder of a run?"),
         (["train", "--resume"], "--resume: there is no run with a checkpoint below runs/; name its folder: --resume=RUN"),
@@ -253,6 +259,7 @@ def test_info(charlstm_command):
     assert "backend      numpy: present" in text
     assert "backend      cupy: the cupy backend is not part of this version" in text
     assert "kernel cache" in text
+    assert "text cache" in text
 
 
 def test_help_lists_every_command_and_option(charlstm_command):

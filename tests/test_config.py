@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from charlstm.config import PRESETS, Config, from_preset
+from charlstm.config import PRESETS, Config, from_model, from_preset
 from charlstm.errors import UserError
 
 
@@ -25,6 +25,10 @@ from charlstm.errors import UserError
         ({"dtype": "bfloat16"}, "--dtype bfloat16: expected --batch-size 1, got 16"),
         ({"seed": 2**32}, "--seed: expected at most 4294967295, got 4294967296"),
         ({"temperature": -1}, "--temperature: expected at least 0, got -1.0"),
+        ({"unknown": "replace:ab"}, "--unknown: expected error, skip or replace:CHAR, got 'replace:ab'"),
+        ({"lower": 1}, "--lower: expected true or false, got 1"),
+        ({"bytes": True, "lower": True}, "--bytes: takes the text as it is; --lower does not go with it"),
+        ({"bytes": True, "encoding": "latin-1"}, "--bytes: takes the text as it is; --encoding does not go with it"),
         ({"hiden_size": 3}, "unknown option 'hiden_size': options are backend, "),
     ],
 )
@@ -59,6 +63,18 @@ def test_a_budget_that_is_given_takes_the_place_of_the_presets():
     assert from_preset("min-char-lstm", seconds=3).iterations is None
     both = from_preset(seconds=3, iterations=5)
     assert (both.seconds, both.iterations) == (3.0, 5)
+
+
+def test_the_sizes_are_those_of_the_model_to_begin_with():
+    old = Config(hidden_size=7, num_layers=2, dtype="float64", lower=True, learning_rate=1.0)
+    new = from_model(old, seed=3, hidden_size=7)
+    assert new == Config(hidden_size=7, num_layers=2, dtype="float64", lower=True, seed=3)
+    assert from_model(old, "min-char-lstm").hidden_size == 7
+    assert from_model(old, dtype="float32", lower=False).lower is False
+    with pytest.raises(UserError, match="--num-layers: the model of --from has 2, got 1; leave it out"):
+        from_model(old, num_layers=1)
+    with pytest.raises(UserError, match="--bytes: the model of --from has False, got True; leave it out"):
+        from_model(old, bytes=True)
 
 
 def test_only_the_optimizers_own_constants_reach_it():

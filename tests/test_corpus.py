@@ -8,7 +8,7 @@ import pytest
 
 from charlstm import corpus
 from charlstm.batches import Streams
-from charlstm.corpus import Corpus, Vocabulary
+from charlstm.corpus import ByteVocabulary, Corpus, UnknownCharacters, Vocabulary
 from charlstm.errors import UserError
 
 
@@ -36,6 +36,94 @@ def test_a_character_it_lacks_is_named_with_its_place():
     with pytest.raises(UserError, match="the character '~' at place 0"):  # beyond the last known one
         Vocabulary.of("ab").encode("~")
     assert Vocabulary.of("ab").without_unknown("xaxbx") == "ab"
+
+
+def test_unknown_characters_are_named_left_out_or_replaced():
+    vocabulary = Vocabulary.of("abcx")
+    with pytest.raises(UnknownCharacters) as caught:
+        vocabulary.encode("a-b~c--~")
+    assert str(caught.value) == (
+        "the characters '-' (at place 1), '~' are not in the model's vocabulary, 5 in 8"
+    )  # fmt: skip
+    with pytest.raises(UnknownCharacters) as caught:
+        vocabulary.encode("a7654321")
+    assert str(caught.value) == (
+        "the characters '7' (at place 1), '6', '5', '4', '3' and 2 more are not in the model's vocabulary, 7 in 8"
+    )
+    assert vocabulary.decode(vocabulary.encode("a-b~c--~", "skip")) == "abc"
+    assert vocabulary.decode(vocabulary.encode("a-b~c--~", "replace:x")) == "axbxcxxx"
+    for wrong in ("replace:y", "replace:ab", "replace:", "x", "maybe"):
+        with pytest.raises(UserError, match=f"--unknown: expected error, skip, or replace: .*got '{wrong}'"):
+            vocabulary.encode("abc-", wrong)
+
+
+def test_bytes(tmp_path):
+    text = "h\u00e9 \u2192 \U0001f600\r\n"
+    content = b"\xef\xbb\xbf" + text.encode() + b"\xff\x00"
+    (tmp_path / "a.txt").write_bytes(content)
+    found = corpus.load([tmp_path / "a.txt"], as_bytes=True)
+    assert found.ids.tobytes() == content  # nothing is decoded, no line end changed, no mark removed
+    assert found.ids.dtype == np.uint8
+    assert len(found.vocabulary) == 256
+    assert found.vocabulary == ByteVocabulary() != Vocabulary(found.vocabulary.characters)
+    assert found.vocabulary.decode(found.ids) == "\ufeff" + text + "\ufffd\0"
+    assert found.vocabulary.encode(text).tobytes() == text.encode()
+    assert found.vocabulary.without_unknown(text) == text
+    twice = corpus.load([tmp_path / "a.txt", tmp_path / "a.txt"], as_bytes=True, separator="\n\u2192")
+    assert twice.ids.tobytes() == content + "\n\u2192".encode() + content
+    cut = corpus.load([tmp_path / "a.txt", tmp_path / "a.txt"], as_bytes=True, separator="\udcfe")  # as from a shell
+    assert cut.ids.tobytes() == content + b"\xfe" + content
+    docs, plain = corpus.load(as_bytes=True), corpus.load()
+    assert docs.vocabulary.decode(docs.ids) == plain.vocabulary.decode(plain.ids)
+    with pytest.raises(UserError, match="a single distinct character, 'a'"):
+        Corpus.from_bytes(b"aaa")
+    with pytest.raises(UserError, match="the text is empty"):
+        Corpus.from_bytes(b"")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+def test_characters_that_are_cut_between_pieces_come_out_whole(size):
+    text = "h\u00e9\u2192\U0001f600" * 7
+    for vocabulary in (ByteVocabulary(), Vocabulary.of(text)):
+        ids, decode = vocabulary.encode(text), vocabulary.decoder()
+        starts = range(0, len(ids), size)
+        assert "".join(decode(ids[k : k + size], k == starts[-1]) for k in starts) == text
+    decode = ByteVocabulary().decoder()
+    assert decode(np.array([0xE2, 0x86], np.int32), False) == ""
+    assert decode(np.array([], np.int32), True) == "\ufffd"  # the text ends before the character does
+
+
+def test_separators_and_lower_case(tmp_path):
+    for name, content in {"a": "ONE", "b": "Two\n", "c": "three--"}.items():
+        (tmp_path / f"{name}.txt").write_text(content)
+
+    def read(**options):
+        found = corpus.load([tmp_path, tmp_path / "a.txt"], **options)
+        return found.vocabulary.decode(found.ids)
+
+    assert read() == "ONE\nTwo\nthree--\nONE"
+    assert read(separator="--") == "ONE--Two\n--three--ONE"
+    assert read(separator="") == "ONETwo\nthree--ONE"
+    assert read(separator=" END ", lower=True) == "one end two\n end three-- end one"
+
+
+def test_a_text_in_the_vocabulary_of_a_model(tmp_path):
+    file, vocabulary = tmp_path / "new.txt", Vocabulary.of("abcdef\n")
+    file.write_text("cab!a?")
+    with pytest.raises(UserError) as caught:
+        corpus.load([file], vocabulary=vocabulary)
+    assert str(caught.value) == (
+        "new: the characters '!' (at place 3), '?' are not in the model's vocabulary, 2 in 6; "
+        "--unknown skip leaves such characters out, --unknown replace:CHAR reads CHAR instead"
+    )
+    found = corpus.load([file], vocabulary=vocabulary, unknown="skip")
+    assert found.vocabulary is vocabulary
+    assert found.is_frozen
+    assert not corpus.load([file]).is_frozen
+    assert vocabulary.decode(found.ids) == "caba"
+    file.write_text("!?")
+    with pytest.raises(UserError, match="new: the text is empty"):
+        corpus.load([file], vocabulary=vocabulary, unknown="skip")
 
 
 def test_files_folders_and_line_ends(tmp_path):
@@ -83,7 +171,7 @@ def test_texts_that_will_not_do(tmp_path, content, message):
 
 
 def test_sources_that_will_not_do(tmp_path):
-    with pytest.raises(UserError, match=r"missing\.txt: no such file or folder \(built-in texts: python-docs\)"):
+    with pytest.raises(UserError, match=r"missing\.txt: no such file or folder \(built-in texts: python-docs, "):
         corpus.load([tmp_path / "missing.txt"])
     with pytest.raises(UserError, match=r"no \.txt file in this folder"):
         corpus.load([tmp_path])

@@ -12,7 +12,8 @@ ALLOWED = {
     "kernels": {"kernels"},
     "charlstm.errors": set(),
     "charlstm.config": {"charlstm.errors", "kernels.spec"},
-    "charlstm.corpus": {"charlstm.errors"},
+    "charlstm.data": {"charlstm.errors"},
+    "charlstm.corpus": {"charlstm", "charlstm.data", "charlstm.errors"},
     "charlstm.batches": {"charlstm.errors"},
     "charlstm.machine": set(),
     "charlstm.initial": {"kernels", "kernels.spec"},
@@ -25,7 +26,7 @@ ALLOWED = {
         "charlstm.errors", "charlstm.machine", "charlstm.sampler", "kernels", "kernels.spec",
     },
     "charlstm.run": {
-        "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.machine", "charlstm.trainer",
+        "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.data", "charlstm.errors", "charlstm.machine", "charlstm.trainer",
     },
     "charlstm.limits": {"kernels.spec"},
     "charlstm.bench": {
@@ -81,6 +82,7 @@ def test_imports_follow_the_table(path):
         ("import kernels; kernels.available()", "numba cupy numpy"),
         ("import kernels; kernels.load('numpy')", "numba cupy"),
         ("import charlstm", "numba cupy numpy click"),
+        ("import charlstm.corpus; charlstm.corpus.load()", "numba cupy pooch requests rich"),
     ],
 )
 def test_what_is_not_loaded(program, absent):

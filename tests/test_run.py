@@ -12,8 +12,8 @@ from conftest import made_up_text
 import charlstm
 from charlstm import checkpoint as checkpoints
 from charlstm.checkpoint import Checkpoint
-from charlstm.config import from_preset
-from charlstm.corpus import Corpus
+from charlstm.config import from_model, from_preset
+from charlstm.corpus import ByteVocabulary, Corpus
 from charlstm.errors import UserError
 from charlstm.run import Run, resume, start
 from charlstm.trainer import Diverged, Trainer
@@ -272,6 +272,86 @@ def test_best_is_the_checkpoint_of_the_lowest_smoothed_loss(corpus, tmp_path):
     assert best.iteration < last.iteration == 600
     assert best.smooth_loss < last.smooth_loss
     assert resume(tmp_path / "run", corpus).best_loss == best.smooth_loss
+
+
+# ------------------------------------------------------------------------------------ how the text is read, and from
+def test_how_the_text_is_read_is_kept(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(made_up_text().upper(), "utf-16")
+    options = {"lower": True, "separator": r"\t<>\n", "encoding": "utf-16", "iterations": 3}
+    run = start([tmp_path], small(**options), str(tmp_path / "run"))
+    finish(run)
+    text = run.trainer.corpus.vocabulary.decode(run.trainer.corpus.ids)
+    assert text == made_up_text() + "\t<>\n" + made_up_text()
+    monkeypatch.chdir("/")
+    assert finish(resume(tmp_path / "run", chosen={"iterations": 5}))[-1].iteration == 5
+    with pytest.raises(UserError, match="--lower cannot change when a run goes on"):
+        resume(tmp_path / "run", chosen={"lower": False})
+    model = run.load("last")
+    assert model.sample("ABC", length=5, seed=1) == model.sample("abc", length=5, seed=1)
+
+
+def test_a_model_of_bytes_writes_whole_characters(tmp_path):
+    (tmp_path / "arrows.txt").write_text("\u2192" * 999, "utf-8")
+    options = {"num_layers": 1, "iterations": 300, "bytes": True}
+    run = start([tmp_path / "arrows.txt"], small(**options), str(tmp_path / "run"))
+    finish(run)
+    model = run.load("last")
+    assert model.vocabulary == ByteVocabulary()
+    pieces = list(model.stream("\u2192", length=300, temperature=0))
+    assert len(pieces) > 3  # the first of 32 bytes, which is no whole number of arrows
+    assert "".join(pieces) == "\u2192" * 101
+    assert finish(resume(tmp_path / "run", chosen={"iterations": 302}))[-1].iteration == 302
+
+
+@pytest.fixture
+def new_text(tmp_path):
+    (tmp_path / "new.txt").write_text(made_up_text(seed=7))
+    return tmp_path / "new.txt"
+
+
+def test_a_run_can_begin_with_anothers_weights(saved, new_text, tmp_path):
+    new_text.write_text("abc " * 200)  # fewer kinds of characters than the model knows
+    model, options = saved.load(), {"seq_length": 6, "batch_size": 4, "schedule": "constant"}
+    run = start([new_text], from_model(model.config, iterations=8, **options), str(tmp_path / "parts"), model=model)
+    now = run.trainer.checkpoint()
+    assert now.theta.tobytes() == model.theta.tobytes()
+    assert now.vocabulary == model.vocabulary
+    assert model.state.any()
+    assert (now.iteration, now.state.any(), now.h.shape) == (0, False, (1, 4, 3))
+    finish(run)
+    finish(resume(tmp_path / "parts", chosen={"iterations": 12}))
+    finish(start([new_text], from_model(model.config, iterations=12, **options), str(tmp_path / "whole"), model=model))
+    assert everything(tmp_path / "parts")[:4] == everything(tmp_path / "whole")[:4]
+    other = from_model(model.config, dtype="float64", iterations=1)
+    wide = start([new_text], other, str(tmp_path / "64"), model=model).trainer.theta
+    assert wide.tobytes() == model.theta.astype(np.float64).tobytes()
+
+
+def test_a_text_with_characters_that_the_model_lacks(saved, new_text, tmp_path):
+    model, text = saved.load(), new_text.read_text()
+    new_text.write_text(text.replace("b", "B"))
+    with pytest.raises(UserError, match="new: the character 'B' at place .*--unknown skip leaves such characters out"):
+        start([new_text], from_model(model.config, iterations=1), str(tmp_path / "new"), model=model)
+    assert not (tmp_path / "new").exists()
+    for unknown, expected in {"skip": text.replace("b", ""), "replace:c": text.replace("b", "c")}.items():
+        folder = tmp_path / unknown[:4]
+        config = from_model(model.config, iterations=2, unknown=unknown)
+        finish(start([new_text], config, str(folder), model=model))
+        again = resume(folder)
+        assert model.vocabulary.decode(again.trainer.corpus.ids) == expected
+    with pytest.raises(UserError, match="another vocabulary, or other sizes"):
+        start(Corpus.from_text(text + "Z"), from_model(model.config), str(tmp_path / "n"), model=model)
+    with pytest.raises(UserError, match="another vocabulary, or other sizes"):
+        start([new_text], small(iterations=1, unknown="skip", hidden_size=4, num_layers=1), "n", model=model)
+
+
+def test_from_the_python_interface_and_from_a_run_of_bytes(new_text, tmp_path):
+    options = {**SMALL, "iterations": 2, "report_every": 1}
+    charlstm.train(new_text, out=str(tmp_path / "a"), bytes=True, **options)
+    new_text.write_bytes(b"\xff\xfe\x00 anything goes " * 200)
+    run = charlstm.train(new_text, out=str(tmp_path / "b"), from_run=tmp_path / "a", iterations=2)
+    assert (run.config.bytes, run.config.hidden_size, run.config.num_layers) == (True, 11, 2)
 
 
 # ---------------------------------------------------------------------------------------------------------- samples
