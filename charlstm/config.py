@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
 from charlstm.errors import UserError
+from charlstm.presets import PRESETS
 
 _MAX_SEED = 2**32 - 1
 
@@ -53,10 +54,23 @@ class Config:
     forget_bias: float = _option(1.0, "first bias of the forget gates")
 
     seq_length: int = _option(24, "characters that a gradient reaches back", low=1, high=1_000_000)
-    batch_size: int = _option(16, "streams of text read side by side", low=1, high=1_000_000)
+    batch_size: int = _option(16, "streams of text, or windows, read side by side", low=1, high=1_000_000)
+    windows: str | None = _option(
+        None,
+        "MAXLEN:STEP, read windows of MAXLEN characters, one every STEP, shuffled, each from a zero state, and learn the "
+        "one character after each, instead of streams",
+    )
     optimizer: str = _option("adam", "update rule", choices=("adagrad", "rmsprop", "adam", "sgd"))
     learning_rate: float = _option(8e-3, "step size, at first", above=0)
-    schedule: str = _option("cosine", "how the step size changes", choices=("constant", "cosine"))
+    schedule: str = _option(
+        "cosine", "how the step size changes", choices=("constant", "decay", "plateau", "cosine")
+    )
+    warmup: int = _option(0, "iterations in which the step size rises from zero", low=0)
+    decay_factor: float = _option(0.5, "decay, plateau: what the step size is multiplied by, each time", above=0, high=1)
+    decay_every: float = _option(1.0, "decay: epochs from one time to the next", above=0)
+    decay_after: float = _option(0.0, "decay: epochs before them", low=0)
+    decay_floor: float = _option(0.0, "decay: the step size stays at least that", low=0)
+    plateau_patience: int = _option(2, "plateau: evaluations (without validation: epochs) that wait for better", low=1)
     beta1: float | None = _option(None, "adam: decay of the mean gradient [0.9]", low=0, below=1)
     beta2: float | None = _option(0.99, "adam: decay of the mean square; none is 0.999", low=0, below=1)
     rho: float | None = _option(None, "rmsprop: decay of the mean square [0.99]", low=0, below=1)
@@ -67,10 +81,19 @@ class Config:
     grad_clip: float | None = _option(None, "limit of each element of the gradient", above=0)
     grad_clip_norm: float | None = _option(1.0, "limit of the gradient's Euclidean norm", above=0)
 
-    iterations: int | None = _option(None, "stop after so many updates", low=0, high=10**15)
+    iterations: int | None = _option(None, "stop after so many updates; of several budgets the first", low=0, high=10**15)
+    epochs: float | None = _option(None, "stop after so many passes over the text", above=0, high=10**9)
+    max_chars: int | None = _option(None, "stop after so many characters read", low=1, high=10**18)
     seconds: float | None = _option(
         60.0, "stop after so much training, turned into iterations after a short calibration", above=0
     )
+    until_loss: float | None = _option(
+        None, "stop at the first iteration whose smoothed loss is less, in nats per character", above=0
+    )
+
+    validation: float = _option(0.0, "part of the text, its end, that is kept back to measure", low=0, below=1)
+    validate_every: int | None = _option(None, "iterations between measurements [ten in a run]", low=1)
+    patience: int | None = _option(None, "stop after so many measurements without a better one", low=1)
 
     report_every: int = _option(100, "iterations between lines of metrics.jsonl", low=1)
     save_every: float = _option(30.0, "seconds between checkpoints", above=0)
@@ -78,6 +101,18 @@ class Config:
     sample_length: int = _option(200, "characters in such a sample", low=1, high=1_000_000)
     temperature: float = _option(
         0.8, "of those samples: 1 as the model believes, lower is safer, 0 the likeliest", low=0
+    )
+    show_below: float | None = _option(
+        None, "sample at each new lowest smoothed loss that is below this part of the first one", above=0, high=1
+    )
+    save_below: float | None = _option(
+        None, "of those, write to samples.txt those below this part; none: all", above=0, high=1
+    )
+    epoch_samples: str = _option(
+        "none",
+        "after each epoch, samples at four temperatures from a piece of the text; window: re-read it from a zero state "
+        "for each character, as the Keras example does; state: carry the state",
+        choices=("none", "window", "state"),
     )
     encoding: str = _option("utf-8", "encoding of text files")
     bytes: bool = _option(False, "take text files as bytes, whatever they hold: the vocabulary is the 256 byte values")
@@ -95,6 +130,11 @@ class Config:
             object.__setattr__(self, item.name, _checked(item, kinds[item.name], getattr(self, item.name)))
         if self.dtype == "bfloat16" and self.batch_size != 1:
             raise UserError(f"--dtype bfloat16: expected --batch-size 1, got {self.batch_size}")
+        if self.windows is not None:
+            object.__setattr__(self, "seq_length", self.window[0])
+        for name, needed in (("patience", "validation"), ("validate_every", "validation"), ("save_below", "show_below")):
+            if getattr(self, name) is not None and not getattr(self, needed):
+                raise UserError(f"--{name.replace('_', '-')}: needs --{needed.replace('_', '-')}")
         if self.preset not in PRESETS:
             raise UserError(f"--preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
         if self.unknown not in ("error", "skip") and not re.fullmatch("replace:.", self.unknown, re.DOTALL):
@@ -102,6 +142,19 @@ class Config:
         if self.bytes and (self.lower or self.encoding != "utf-8"):
             what = "--lower" if self.lower else "--encoding"
             raise UserError(f"--bytes: takes the text as it is; {what} does not go with it")
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Length and distance of windows."""
+        found = re.fullmatch(r"([1-9]\d{0,5}):([1-9]\d{0,5})", self.windows or "")
+        if found is None:
+            raise UserError(f"--windows: expected MAXLEN:STEP, for example 40:3, got {self.windows!r}")
+        return int(found[1]), int(found[2])
+
+    @property
+    def loss_chars(self) -> int:
+        """Characters of a sequence whose loss counts."""
+        return 1 if self.windows else self.seq_length
 
     @property
     def real(self) -> str:
@@ -150,35 +203,10 @@ def _checked(item: Any, kind: Any, value: Any) -> Any:
 
 _NAMES = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
 
-BUDGETS = ("iterations", "seconds")
+BUDGETS = ("iterations", "epochs", "max_chars", "seconds", "until_loss")
 
 #: Options that say which weights there are, and what they mean.
 SIZES = ("hidden_size", "num_layers", "bytes")
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # The best text that a minute of training on two cores buys; docs/recipes.md says how it was chosen.
-    "fast": {},
-    # Bendersky's min-char-lstm.py, whose text files of under a million characters it would train on for ever.
-    "min-char-lstm": {
-        "hidden_size": 100,
-        "init": "min-char-lstm",
-        "forget_bias": 0.0,
-        "seq_length": 16,
-        "batch_size": 1,
-        "optimizer": "adagrad",
-        "learning_rate": 0.1,
-        "schedule": "constant",
-        "beta2": None,
-        "loss_reduction": "sum",
-        "grad_clip": 5.0,
-        "grad_clip_norm": None,
-        "iterations": 1_000_000,
-        "seconds": None,
-        "report_every": 200,
-        "sample_every": 1000,
-        "temperature": 1.0,
-    },
-}
 
 
 def from_preset(preset: str = "fast", **chosen: Any) -> Config:

@@ -1,6 +1,6 @@
 """Training: owns the parameters, the optimizer's memory and the carried state; `run()` is a generator of Progress.
 
-No clock enters the arithmetic: a budget in seconds becomes a number of iterations before training begins. The kernels
+Between two calls of the kernels it may sample, evaluate on the text that was kept back, or end. No clock enters the arithmetic: a budget in seconds becomes a number of iterations before training begins. The kernels
 are called for as many iterations as take about a tenth of a second, which changes no bit of the result.
 """
 
@@ -14,20 +14,24 @@ from typing import Any
 import numpy as np
 
 import kernels
-from charlstm import initial
-from charlstm.batches import Streams
+from charlstm import initial, schedules
+from charlstm.batches import Streams, Windows
 from charlstm.checkpoint import Checkpoint
-from charlstm.config import Config
+from charlstm.config import BUDGETS, Config
 from charlstm.corpus import Corpus
 from charlstm.errors import RunFailed, UserError
+from charlstm.evaluate import bits_per_char
 from charlstm.machine import usable_cores
-from charlstm.sampler import choose_backend
+from charlstm.sampler import choose_backend, continued
 from kernels import spec
 from kernels.spec import Shape
 
 _CALL_SECONDS = 0.1
 _CALIBRATION_SECONDS = 1.0
-_SMOOTHING = 0.999
+_EVALUATIONS = 10  # in a run, unless chosen
+_TEMPERATURES = (0.2, 0.5, 1.0, 1.2)  # of the samples after an epoch, and the characters that they go on from
+_PRIME = 40
+_ENDLESS = 10**15  # iterations, where a loss alone ends the run
 _STOPPED = "training stopped; a smaller --learning-rate or --grad-clip may help"
 
 
@@ -37,10 +41,11 @@ class Diverged(RunFailed):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands. Losses are in nats, summed over the T steps of one stream.
+    """Where training stands. Losses are in nats, summed over the steps of one stream whose loss counts.
 
-    A `report` is due for metrics.jsonl, a `sample` is text just written by the model; any other Progress is a `tick`:
-    between two calls of the kernels, when `Trainer.checkpoint()` is that of `iteration`.
+    A `report` is due for metrics.jsonl, an `evaluation` has `val_bits_per_char`, a `sample` is text just written by the
+    model, after `prime` if that is not empty; `is_kept` says whether samples.txt wants it. Any other Progress is a
+    `tick`: between two calls of the kernels, when `Trainer.checkpoint()` is that of `iteration`, as at an evaluation.
     """
 
     kind: str
@@ -55,6 +60,16 @@ class Progress:
     seconds: float
     chars_per_second: float
     sample: str = ""
+    prime: str = ""
+    temperature: float = 1.0
+    is_kept: bool = True
+    val_bits_per_char: float | None = None
+    is_best: bool = False
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether no number of iterations ends the run."""
+        return self.iterations >= _ENDLESS
 
 
 class Trainer:
@@ -62,25 +77,27 @@ class Trainer:
 
     Parameters
     ----------
-    config : Config; its budget in seconds is turned into iterations by :meth:`calibrate`
+    config : Config; its budgets are turned into iterations by :meth:`calibrate`
     corpus : Corpus
     checkpoint : where to go on from; it must be of the same corpus and sizes
     """
 
     def __init__(self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None) -> None:
         self.backend = choose_backend(config.backend)
-        if config.iterations is None and config.seconds is None:
-            raise UserError("no budget: give --iterations or --seconds")
+        if all(getattr(config, name) is None for name in BUDGETS):
+            raise UserError("no budget: give --iterations, --epochs, --max-chars, --seconds or --until-loss")
         self.config = config
         self.corpus = corpus
+        self._ids, self._kept_back = _split(corpus, config.validation)
         self.threads = config.threads or usable_cores()
         self.shape = Shape(len(corpus.vocabulary), config.hidden_size, config.num_layers)
-        self.streams = Streams(len(corpus.ids), config.seq_length, config.batch_size)
+        self.batches = _batches(config, len(self._ids))
         self._ops = kernels.load(self.backend)
         self._workspace = spec.workspace(
             self.shape, config.seq_length, config.batch_size, config.real, config.dtype == "bfloat16"
         )
         self.budget = "the budget"  # what ends the run, in words
+        self._start_loss = math.log(self.shape.vocab_size) * config.loss_chars
         self._call = 1  # iterations in the next call of the kernels
         self._rate = 0.0  # characters a second
         if checkpoint is None:
@@ -96,8 +113,10 @@ class Trainer:
         self.h = spec.aligned_zeros((config.num_layers, config.batch_size, config.hidden_size), config.real)
         self.c = np.zeros_like(self.h)
         self.iteration, self.seconds = 0, 0.0
-        self.smooth_loss = math.log(self.shape.vocab_size) * config.seq_length
+        self.smooth_loss = self._start_loss
         self._loss_sum, self._loss_count = 0.0, 0
+        #: What is to be beaten, and how long that has not been: best_shown, best_validation, waited, rate_factor, ...
+        self.marks: dict[str, float] = {}
 
     def _go_on(self, old: Checkpoint) -> None:
         if old.corpus["digest"] != self.corpus.digest:
@@ -109,35 +128,48 @@ class Trainer:
         self.random.set_state(old.random_state)
         self.theta, self.state, self.h, self.c = old.theta, old.state, old.h, old.c
         self.iteration, self.seconds, self.smooth_loss = old.iteration, old.seconds, old.smooth_loss
-        self._loss_sum, self._loss_count = old.loss_sum, old.loss_count
+        self._loss_sum, self._loss_count, self.marks = old.loss_sum, old.loss_count, dict(old.marks)
 
     # --------------------------------------------------------------------------------------------------- budget
     def calibrate(self) -> None:
-        """Turn a budget in seconds into one in iterations, by training copies for about a second.
+        """Turn all budgets into one of iterations, that in seconds by training copies for about a second.
 
         What the run has already taken counts: budgets are totals. Sets ``config.iterations``.
         """
-        config = self.config
-        if config.seconds is None:
-            return
+        config, batches = self.config, self.batches
+        totals = {}
+        if config.iterations is not None:
+            totals[f"{config.iterations:,} iterations"] = config.iterations
+        if config.epochs is not None:
+            totals[f"{config.epochs:g} epochs"] = math.ceil(config.epochs * batches.iterations_per_pass)
+        if config.max_chars is not None:
+            totals[f"{config.max_chars:,} characters"] = math.ceil(config.max_chars / self._chars_each)
+        if config.seconds is not None:
+            left = max(0.0, config.seconds - self.seconds)
+            totals[f"{config.seconds:g} s of training"] = self.iteration + math.ceil(left * self._measured_rate())
+        if not totals:
+            if config.schedule == "cosine":
+                raise UserError("--schedule cosine: needs to know where the run ends: give another budget, too")
+            totals["the loss"] = _ENDLESS
+        self.budget, total = min(totals.items(), key=lambda item: item[1])
+        self.config = replace(config, iterations=total)
+
+    def _measured_rate(self) -> float:
+        """Iterations a second."""
         theta, state, h, c = (array.copy() for array in (self.theta, self.state, self.h, self.c))
         rates: list[float] = []
         steps, begin = 1, 0.0
         with self._threads():
             while not rates or perf_counter() - begin < _CALIBRATION_SECONDS:
                 started = perf_counter()
-                flat = np.full(steps, config.learning_rate)
+                flat = np.full(steps, self.config.learning_rate)
                 self._train(theta, state, h, c, self.iteration, self.iteration + steps, flat)
                 taken = perf_counter() - started
                 if begin:  # the first call may have compiled
                     rates.append(steps / taken)
                 begin = begin or perf_counter()
                 steps = max(1, min(2 * steps, int(steps * _CALL_SECONDS / taken)))
-        left = max(0.0, config.seconds - self.seconds)
-        total = self.iteration + math.ceil(left * float(np.median(rates)))
-        if config.iterations is None or total < config.iterations:
-            self.config = replace(config, iterations=total)
-            self.budget = f"{config.seconds:g} s of training"
+        return float(np.median(rates))
 
     def _threads(self) -> AbstractContextManager[Any]:
         """NumPy's products run on one thread: with more, their last bits would depend on how many."""
@@ -156,10 +188,22 @@ class Trainer:
 
     def learning_rates(self, begin: int, end: int) -> np.ndarray:
         """The rates of iterations begin to end - 1, (n,) float64."""
-        rate = self.config.learning_rate
-        if self.config.schedule == "constant":
-            return np.full(end - begin, rate)
-        return rate * 0.5 * (1 + np.cos(np.pi * np.arange(begin, end) / max(self.iterations, 1)))
+        per_epoch, factor = self.batches.iterations_per_pass, self.marks.get("rate_factor", 1.0)
+        return schedules.learning_rates(self.config, begin, end, self.iterations, per_epoch, factor)
+
+    @property
+    def _chars_each(self) -> int:
+        """Characters that an iteration reads."""
+        return self.config.batch_size * self.config.seq_length
+
+    def _ended_by(self) -> str | None:
+        """What has ended the run, in words; None while it goes on."""
+        config = self.config
+        if config.until_loss is not None and self.smooth_loss < config.until_loss * config.loss_chars:
+            return f"a smoothed loss below {config.until_loss:g}"
+        if config.patience is not None and self.marks.get("waited", 0) >= config.patience:
+            return f"{config.patience} evaluations without a better one"
+        return self.budget if self.iteration >= self.iterations else None
 
     # ----------------------------------------------------------------------------------------------------- loop
     def run(self) -> Iterator[Progress]:
@@ -172,34 +216,82 @@ class Trainer:
         """
         if self.config.iterations is None:
             self.calibrate()
+        every = self.config.sample_every
         with self._threads():
-            while self.iteration < self.iterations:
-                every = self.config.sample_every
+            while self._ended_by() is None:
                 if every and self.iteration % every == 0:
-                    yield self._progress("sample", sample=self._write())
-                end = min(self.iterations, self.iteration + self._call)
-                if every:
-                    end = min(end, (self.iteration // every + 1) * every)
-                yield from self._advance(end)
+                    yield self._sample()
+                yield from self._advance(self._next_pause())
+                yield from self._at_a_pause()
                 yield self._progress("tick")
+        self.budget = self._ended_by() or self.budget
+
+    def _next_pause(self) -> int:
+        """The iteration at which the next call of the kernels ends, if nothing stops it before."""
+        periods = [self.config.sample_every, self._evaluate_every, self.batches.iterations_per_pass * self._minds_epochs]
+        pauses = ((self.iteration // period + 1) * period for period in periods if period)
+        return min(self.iterations, self.iteration + self._call, *pauses)
+
+    @property
+    def _evaluate_every(self) -> int:
+        """Iterations from one evaluation to the next; 0 for none."""
+        if not self.config.validation:
+            return 0
+        return self.config.validate_every or max(1, min(self.iterations, 10**6) // _EVALUATIONS)
+
+    @property
+    def _minds_epochs(self) -> bool:
+        """Whether there is something to do after each epoch."""
+        return self.config.epoch_samples != "none" or (self.config.schedule == "plateau" and not self.config.validation)
+
+    def _at_a_pause(self) -> Iterator[Progress]:
+        """Evaluate, and write, where that is due after the iterations made."""
+        every, at_end = self._evaluate_every, self._ended_by() is not None
+        if every and (self.iteration % every == 0 or at_end):
+            yield self._evaluate()
+        if self._minds_epochs and self.iteration % self.batches.iterations_per_pass == 0:
+            if self.config.schedule == "plateau" and not self.config.validation:
+                self._wait_for_better(self.smooth_loss)
+            if self.config.epoch_samples != "none":
+                yield from self._epoch_samples()
+
+    def _evaluate(self) -> Progress:
+        """Measure on the text that was kept back, from a zero state that is carried through all of it."""
+        marks, bits = self.marks, bits_per_char(self._ops, self.theta, self.shape, self._kept_back)
+        is_best = bits < marks.get("best_validation", math.inf)
+        marks["waited"] = 0 if is_best else marks.get("waited", 0) + 1
+        marks["best_validation"] = min(bits, marks.get("best_validation", math.inf))
+        if self.config.schedule == "plateau":
+            self._wait_for_better(bits)
+        return replace(self._progress("evaluation"), val_bits_per_char=bits, is_best=is_best)
+
+    def _wait_for_better(self, figure: float) -> None:
+        """Lower the rate where a figure has been no better than before for too long."""
+        marks = self.marks
+        if figure < marks.get("plateau_best", math.inf):
+            marks["plateau_best"], marks["plateau_waited"] = figure, 0
+            return
+        marks["plateau_waited"] += 1
+        if marks["plateau_waited"] >= self.config.plateau_patience:
+            marks["rate_factor"] = marks.get("rate_factor", 1.0) * self.config.decay_factor
+            marks["plateau_waited"] = 0
 
     def _advance(self, end: int) -> Iterator[Progress]:
-        """Train up to iteration `end` in one call of the kernels, and yield the reports that are due."""
-        begin, config = self.iteration, self.config
+        """Train up to iteration `end`, or to where the smoothed loss gets low enough, and yield what is due."""
+        begin, config, limit = self.iteration, self.config, self._stop_below()
         rates = self.learning_rates(begin, end)
         started = perf_counter()
-        losses = self.train(begin, end, rates) / config.batch_size
+        losses = self.train(begin, end, rates, limit) / config.batch_size
         taken = perf_counter() - started
         last, diverged = float(losses[-1]), not math.isfinite(losses[-1])
         if diverged:
             losses = losses[:-1]
         self.iteration = begin + len(losses)
-        chars_each = config.batch_size * config.seq_length
-        self._rate = chars_each * len(losses) / taken
+        self._rate = self._chars_each * len(losses) / taken
         self._call = max(1, min(2 * self._call, int(len(losses) * _CALL_SECONDS / taken)))
         reports = []
         for n, loss in enumerate(losses.tolist(), begin):
-            self.smooth_loss = _SMOOTHING * self.smooth_loss + (1 - _SMOOTHING) * loss
+            self.smooth_loss = spec.SMOOTHING * self.smooth_loss + (1 - spec.SMOOTHING) * loss
             if (n - 1) % config.report_every == 0:  # a report has told of those before
                 self._loss_sum, self._loss_count = 0.0, 0
             self._loss_sum += loss
@@ -210,28 +302,63 @@ class Trainer:
                 reports.append(self._progress("report", n=n, loss=loss, learning_rate=rate, seconds=seconds))
         self.seconds += taken
         yield from reports
+        if self.smooth_loss < limit:
+            yield from self._below(rates[len(losses) - 1 :][:1])
         if diverged:
             raise Diverged(f"the loss of iteration {self.iteration} is {last}: {_STOPPED}")
 
-    def train(self, begin: int, end: int, rates: np.ndarray) -> np.ndarray:
-        """Run iterations begin to end - 1 in one call of the kernels; return their losses, summed over T and B."""
-        return self._train(self.theta, self.state, self.h, self.c, begin, end, rates)
-
-    def _train(self, theta: Any, state: Any, h: Any, c: Any, begin: int, end: int, rates: np.ndarray) -> np.ndarray:
+    def _stop_below(self) -> float:
+        """The smoothed loss that stops a call of the kernels."""
         config = self.config
-        starts, reset = self.streams.plan(begin, end)
+        until = -math.inf if config.until_loss is None else config.until_loss * config.loss_chars
+        return max(until, self._show_below())
+
+    def _show_below(self) -> float:
+        """The smoothed loss below which a sample is shown: the lowest yet, where that is low enough."""
+        if self.config.show_below is None:
+            return -math.inf
+        return min(self.config.show_below * self._start_loss, self.marks.get("best_shown", math.inf))
+
+    def _below(self, rate: np.ndarray) -> Iterator[Progress]:
+        """The kernels have stopped before the update of the last iteration: make it, and show what was written.
+
+        The sample is of the weights before that update and of the state after that iteration, as in the script.
+        """
+        begin, theta = self.iteration - 1, self.theta.copy()
+        self.train(begin, self.iteration, rate)
+        if self.smooth_loss < self._show_below():
+            self.marks["best_shown"] = self.smooth_loss
+            starts, _ = self.batches.plan(begin, self.iteration)
+            save_below = 1.0 if self.config.save_below is None else self.config.save_below
+            sample = self._sample(theta, self.h[:, :1].copy(), self.c[:, :1].copy(), starts[0, 0])
+            is_kept = self.smooth_loss < save_below * self._start_loss
+            yield replace(sample, iteration=begin, is_kept=is_kept)
+
+    def train(self, begin: int, end: int, rates: np.ndarray, stop_below: float = -math.inf) -> np.ndarray:
+        """Run iterations begin to end - 1 in one call of the kernels; return their losses, summed over T and B."""
+        return self._train(self.theta, self.state, self.h, self.c, begin, end, rates, stop_below)
+
+    def _train(
+        self, theta: Any, state: Any, h: Any, c: Any, begin: int, end: int, rates: np.ndarray,
+        stop_below: float = -math.inf,
+    ) -> np.ndarray:  # fmt: skip
+        config = self.config
+        starts, reset = self.batches.plan(begin, end)
         mean = config.loss_reduction == "mean"
         return self._ops.train_steps(
-            theta, state, h, c, self.corpus.ids, starts, reset, rates,
+            theta, state, h, c, self._ids, starts, reset, rates,
             shape=self.shape,
             seq_length=config.seq_length,
             step=begin,
             optimizer=config.optimizer,
             hyper=config.hyper,
-            grad_scale=1.0 / (config.seq_length * config.batch_size) if mean else 1.0,
+            grad_scale=1.0 / (config.loss_chars * config.batch_size) if mean else 1.0,
             grad_clip=config.grad_clip,
             grad_clip_norm=config.grad_clip_norm,
+            last_only=config.windows is not None,
             bfloat16=config.dtype == "bfloat16",
+            smooth_loss=self.smooth_loss,
+            stop_below=stop_below,
             workspace=self._workspace,
             threads=self.threads,
         )  # fmt: skip
@@ -243,11 +370,10 @@ class Trainer:
         loss: float | None = None,
         learning_rate: float | None = None,
         seconds: float | None = None,
-        sample: str = "",
     ) -> Progress:
         config = self.config
         done = self.iteration if n is None else n + 1
-        chars = done * config.batch_size * config.seq_length
+        chars = done * self._chars_each
         mean = self._loss_sum / self._loss_count if self._loss_count else self.smooth_loss
         if learning_rate is None:
             learning_rate = float(self.learning_rates(done, done + 1)[0])
@@ -256,30 +382,46 @@ class Trainer:
             iteration=self.iteration if n is None else n,
             iterations=self.iterations,
             chars=chars,
-            epoch=done / self.streams.iterations_per_pass,
+            epoch=done / self.batches.iterations_per_pass,
             loss=mean if loss is None else loss,
             smooth_loss=self.smooth_loss,
-            bits_per_char=mean / config.seq_length / math.log(2),
+            bits_per_char=mean / config.loss_chars / math.log(2),
             learning_rate=learning_rate,
             seconds=self.seconds if seconds is None else seconds,
             chars_per_second=self._rate,
-            sample=sample,
         )
 
-    def _write(self) -> str:
-        """Text from the first stream's state, begun with the character that it reads next; training is not touched."""
-        starts, reset = self.streams.plan(self.iteration, self.iteration + 1)
-        h, c = (np.zeros_like(a[:, :1]) if reset[0] else a[:, :1].copy() for a in (self.h, self.c))
+    def _sample(self, theta: Any = None, h: Any = None, c: Any = None, at: int | None = None) -> Progress:
+        """Text from the first stream's state, begun with the character that it reads next; training is not touched.
+
+        Or of other parameters, from a state of one stream (which is overwritten), begun with the character at a place.
+        """
+        config = self.config
+        if h is None or c is None or at is None:
+            starts, reset = self.batches.plan(self.iteration, self.iteration + 1)
+            h, c = (np.zeros_like(a[:, :1]) if reset[0] else a[:, :1].copy() for a in (self.h, self.c))
+            at = int(starts[0, 0])
         drawn = self._ops.sample(
-            self.theta,
-            h,
-            c,
-            self.corpus.ids[starts[0, :1]].astype(np.int32),
-            self.random.random_sample((self.config.sample_length, 1)),
-            shape=self.shape,
-            temperature=self.config.temperature,
-        )
-        return self.corpus.vocabulary.decode(drawn[:, 0])
+            self.theta if theta is None else theta, h, c, self._ids[at : at + 1].astype(np.int32),
+            self.random.random_sample((config.sample_length, 1)), shape=self.shape, temperature=config.temperature,
+        )  # fmt: skip
+        text = self.corpus.vocabulary.decode(drawn[:, 0])
+        return replace(self._progress("sample"), sample=text, temperature=config.temperature)
+
+    def _epoch_samples(self) -> Iterator[Progress]:
+        """Texts at several temperatures, all of which go on from the same piece of the text."""
+        config = self.config
+        begin = self.random.randint(0, len(self._ids) - _PRIME + 1)
+        prime = self._ids[begin : begin + _PRIME].astype(np.int32)
+        for temperature in _TEMPERATURES:
+            uniforms = self.random.random_sample(config.sample_length)
+            drawn = continued(
+                self._ops, self.theta, self.shape, prime, uniforms, temperature, config.epoch_samples == "window"
+            )
+            decode = self.corpus.vocabulary.decode
+            yield replace(
+                self._progress("sample"), sample=decode(drawn), prime=decode(prime), temperature=temperature
+            )
 
     def checkpoint(self) -> Checkpoint:
         """All that there is to know, as of the last tick; arrays are the trainer's own, so save or copy them.
@@ -301,11 +443,12 @@ class Trainer:
             c=self.c,
             random_state=tuple(self.random.get_state()),
             iteration=self.iteration,
-            position=self.iteration % self.streams.iterations_per_pass * self.config.seq_length,
+            position=self.iteration % self.batches.iterations_per_pass * self.config.seq_length,
             seconds=self.seconds,
             smooth_loss=self.smooth_loss,
             loss_sum=self._loss_sum,
             loss_count=self._loss_count,
+            marks=dict(self.marks),
             corpus={
                 "name": corpus.name,
                 "sources": list(corpus.sources),
@@ -314,3 +457,20 @@ class Trainer:
                 "is_frozen": corpus.is_frozen,
             },
         )
+
+
+def _split(corpus: Corpus, validation: float) -> tuple[np.ndarray, np.ndarray]:
+    """The ids to learn from, and those of the text's end, which are kept back."""
+    cut = len(corpus.ids) - round(validation * len(corpus.ids))
+    if validation and len(corpus.ids) - cut < 2:
+        raise UserError(f"--validation {validation:g}: less than two characters of {corpus.name} are kept back")
+    return corpus.ids[:cut], corpus.ids[cut:]
+
+
+def _batches(config: Config, num_ids: int) -> Streams | Windows:
+    """Which ids each iteration reads."""
+    if config.windows is None:
+        return Streams(num_ids, config.seq_length, config.batch_size)
+    if config.epoch_samples != "none" and num_ids < _PRIME:
+        raise UserError(f"the text has {num_ids} characters; samples after an epoch go on from {_PRIME} of it")
+    return Windows(num_ids, *config.window, config.batch_size, config.seed)

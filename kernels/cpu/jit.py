@@ -1,6 +1,6 @@
 """How everything here is compiled, and where compiled code is kept between runs.
 
-`inner` is for functions that only compiled code calls; `entry` for the few that Python calls, which are kept on disk.
+`inner` is for functions that only compiled code calls (`exact` where each rounding counts); `entry` for the few that Python calls, which are kept on disk.
 
 The cache is content-addressed: a file's key is a digest of every source file of this package, of the versions and
 settings that change what the compiler makes, of the processor, the function and its argument types. So an edit
@@ -46,6 +46,7 @@ MAX_BYTES = 100 * 2**20
 _SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "ENABLE_AVX", "DEBUGINFO_DEFAULT")
 
 inner = njit(**INNER_OPTIONS)
+exact = njit(**{**INNER_OPTIONS, "fastmath": False})  # rounded at every step, as Python would
 _thin: set[str] = set()
 
 

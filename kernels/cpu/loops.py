@@ -7,7 +7,7 @@ import numpy as np
 from kernels.cpu import model
 from kernels.cpu.activations import exp
 from kernels.cpu.denormals import flush_denormals, restore
-from kernels.cpu.jit import entry, inner
+from kernels.cpu.jit import entry, exact, inner
 from kernels.cpu.layers import cells_at
 from kernels.cpu.pairs import pair_layers
 from kernels.cpu.products import add_product, copy_to_rows
@@ -53,9 +53,9 @@ def _read(ids, starts, x, V):
     return -1
 
 
-@inner
+@exact
 def _smoothed(smooth, loss):
-    """The running mean of losses that training reports, one loss later."""
+    """The running mean of losses that training reports, one loss later: to the bit what Python makes of it."""
     return SMOOTHING * smooth + (1.0 - SMOOTHING) * loss
 
 
@@ -100,10 +100,10 @@ def train_loop(
     """Run iterations, as one of a team whose members are all given the same arrays; return how many losses there are.
 
     `limits` is (grad_scale, grad_clip, grad_clip_norm), infinite for none; `first` is the first step whose loss counts;
-    watch is (smooth loss, what it must not fall below), see _smoothed; h and c hold the state carried in at [:, 0]; status[0] becomes the place of an id outside the vocabulary, which ends
-    the call, and is -1 otherwise; members and pieces are team.Plan's, whose panels theta and state are in the order of;
-    numbers (members, CONSTANTS or more) is for the constants of the update; the rest is as in numpy_ref.train_steps and
-    spec.Workspace.
+    `watch` is (smooth_loss, stop_below), the first of which is written; h and c hold the state carried in at [:, 0];
+    status[0] becomes the place of an id outside the vocabulary, which ends the call, and is -1 otherwise; members and
+    pieces are team.Plan's, whose panels theta and state are in the order of; numbers (members, CONSTANTS or more) is
+    for the constants of the update; the rest is as in numpy_ref.train_steps and spec.Workspace.
     """
     _, T, B, N = gates.shape
     V = logits.shape[2]

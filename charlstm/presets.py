@@ -1,0 +1,120 @@
+"""Recipes by name: what each sets where it differs from Config's defaults, which are those of `fast`."""
+
+from typing import Any
+
+_MIN_CHAR: dict[str, Any] = {
+    "hidden_size": 100,
+    "forget_bias": 0.0,
+    "seq_length": 16,
+    "batch_size": 1,
+    "optimizer": "adagrad",
+    "learning_rate": 0.1,
+    "schedule": "constant",
+    "beta2": None,
+    "loss_reduction": "sum",
+    "grad_clip": 5.0,
+    "grad_clip_norm": None,
+    "iterations": 1_000_000,
+    "seconds": None,
+    "report_every": 200,
+    "sample_every": 1000,
+    "temperature": 1.0,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The best text that a minute of training on two cores buys; docs/recipes.md says how it was chosen.
+    "fast": {},
+    # The best model that two minutes buy.
+    "quality": {
+        "hidden_size": 320,
+        "seq_length": 32,
+        "learning_rate": 4e-3,
+        "seconds": 127.0,
+        "validation": 0.1,
+        "sample_every": 2000,
+    },
+    # Bendersky's min-char-lstm.py, whose text files of under a million characters it would train on for ever.
+    "min-char-lstm": {**_MIN_CHAR, "init": "min-char-lstm"},
+    # The same, modified to show what it writes at each new best only, and to keep what it writes when it writes well.
+    "min-char-lstm-mod-2": {
+        **_MIN_CHAR,
+        "init": "min-char-lstm",
+        "report_every": 1000,
+        "sample_every": 0,
+        "sample_length": 500,
+        "temperature": 0.0,
+        "show_below": 1 / 4,
+        "save_below": 1 / 6,
+    },
+    # Keras' example lstm_text_generation.py.
+    "keras-lstm-text": {
+        "hidden_size": 128,
+        "windows": "40:3",
+        "batch_size": 128,
+        "optimizer": "rmsprop",
+        "learning_rate": 0.01,
+        "schedule": "constant",
+        "beta2": None,
+        "rho": 0.9,
+        "epsilon": 1e-7,
+        "grad_clip_norm": None,
+        "lower": True,
+        "epochs": 60.0,
+        "seconds": None,
+        "report_every": 100,
+        "sample_every": 0,
+        "sample_length": 400,
+        "epoch_samples": "window",
+    },
+    # Karpathy's char-rnn, in Lua.
+    "char-rnn": {
+        "hidden_size": 128,
+        "num_layers": 2,
+        "seq_length": 50,
+        "batch_size": 50,
+        "optimizer": "rmsprop",
+        "learning_rate": 2e-3,
+        "schedule": "decay",
+        "decay_factor": 0.97,
+        "decay_after": 9.0,
+        "beta2": None,
+        "rho": 0.95,
+        "grad_clip": 5.0,
+        "grad_clip_norm": None,
+        "epochs": 50.0,
+        "seconds": None,
+        "validation": 0.05,
+        "sample_every": 1000,
+        "temperature": 1.0,
+    },
+    # Johnson's torch-rnn, in Lua.
+    "torch-rnn": {
+        "hidden_size": 128,
+        "num_layers": 2,
+        "seq_length": 50,
+        "batch_size": 50,
+        "learning_rate": 2e-3,
+        "schedule": "decay",
+        "decay_factor": 0.5,
+        "decay_every": 5.0,
+        "beta2": None,
+        "grad_clip": 5.0,
+        "grad_clip_norm": None,
+        "epochs": 50.0,
+        "seconds": None,
+        "validation": 0.1,
+        "sample_every": 1000,
+        "temperature": 1.0,
+    },
+}
+
+#: What each preset replaces, in a few words, for `--preset list`.
+REPLACES = {
+    "fast": "-",
+    "quality": "-",
+    "min-char-lstm": "min-char-lstm.py",
+    "min-char-lstm-mod-2": "min-char-lstm-mod-2.py",
+    "keras-lstm-text": "lstm_text_generation.py",
+    "char-rnn": "char-rnn",
+    "torch-rnn": "torch-rnn",
+}
