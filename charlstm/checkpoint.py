@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,10 @@ from charlstm.corpus import Vocabulary
 from charlstm.errors import UserError
 from kernels import spec
 from kernels.spec import Shape
+
+if TYPE_CHECKING:
+    from charlstm.evaluate import Score
+    from charlstm.sampler import Sample
 
 FORMAT_VERSION = 1
 _BLANK = "0" * 64
@@ -65,9 +69,22 @@ class Checkpoint:
 
         return stream(self, prime, **options)
 
+    def samples(self, prime: str = "", count: int = 1, **options: Any) -> "list[Sample]":
+        """Several generated texts with their log probabilities: see :func:`charlstm.sampler.samples`."""
+        from charlstm.sampler import samples
+
+        return samples(self, prime, count, **options)
+
     def sample(self, prime: str = "", **options: Any) -> str:
-        """Generated text, `prime` included: see :func:`charlstm.sampler.stream` for the options."""
-        return "".join(self.stream(prime, **options))
+        """Generated text, `prime` included: see :class:`charlstm.sampler.Options` for the options."""
+        [one] = self.samples(prime, 1, **options)
+        return one.prime + one.text
+
+    def score(self, text: str, **options: Any) -> "Score":
+        """How well the model predicts a text: see :func:`charlstm.evaluate.score`."""
+        from charlstm.evaluate import score
+
+        return score(self, text, **options)
 
     def to_bytes(self) -> bytes:
         """The file's content."""

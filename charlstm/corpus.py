@@ -102,7 +102,12 @@ class Corpus:
 
 
 def load(sources: Sequence[str | os.PathLike[str]] = (), encoding: str = "utf-8") -> Corpus:
-    """Read text and encode it.
+    """Read text and encode it; arguments and errors are those of :func:`read` and :meth:`Corpus.from_text`."""
+    return Corpus.from_text(*read(sources, encoding))
+
+
+def read(sources: Sequence[str | os.PathLike[str]] = (), encoding: str = "utf-8") -> tuple[str, str, list[str]]:
+    """Read text; return it, a short name for it, and the sources as absolute paths.
 
     Parameters
     ----------
@@ -113,7 +118,7 @@ def load(sources: Sequence[str | os.PathLike[str]] = (), encoding: str = "utf-8"
     Raises
     ------
     UserError
-        For what is missing, unreadable, empty, or not text in that encoding; one line that names it.
+        For what is missing, unreadable, or not text in that encoding; one line that names it.
     """
     names = [os.fspath(source) for source in sources] or ["python-docs"]
     texts: list[str] = []
@@ -125,7 +130,7 @@ def load(sources: Sequence[str | os.PathLike[str]] = (), encoding: str = "utf-8"
     place = Path(names[0]).resolve()
     first = "stdin" if names[0] == "-" else (place.name if place.is_dir() else place.stem) or "text"
     absolute = [name if name == "-" or name in BUILT_IN else str(Path(name).resolve()) for name in names]
-    return Corpus.from_text(joined, first, absolute)
+    return joined, first, absolute
 
 
 def _expand(name: str) -> list[str | Path]:
