@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,10 @@ from charlstm.corpus import ByteVocabulary, Vocabulary
 from charlstm.errors import UserError
 from kernels import spec
 from kernels.spec import Shape
+
+if TYPE_CHECKING:
+    from charlstm.evaluate import Score
+    from charlstm.sampler import Sample
 
 FORMAT_VERSION = 1
 _BLANK = "0" * 64
@@ -35,7 +39,8 @@ class Checkpoint:
 
     theta (N,), state (S, N), h and c (L, B, H): see kernels.spec. `iteration` is the number of updates made, `seconds`
     the training time, `smooth_loss` in nats per sequence, `loss_sum` and `loss_count` what the next line of
-    metrics.jsonl will average, `files` the lengths of the run's text files at this moment.
+    metrics.jsonl will average, `files` the lengths of the run's text files at this moment, `marks` what the trainer has
+    to beat.
     """
 
     config: Config
@@ -53,6 +58,7 @@ class Checkpoint:
     loss_count: int
     corpus: dict[str, Any]
     files: dict[str, int] = field(default_factory=dict)
+    marks: dict[str, float] = field(default_factory=dict)
 
     @property
     def shape(self) -> Shape:
@@ -65,9 +71,22 @@ class Checkpoint:
 
         return stream(self, prime, **options)
 
+    def samples(self, prime: str = "", count: int = 1, **options: Any) -> "list[Sample]":
+        """Several generated texts with their log probabilities: see :func:`charlstm.sampler.samples`."""
+        from charlstm.sampler import samples
+
+        return samples(self, prime, count, **options)
+
     def sample(self, prime: str = "", **options: Any) -> str:
-        """Generated text, `prime` included: see :func:`charlstm.sampler.stream` for the options."""
-        return "".join(self.stream(prime, **options))
+        """Generated text, `prime` included: see :class:`charlstm.sampler.Options` for the options."""
+        [one] = self.samples(prime, 1, **options)
+        return one.prime + one.text
+
+    def score(self, text: str, **options: Any) -> "Score":
+        """How well the model predicts a text: see :func:`charlstm.evaluate.score`."""
+        from charlstm.evaluate import score
+
+        return score(self, text, **options)
 
     def to_bytes(self) -> bytes:
         """The file's content."""
@@ -83,7 +102,7 @@ class Checkpoint:
             "vocabulary": self.vocabulary.characters,
             "vocabulary_kind": self.vocabulary.kind,
             "random": [kind, int(place), int(has_gauss), float(gauss)],
-            **{name: getattr(self, name) for name in _PLAIN},
+            **{name: getattr(self, name) for name in (*_PLAIN, "marks")},
         }
         contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
         data = save(contiguous, {"charlstm": json.dumps(rest)})
@@ -131,7 +150,7 @@ class Checkpoint:
         _fill(h, tensors["h"], "h")
         _fill(c, tensors["c"], "c")
         random_state = (kind, tensors["random_key"], place, has_gauss, gauss)
-        plain = {item: rest[item] for item in _PLAIN}
+        plain = {item: rest[item] for item in _PLAIN} | {"marks": rest.get("marks", {})}  # older files have none
         return cls(config, vocabulary, theta, state, h, c, random_state, **plain)
 
 

@@ -231,38 +231,124 @@ class _Signals:
         self.screen.note("stopping after this iteration and saving; Ctrl-C again leaves at once")
 
 
+_CHECKPOINT = click.option("--checkpoint", metavar="last|best|PATH", default="best", help="which of the run's [best]")
+_UNKNOWN = click.option(
+    "--unknown", metavar="error|skip", default="error", help="characters of TEXT it never saw [error]"
+)
+_BACKEND = click.option(
+    "--backend", metavar="auto|numpy|numba|cupy", default="auto", help="who does the arithmetic [auto]"
+)
+
+
 @cli.command()
 @click.argument("run")
-@click.option("--length", type=int, default=500, show_default=True, help="characters to write")
+@click.option("--length", type=int, default=500, show_default=True, help="characters to write; 0 for no end")
 @click.option("--prime", default="", metavar="TEXT", help="what the model reads, and prints, first")
 @click.option("--temperature", type=float, default=0.8, show_default=True, help="1 as it believes, lower is safer")
 @click.option("--argmax", is_flag=True, help="always the likeliest character: temperature 0")
+@click.option("--top-k", type=int, default=0, metavar="K", help="draw among the K likeliest characters [0: among all]")
+@click.option(
+    "--top-p", type=float, default=1.0, metavar="P",
+    help="of those, draw among the fewest that have the share P of their probability [1: among all]",
+)  # fmt: skip
+@click.option("--stop", metavar="STRING", help="end after STRING was written; in most shells $'\\n' is a line break")
+@click.option("--count", type=int, default=1, show_default=True, help="texts to write, with seeds from --seed on")
 @click.option("--seed", type=int, help="of the draws [another text each time]")
-@click.option("--unknown", metavar="error|skip", default="error", help="characters of TEXT it never saw [error]")
-@click.option("--checkpoint", metavar="last|best|PATH", default="best", help="which of the run's [best]")
-@click.option("--backend", metavar="auto|numpy|numba|cupy", default="auto", help="who does the arithmetic [auto]")
-def sample(
-    run: str, length: int, prime: str, temperature: float, argmax: bool, seed: int | None, unknown: str,
-    checkpoint: str, backend: str,
-) -> int:  # fmt: skip
-    """Write text from the model of RUN, a run folder or a checkpoint file, to stdout."""
-    Config(seed=seed or 0)  # its limits
+@_UNKNOWN
+@_CHECKPOINT
+@_BACKEND
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object a text, with log probabilities in nats")
+def sample(run: str, prime: str, argmax: bool, count: int, checkpoint: str, as_json: bool, **options: Any) -> int:
+    """Write text from the model of RUN, a run folder or a checkpoint file, to stdout.
+
+    Temperature comes before --top-k, and that before --top-p. Several texts come each under a line "--- 1 ---".
+
+    In JSON, text is what follows prime; log_probs and bits_per_char tell how probable the model finds it, that is at
+    temperature 1 and among all characters.
+    """
     from charlstm import checkpoint as checkpoints
 
+    options["length"] = options["length"] or None
+    options["temperature"] = 0.0 if argmax else options["temperature"]
     model = checkpoints.load(run, checkpoint)
-    pieces = model.stream(
-        prime,
-        length=length,
-        temperature=0.0 if argmax else temperature,
-        seed=seed,
-        unknown=unknown,
-        backend=backend,
-    )
-    for piece in pieces:
-        _write(piece)
-    if sys.stdout.isatty():
-        _write("\n")
+    if count == 1 and not as_json:
+        for piece in model.stream(prime, **options):
+            _write(piece)
+        if sys.stdout.isatty():
+            _write("\n")
+        return 0
+    for number, one in enumerate(model.samples(prime, count, **options), 1):
+        _write(_sample_json(one) if as_json else f"--- {number} ---\n{one.prime}{one.text}\n")
     return 0
+
+
+def _sample_json(sample: Any) -> str:
+    import json
+
+    names = ("prime", "text", "seed", "temperature", "bits_per_char")
+    values = {name: getattr(sample, name) for name in names}
+    return json.dumps({**values, "log_probs": sample.log_probs.tolist()}) + "\n"
+
+
+@cli.command()
+@click.argument("run")
+@click.argument("text", nargs=-1, required=True)
+@click.option("--encoding", help="of TEXT [the run's own]")
+@_UNKNOWN
+@_CHECKPOINT
+@_BACKEND
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+@click.option("--per-char", is_flag=True, help="print one JSON object a character: char, log_prob (nats), bits")
+def score(
+    run: str, text: tuple[str, ...], encoding: str | None, unknown: str, checkpoint: str, backend: str, as_json: bool,
+    per_char: bool,
+) -> int:  # fmt: skip
+    """Tell how well the model of RUN predicts TEXT: files, folders of .txt, - for stdin, URLs, or built-in texts.
+
+    Bits per character: the mean of -log2 p, p being the probability of a character given all before it. Perplexity:
+    2 to that power; a guess among so many equals would be as hard. The model begins in a zero state and predicts the
+    first character after a line break.
+    """
+    import json
+
+    from charlstm import checkpoint as checkpoints
+    from charlstm import corpus, evaluate
+
+    if as_json and per_char:
+        raise UserError("--per-char prints JSON already: give it or --json")
+    model = checkpoints.load(run, checkpoint)
+    config = model.config
+    found_text = corpus.load(
+        text, encoding or config.encoding, lower=config.lower, as_bytes=config.bytes, vocabulary=model.vocabulary,
+        unknown=unknown,
+    )  # fmt: skip
+    ids, name = found_text.ids, found_text.name
+    if per_char:
+        _write_characters(model.vocabulary.characters, ids, evaluate.log_probs(model, ids, backend))
+        return 0
+    found = evaluate.score_ids(model, ids, backend)
+    if as_json:
+        names = ("chars", "bits_per_char", "nats_per_char", "perplexity", "nats")
+        _write(json.dumps({"name": name, **{each: getattr(found, each) for each in names}}) + "\n")
+        return 0
+    _write(
+        f"{name}: {found.chars:,} {model.vocabulary.kind}, {found.bits_per_char:.4f} bits per character "
+        f"({found.nats_per_char:.4f} nats), perplexity {found.perplexity:.4f}\n"
+    )
+    return 0
+
+
+def _write_characters(characters: str, ids: Any, pieces: Any) -> None:
+    """Write a line of JSON for each of a text's characters, as their log probabilities come."""
+    import json
+    import math
+
+    at = 0
+    for log_probs in pieces:
+        scored = zip(ids[at : at + len(log_probs)].tolist(), log_probs.tolist(), strict=True)
+        lines = [{"char": characters[k], "log_prob": p, "bits": -p / math.log(2)} for k, p in scored]
+        _write("".join(json.dumps(line) + "\n" for line in lines))
+        at += len(log_probs)
 
 
 @cli.command()

@@ -62,11 +62,11 @@ class Config:
     )
     optimizer: str = _option("adam", "update rule", choices=("adagrad", "rmsprop", "adam", "sgd"))
     learning_rate: float = _option(8e-3, "step size, at first", above=0)
-    schedule: str = _option(
-        "cosine", "how the step size changes", choices=("constant", "decay", "plateau", "cosine")
-    )
+    schedule: str = _option("cosine", "how the step size changes", choices=("constant", "decay", "plateau", "cosine"))
     warmup: int = _option(0, "iterations in which the step size rises from zero", low=0)
-    decay_factor: float = _option(0.5, "decay, plateau: what the step size is multiplied by, each time", above=0, high=1)
+    decay_factor: float = _option(
+        0.5, "decay, plateau: what the step size is multiplied by, each time", above=0, high=1
+    )
     decay_every: float = _option(1.0, "decay: epochs from one time to the next", above=0)
     decay_after: float = _option(0.0, "decay: epochs before them", low=0)
     decay_floor: float = _option(0.0, "decay: the step size stays at least that", low=0)
@@ -81,7 +81,9 @@ class Config:
     grad_clip: float | None = _option(None, "limit of each element of the gradient", above=0)
     grad_clip_norm: float | None = _option(1.0, "limit of the gradient's Euclidean norm", above=0)
 
-    iterations: int | None = _option(None, "stop after so many updates; of several budgets the first", low=0, high=10**15)
+    iterations: int | None = _option(
+        None, "stop after so many updates; of several budgets the first", low=0, high=10**15
+    )
     epochs: float | None = _option(None, "stop after so many passes over the text", above=0, high=10**9)
     max_chars: int | None = _option(None, "stop after so many characters read", low=1, high=10**18)
     seconds: float | None = _option(
@@ -132,7 +134,11 @@ class Config:
             raise UserError(f"--dtype bfloat16: expected --batch-size 1, got {self.batch_size}")
         if self.windows is not None:
             object.__setattr__(self, "seq_length", self.window[0])
-        for name, needed in (("patience", "validation"), ("validate_every", "validation"), ("save_below", "show_below")):
+        for name, needed in (
+            ("patience", "validation"),
+            ("validate_every", "validation"),
+            ("save_below", "show_below"),
+        ):
             if getattr(self, name) is not None and not getattr(self, needed):
                 raise UserError(f"--{name.replace('_', '-')}: needs --{needed.replace('_', '-')}")
         if self.preset not in PRESETS:

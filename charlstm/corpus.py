@@ -154,7 +154,7 @@ class Corpus:
     def __post_init__(self) -> None:
         if not len(self.ids):
             raise UserError(f"{self.name}: the text is empty")
-        if (self.ids == self.ids[0]).all():
+        if not self.is_frozen and (self.ids == self.ids[0]).all():
             single = self.vocabulary.decode(self.ids[:1])
             raise UserError(
                 f"{self.name}: the text has a single distinct character, {single!r}: there is nothing to learn"

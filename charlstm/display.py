@@ -1,5 +1,6 @@
 """How a training run is shown while it goes on: live on a terminal, in lines elsewhere, as JSON, or not at all."""
 
+import math
 import sys
 from time import monotonic
 from typing import Any, Protocol
@@ -42,7 +43,7 @@ class Json(Silent):
         print(text, file=sys.stderr)
 
     def show(self, progress: Progress) -> None:
-        if progress.kind == "report":
+        if progress.kind in ("report", "evaluation"):
             from charlstm.run import metrics_line
 
             sys.stdout.write(metrics_line(progress).decode())
@@ -60,9 +61,12 @@ class Lines:
 
     def show(self, progress: Progress) -> None:
         ended = progress.iteration == progress.iterations
+        if progress.kind == "evaluation":
+            self.note(evaluation(progress))
         if progress.kind == "tick" and (monotonic() >= self._next or ended):
             self._next = monotonic() + _LINE_SECONDS
-            self.note(f"iteration {progress.iteration:,}/{progress.iterations:,}  {summary(progress)}")
+            total = "" if progress.is_endless else f"/{progress.iterations:,}"
+            self.note(f"iteration {progress.iteration:,}{total}  {summary(progress)}")
 
     def close(self) -> None:
         pass
@@ -84,6 +88,7 @@ class Live:
         )  # fmt: skip
         self._task: Any = None
         self._sample: Progress | None = None
+        self._evaluation = ""
         self._live = RichLive(console=self._console, auto_refresh=False, transient=False)
         self._started = False
 
@@ -100,14 +105,19 @@ class Live:
         if not self._started:
             self._live.start()
             self._started = True
-            self._task = self._bar.add_task("", total=progress.iterations)
+            self._task = self._bar.add_task("", total=None if progress.is_endless else progress.iterations)
         if progress.kind == "sample":
             self._sample = progress
+        if progress.kind == "evaluation":
+            self._evaluation = evaluation(progress)
         self._bar.update(self._task, completed=progress.iteration)
-        parts: list[Any] = [self._bar, Text(summary(progress))]
+        lines = (summary(progress), self._evaluation)
+        parts: list[Any] = [self._bar, *(Text(line) for line in lines if line)]
         if self._sample is not None:
             title = f"sample after {self._sample.iteration:,} iterations"
-            parts.append(Panel(Text(printable(self._sample.sample)), title=title, title_align="left"))
+            parts.append(
+                Panel(Text(printable(self._sample.prime + self._sample.sample)), title=title, title_align="left")
+            )
         self._live.update(Group(*parts), refresh=True)
 
     def close(self) -> None:
@@ -147,12 +157,22 @@ def choose(quiet: bool, as_json: bool) -> Guarded:
 
 
 def summary(progress: Progress) -> str:
-    """The figures of one moment: ``loss 51.20  2.31 bits/char  37,500 chars/s  0:42 left``."""
+    """The figures of one moment: ``loss 51.20  2.310 bits/char  perplexity 4.96  37,500 chars/s  0:42 left``."""
     each = progress.chars / progress.iteration if progress.iteration else 0
     left = (progress.iterations - progress.iteration) * each / progress.chars_per_second if each else 0
     return (
-        f"loss {progress.loss:.2f}  {progress.bits_per_char:.3f} bits/char  "
-        f"{progress.chars_per_second:,.0f} chars/s  {duration(left)} left"
+        f"loss {progress.loss:.2f}  {progress.bits_per_char:.3f} bits/char  perplexity {progress.perplexity:.2f}  "
+        f"{progress.chars_per_second:,.0f} chars/s" + ("" if progress.is_endless else f"  {duration(left)} left")
+    )
+
+
+def evaluation(progress: Progress) -> str:
+    """The figures on the text that was kept back, in a line."""
+    bits = progress.val_bits_per_char or 0.0
+    best = ", the best so far" if progress.is_best else ""
+    return (
+        f"iteration {progress.iteration:,}  validation {bits:.4f} bits/char ({bits * math.log(2):.4f} nats), "
+        f"perplexity {2**bits:.2f}{best}"
     )
 
 

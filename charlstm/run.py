@@ -2,7 +2,7 @@
 
 ``config.toml`` (what was asked), ``environment.json`` (where), ``metrics.jsonl`` (a line a report), ``samples.txt``
 (``# iteration N  loss X  temperature T``, the text, an empty line), ``last.safetensors`` and ``best.safetensors`` (the
-newest checkpoint, and the one of the lowest smoothed loss).
+newest checkpoint, and the one of the lowest loss on what was kept back, or else of the lowest smoothed loss).
 """
 
 import json
@@ -29,8 +29,9 @@ METRICS, SAMPLES = "metrics.jsonl", "samples.txt"
 
 #: Options that may differ from the run's own when it goes on: they change no size, and nothing of the past.
 CHANGEABLE = (
-    *BUDGETS, "backend", "threads", "learning_rate", "schedule", "report_every", "save_every", "sample_every",
-    "sample_length", "temperature",
+    *BUDGETS, "backend", "threads", "learning_rate", "schedule", "warmup", "decay_factor", "decay_every", "decay_after",
+    "decay_floor", "plateau_patience", "patience", "validate_every", "report_every", "save_every", "sample_every",
+    "sample_length", "temperature", "show_below", "save_below", "epoch_samples",
 )  # fmt: skip
 
 
@@ -60,10 +61,12 @@ class Run:
         with open(folder / METRICS, "ab") as metrics, open(folder / SAMPLES, "ab") as samples:
             saved_at, saved = -float("inf"), -1  # the first save is due at once: there is something to go back to then
             for progress in trainer.run():
-                if progress.kind == "report":
+                if progress.kind in ("report", "evaluation"):
                     metrics.write(metrics_line(progress))
+                    if progress.is_best:
+                        self._save_best(trainer.checkpoint().to_bytes())
                 elif progress.kind == "sample":
-                    samples.write(sample_block(progress, trainer.config.temperature))
+                    samples.write(sample_block(progress) if progress.is_kept else b"")
                 else:
                     self.last = progress
                     if self.stop:
@@ -83,9 +86,12 @@ class Run:
         now.files = {METRICS: metrics.tell(), SAMPLES: samples.tell()}
         data = now.to_bytes()
         checkpoints.write_atomically(self.folder / "last.safetensors", data)
-        if now.smooth_loss < self.best_loss:
+        if "best_validation" not in now.marks and now.smooth_loss < self.best_loss:
             self.best_loss = now.smooth_loss
-            checkpoints.write_atomically(self.folder / "best.safetensors", data)
+            self._save_best(data)
+
+    def _save_best(self, data: bytes) -> None:
+        checkpoints.write_atomically(self.folder / "best.safetensors", data)
 
     def load(self, which: str = "best") -> Checkpoint:
         """The run's checkpoint, "best" or "last"."""
@@ -221,19 +227,22 @@ def _newest() -> Path:
 def metrics_line(progress: Progress) -> bytes:
     """One line of metrics.jsonl."""
     names = (
-        "iteration", "chars", "epoch", "loss", "smooth_loss", "bits_per_char", "learning_rate", "seconds",
+        "iteration", "chars", "epoch", "loss", "smooth_loss", "bits_per_char", "perplexity", "learning_rate", "seconds",
         "chars_per_second",
     )  # fmt: skip
     values = {name: getattr(progress, name) for name in names}
+    if progress.val_bits_per_char is not None:
+        values["val_bits_per_char"] = progress.val_bits_per_char
+        values["val_perplexity"] = 2**progress.val_bits_per_char
     for name, digits in (("epoch", 6), ("seconds", 6), ("chars_per_second", 1)):
         values[name] = round(values[name], digits)
     return json.dumps(values).encode() + b"\n"
 
 
-def sample_block(progress: Progress, temperature: float) -> bytes:
-    """One block of samples.txt."""
-    head = f"# iteration {progress.iteration}  loss {progress.smooth_loss:.6f}  temperature {temperature:g}"
-    return f"{head}\n{progress.sample}\n\n".encode("utf-8", "backslashreplace")
+def sample_block(progress: Progress) -> bytes:
+    """One block of samples.txt; a text that the sample goes on from comes first."""
+    head = f"# iteration {progress.iteration}  loss {progress.smooth_loss:.6f}  temperature {progress.temperature:g}"
+    return f"{head}\n{progress.prime}{progress.sample}\n\n".encode("utf-8", "backslashreplace")
 
 
 def write_toml(path: Path, config: Config) -> None:

@@ -1,6 +1,10 @@
 """Checkpoint -> text."""
 
+import math
+import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -8,6 +12,8 @@ import numpy as np
 import kernels
 from charlstm.checkpoint import Checkpoint
 from charlstm.errors import UserError
+from kernels import spec
+from kernels.spec import Shape
 
 
 def choose_backend(name: str) -> str:
@@ -28,61 +34,237 @@ def choose_backend(name: str) -> str:
     return name
 
 
-def stream(
-    model: Checkpoint,
-    prime: str = "",
-    *,
-    length: int = 500,
-    temperature: float = 0.8,
-    seed: int | None = None,
-    unknown: str = "error",
-    backend: str = "auto",
-) -> Iterator[str]:
-    """Generate text from a zero state, first `prime` itself, then `length` characters, in pieces as they are drawn.
+#: Characters that a model reads in one call of the kernels: it bounds the memory, whatever the length of the text.
+READ_STEPS = 512
+_SEEDS = 2**32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to draw.
+
+    Parameters
+    ----------
+    length : characters (of a model of bytes: bytes) to draw at most; None for no end
+    temperature : 1 draws as the model believes, lower is safer, 0 always takes the likeliest character
+    top_k : draw among that many of the likeliest characters; 0 among all
+    top_p : of those, draw among the fewest likeliest that have this share of their probability; 1 among all
+    stop : a text ends, before its length, once this has been drawn; it stays
+    seed : of the draws; None for another text each time
+    unknown : what to do with characters of the prime that the vocabulary lacks: "error" or "skip"
+    backend : who does the arithmetic
+
+    Raises
+    ------
+    UserError
+        For values out of range, or a backend that cannot be used here.
+    """
+
+    length: int | None = 500
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 1.0
+    stop: str | None = None
+    seed: int | None = None
+    unknown: str = "error"
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.length is not None and not self.length >= 0:
+            raise UserError(f"--length: expected at least 0, got {self.length}")
+        if not self.temperature >= 0:
+            raise UserError(f"--temperature: expected at least 0, got {self.temperature}")
+        if not self.top_k >= 0:
+            raise UserError(f"--top-k: expected at least 0, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top-p: expected more than 0 and at most 1, got {self.top_p}")
+        if self.stop == "":
+            raise UserError("--stop: expected at least one character")
+        if self.seed is not None and not 0 <= self.seed < _SEEDS:
+            raise UserError(f"--seed: expected 0 to {_SEEDS - 1}, got {self.seed}")
+        if self.unknown not in ("error", "skip"):
+            raise UserError(f"--unknown: expected error or skip, got {self.unknown!r}")
+        choose_backend(self.backend)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated text.
+
+    `text` is what was drawn after `prime`, and log_probs (len(text),) float64 the log probability of each of its
+    characters, in nats, as the model believes: at temperature 1 and among all characters.
+    """
+
+    prime: str
+    text: str
+    seed: int
+    temperature: float
+    log_probs: np.ndarray
+
+    @property
+    def bits_per_char(self) -> float | None:
+        """Mean of -log2 of the characters' probabilities; None where none was drawn."""
+        return float(-self.log_probs.mean() / math.log(2)) if len(self.log_probs) else None
+
+
+def stream(model: Checkpoint, prime: str = "", **options: Any) -> Iterator[str]:
+    """Generate text from a zero state, first `prime` itself, then what is drawn, in pieces as they are drawn.
 
     Parameters
     ----------
     model : Checkpoint
     prime : text that the model reads first, made lower-case where its text was; without one it begins as after a line
         break
-    length : characters to draw, `prime` not counted; bytes, where the model is one of bytes
-    temperature : 1 draws as the model believes, lower is safer, 0 always takes the likeliest character
-    seed : of the draws; None for another text each time
-    unknown : what to do with characters of `prime` that the vocabulary lacks: "error" or "skip"
+    options : those of :class:`Options`
 
     Raises
     ------
     UserError
         For characters that the model does not know, or values out of range.
     """
-    if length < 0 or not temperature >= 0 or unknown not in ("error", "skip"):
-        raise UserError("sample: expected length >= 0, temperature >= 0, unknown 'error' or 'skip'")
+    chosen = Options(**options)
+    prime, ids = _encode(model, prime, chosen)
+    pieces = _draw(model, ids, chosen, [_seed(chosen)])
+    return chain([prime] if prime else [], (text for [(text, _)] in pieces))
+
+
+def samples(model: Checkpoint, prime: str = "", count: int = 1, **options: Any) -> list[Sample]:
+    """Generate `count` texts side by side, as :func:`stream`.
+
+    The k-th, from 0 on, has the seed `seed` + k, which gives the same text also by itself: but for rounding, as several
+    texts are computed in another order than one, and so a draw may, rarely, fall to the neighbour.
+
+    Raises
+    ------
+    UserError
+        As :func:`stream`, and for texts that would never end.
+    """
+    chosen = Options(**options)
+    if count < 1:
+        raise UserError(f"--count: expected at least 1, got {count}")
+    if chosen.length is None and chosen.stop is None:
+        raise UserError("a whole text must end: give a --length, or a --stop")
+    prime, ids = _encode(model, prime, chosen)
+    first = _seed(chosen)
+    seeds = [(first + k) % _SEEDS for k in range(count)]
+    drawn = list(zip(*_draw(model, ids, chosen, seeds), strict=True)) or [()] * count
+    return [
+        Sample(
+            prime,
+            "".join(text for text, _ in pieces),
+            seed,
+            chosen.temperature,
+            np.concatenate([np.empty(0), *(log_probs for _, log_probs in pieces)]),
+        )
+        for seed, pieces in zip(seeds, drawn, strict=True)
+    ]
+
+
+def read(ops: Any, theta: Any, shape: Shape, ids: Any, h: Any, c: Any) -> Iterator[np.ndarray]:
+    """Let a model read `ids` (M,), of any length, and yield the log probabilities of ids[1:], nats, piece by piece.
+
+    h, c (L, 1, H), the state carried in, become that before the last id is read. The pieces' length changes the results
+    by no more than rounding.
+    """
+    workspace = spec.workspace(shape, READ_STEPS, 1, theta.dtype) if len(ids) > READ_STEPS else None
+    for begin in range(0, len(ids) - 1, READ_STEPS):
+        x = ids[begin : begin + READ_STEPS + 1].astype(np.int32)[:, None]
+        yield ops.score(theta, h, c, x, shape=shape, workspace=workspace if len(x) > READ_STEPS else None)[:, 0]
+
+
+def continued(
+    ops: Any, theta: Any, shape: Shape, prime: Any, uniforms: Any, temperature: float, window: bool
+) -> np.ndarray:
+    """Go on from the ids `prime` (W,), by one character for each of `uniforms` (n,); return their ids, (n,).
+
+    With `window` the last W characters are read anew, from a zero state, for each one: as Keras' example does it.
+    """
+    if not window:
+        h, c = zero_state(shape, theta.dtype)
+        for _ in read(ops, theta, shape, prime, h, c):
+            pass
+        return ops.sample(theta, h, c, prime[-1:], uniforms[:, None], shape=shape, temperature=temperature)[:, 0]
+    drawn = np.concatenate([prime, np.empty(len(uniforms), np.int32)])
+    for n, u in enumerate(uniforms, len(prime)):
+        drawn[n] = continued(ops, theta, shape, drawn[n - len(prime) : n], u[None], temperature, False)[0]
+    return drawn[len(prime) :]
+
+
+def first_id(model: Checkpoint) -> int:
+    """The id that a model reads before a text's first character: that of a line break, or 0 if it knows none."""
+    return max(model.vocabulary.characters.find("\n"), 0)
+
+
+def zero_state(shape: Shape, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """h and c (L, 1, H) of one stream that has read nothing."""
+    h = np.zeros((shape.num_layers, 1, shape.hidden_size), dtype)
+    return h, np.zeros_like(h)
+
+
+def _seed(options: Options) -> int:
+    return secrets.randbelow(_SEEDS) if options.seed is None else options.seed
+
+
+def _encode(model: Checkpoint, prime: str, options: Options) -> tuple[str, np.ndarray]:
+    """The prime, without what is to be skipped, and its ids; one id at least."""
+    vocabulary = model.vocabulary
+    if options.stop is not None and vocabulary.without_unknown(options.stop) != options.stop:
+        raise UserError(f"--stop: the model does not know all characters of {options.stop!r}, and will never write it")
     prime = prime.lower() if model.config.lower else prime
-    if unknown == "skip":
-        prime = model.vocabulary.without_unknown(prime)
+    if options.unknown == "skip":
+        prime = vocabulary.without_unknown(prime)
     try:
-        ids = model.vocabulary.encode(prime).astype(np.int32)
+        ids = vocabulary.encode(prime)
     except UserError as error:
         raise UserError(f"--prime: {error}; --unknown skip leaves such characters out") from None
-    return _stream(model, prime, ids, length, temperature, np.random.RandomState(seed), choose_backend(backend))
+    return prime, ids if len(ids) else np.array([first_id(model)], np.int32)
 
 
-def _stream(
-    model: Checkpoint, prime: str, ids: Any, length: int, temperature: float, random: Any, backend: str
-) -> Iterator[str]:
-    ops, shape = kernels.load(backend), model.shape
-    h = np.zeros((shape.num_layers, 1, shape.hidden_size), model.theta.dtype)
-    c = np.zeros_like(h)
-    if len(ids) == 0:
-        ids = np.array([max(model.vocabulary.characters.find("\n"), 0)], np.int32)
-    for character in ids[:-1]:  # reading is sampling whose draws are thrown away
-        ops.sample(model.theta, h, c, character[None], np.zeros((1, 1)), shape=shape)
-    if prime:
-        yield prime
-    last, piece, decode = ids[-1:], 32, model.vocabulary.decoder()
-    while length > 0:
+class _Ending:
+    """Finds the end of a text that comes in pieces: the first `stop` in it."""
+
+    def __init__(self, stop: str | None) -> None:
+        self.stop, self.before, self.found = stop, "", False
+
+    def cut(self, text: str) -> str:
+        """The part of the next piece that belongs to the text."""
+        if self.found or not self.stop:
+            return "" if self.found else text
+        joined = self.before + text
+        at = joined.find(self.stop)
+        if at >= 0:
+            self.found = True
+            return joined[len(self.before) : at + len(self.stop)]
+        self.before = joined[max(0, len(joined) - len(self.stop) + 1) :]
+        return text
+
+
+def _draw(
+    model: Checkpoint, ids: np.ndarray, options: Options, seeds: list[int]
+) -> Iterator[list[tuple[str, np.ndarray]]]:
+    """Yield, of each text, what comes next and its log probabilities; nothing of one that has ended."""
+    ops, shape = kernels.load(choose_backend(options.backend)), model.shape
+    randoms = [np.random.RandomState(seed) for seed in seeds]
+    endings = [_Ending(options.stop) for _ in seeds]
+    decoders = [model.vocabulary.decoder() for _ in seeds]
+    h, c = zero_state(shape, model.theta.dtype)
+    for _ in read(ops, model.theta, shape, ids, h, c):
+        pass
+    h, c = (np.repeat(state, len(seeds), axis=1) for state in (h, c))
+    last, left, piece = np.full(len(seeds), ids[-1], np.int32), options.length, 32
+    while left != 0 and not all(ending.found for ending in endings):
+        steps = piece if left is None else min(piece, left)
+        uniforms = np.stack([random.random_sample(steps) for random in randoms], axis=1)
+        log_probs = np.empty_like(uniforms)
         drawn = ops.sample(
-            model.theta, h, c, last, random.random_sample((min(piece, length), 1)), shape=shape, temperature=temperature
-        )
-        last, length, piece = drawn[-1], length - len(drawn), min(2 * piece, 4096)
-        yield decode(drawn[:, 0], length == 0)
+            model.theta, h, c, last, uniforms, shape=shape, temperature=options.temperature, top_k=options.top_k,
+            top_p=options.top_p, log_probs=log_probs,
+        )  # fmt: skip
+        last, piece = drawn[-1], min(2 * piece, 4096)
+        left = None if left is None else left - steps
+        pieces = []
+        for k, ending in enumerate(endings):
+            text = ending.cut(decoders[k](drawn[:, k], left == 0))
+            kept = len(model.vocabulary.encode(text)) if ending.found else steps
+            pieces.append((text, log_probs[:kept, k]))
+        yield pieces

@@ -67,6 +67,11 @@ class Progress:
     is_best: bool = False
 
     @property
+    def perplexity(self) -> float:
+        """2 to the power of the bits per character: a guess among so many equals would be as hard."""
+        return 2.0**self.bits_per_char
+
+    @property
     def is_endless(self) -> bool:
         """Whether no number of iterations ends the run."""
         return self.iterations >= _ENDLESS
@@ -228,7 +233,11 @@ class Trainer:
 
     def _next_pause(self) -> int:
         """The iteration at which the next call of the kernels ends, if nothing stops it before."""
-        periods = [self.config.sample_every, self._evaluate_every, self.batches.iterations_per_pass * self._minds_epochs]
+        periods = [
+            self.config.sample_every,
+            self._evaluate_every,
+            self.batches.iterations_per_pass * self._minds_epochs,
+        ]
         pauses = ((self.iteration // period + 1) * period for period in periods if period)
         return min(self.iterations, self.iteration + self._call, *pauses)
 
@@ -419,9 +428,7 @@ class Trainer:
                 self._ops, self.theta, self.shape, prime, uniforms, temperature, config.epoch_samples == "window"
             )
             decode = self.corpus.vocabulary.decode
-            yield replace(
-                self._progress("sample"), sample=decode(drawn), prime=decode(prime), temperature=temperature
-            )
+            yield replace(self._progress("sample"), sample=decode(drawn), prime=decode(prime), temperature=temperature)
 
     def checkpoint(self) -> Checkpoint:
         """All that there is to know, as of the last tick; arrays are the trainer's own, so save or copy them.

@@ -55,7 +55,7 @@ def optimizer(theta: Any, grad: Any, state: Any, slots: int) -> None:
 
 
 def model(theta: Any, h: Any, c: Any, x: Any, shape: Shape, ws: Workspace | None) -> int:
-    """Check the arguments of :func:`loss_and_grad`; return T + 1."""
+    """Check the arguments of :func:`loss_and_grad`, and most of :func:`score`; return T + 1."""
     sizes = spec.check(theta=(theta, "N"), h=(h, "L B H"), c=(c, "L B H"), x=(x, "ids T B"))
     _check_shape(theta, h, shape, sizes["B"])
     if sizes["T"] < 2:
@@ -110,15 +110,37 @@ def train_steps(
         )
 
 
-def sample(theta: Any, h: Any, c: Any, x: Any, uniforms: Any, shape: Shape, temperature: float) -> None:
+def score(theta: Any, h: Any, c: Any, x: Any, shape: Shape, ws: Workspace | None, out: Any) -> None:
+    """Check the arguments of :func:`score`."""
+    rows = model(theta, h, c, x, shape, ws)
+    if out is not None:
+        _expect_double("out", (rows - 1, x.shape[1]), out)
+
+
+def sample(
+    theta: Any,
+    h: Any,
+    c: Any,
+    x: Any,
+    uniforms: Any,
+    shape: Shape,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    log_probs: Any,
+) -> None:
     """Check the arguments of :func:`sample`."""
     sizes = spec.check(theta=(theta, "N"), h=(h, "L B H"), c=(c, "L B H"), x=(x, "ids B"))
-    if uniforms.dtype != np.float64:
-        raise ValueError(f"uniforms: expected float64, got {uniforms.dtype}")
-    _expect("uniforms", (len(uniforms), sizes["B"]), uniforms.shape)
+    _expect_double("uniforms", (len(uniforms), sizes["B"]), uniforms)
+    if log_probs is not None:
+        _expect_double("log_probs", uniforms.shape, log_probs)
     _check_shape(theta, h, shape, sizes["B"])
     if not temperature >= 0:
         raise ValueError(f"temperature: expected 0 or more, got {temperature}")
+    if not top_k >= 0:
+        raise ValueError(f"top_k: expected 0 or more, got {top_k}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p: expected more than 0 and at most 1, got {top_p}")
     spec.check_ids("x", x, shape.vocab_size)
     if uniforms.size and not (uniforms.min() >= 0 and uniforms.max() < 1):
         raise ValueError("uniforms: expected numbers in [0, 1)")
@@ -146,3 +168,9 @@ def _check_workspace(ws: Workspace | None, shape: Shape, T: int, B: int, dtype: 
 def _expect(name: str, expected: tuple[int, ...], got: tuple[int, ...]) -> None:
     if expected != got:
         raise ValueError(f"{name}: expected {expected}, got {got}")
+
+
+def _expect_double(name: str, expected: tuple[int, ...], array: Any) -> None:
+    if array.dtype != np.float64:
+        raise ValueError(f"{name}: expected float64, got {array.dtype}")
+    _expect(name, expected, array.shape)

@@ -451,7 +451,66 @@ def train_steps(
     return losses
 
 
-def sample(theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, temperature: float = 1.0) -> np.ndarray:
+def _log_prob(logits: Any, ids: Any) -> np.ndarray:
+    """Log softmax(logits (..., V)) at the ids (...), nats, in float64 for either dtype."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    at_ids = np.take_along_axis(shifted, ids[..., None].astype(np.intp), axis=-1)[..., 0]
+    return at_ids - np.log(np.exp(shifted).sum(axis=-1))
+
+
+def _read(views: spec.Params, h: Any, c: Any, x: Any) -> np.ndarray:
+    """Logits (T, B, V) after each of the inputs x (T, B); h, c (L, B, H) go from the state before to that after."""
+    below = x
+    for k, layer in enumerate(views.layers):
+        h_all, c_all, _ = lstm_forward(below, h[k], c[k], *layer)
+        h[k], c[k] = h_all[-1], c_all[-1]
+        below = h_all[1:]
+    return below @ views.W_y + views.b_y
+
+
+def score(
+    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, out: Any = None
+) -> np.ndarray:
+    """Log probability of each character of a text, given those before it.
+
+    ``log softmax(logits)[target]``, see spec.py: the terms of the loss, with their sign turned.
+
+    Parameters
+    ----------
+    theta : (N,) parameters; read
+    h, c : (L, B, H) state carried in; written, so that a next call goes on where this one ended
+    x : (T+1, B) int32 ids: inputs x[:-1], targets x[1:]; read. A next call begins with this one's last row
+    shape : Shape
+    workspace : Workspace of these sizes
+    out : (T, B) float64 buffer for the result, overwritten
+
+    Returns
+    -------
+    log_probs : (T, B) float64, nats; from the logits on computed in float64 for either dtype
+
+    Notes
+    -----
+    A text in one call or in several gives the same numbers up to rounding.
+    """
+    checks.score(theta, h, c, x, shape, workspace, out)
+    log_probs = np.empty((len(x) - 1, x.shape[1])) if out is None else out
+    log_probs[...] = _log_prob(_read(spec.params(theta, shape), h, c, x[:-1]), x[1:])
+    return log_probs
+
+
+def sample(
+    theta: Any,
+    h: Any,
+    c: Any,
+    x: Any,
+    uniforms: Any,
+    *,
+    shape: Shape,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    log_probs: Any = None,
+) -> np.ndarray:
     """Draw n characters for each of B streams, each fed back as the next input.
 
     Parameters
@@ -462,6 +521,10 @@ def sample(theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, t
     uniforms : (n, B) float64 in [0, 1), one draw each, so that one seed gives one text on every backend; read
     shape : Shape
     temperature : logits are divided by it; 0 takes the most probable character (the first of equals)
+    top_k : draw among that many of the most probable characters (of equals the first); 0 among all
+    top_p : of those, draw among the fewest most probable whose share of them reaches top_p; 1 among all
+    log_probs : (n, B) float64 buffer for the log probability of each character drawn, nats, overwritten: as the model
+        believes, that is at temperature 1 and among all characters
 
     Returns
     -------
@@ -471,26 +534,38 @@ def sample(theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, t
     -----
     The character is the first whose cumulative probability, normalised, exceeds the uniform number; probabilities are
     computed in float64 for either dtype. That is what ``numpy.random.RandomState.choice`` does with its one draw.
+    Temperature comes before top_k, and that before top_p. Sources: Fan, Lewis and Dauphin (2018), section 5.1, for
+    top_k; Holtzman et al. (2020), section 3.1, for top_p.
     """
-    checks.sample(theta, h, c, x, uniforms, shape, temperature)
+    checks.sample(theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs)
     views = spec.params(theta, shape)
     drawn = np.empty(uniforms.shape, np.int32)
     for n, u in enumerate(uniforms):
-        below = x[None]
-        for k, layer in enumerate(views.layers):
-            h_all, c_all, _ = lstm_forward(below, h[k], c[k], *layer)
-            h[k], c[k] = h_all[1], c_all[1]
-            below = h_all[1:]
-        logits = (below[0] @ views.W_y + views.b_y).astype(np.float64)
+        logits = _read(views, h, c, x[None])[0].astype(np.float64)
         if temperature == 0:
             x = logits.argmax(axis=-1).astype(np.int32)
         else:
             weights = np.exp((logits - logits.max(axis=-1, keepdims=True)) / temperature)
+            _truncate(weights, logits, top_k, top_p)
             cumulative = weights.cumsum(axis=-1)
             below_u = cumulative / cumulative[:, -1:] <= u[:, None]
             x = below_u.sum(axis=-1).astype(np.int32)
         drawn[n] = x
+        if log_probs is not None:
+            log_probs[n] = _log_prob(logits, x)
     return drawn
+
+
+def _truncate(weights: Any, logits: Any, top_k: int, top_p: float) -> None:
+    """Set the weights (B, V) of the characters to zero that top_k and top_p rule out."""
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    ranked = np.take_along_axis(weights, order, axis=-1)
+    if top_k > 0:
+        ranked[:, top_k:] = 0
+    if top_p < 1:
+        reached = ranked.cumsum(axis=-1) >= top_p * ranked.sum(axis=-1, keepdims=True)
+        ranked[:, 1:][reached[:, :-1]] = 0  # the one that reaches it stays
+    np.put_along_axis(weights, order, ranked, axis=-1)
 
 
 __all__ = list(spec.OPS)

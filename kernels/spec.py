@@ -305,7 +305,8 @@ OPS = {
         "hyper=None, grad_scale=1.0, grad_clip=None, grad_clip_norm=None, last_only=False, "
         "bfloat16=False, smooth_loss=inf, stop_below=-inf, workspace=None, threads=1)"
     ),
-    "sample": "(theta, h, c, x, uniforms, *, shape, temperature=1.0)",
+    "score": "(theta, h, c, x, *, shape, workspace=None, out=None)",
+    "sample": "(theta, h, c, x, uniforms, *, shape, temperature=1.0, top_k=0, top_p=1.0, log_probs=None)",
 }
 
 

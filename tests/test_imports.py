@@ -18,9 +18,11 @@ ALLOWED = {
     "charlstm.machine": set(),
     "charlstm.initial": {"kernels", "kernels.spec"},
     "charlstm.checkpoint": {
-        "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.sampler", "kernels", "kernels.spec",
+        "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.evaluate", "charlstm.sampler", "kernels",
+        "kernels.spec",
     },
-    "charlstm.sampler": {"charlstm.checkpoint", "charlstm.errors", "kernels"},
+    "charlstm.sampler": {"charlstm.checkpoint", "charlstm.errors", "kernels", "kernels.spec"},
+    "charlstm.evaluate": {"charlstm.checkpoint", "charlstm.errors", "charlstm.sampler", "kernels", "kernels.spec"},
     "charlstm.trainer": {
         "charlstm", "charlstm.initial", "charlstm.batches", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus",
         "charlstm.errors", "charlstm.machine", "charlstm.sampler", "kernels", "kernels.spec",

@@ -213,7 +213,7 @@ def test_a_checkpoint_holds_everything(saved):
     random = np.random.RandomState()
     random.set_state(read.random_state)
     assert random.random_sample() == saved.trainer.random.random_sample()
-    assert read.position == 12 % saved.trainer.streams.iterations_per_pass * 7
+    assert read.position == 12 % saved.trainer.batches.iterations_per_pass * 7
 
 
 def test_it_opens_as_plain_safetensors(saved):

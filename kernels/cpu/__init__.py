@@ -359,18 +359,51 @@ def train_steps(
     return losses[:done]
 
 
-def sample(theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, temperature: float = 1.0) -> np.ndarray:
+def score(
+    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, out: Any = None
+) -> np.ndarray:
+    """Log probability of each character of a text, as :func:`kernels.numpy_ref.score`.
+
+    Allocates nothing where `workspace` and `out` are given.
+    """
+    checks.score(theta, h, c, x, shape, workspace, out)
+    T, B = len(x) - 1, x.shape[1]
+    ws = workspace or spec.workspace(shape, T, B, theta.dtype)
+    log_probs = np.empty((T, B)) if out is None else out
+    ws.h[:, 0], ws.c[:, 0] = h, c
+    loops.score_pass(
+        theta, spec.offsets(shape), _read_only(x), ws.h, ws.c, ws.gates, ws.packed[:, :, :0], ws.logits,
+        whole(shape.hidden_size), ws.counter, log_probs,
+    )  # fmt: skip
+    h[...], c[...] = ws.h[:, T], ws.c[:, T]
+    return log_probs
+
+
+def sample(
+    theta: Any,
+    h: Any,
+    c: Any,
+    x: Any,
+    uniforms: Any,
+    *,
+    shape: Shape,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    log_probs: Any = None,
+) -> np.ndarray:
     """Draw many characters in one compiled call, as :func:`kernels.numpy_ref.sample`."""
-    checks.sample(theta, h, c, x, uniforms, shape, temperature)
+    checks.sample(theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs)
     L, B, H = h.shape
+    V = shape.vocab_size
     states, cells = (spec.aligned_zeros((L, 2, B, H), theta.dtype) for _ in range(2))
     states[:, 0], cells[:, 0] = h, c
-    gates, logits = (spec.aligned_zeros(dims, theta.dtype) for dims in ((L, 1, B, 4 * H), (1, B, shape.vocab_size)))
+    gates, logits = (spec.aligned_zeros(dims, theta.dtype) for dims in ((L, 1, B, 4 * H), (1, B, V)))
     drawn = np.empty(uniforms.shape, np.int32)
     loops.sample_loop(
-        theta, spec.offsets(shape), x[None].copy(), uniforms, float(temperature),
-        states, cells, gates, np.empty((L, 4, 0), theta.dtype), logits, np.empty(shape.vocab_size), whole(H),
-        _counter(), drawn,
+        theta, spec.offsets(shape), x[None].copy(), uniforms, float(temperature), int(top_k), float(top_p),
+        states, cells, gates, np.empty((L, 4, 0), theta.dtype), logits, np.empty(V), np.empty(V, np.int64), whole(H),
+        _counter(), drawn, np.empty((0, B)) if log_probs is None else log_probs,
     )  # fmt: skip
     h[...], c[...] = states[:, 0], cells[:, 0]
     return drawn

@@ -218,8 +218,98 @@ def clip_norm(grad, norm_limit, panels):
 
 
 @inner
-def _draw(logits, weights, u, temperature):
-    """The id that u in [0, 1) falls on, with probabilities softmax(logits / temperature) in float64."""
+def _log_prob(logits, target):
+    """Log softmax(logits)[target] in float64."""
+    V = logits.shape[0]
+    largest = float(logits[0])
+    for j in range(V):
+        largest = max(largest, float(logits[j]))
+    total = 0.0
+    for j in range(V):
+        total += exp(float(logits[j]) - largest)
+    return float(logits[target]) - largest - math.log(total)
+
+
+@entry
+def score_pass(theta, offsets, x, h, c, gates, packed, logits, pieces, counter, log_probs):
+    """Log probabilities (T, B) of x[1:]; h and c hold the states of all steps, [:, 0] what came in."""
+    L, _, B, H = h.shape
+    T, _, V = logits.shape
+    W_y = theta[offsets[3 * L] : offsets[3 * L + 1]]
+    b_y = theta[offsets[3 * L + 1] : offsets[3 * L + 1] + V]
+    model.forward(theta, offsets, x[:T], h, c, gates, packed, 0, B, pieces, 0, 1, counter, 1)
+    copy_to_rows(b_y, logits.reshape(logits.size), 0, V, T * B)
+    add_product(h, ((L - 1) * (T + 1) + 1) * B * H, H, W_y, 0, V, logits, 0, V, T * B, H, V)
+    for t in range(T):
+        for r in range(B):
+            log_probs[t, r] = _log_prob(logits[t, r], x[t + 1, r])
+
+
+@inner
+def _comes_first(logits, a, b):
+    """Whether id a is more probable than b, or as probable and lower."""
+    return logits[a] > logits[b] or (logits[a] == logits[b] and a < b)
+
+
+@inner
+def _sink(order, at, size, logits):
+    """Let the id at `at` sink to its place in the heap order[:size], whose first is the most probable."""
+    moved = order[at]
+    while 2 * at + 1 < size:
+        child = 2 * at + 1
+        if child + 1 < size and _comes_first(logits, order[child + 1], order[child]):
+            child += 1
+        if _comes_first(logits, moved, order[child]):
+            break
+        order[at] = order[child]
+        at = child
+    order[at] = moved
+
+
+@inner
+def _take(order, size, logits):
+    """Take the most probable id from the heap order[:size] and put it right behind what is left of that."""
+    order[0], order[size - 1] = order[size - 1], order[0]
+    _sink(order, 0, size - 1, logits)
+
+
+@inner
+def _truncate(logits, weights, order, top_k, top_p):
+    """Set the weights to zero that top_k and top_p rule out; return the highest id that is left. order is (V,).
+
+    A heap, as few of all ids may have to be put in order.
+    """
+    V = logits.shape[0]
+    total = 0.0
+    for j in range(V):
+        order[j] = j
+        total += weights[j]
+    for at in range(V // 2 - 1, -1, -1):
+        _sink(order, at, V, logits)
+    kept = V
+    if 0 < top_k < V:
+        kept, total = top_k, 0.0
+        for n in range(kept):
+            _take(order, V - n, logits)
+            total += weights[order[V - 1 - n]]
+    if top_p < 1.0:
+        limit, kept, share = kept, 0, 0.0
+        while kept < limit and share < top_p * total:
+            if limit == V:
+                _take(order, V - kept, logits)
+            kept += 1
+            share += weights[order[V - kept]]
+    for n in range(V - kept):
+        weights[order[n]] = 0.0
+    last = 0
+    for n in range(V - kept, V):
+        last = max(last, order[n])
+    return last
+
+
+@inner
+def _draw(logits, weights, order, u, temperature, top_k, top_p):
+    """The id that u in [0, 1) falls on, with probabilities softmax(logits / temperature), truncated, in float64."""
     V = logits.shape[0]
     best = 0
     for j in range(V):
@@ -229,6 +319,9 @@ def _draw(logits, weights, u, temperature):
     largest = float(logits[best])
     for j in range(V):
         weights[j] = exp((float(logits[j]) - largest) / temperature)
+    last = V - 1
+    if top_k > 0 or top_p < 1.0:
+        last = _truncate(logits, weights, order, top_k, top_p)
     total = 0.0
     for j in range(V):
         total += weights[j]
@@ -236,12 +329,18 @@ def _draw(logits, weights, u, temperature):
     drawn = 0
     for j in range(V):
         drawn += weights[j] / total <= u
-    return min(drawn, V - 1)
+    return min(drawn, last)
 
 
 @entry
-def sample_loop(theta, offsets, x, uniforms, temperature, h, c, gates, packed, logits, weights, pieces, counter, drawn):
-    """Draw characters; the buffers h, c, gates, logits are those of a model with T = 1; x (1, B) is overwritten."""
+def sample_loop(
+    theta, offsets, x, uniforms, temperature, top_k, top_p, h, c, gates, packed, logits, weights, order, pieces,
+    counter, drawn, log_probs,
+):  # fmt: skip
+    """Draw characters; the buffers h, c, gates, logits are those of a model with T = 1; x (1, B) is overwritten.
+
+    log_probs is (n, B), or of no size where nobody asks for them.
+    """
     L, _, B, H = h.shape
     V = logits.shape[2]
     W_y = theta[offsets[3 * L] : offsets[3 * L + 1]]
@@ -252,5 +351,7 @@ def sample_loop(theta, offsets, x, uniforms, temperature, h, c, gates, packed, l
         add_product(h, (2 * L - 1) * B * H, H, W_y, 0, V, logits, 0, V, B, H, V)
         _begin(h, c, False, False, 0, B, pieces, 0, 1)
         for r in range(B):
-            x[0, r] = _draw(logits[0, r], weights, uniforms[n, r], temperature)
+            x[0, r] = _draw(logits[0, r], weights, order, uniforms[n, r], temperature, top_k, top_p)
             drawn[n, r] = x[0, r]
+            if log_probs.size > 0:
+                log_probs[n, r] = _log_prob(logits[0, r], x[0, r])

@@ -1,0 +1,109 @@
+"""Checkpoint and text -> log probabilities, bits per character, perplexity."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import kernels
+from charlstm.checkpoint import Checkpoint
+from charlstm.errors import UserError
+from charlstm.sampler import choose_backend, first_id, read, zero_state
+from kernels.spec import Shape
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model predicts a text, from a zero state on, its state carried through the whole text.
+
+    `log_probs` (chars,) float64 holds ln p of each character, given all before it; the first is predicted after a line
+    break, which does not count, as :func:`charlstm.sampler.stream` begins.
+    """
+
+    log_probs: np.ndarray
+
+    @property
+    def chars(self) -> int:
+        """Characters that were predicted: all of the text's."""
+        return len(self.log_probs)
+
+    @property
+    def nats(self) -> float:
+        """-sum ln p, over the whole text."""
+        return float(-self.log_probs.sum())
+
+    @property
+    def nats_per_char(self) -> float:
+        """-mean ln p: the loss of training, for one character."""
+        return self.nats / self.chars
+
+    @property
+    def bits_per_char(self) -> float:
+        """-mean log2 p."""
+        return self.nats_per_char / math.log(2)
+
+    @property
+    def perplexity(self) -> float:
+        """2 ** bits_per_char: a guess among so many equals would be as hard."""
+        return math.exp(self.nats_per_char)
+
+
+def encode(model: Checkpoint, text: str, unknown: str = "error") -> np.ndarray:
+    """The ids of a text to be scored.
+
+    Raises
+    ------
+    UserError
+        For an empty text, or characters that the vocabulary lacks and `unknown` ("error" or "skip") does not skip.
+    """
+    if unknown not in ("error", "skip"):
+        raise UserError(f"--unknown: expected error or skip, got {unknown!r}")
+    text = text.lower() if model.config.lower else text
+    if unknown == "skip":
+        text = model.vocabulary.without_unknown(text)
+    if not text:
+        raise UserError("there is nothing to score: the text has no character that the model knows")
+    try:
+        return model.vocabulary.encode(text)
+    except UserError as error:
+        raise UserError(f"{error}; --unknown skip leaves such characters out") from None
+
+
+def log_probs(model: Checkpoint, ids: np.ndarray, backend: str = "auto") -> Iterator[np.ndarray]:
+    """Yield ln p of each of the ids as :class:`Score` has it, float64, piece by piece."""
+    ops = kernels.load(choose_backend(backend))
+    first = np.array([first_id(model)], ids.dtype)
+    return read(
+        ops, model.theta, model.shape, np.concatenate([first, ids]), *zero_state(model.shape, model.theta.dtype)
+    )
+
+
+def score(model: Checkpoint, text: str, *, unknown: str = "error", backend: str = "auto") -> Score:
+    """Score a text.
+
+    Parameters
+    ----------
+    model : Checkpoint
+    text : of any length: it is read in pieces, whose length changes the result by no more than rounding
+    unknown : what to do with characters that the vocabulary lacks: "error" or "skip"
+    backend : who does the arithmetic
+
+    Raises
+    ------
+    UserError
+        As :func:`encode`, and for a backend that cannot be used here.
+    """
+    return score_ids(model, encode(model, text, unknown), backend)
+
+
+def score_ids(model: Checkpoint, ids: np.ndarray, backend: str = "auto") -> Score:
+    """Score a text that is encoded already."""
+    return Score(np.concatenate(list(log_probs(model, ids, backend))))
+
+
+def bits_per_char(ops: Any, theta: np.ndarray, shape: Shape, ids: np.ndarray) -> float:
+    """-sum log2 p / (M - 1) of ids[1:], for ids (M,) of any length, from a zero state that is carried through them."""
+    nats = -sum(float(piece.sum()) for piece in read(ops, theta, shape, ids, *zero_state(shape, theta.dtype)))
+    return nats / (len(ids) - 1) / math.log(2)
