@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from charlstm.config import Config, from_preset
     from charlstm.corpus import Corpus
     from charlstm.errors import RunFailed, UserError
+    from charlstm.progress import Progress
     from charlstm.run import Run
-    from charlstm.trainer import Progress, Trainer
+    from charlstm.trainer import Trainer
 
 _HOMES = {
     "Checkpoint": "checkpoint",
     "Config": "config",
     "Corpus": "corpus",
-    "Progress": "trainer",
+    "Progress": "progress",
     "Run": "run",
     "RunFailed": "errors",
     "Trainer": "trainer",

@@ -84,25 +84,31 @@ def cli() -> None:
     "--from", "from_run", metavar="RUN", help="begin with the best weights of a run, and keep its sizes and vocabulary"
 )
 @click.option("--offline", is_flag=True, help="download nothing: URLs and built-in texts come from the cache")
+@click.option("--style", metavar="own|original", default="own", help="original: print what the replaced script prints")
 @click.option("--quiet", is_flag=True, help="print nothing but errors")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a report on stdout")
 @click.pass_context
 def train(
     ctx: click.Context, text: tuple[str, ...], out: str | None, resume: str | None, from_run: str | None, offline: bool,
-    quiet: bool, as_json: bool, **_: Any,
+    style: str, quiet: bool, as_json: bool, **_: Any,
 ) -> int:  # fmt: skip
     """Train on TEXT: files, folders of .txt, - for stdin, http(s) URLs, or built-in texts (`charlstm data list`).
 
     Without TEXT it is python-docs, the text inside Python. An option set to none is unset. Options given win over the
-    preset's.
+    preset's; --preset list shows them all.
     """
+    if ctx.params["preset"] == "list":
+        _list_presets()
+        return 0
+    if style not in ("own", "original"):
+        raise UserError(f"--style: expected own or original, got {style!r}")
     names = {item.name for item in fields(Config)}
     given = {
         name: value
         for name, value in ctx.params.items()
         if name in names and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
-    from charlstm import checkpoint, data, display
+    from charlstm import checkpoint, data, display, originals
     from charlstm.config import from_model, from_preset
     from charlstm.run import resume as resume_run
     from charlstm.run import start
@@ -127,8 +133,27 @@ def train(
         if not text and config.preset.startswith("min-char-") and os.path.isfile("input.txt"):
             text = ("input.txt",)
             screen.note("no TEXT given: training on input.txt, as the original script does")
+        if style == "original":
+            originals.style_of(config.preset)  # before anything is written
         run = start(text, config, out, fetch=fetch)
-    return _train(run, screen, show_sample=not quiet and not as_json)
+    if style == "original":
+        screen = display.Guarded(originals.style_of(run.config.preset)(run.trainer))
+    return _train(run, screen, show_sample=not quiet and not as_json and style == "own")
+
+
+def _list_presets() -> None:
+    """Show every preset: what it replaces, its sizes, how it learns, and how long."""
+    from charlstm.config import BUDGETS, from_preset
+    from charlstm.presets import REPLACES
+
+    click.echo(f"{'preset':22} {'replaces':24} {'model':14} {'reads':12} {'learns by':28} budget")
+    for name in PRESETS:
+        config = from_preset(name)
+        model = f"{config.num_layers} x {config.hidden_size}"
+        reads = f"{config.batch_size} x {config.windows or config.seq_length}"
+        learns = f"{config.optimizer} {config.learning_rate:g}, {config.schedule}"
+        budget = ", ".join(f"{value:,.15g} {what}" for what in BUDGETS if (value := getattr(config, what)) is not None)
+        click.echo(f"{name:22} {REPLACES[name]:24} {model:14} {reads:12} {learns:28} {budget}")
 
 
 def _train(run: Any, screen: Any, show_sample: bool) -> int:
@@ -168,9 +193,11 @@ def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
     if trainer.iteration == start_at:
         screen.note(f"nothing to do: this run has had {trainer.budget} ({trainer.iteration:,} iterations)")
     else:
+        best = trainer.marks.get("best_validation")
+        kept_back = "" if best is None else f", {best:.3f} on the text that was kept back, at best"
         screen.note(
             f"done    {trainer.budget} reached: {trainer.iteration:,} iterations in {trainer.seconds:.1f} s, "
-            f"{run.last.bits_per_char:.3f} bits per character"
+            f"{run.last.bits_per_char:.3f} bits per character{kept_back}"
         )
     screen.note(f"go on   charlstm train --resume={name} {more}")
     screen.note(f"write   charlstm sample {name}")
@@ -407,6 +434,38 @@ def bench(threads: int | None, as_json: bool) -> int:
     if as_json:
         everything = {"machine": where, "versions": machine.versions(), "limits": found.as_dict()}
         click.echo(json.dumps({**everything, "worst_gradient_error": worst, "works": rows}))
+    return 0
+
+
+@cli.command()
+@click.argument("run")
+@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="words to list")
+@click.option("--offline", is_flag=True, help="download nothing")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object a word")
+def keywords(run: str, top: int, offline: bool, as_json: bool) -> int:
+    """List the words that the saved samples of RUN use most, and those of them that its text never had."""
+    import json
+    from dataclasses import asdict
+
+    from charlstm import checkpoint, data
+    from charlstm import run as runs
+    from charlstm.keywords import keywords as found_in
+    from charlstm.keywords import samples_of
+
+    samples = samples_of(run)
+    corpus = runs.corpus_of(checkpoint.load(run, "last"), run, fetch=partial(data.fetch, offline=offline))
+    found = found_in(samples, corpus.vocabulary.decode(corpus.ids))
+    new = [each for each in found if not each.in_text]
+    if as_json:
+        for each in found[:top]:
+            click.echo(json.dumps(asdict(each)))
+        return 0
+    click.echo(f"{'word':20} {'in samples':>10} {'in text':>8}")
+    for each in found[:top]:
+        click.echo(f"{each.word:20} {each.in_samples:10,} {each.in_text:8,}")
+    click.echo(f"\n{len(new):,} of {len(found):,} words are not in {corpus.name}" + (":" if new else ""))
+    for each in new[:top]:
+        click.echo(f"{each.word:20} {each.in_samples:10,}")
     return 0
 
 

@@ -57,8 +57,8 @@ class Config:
     batch_size: int = _option(16, "streams of text, or windows, read side by side", low=1, high=1_000_000)
     windows: str | None = _option(
         None,
-        "MAXLEN:STEP, read windows of MAXLEN characters, one every STEP, shuffled, each from a zero state, and learn the "
-        "one character after each, instead of streams",
+        "MAXLEN:STEP, read windows of MAXLEN characters, one every STEP, shuffled, each from a zero state, and learn "
+        "the one character after each, instead of streams",
     )
     optimizer: str = _option("adam", "update rule", choices=("adagrad", "rmsprop", "adam", "sgd"))
     learning_rate: float = _option(8e-3, "step size, at first", above=0)

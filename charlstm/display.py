@@ -5,7 +5,7 @@ import sys
 from time import monotonic
 from typing import Any, Protocol
 
-from charlstm.trainer import Progress
+from charlstm.progress import Progress
 
 _LINE_SECONDS = 5.0
 

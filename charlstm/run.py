@@ -23,7 +23,8 @@ from charlstm.config import BUDGETS, Config, from_model, from_preset
 from charlstm.corpus import Corpus, Fetch, Vocabulary
 from charlstm.errors import UserError
 from charlstm.machine import processor, usable_cores, versions
-from charlstm.trainer import Progress, Trainer
+from charlstm.progress import Progress
+from charlstm.trainer import Trainer
 
 METRICS, SAMPLES = "metrics.jsonl", "samples.txt"
 
@@ -168,17 +169,33 @@ def resume(
             raise UserError(f"--{name.replace('_', '-')} cannot change when a run goes on")
     budget = dict.fromkeys(BUDGETS) if any(chosen.get(name) is not None for name in BUDGETS) else {}
     config = replace(old.config, **{**budget, **chosen})
-    if not sources:
-        if "-" in old.corpus["sources"] or not old.corpus["sources"]:
-            raise UserError(f"{folder}: its text came from {old.corpus['name']}: give it again as TEXT")
-        sources = old.corpus["sources"]
-    corpus = _corpus(sources, config, old.vocabulary if old.corpus.get("is_frozen") else None, fetch)
+    corpus = corpus_of(old, folder, sources, fetch)
     trainer = Trainer(config, corpus, old)
     resumed = Run(folder, trainer, _best_loss(folder), calibrated=not budget)
     for name in (METRICS, SAMPLES):  # what was written after the checkpoint will be written again
         if (folder / name).exists():
             os.truncate(folder / name, min(old.files.get(name, 0), (folder / name).stat().st_size))
     return resumed
+
+
+def corpus_of(
+    old: Checkpoint,
+    folder: str | os.PathLike[str],
+    sources: Sequence[str | os.PathLike[str]] | Corpus = (),
+    fetch: Fetch = data.fetch,
+) -> Corpus:
+    """The text that a run was trained on, from where it was, or from `sources`.
+
+    Raises
+    ------
+    UserError
+        Where it came from a place that cannot be read again, and no `sources` are given.
+    """
+    if not sources:
+        if "-" in old.corpus["sources"] or not old.corpus["sources"]:
+            raise UserError(f"{folder}: its text came from {old.corpus['name']}: give it again as TEXT")
+        sources = old.corpus["sources"]
+    return _corpus(sources, old.config, old.vocabulary if old.corpus.get("is_frozen") else None, fetch)
 
 
 def _corpus(

@@ -1,9 +1,9 @@
-"""The step size of each iteration. It follows from the iteration's number, and so do not the calls, nor the clock.
+"""The step size of each iteration: it follows from the iteration's number, not from how calls are cut, nor the clock.
 
-``constant``; ``decay``: times decay_factor every decay_every epochs from decay_after on, down to decay_floor; ``cosine``:
-half a cosine, down to zero at the last iteration; ``plateau``: times decay_factor whenever plateau_patience evaluations
-in a row have brought no better loss, a factor that is the trainer's to keep. Before all of them `warmup` iterations rise
-in a line from zero.
+``constant``; ``decay``: times decay_factor every decay_every epochs from decay_after on, but at least decay_floor;
+``cosine``: half a cosine, down to zero at the last iteration; ``plateau``: times decay_factor whenever plateau_patience
+evaluations in a row have brought nothing better, a factor that is the trainer's to keep. In the first `warmup`
+iterations the step size rises in a line.
 """
 
 import numpy as np

@@ -1,13 +1,14 @@
 """Training: owns the parameters, the optimizer's memory and the carried state; `run()` is a generator of Progress.
 
-Between two calls of the kernels it may sample, evaluate on the text that was kept back, or end. No clock enters the arithmetic: a budget in seconds becomes a number of iterations before training begins. The kernels
-are called for as many iterations as take about a tenth of a second, which changes no bit of the result.
+Between two calls of the kernels it may sample, evaluate on the text that was kept back, or end. No clock enters the
+arithmetic: a budget in seconds becomes a number of iterations before training begins. The kernels are called for as
+many iterations as take about a tenth of a second, which changes no bit of the result.
 """
 
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -22,6 +23,7 @@ from charlstm.corpus import Corpus
 from charlstm.errors import RunFailed, UserError
 from charlstm.evaluate import bits_per_char
 from charlstm.machine import usable_cores
+from charlstm.progress import ENDLESS, Progress
 from charlstm.sampler import choose_backend, continued
 from kernels import spec
 from kernels.spec import Shape
@@ -31,50 +33,11 @@ _CALIBRATION_SECONDS = 1.0
 _EVALUATIONS = 10  # in a run, unless chosen
 _TEMPERATURES = (0.2, 0.5, 1.0, 1.2)  # of the samples after an epoch, and the characters that they go on from
 _PRIME = 40
-_ENDLESS = 10**15  # iterations, where a loss alone ends the run
 _STOPPED = "training stopped; a smaller --learning-rate or --grad-clip may help"
 
 
 class Diverged(RunFailed):
     """The loss of an iteration was not finite; the update was not made."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where training stands. Losses are in nats, summed over the steps of one stream whose loss counts.
-
-    A `report` is due for metrics.jsonl, an `evaluation` has `val_bits_per_char`, a `sample` is text just written by the
-    model, after `prime` if that is not empty; `is_kept` says whether samples.txt wants it. Any other Progress is a
-    `tick`: between two calls of the kernels, when `Trainer.checkpoint()` is that of `iteration`, as at an evaluation.
-    """
-
-    kind: str
-    iteration: int
-    iterations: int
-    chars: int
-    epoch: float
-    loss: float
-    smooth_loss: float
-    bits_per_char: float
-    learning_rate: float
-    seconds: float
-    chars_per_second: float
-    sample: str = ""
-    prime: str = ""
-    temperature: float = 1.0
-    is_kept: bool = True
-    val_bits_per_char: float | None = None
-    is_best: bool = False
-
-    @property
-    def perplexity(self) -> float:
-        """2 to the power of the bits per character: a guess among so many equals would be as hard."""
-        return 2.0**self.bits_per_char
-
-    @property
-    def is_endless(self) -> bool:
-        """Whether no number of iterations ends the run."""
-        return self.iterations >= _ENDLESS
 
 
 class Trainer:
@@ -102,7 +65,7 @@ class Trainer:
             self.shape, config.seq_length, config.batch_size, config.real, config.dtype == "bfloat16"
         )
         self.budget = "the budget"  # what ends the run, in words
-        self._start_loss = math.log(self.shape.vocab_size) * config.loss_chars
+        self.start_loss = math.log(self.shape.vocab_size) * config.loss_chars
         self._call = 1  # iterations in the next call of the kernels
         self._rate = 0.0  # characters a second
         if checkpoint is None:
@@ -118,7 +81,7 @@ class Trainer:
         self.h = spec.aligned_zeros((config.num_layers, config.batch_size, config.hidden_size), config.real)
         self.c = np.zeros_like(self.h)
         self.iteration, self.seconds = 0, 0.0
-        self.smooth_loss = self._start_loss
+        self.smooth_loss = self.start_loss
         self._loss_sum, self._loss_count = 0.0, 0
         #: What is to be beaten, and how long that has not been: best_shown, best_validation, waited, rate_factor, ...
         self.marks: dict[str, float] = {}
@@ -155,7 +118,7 @@ class Trainer:
         if not totals:
             if config.schedule == "cosine":
                 raise UserError("--schedule cosine: needs to know where the run ends: give another budget, too")
-            totals["the loss"] = _ENDLESS
+            totals["the loss"] = ENDLESS
         self.budget, total = min(totals.items(), key=lambda item: item[1])
         self.config = replace(config, iterations=total)
 
@@ -207,7 +170,7 @@ class Trainer:
         if config.until_loss is not None and self.smooth_loss < config.until_loss * config.loss_chars:
             return f"a smoothed loss below {config.until_loss:g}"
         if config.patience is not None and self.marks.get("waited", 0) >= config.patience:
-            return f"{config.patience} evaluations without a better one"
+            return f"the patience of {config.patience} evaluations"
         return self.budget if self.iteration >= self.iterations else None
 
     # ----------------------------------------------------------------------------------------------------- loop
@@ -223,6 +186,7 @@ class Trainer:
             self.calibrate()
         every = self.config.sample_every
         with self._threads():
+            self.train(self.iteration, self.iteration, np.empty(0))  # what has to be compiled is no training time
             while self._ended_by() is None:
                 if every and self.iteration % every == 0:
                     yield self._sample()
@@ -246,7 +210,7 @@ class Trainer:
         """Iterations from one evaluation to the next; 0 for none."""
         if not self.config.validation:
             return 0
-        return self.config.validate_every or max(1, min(self.iterations, 10**6) // _EVALUATIONS)
+        return self.config.validate_every or max(1, -(-min(self.iterations, 10**6) // _EVALUATIONS))
 
     @property
     def _minds_epochs(self) -> bool:
@@ -326,7 +290,7 @@ class Trainer:
         """The smoothed loss below which a sample is shown: the lowest yet, where that is low enough."""
         if self.config.show_below is None:
             return -math.inf
-        return min(self.config.show_below * self._start_loss, self.marks.get("best_shown", math.inf))
+        return min(self.config.show_below * self.start_loss, self.marks.get("best_shown", math.inf))
 
     def _below(self, rate: np.ndarray) -> Iterator[Progress]:
         """The kernels have stopped before the update of the last iteration: make it, and show what was written.
@@ -340,7 +304,7 @@ class Trainer:
             starts, _ = self.batches.plan(begin, self.iteration)
             save_below = 1.0 if self.config.save_below is None else self.config.save_below
             sample = self._sample(theta, self.h[:, :1].copy(), self.c[:, :1].copy(), starts[0, 0])
-            is_kept = self.smooth_loss < save_below * self._start_loss
+            is_kept = self.smooth_loss < save_below * self.start_loss
             yield replace(sample, iteration=begin, is_kept=is_kept)
 
     def train(self, begin: int, end: int, rates: np.ndarray, stop_below: float = -math.inf) -> np.ndarray:

@@ -391,7 +391,8 @@ def test_a_workspace_of_other_sizes_is_refused(ops):
 
 def test_no_iterations_at_all(ops):
     theta, state, h, c, ids = training()
-    assert len(ops.train_steps(theta, state, h, c, ids, *plan(0), shape=SHAPE, seq_length=5)) == 0
+    for threads in (1, 2):
+        assert len(ops.train_steps(theta, state, h, c, ids, *plan(0), shape=SHAPE, seq_length=5, threads=threads)) == 0
 
 
 def test_the_last_state_can_be_carried_into_the_next_pass(ops):

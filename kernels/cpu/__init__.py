@@ -334,8 +334,8 @@ def train_steps(
         cell[...] = c[:, :, piece]
     _arrange(who, theta, state, offsets, ws.grad, True)
     try:
-        if who is single:
-            done = run(0, len(starts), who)
+        if who is single or not len(starts):
+            done = run(0, len(starts), single)
         else:
             kind = (
                 shape,

@@ -1,6 +1,7 @@
 """How everything here is compiled, and where compiled code is kept between runs.
 
-`inner` is for functions that only compiled code calls (`exact` where each rounding counts); `entry` for the few that Python calls, which are kept on disk.
+`inner` is for functions that only compiled code calls (`exact` where each rounding counts); `entry` for the few that
+Python calls, which are kept on disk.
 
 The cache is content-addressed: a file's key is a digest of every source file of this package, of the versions and
 settings that change what the compiler makes, of the processor, the function and its argument types. So an edit

@@ -237,7 +237,7 @@ def score_pass(theta, offsets, x, h, c, gates, packed, logits, pieces, counter, 
     T, _, V = logits.shape
     W_y = theta[offsets[3 * L] : offsets[3 * L + 1]]
     b_y = theta[offsets[3 * L + 1] : offsets[3 * L + 1] + V]
-    model.forward(theta, offsets, x[:T], h, c, gates, packed, 0, B, pieces, 0, 1, counter, 1)
+    model.forward(theta, offsets, x[:T], h, c, gates, packed, None, 0, B, pieces, 0, 1, counter, 1)
     copy_to_rows(b_y, logits.reshape(logits.size), 0, V, T * B)
     add_product(h, ((L - 1) * (T + 1) + 1) * B * H, H, W_y, 0, V, logits, 0, V, T * B, H, V)
     for t in range(T):
