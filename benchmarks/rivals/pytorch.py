@@ -111,7 +111,7 @@ class Sampling:
 
         lstm, readout = build(work.weights("float32"), work.shape)
         self.cell, self.readout = ([p.detach() for p in m.parameters()] for m in (lstm, readout))
-        V, H, _ = work.shape
+        V, H = work.shape[:2]
         self.torch, self.V, self.random = torch, V, np.random.RandomState(SEED)
         self.rows = list(torch.eye(V)[:, None].unbind())
         self.state, self.x = (torch.zeros(1, H), torch.zeros(1, H)), int(ids[0])
@@ -133,7 +133,7 @@ class UsualSampling:
     def __init__(self, work, ids):
         import torch
 
-        V, H, _ = work.shape
+        V, H = work.shape[:2]
         lstm, self.readout = build(work.weights("float32"), work.shape)
         self.torch, self.cell, self.eye = torch, torch.nn.LSTMCell(V, H), torch.eye(V)
         with torch.no_grad():
