@@ -57,7 +57,7 @@ class Checkpoint:
     @property
     def shape(self) -> Shape:
         """The model's sizes."""
-        return Shape(len(self.vocabulary), self.config.hidden_size, self.config.num_layers)
+        return Shape(len(self.vocabulary), self.config.hidden_size, self.config.num_layers, self.config.cell)
 
     def stream(self, prime: str = "", **options: Any) -> Iterator[str]:
         """Generated text, piece by piece: see :func:`charlstm.sampler.stream`."""
@@ -119,7 +119,7 @@ class Checkpoint:
         tensors = load(data)
         config, vocabulary = Config(**rest["config"]), Vocabulary(rest["vocabulary"])
         kind, place, has_gauss, gauss = rest["random"]
-        shape = Shape(len(vocabulary), config.hidden_size, config.num_layers)
+        shape = Shape(len(vocabulary), config.hidden_size, config.num_layers, config.cell)
         theta = spec.aligned_zeros(spec.num_parameters(shape), config.dtype)
         for block, view in spec.named(theta, shape).items():
             _fill(view, tensors[block], block)

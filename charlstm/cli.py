@@ -65,7 +65,7 @@ class _Train(click.Command):
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="charlstm", prog_name="charlstm")
 def cli() -> None:
-    """Train a character LSTM on a text, and let it write."""
+    """Train a character LSTM (or GRU, or RNN) on a text, and let it write."""
 
 
 @cli.command(cls=_Train)
@@ -103,7 +103,7 @@ def train(
         run = resume_run(None if resume == _NEWEST else resume, text, given)
     else:
         config = from_preset(given.pop("preset", "fast"), **given)
-        if not text and config.preset.startswith("min-char-") and os.path.isfile("input.txt"):
+        if not text and "min-char-" in config.preset and os.path.isfile("input.txt"):
             text = ("input.txt",)
             screen.note("no TEXT given: training on input.txt, as the original script does")
         run = start(text, config, out)
@@ -117,7 +117,7 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
     threads = "1 thread" if trainer.threads == 1 else f"up to {trainer.threads} threads"
     screen.note(f"text    {corpus.name}: {len(corpus.ids):,} characters, {len(corpus.vocabulary)} distinct")
     screen.note(
-        f"model   LSTM, {config.num_layers} x {config.hidden_size} hidden units, {len(trainer.theta):,} parameters "
+        f"model   {config.cell.upper()}, {config.num_layers} x {config.hidden_size} hidden units, {len(trainer.theta):,} parameters "
         f"({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
     )
     screen.note(f"folder  {run.folder}" + (f", going on after {start_at:,} iterations" if start_at else ""))

@@ -42,9 +42,10 @@ class Config:
     seed: int = _option(0, "seed of the first weights and of the samples", low=0, high=_MAX_SEED)
 
     hidden_size: int = _option(224, "hidden units in a layer", low=1, high=65_536)
-    num_layers: int = _option(1, "LSTM layers", low=1, high=64)
-    init: str = _option("uniform", "first weights", choices=("uniform", "min-char-lstm"))
-    forget_bias: float = _option(1.0, "first bias of the forget gates")
+    num_layers: int = _option(1, "layers of cells", low=1, high=64)
+    cell: str = _option("lstm", "kind of cell", choices=("lstm", "gru", "rnn"))
+    init: str = _option("uniform", "first weights", choices=("uniform", "min-char-lstm", "min-char-rnn"))
+    forget_bias: float = _option(1.0, "first bias of the forget gates, which an lstm alone has")
 
     seq_length: int = _option(24, "characters that a gradient reaches back", low=1, high=1_000_000)
     batch_size: int = _option(16, "streams of text read side by side", low=1, high=1_000_000)
@@ -81,6 +82,11 @@ class Config:
             object.__setattr__(self, item.name, _checked(item, kinds[item.name], getattr(self, item.name)))
         if self.preset not in PRESETS:
             raise UserError(f"--preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
+        cell = _CELL_OF.get(self.init, self.cell)
+        if self.cell != cell:
+            raise UserError(
+                f"--init {self.init}: is for --cell {cell} alone, got {self.cell}; --init uniform is for all"
+            )
 
     @property
     def hyper(self) -> dict[str, float]:
@@ -119,6 +125,9 @@ def _checked(item: Any, kind: Any, value: Any) -> Any:
 
 _NAMES = {str: "a word", int: "a whole number", float: "a number"}
 
+#: Initialisers that are for one kind of cell.
+_CELL_OF = {"min-char-lstm": "lstm", "min-char-rnn": "rnn"}
+
 BUDGETS = ("iterations", "seconds")
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -145,6 +154,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "temperature": 1.0,
     },
 }
+# His min-char-rnn.py, of which the above is a version with another cell, and Karpathy's, where it comes from.
+PRESETS["min-char-rnn"] = {**PRESETS["min-char-lstm"], "cell": "rnn", "init": "min-char-rnn"}
+PRESETS["karpathy-min-char-rnn"] = {
+    **PRESETS["min-char-rnn"], "seq_length": 25, "report_every": 100, "sample_every": 100,
+}  # fmt: skip
 
 
 def from_preset(preset: str = "fast", **chosen: Any) -> Config:

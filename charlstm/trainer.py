@@ -74,7 +74,7 @@ class Trainer:
         self.config = config
         self.corpus = corpus
         self.threads = config.threads or usable_cores()
-        self.shape = Shape(len(corpus.vocabulary), config.hidden_size, config.num_layers)
+        self.shape = Shape(len(corpus.vocabulary), config.hidden_size, config.num_layers, config.cell)
         self.streams = Streams(len(corpus.ids), config.seq_length, config.batch_size)
         self._ops = kernels.load(self.backend)
         self._workspace = spec.workspace(self.shape, config.seq_length, config.batch_size, config.dtype)

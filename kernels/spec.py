@@ -93,7 +93,7 @@ class GRULayerParams(NamedTuple):
 class Params(NamedTuple):
     """Views of a flat vector (N,): of all parameters, of all gradients, or of one array of optimizer memory."""
 
-    layers: tuple[LayerParams | GRULayerParams, ...]
+    layers: tuple[Any, ...]  # LayerParams or GRULayerParams
     W_y: Any  # (H, V)
     b_y: Any  # (V,)
 
