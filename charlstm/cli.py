@@ -117,8 +117,8 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
     threads = "1 thread" if trainer.threads == 1 else f"up to {trainer.threads} threads"
     screen.note(f"text    {corpus.name}: {len(corpus.ids):,} characters, {len(corpus.vocabulary)} distinct")
     screen.note(
-        f"model   {config.cell.upper()}, {config.num_layers} x {config.hidden_size} hidden units, {len(trainer.theta):,} parameters "
-        f"({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
+        f"model   {config.cell.upper()}, {config.num_layers} x {config.hidden_size} hidden units, "
+        f"{len(trainer.theta):,} parameters ({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
     )
     screen.note(f"folder  {run.folder}" + (f", going on after {start_at:,} iterations" if start_at else ""))
     with _CompileNote(screen), _Signals(run, screen) as signals:

@@ -84,9 +84,7 @@ class Config:
             raise UserError(f"--preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
         cell = _CELL_OF.get(self.init, self.cell)
         if self.cell != cell:
-            raise UserError(
-                f"--init {self.init}: is for --cell {cell} alone, got {self.cell}; --init uniform is for all"
-            )
+            raise UserError(f"--init {self.init}: is for --cell {cell}, not {self.cell}; --init uniform is for all")
 
     @property
     def hyper(self) -> dict[str, float]:

@@ -7,7 +7,7 @@ from kernels.spec import GATE_F, GATE_G, GATE_I, GATE_O, Shape
 
 
 def weights(name: str, shape: Shape, forget_bias: float, random: np.random.RandomState, dtype: str) -> np.ndarray:
-    """A new flat parameter vector (N,): the initialiser `name`, then `forget_bias` into an LSTM's forget gates' bias."""
+    """A new flat parameter vector (N,): the initialiser `name`, then `forget_bias` into forget gates' bias, if any."""
     theta = spec.aligned_zeros(spec.num_parameters(shape), dtype)
     params = spec.params(theta, shape)
     _INITIALISERS[name](params, shape, random)

@@ -86,15 +86,17 @@ def gradient_errors(ops: Any, seed: int = 0, cells: Iterable[str] = tuple(spec.C
             yield from _model_errors(ops, random, cell, layers)
 
 
-def layer_arrays(random: np.random.RandomState, cell: str, dims: tuple[int, int, int]) -> dict[str, np.ndarray]:
-    """What the forward op of a cell takes beside x, by name, for `dims` (B, D, H)."""
+def layer_arrays(
+    random: np.random.RandomState, cell: str, dims: tuple[int, int, int], scale: float = 0.7
+) -> dict[str, np.ndarray]:
+    """What the forward op of a cell takes beside x, by name, for `dims` (B, D, H): normal, with deviation `scale`."""
     B, D, H = dims
     N = spec.CELLS[cell] * H
     shapes: dict[str, tuple[int, ...]] = {"h0": (B, H), "c0": (B, H), "W_x": (D, N), "W_h": (H, N)}
     if cell != "lstm":
         del shapes["c0"]
     shapes |= {"b_x": (N,), "b_h": (N,)} if cell == "gru" else {"b": (N,)}
-    return {name: random.randn(*shape) * 0.7 for name, shape in shapes.items()}
+    return {name: random.randn(*shape) * scale for name, shape in shapes.items()}
 
 
 def _layer_errors(ops: Any, random: np.random.RandomState, cell: str, x: np.ndarray) -> Iterator[GradientError]:
