@@ -148,6 +148,7 @@ class Mutation(NamedTuple):
 
 _REF, _REF_CELLS, _UPDATES = "numpy_ref.py", "numpy_cells.py", "cpu/updates.py"
 _CELLS, _LAYERS, _MODEL, _LOOPS = "cpu/cells.py", "cpu/layers.py", "cpu/model.py", "cpu/loops.py"
+_RNN_GRU = "cpu/rnn_gru.py"
 MUTATIONS = (
     Mutation("dropped dc carry", "numpy", _REF_CELLS, "dc_next = dc_t * f", "dc_next = dc_t * 0"),
     Mutation("dropped dc carry", "numba", _CELLS, "row.store(dc_t * f, dc_next)", "row.store(dc_t * 0.0, dc_next)"),
@@ -159,6 +160,10 @@ MUTATIONS = (
     Mutation("off-by-one target", "numba", _LOOPS, "offsets, x[1:], h", "offsets, x[:T], h"),
     Mutation("skipped clip", "numpy", _REF, "np.clip(grad, -grad_clip, grad_clip", "np.clip(grad, -np.inf, np.inf"),
     Mutation("skipped clip", "numba", _UPDATES, "return g.at_most(limit).at_least(-limit)", "return g"),
+    Mutation("dropped dh z of the GRU", "numpy", _REF_CELLS, "@ W_h.T + dh_t * z", "@ W_h.T"),
+    Mutation("dropped dh z of the GRU", "numba", _CELLS, "row.store(dh_t * z, kept)", "row.store(dh_t * 0.0, kept)"),
+    Mutation("reset gate left out of ds", "numpy", _REF_CELLS, "[da_r, da_z, da_n * r]", "[da_r, da_z, da_n]"),
+    Mutation("reset gate left out of ds", "numba", _CELLS, "row.store(da_n * r, ds,", "row.store(da_n, ds,"),
 )  # fmt: skip
 
 #: Mistakes in what only one backend has.
@@ -167,6 +172,8 @@ MORE_MUTATIONS = (
     Mutation("panels by no turns", "numba", _LAYERS, "(layer * T + t + 1) % 2", "(layer * T + t) % 2"),
     Mutation("packed gates on top of each other", "numba", _LAYERS, "s * region + K * piece[0]", "K * piece[0]"),
     Mutation("readout of the first steps", "numba", _MODEL, "(dlogits.size), first * B", "(dlogits.size), 0"),
+    Mutation("bias of one side for both", "numba", _MODEL, "d_at + side * R * N", "d_at"),
+    Mutation("state of one step for the next", "numba", _RNN_GRU, "(row + B) * H), R * H)", "row * H), R * H)"),
     Mutation("memory of another column", "numba", _UPDATES, "r, row), I64(c * vec.lanes)", "r, row), I64(0)"),
 )  # fmt: skip
 

@@ -42,12 +42,13 @@ class Original:
             dh = W_y.T @ dlogits + dh_next
             dz = (1 - h[t + 1] * h[t + 1]) * dh
             dh_next = W_h.T @ dz
-            for total, part in zip(gradients, (dz @ x[t].T, dz @ h[t].T, dlogits @ h[t + 1].T, dz, dlogits), strict=True):
-                total += part
+            parts = (dz @ x[t].T, dz @ h[t].T, dlogits @ h[t + 1].T, dz, dlogits)
+            for total, part in zip(gradients, parts, strict=True):
+                total[...] += part
         for weight, memory, gradient in zip(self.weights, self.memory, gradients, strict=True):
             clipped = np.clip(gradient, -5, 5)
-            memory += clipped * clipped
-            weight += -0.1 * clipped / np.sqrt(memory + 1e-8)
+            memory[...] += clipped * clipped
+            weight[...] += -0.1 * clipped / np.sqrt(memory + 1e-8)
         self.h, self.place = h[-1], self.place + self.T
         return loss
 
