@@ -63,7 +63,7 @@ class Checkpoint:
     @property
     def shape(self) -> Shape:
         """The model's sizes."""
-        return Shape(len(self.vocabulary), self.config.hidden_size, self.config.num_layers)
+        return Shape(len(self.vocabulary), self.config.hidden_size, self.config.num_layers, self.config.cell)
 
     def stream(self, prime: str = "", **options: Any) -> Iterator[str]:
         """Generated text, piece by piece: see :func:`charlstm.sampler.stream`."""
@@ -140,7 +140,7 @@ class Checkpoint:
         config, is_bytes = Config(**rest["config"]), rest.get("vocabulary_kind") == "bytes"
         vocabulary = ByteVocabulary() if is_bytes else Vocabulary(rest["vocabulary"])
         kind, place, has_gauss, gauss = rest["random"]
-        shape = Shape(len(vocabulary), config.hidden_size, config.num_layers)
+        shape = Shape(len(vocabulary), config.hidden_size, config.num_layers, config.cell)
         theta = spec.aligned_zeros(spec.num_parameters(shape), config.real)
         for block, view in spec.named(theta, shape).items():
             _fill(view, tensors[block], block)

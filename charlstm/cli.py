@@ -70,7 +70,7 @@ class _Train(click.Command):
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="charlstm", prog_name="charlstm")
 def cli() -> None:
-    """Train a character LSTM on a text, and let it write."""
+    """Train a character LSTM (or GRU, or RNN) on a text, and let it write."""
 
 
 @cli.command(cls=_Train)
@@ -130,7 +130,7 @@ def train(
         run = start(text, config, out, model=model, fetch=fetch)
     else:
         config = from_preset(given.pop("preset", "fast"), **given)
-        if not text and config.preset.startswith("min-char-") and os.path.isfile("input.txt"):
+        if not text and "min-char-" in config.preset and os.path.isfile("input.txt"):
             text = ("input.txt",)
             screen.note("no TEXT given: training on input.txt, as the original script does")
         if style == "original":
@@ -165,8 +165,8 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
     kinds = f"{len(corpus.vocabulary)} distinct" if own else f"a vocabulary of {len(corpus.vocabulary)}"
     screen.note(f"text    {corpus.name}: {len(corpus.ids):,} {corpus.vocabulary.kind}, {kinds}")
     screen.note(
-        f"model   LSTM, {config.num_layers} x {config.hidden_size} hidden units, {len(trainer.theta):,} parameters "
-        f"({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
+        f"model   {config.cell.upper()}, {config.num_layers} x {config.hidden_size} hidden units, "
+        f"{len(trainer.theta):,} parameters ({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
     )
     screen.note(f"folder  {run.folder}" + (f", going on after {start_at:,} iterations" if start_at else ""))
     with _CompileNote(screen), _Signals(run, screen) as signals:

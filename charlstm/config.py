@@ -49,9 +49,10 @@ class Config:
     seed: int = _option(0, "seed of the first weights and of the samples", low=0, high=_MAX_SEED)
 
     hidden_size: int = _option(224, "hidden units in a layer", low=1, high=65_536)
-    num_layers: int = _option(1, "LSTM layers", low=1, high=64)
-    init: str = _option("uniform", "first weights", choices=("uniform", "min-char-lstm"))
-    forget_bias: float = _option(1.0, "first bias of the forget gates")
+    num_layers: int = _option(1, "layers of cells", low=1, high=64)
+    cell: str = _option("lstm", "kind of cell", choices=("lstm", "gru", "rnn"))
+    init: str = _option("uniform", "first weights", choices=("uniform", "min-char-lstm", "min-char-rnn"))
+    forget_bias: float = _option(1.0, "first bias of the forget gates, which an lstm alone has")
 
     seq_length: int = _option(24, "characters that a gradient reaches back", low=1, high=1_000_000)
     batch_size: int = _option(16, "streams of text, or windows, read side by side", low=1, high=1_000_000)
@@ -130,8 +131,9 @@ class Config:
         kinds = get_type_hints(Config)
         for item in fields(self):
             object.__setattr__(self, item.name, _checked(item, kinds[item.name], getattr(self, item.name)))
-        if self.dtype == "bfloat16" and self.batch_size != 1:
-            raise UserError(f"--dtype bfloat16: expected --batch-size 1, got {self.batch_size}")
+        if self.dtype == "bfloat16" and (self.batch_size != 1 or self.cell != "lstm"):
+            got = f"--batch-size {self.batch_size}" if self.batch_size != 1 else f"--cell {self.cell}"
+            raise UserError(f"--dtype bfloat16: expected --batch-size 1 and --cell lstm, got {got}")
         if self.windows is not None:
             object.__setattr__(self, "seq_length", self.window[0])
         for name, needed in (
@@ -143,6 +145,9 @@ class Config:
                 raise UserError(f"--{name.replace('_', '-')}: needs --{needed.replace('_', '-')}")
         if self.preset not in PRESETS:
             raise UserError(f"--preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
+        cell = _CELL_OF.get(self.init, self.cell)
+        if self.cell != cell:
+            raise UserError(f"--init {self.init}: is for --cell {cell}, not {self.cell}; --init uniform is for all")
         if self.unknown not in ("error", "skip") and not re.fullmatch("replace:.", self.unknown, re.DOTALL):
             raise UserError(f"--unknown: expected error, skip or replace:CHAR, got {self.unknown!r}")
         if self.bytes and (self.lower or self.encoding != "utf-8"):
@@ -212,7 +217,10 @@ _NAMES = {bool: "true or false", str: "a word", int: "a whole number", float: "a
 BUDGETS = ("iterations", "epochs", "max_chars", "seconds", "until_loss")
 
 #: Options that say which weights there are, and what they mean.
-SIZES = ("hidden_size", "num_layers", "bytes")
+SIZES = ("cell", "hidden_size", "num_layers", "bytes")
+
+#: Initialisers that are for one kind of cell.
+_CELL_OF = {"min-char-lstm": "lstm", "min-char-rnn": "rnn"}
 
 
 def from_preset(preset: str = "fast", **chosen: Any) -> Config:

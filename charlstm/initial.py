@@ -7,12 +7,12 @@ from kernels.spec import GATE_F, GATE_G, GATE_I, GATE_O, Shape
 
 
 def weights(name: str, shape: Shape, forget_bias: float, random: np.random.RandomState, dtype: str) -> np.ndarray:
-    """A new flat parameter vector (N,): the initialiser `name`, then `forget_bias` into the forget gates' bias."""
+    """A new flat parameter vector (N,): the initialiser `name`, then `forget_bias` into forget gates' bias, if any."""
     theta = spec.aligned_zeros(spec.num_parameters(shape), dtype)
     params = spec.params(theta, shape)
     _INITIALISERS[name](params, shape, random)
     H = shape.hidden_size
-    for layer in params.layers:
+    for layer in params.layers if shape.cell == "lstm" else ():
         layer.b[GATE_F * H : (GATE_F + 1) * H] = forget_bias
     return theta
 
@@ -42,4 +42,15 @@ def _min_char_lstm(params: spec.Params, shape: Shape, random: np.random.RandomSt
     params.W_y[...] = (random.randn(shape.vocab_size, H) * 0.01).T
 
 
-_INITIALISERS = {"uniform": _uniform, "min-char-lstm": _min_char_lstm}
+def _min_char_rnn(params: spec.Params, shape: Shape, random: np.random.RandomState) -> None:
+    """Normal with deviation 0.01, drawn in min-char-rnn.py's order and shapes: its Wxh, Whh, then its Why; biases zero.
+
+    Each acts on column vectors. Layers above the first, which it does not have, are drawn in the same way.
+    """
+    for layer in params.layers:
+        layer.W_x[...] = (random.randn(*layer.W_x.T.shape) * 0.01).T
+        layer.W_h[...] = (random.randn(*layer.W_h.T.shape) * 0.01).T
+    params.W_y[...] = (random.randn(*params.W_y.T.shape) * 0.01).T
+
+
+_INITIALISERS = {"uniform": _uniform, "min-char-lstm": _min_char_lstm, "min-char-rnn": _min_char_rnn}

@@ -46,6 +46,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "show_below": 1 / 4,
         "save_below": 1 / 6,
     },
+    # His min-char-rnn.py, of which that is a version with another cell, and Karpathy's, where it comes from.
+    "min-char-rnn": {**_MIN_CHAR, "cell": "rnn", "init": "min-char-rnn"},
+    "karpathy-min-char-rnn": {
+        **_MIN_CHAR,
+        "cell": "rnn",
+        "init": "min-char-rnn",
+        "seq_length": 25,
+        "report_every": 100,
+        "sample_every": 100,
+    },
     # Keras' example lstm_text_generation.py.
     "keras-lstm-text": {
         "hidden_size": 128,
@@ -113,6 +123,8 @@ REPLACES = {
     "fast": "-",
     "quality": "-",
     "min-char-lstm": "min-char-lstm.py",
+    "min-char-rnn": "min-char-rnn.py",
+    "karpathy-min-char-rnn": "min-char-rnn (the gist)",
     "min-char-lstm-mod-2": "min-char-lstm-mod-2.py",
     "keras-lstm-text": "lstm_text_generation.py",
     "char-rnn": "char-rnn",

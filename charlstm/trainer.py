@@ -58,7 +58,7 @@ class Trainer:
         self.corpus = corpus
         self._ids, self._kept_back = _split(corpus, config.validation)
         self.threads = config.threads or usable_cores()
-        self.shape = Shape(len(corpus.vocabulary), config.hidden_size, config.num_layers)
+        self.shape = Shape(len(corpus.vocabulary), config.hidden_size, config.num_layers, config.cell)
         self.batches = _batches(config, len(self._ids))
         self._ops = kernels.load(self.backend)
         self._workspace = spec.workspace(

@@ -5,26 +5,16 @@ from typing import Any
 import numpy as np
 
 from kernels import spec
-from kernels.spec import LSTMCache, Shape, Workspace
+from kernels.spec import GRUCache, LSTMCache, RNNCache, Shape, Workspace
 
 
 def lstm_forward(x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, out: Any) -> dict[str, int]:
     """Check the arguments of :func:`lstm_forward`; return the sizes by letter."""
-    is_ids = getattr(x, "ndim", 0) == 2
-    given = {
-        "h0": (h0, "B H"),
-        "c0": (c0, "B H"),
-        "W_h": (W_h, "H 4H"),
-        "W_x": (W_x, "D 4H"),
-        "b": (b, "4H"),
-        "x": (x, "ids T B" if is_ids else "T B D"),
-    }
+    given = {"h0": (h0, "B H"), "c0": (c0, "B H"), "W_h": (W_h, "H 4H"), "W_x": (W_x, "D 4H"), "b": (b, "4H")}
+    buffers: dict[str, Any] = {}
     if out is not None:
-        given |= {"out.h": (out[0], "T+1 B H"), "out.c": (out[1], "T+1 B H"), "out.gates": (out[2], "T B 4H")}
-    sizes = spec.check(**given)
-    if is_ids:
-        spec.check_ids("x", x, sizes["D"])
-    return sizes
+        buffers = {"out.h": (out[0], "T+1 B H"), "out.c": (out[1], "T+1 B H"), "out.gates": (out[2], "T B 4H")}
+    return _forward(x, given, buffers)
 
 
 def lstm_backward(dh: Any, cache: LSTMCache, dh_last: Any, dc_last: Any, out: Any, dz: Any) -> None:
@@ -35,6 +25,53 @@ def lstm_backward(dh: Any, cache: LSTMCache, dh_last: Any, dc_last: Any, out: An
     if out is not None:
         optional |= {"out.dx": (out.dx, "T B D"), "out.dh0": (out.dh0, "B H"), "out.dc0": (out.dc0, "B H")}
         optional |= {"out.dW_x": (out.dW_x, "D 4H"), "out.dW_h": (out.dW_h, "H 4H"), "out.db": (out.db, "4H")}
+    _backward(given, optional)
+
+
+def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, out: Any) -> dict[str, int]:
+    """Check the arguments of :func:`rnn_forward`; return the sizes by letter."""
+    given = {"h0": (h0, "B H"), "W_h": (W_h, "H H"), "W_x": (W_x, "D H"), "b": (b, "H")}
+    return _forward(x, given, {} if out is None else {"out": (out, "T+1 B H")})
+
+
+def rnn_backward(dh: Any, cache: RNNCache, dh_last: Any, out: Any, dz: Any) -> None:
+    """Check the arguments of :func:`rnn_backward`."""
+    given = {"dh": (dh, "T B H"), "cache.h": (cache.h, "T+1 B H"), "cache.W_x": (cache.W_x, "D H")}
+    optional = {"dh_last": (dh_last, "B H"), "dz": (dz, "T B H")}
+    if out is not None:
+        optional |= {"out.dx": (out.dx, "T B D"), "out.dh0": (out.dh0, "B H"), "out.dW_x": (out.dW_x, "D H")}
+        optional |= {"out.dW_h": (out.dW_h, "H H"), "out.db": (out.db, "H")}
+    _backward(given, optional)
+
+
+def gru_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, out: Any) -> dict[str, int]:
+    """Check the arguments of :func:`gru_forward`; return the sizes by letter."""
+    given = {"h0": (h0, "B H"), "W_h": (W_h, "H 3H"), "W_x": (W_x, "D 3H"), "b_x": (b_x, "3H"), "b_h": (b_h, "3H")}
+    return _forward(x, given, {} if out is None else {"out.h": (out[0], "T+1 B H"), "out.gates": (out[1], "2 T B 3H")})
+
+
+def gru_backward(dh: Any, cache: GRUCache, dh_last: Any, out: Any, dz: Any) -> None:
+    """Check the arguments of :func:`gru_backward`."""
+    given = {"dh": (dh, "T B H"), "cache.h": (cache.h, "T+1 B H"), "cache.gates": (cache.gates, "2 T B 3H")}
+    given |= {"cache.W_x": (cache.W_x, "D 3H")}
+    optional = {"dh_last": (dh_last, "B H"), "dz": (dz, "2 T B 3H")}
+    if out is not None:
+        optional |= {"out.dx": (out.dx, "T B D"), "out.dh0": (out.dh0, "B H"), "out.dW_x": (out.dW_x, "D 3H")}
+        optional |= {"out.dW_h": (out.dW_h, "H 3H"), "out.db_x": (out.db_x, "3H"), "out.db_h": (out.db_h, "3H")}
+    _backward(given, optional)
+
+
+def _forward(x: Any, given: dict[str, Any], out: dict[str, Any]) -> dict[str, int]:
+    """Check a layer's arguments, its input x after what says how wide that is; return the sizes by letter."""
+    is_ids = getattr(x, "ndim", 0) == 2
+    sizes = spec.check(**given, x=(x, "ids T B" if is_ids else "T B D"), **out)
+    if is_ids:
+        spec.check_ids("x", x, sizes["D"])
+    return sizes
+
+
+def _backward(given: dict[str, Any], optional: dict[str, Any]) -> None:
+    """Check arrays, of the optional ones those that are there."""
     spec.check(**given, **{name: pair for name, pair in optional.items() if pair[0] is not None})
 
 
@@ -98,8 +135,9 @@ def train_steps(
     _expect("state", (spec.OPTIMIZERS[optimizer_name].slots, sizes["N"]), state.shape)
     if T < 1:
         raise ValueError(f"seq_length: expected at least 1, got {T}")
-    if bfloat16 and (sizes["B"] != 1 or theta.dtype != np.float32):
-        raise ValueError(f"bfloat16: expected one stream of float32, got {sizes['B']} of {theta.dtype}")
+    if bfloat16 and (sizes["B"] != 1 or theta.dtype != np.float32 or shape.cell != "lstm"):
+        got = f"{sizes['B']} of {theta.dtype}, {shape.cell}"
+        raise ValueError(f"bfloat16: expected one stream of float32, lstm, got {got}")
     _check_workspace(ws, shape, T, sizes["B"], theta.dtype, bfloat16)
     if threads < 1:
         raise ValueError(f"threads: expected at least 1, got {threads}")

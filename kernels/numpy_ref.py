@@ -2,7 +2,8 @@
 
 T seq_length, B batch_size, V vocab_size, H hidden_size, L num_layers, D width of a layer's input, N parameters.
 Equations, gate order and the layout of flat vectors: :mod:`kernels.spec`. Ops check their arguments and take any
-C-contiguous float32 or float64 arrays; what an op writes in place is said in its docstring.
+C-contiguous float32 or float64 arrays; what an op writes in place is said in its docstring. Single layers are in
+:mod:`kernels.numpy_cells`.
 """
 
 from typing import Any
@@ -10,122 +11,8 @@ from typing import Any
 import numpy as np
 
 from kernels import checks, spec
-from kernels.spec import LSTMCache, LSTMGrads, Shape, Workspace
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)), without overflow: exp is only ever taken of a number that is not positive."""
-    e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1, e) / (1 + e)
-
-
-def _split_gates(a: np.ndarray) -> list[np.ndarray]:
-    """Views of the gate blocks i, f, g, o of the last axis."""
-    H = a.shape[-1] // 4
-    return [a[..., k * H : (k + 1) * H] for k in range(4)]
-
-
-# ------------------------------------------------------------------------------------------------------- one layer
-def lstm_forward(
-    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, out: tuple[Any, Any, Any] | None = None
-) -> tuple[np.ndarray, np.ndarray, LSTMCache]:
-    """Run one LSTM layer over T steps and B streams.
-
-    Parameters
-    ----------
-    x : (T, B) int32 ids, each a row of W_x, or (T, B, D) floats; read
-    h0, c0 : (B, H), the state carried in; read
-    W_x, W_h, b : (D, 4H), (H, 4H), (4H,); read
-    out : buffers (h, c, gates) of the shapes below, to be written instead of new ones
-
-    Returns
-    -------
-    h, c : (T+1, B, H), [0] is what came in, [t+1] is after step t
-    cache : LSTMCache for :func:`lstm_backward`; it holds the arrays themselves, no copies
-
-    Raises
-    ------
-    ValueError
-        ``W_h: expected (H, 4H) = (3, 12), got (3, 11)`` and the like.
-
-    Notes
-    -----
-    Equations: see spec.py. Cost: 8 T B H (H + D) flops, 8 T B H H for ids.
-    Accuracy: tests/test_chain.py, by central differences of every element. Source: see spec.py.
-    """
-    sizes = checks.lstm_forward(x, h0, c0, W_x, W_h, b, out)
-    T, B, H = sizes["T"], sizes["B"], sizes["H"]
-    h, c, gates = out or (np.empty((T + 1, B, H), h0.dtype), np.empty((T + 1, B, H), h0.dtype), None)
-    gates = np.empty((T, B, 4 * H), h0.dtype) if gates is None else gates
-    h[0], c[0] = h0, c0
-    for t in range(T):
-        from_input = W_x[x[t]] if x.ndim == 2 else x[t] @ W_x
-        z_i, z_f, z_g, z_o = _split_gates(from_input + h[t] @ W_h + b)
-        i, f, g, o = _split_gates(gates[t])
-        i[...], f[...], g[...], o[...] = _sigmoid(z_i), _sigmoid(z_f), np.tanh(z_g), _sigmoid(z_o)
-        c[t + 1] = f * c[t] + i * g
-        h[t + 1] = o * np.tanh(c[t + 1])
-    return h, c, LSTMCache(x, h, c, gates, W_x, W_h)
-
-
-def lstm_backward(
-    dh: Any, cache: LSTMCache, dh_last: Any = None, dc_last: Any = None, *, out: LSTMGrads | None = None, dz: Any = None
-) -> LSTMGrads:
-    """Backpropagate through one LSTM layer, over all T steps.
-
-    Parameters
-    ----------
-    dh : (T, B, H), gradient of the loss with respect to h[1:]; read
-    cache : what :func:`lstm_forward` returned; read
-    dh_last, dc_last : (B, H), gradient with respect to the state after the last step; zero where None; read
-    out : LSTMGrads of buffers, overwritten, instead of new ones (dx is None for ids)
-    dz : (T, B, 4H) buffer for the gradient of the gates' inputs, overwritten
-
-    Returns
-    -------
-    LSTMGrads
-        dx (None for ids), dh0, dc0, dW_x, dW_h, db, of the shapes of x, h0, c0, W_x, W_h, b.
-
-    Raises
-    ------
-    ValueError
-        ``dh: expected (T, B, H) = (5, 2, 3), got (5, 2, 4)`` and the like.
-
-    Notes
-    -----
-    Equations: see spec.py. Cost: twice that of the forward pass. Source: see spec.py.
-    """
-    checks.lstm_backward(dh, cache, dh_last, dc_last, out, dz)
-    x, h, c, gates, W_x, W_h = cache
-    dz = np.empty_like(gates) if dz is None else dz
-    dh_next = np.zeros_like(h[0]) if dh_last is None else dh_last
-    dc_next = np.zeros_like(c[0]) if dc_last is None else dc_last
-    for t in reversed(range(len(dh))):
-        i, f, g, o = _split_gates(gates[t])
-        dz_i, dz_f, dz_g, dz_o = _split_gates(dz[t])
-        tanh_c = np.tanh(c[t + 1])
-        dh_t = dh[t] + dh_next
-        dc_t = dc_next + dh_t * o * (1 - tanh_c**2)
-        dz_i[...] = dc_t * g * i * (1 - i)
-        dz_f[...] = dc_t * c[t] * f * (1 - f)
-        dz_g[...] = dc_t * i * (1 - g**2)
-        dz_o[...] = dh_t * tanh_c * o * (1 - o)
-        dh_next = dz[t] @ W_h.T
-        dc_next = dc_t * f
-    flat_dz = dz.reshape(-1, dz.shape[-1])  # the weights are shared by all steps and streams: sum over T and B
-    out = out or LSTMGrads(
-        None if x.ndim == 2 else np.empty_like(x), *map(np.empty_like, (h[0], c[0], W_x, W_h, W_x[0]))
-    )
-    out.dh0[...], out.dc0[...] = dh_next, dc_next
-    if x.ndim == 2:
-        out.dW_x[...] = 0
-        np.add.at(out.dW_x, x.reshape(-1), flat_dz)
-    else:
-        out.dx[...] = dz @ W_x.T
-        out.dW_x[...] = x.reshape(-1, x.shape[-1]).T @ flat_dz
-    out.dW_h[...] = h[:-1].reshape(-1, h.shape[-1]).T @ flat_dz
-    out.db[...] = flat_dz.sum(axis=0)
-    return out
+from kernels.numpy_cells import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
+from kernels.spec import Shape, Workspace
 
 
 # ------------------------------------------------------------------------------------------------------------ loss
@@ -294,6 +181,18 @@ _UPDATES = {"sgd": sgd, "adagrad": adagrad, "rmsprop": rmsprop, "adam": adam}
 
 
 # ----------------------------------------------------------------------------------------------------- whole model
+_BACKWARD: dict[str, Any] = {"lstm": lstm_backward, "gru": gru_backward, "rnn": rnn_backward}
+
+
+def _layer_forward(cell: str, x: Any, h0: Any, c0: Any, parameters: Any) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Run one layer; return h (T+1, B, H), the last c (B, H), which is c0 for a cell that has none, and the cache."""
+    if cell == "lstm":
+        h, c, lstm_cache = lstm_forward(x, h0, c0, *parameters)
+        return h, c[-1], lstm_cache
+    h, cache = (gru_forward if cell == "gru" else rnn_forward)(x, h0, *parameters)
+    return h, c0, cache
+
+
 def loss_and_grad(
     theta: Any,
     h: Any,
@@ -309,7 +208,7 @@ def loss_and_grad(
     Parameters
     ----------
     theta : (N,) parameters; read
-    h, c : (L, B, H) state carried in; read
+    h, c : (L, B, H) state carried in; read (c means nothing to cells that have none, here and below)
     x : (T+1, B) int32 ids: inputs x[:-1], targets x[1:]; read
     shape : Shape
     last_only : the loss is that of the last step alone, as for windows that predict the one character after them
@@ -324,10 +223,11 @@ def loss_and_grad(
     T, V, H = checks.model(theta, h, c, x, shape, workspace) - 1, shape.vocab_size, shape.hidden_size
     first = T - 1 if last_only else 0
     views = spec.params(theta, shape)
-    caches, below = [], x[:-1]
+    caches, c_all, below = [], [], x[:-1]
     for layer, h0, c0 in zip(views.layers, h, c, strict=True):
-        h_all, _, cache = lstm_forward(below, h0, c0, *layer)
+        h_all, c_last, cache = _layer_forward(shape.cell, below, h0, c0, layer)
         caches.append(cache)
+        c_all.append(c_last)
         below = h_all[1:]
     read = below[first:]
     logits = read @ views.W_y + views.b_y
@@ -341,12 +241,11 @@ def loss_and_grad(
     dh = np.zeros_like(below)
     dh[first:] = dlogits @ views.W_y.T
     for cache, target in zip(reversed(caches), reversed(grads.layers), strict=True):
-        found = lstm_backward(dh, cache)
-        target.W_x[...], target.W_h[...], target.b[...] = found.dW_x, found.dW_h, found.db
+        found = _BACKWARD[shape.cell](dh, cache)
+        for view, gradient in zip(target, found[-len(target) :], strict=True):
+            view[...] = gradient
         dh = found.dx
-    h_last = np.stack([cache.h[-1] for cache in caches])
-    c_last = np.stack([cache.c[-1] for cache in caches])
-    return loss, grad, h_last, c_last
+    return loss, grad, np.stack([cache.h[-1] for cache in caches]), np.stack(c_all)
 
 
 def _rounded(theta: Any, shape: Shape) -> np.ndarray:
@@ -388,7 +287,7 @@ def train_steps(
     ----------
     theta : (N,) parameters; written
     state : (S, N) optimizer memory; written
-    h, c : (L, B, H) state, carried from one iteration to the next; written
+    h, c : (L, B, H) state, carried from one iteration to the next; written (c as it was for cells that have none)
     ids : (M,) uint8, uint16 or uint32, the text; read
     starts : (n, B) int64, where each stream's sequence begins: inputs ids[start : start+T], targets one later; read
     reset : (n,) bool, where True h and c are set to zero before that iteration; read
@@ -433,7 +332,8 @@ def train_steps(
         scale = theta.dtype.type(grad_scale)
         for n, (start, zero, rate) in enumerate(zip(starts, reset, learning_rate, strict=True)):
             if zero:
-                h[...], c[...] = 0, 0
+                h[...] = 0
+                c[...] = 0 if shape.cell == "lstm" else c
             x = ids[start + np.arange(seq_length + 1)[:, None]].astype(np.int32)
             read = _rounded(theta, shape) if bfloat16 else theta
             losses[n], grad, h_last, c_last = loss_and_grad(
@@ -458,13 +358,12 @@ def _log_prob(logits: Any, ids: Any) -> np.ndarray:
     return at_ids - np.log(np.exp(shifted).sum(axis=-1))
 
 
-def _read(views: spec.Params, h: Any, c: Any, x: Any) -> np.ndarray:
+def _read(theta: Any, shape: Shape, h: Any, c: Any, x: Any) -> np.ndarray:
     """Logits (T, B, V) after each of the inputs x (T, B); h, c (L, B, H) go from the state before to that after."""
-    below = x
+    views, below = spec.params(theta, shape), x
     for k, layer in enumerate(views.layers):
-        h_all, c_all, _ = lstm_forward(below, h[k], c[k], *layer)
-        h[k], c[k] = h_all[-1], c_all[-1]
-        below = h_all[1:]
+        h_all, c[k], _ = _layer_forward(shape.cell, below, h[k], c[k], layer)
+        h[k], below = h_all[-1], h_all[1:]
     return below @ views.W_y + views.b_y
 
 
@@ -494,7 +393,7 @@ def score(
     """
     checks.score(theta, h, c, x, shape, workspace, out)
     log_probs = np.empty((len(x) - 1, x.shape[1])) if out is None else out
-    log_probs[...] = _log_prob(_read(spec.params(theta, shape), h, c, x[:-1]), x[1:])
+    log_probs[...] = _log_prob(_read(theta, shape, h, c, x[:-1]), x[1:])
     return log_probs
 
 
@@ -538,10 +437,9 @@ def sample(
     top_k; Holtzman et al. (2020), section 3.1, for top_p.
     """
     checks.sample(theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs)
-    views = spec.params(theta, shape)
     drawn = np.empty(uniforms.shape, np.int32)
     for n, u in enumerate(uniforms):
-        logits = _read(views, h, c, x[None])[0].astype(np.float64)
+        logits = _read(theta, shape, h, c, x[None])[0].astype(np.float64)
         if temperature == 0:
             x = logits.argmax(axis=-1).astype(np.int32)
         else:

@@ -26,6 +26,25 @@ Backward, from the last step to the first::
 
 Source: Hochreiter and Schmidhuber (1997), with the forget gate of Gers, Schmidhuber and Cummins (2000); truncated
 backpropagation through time as in Williams and Peng (1990).
+
+The other cells: no cell state; logits, loss and dh (with its dh_next) as above
+-------------------------------------------------------------------------------
+RNN::
+
+    h_t = tanh(x_t W_x + h_{t-1} W_h + b)
+    dz  = dh (1 - h_t^2);   dW_x += x_t' dz;  dW_h += h_{t-1}' dz;  db += dz;  dx_t = dz W_x';  dh_next = dz W_h'
+
+GRU, gates in PyTorch's order r, z, n; the reset gate comes after the product, so each side has a bias of its own::
+
+    a   = x_t W_x + b_x;   s = h_{t-1} W_h + b_h
+    r, z = sigmoid(a_r + s_r), sigmoid(a_z + s_z);   n = tanh(a_n + r s_n)
+    h_t = (1 - z) n + z h_{t-1}
+
+    da_n = dh (1-z) (1 - n^2);   da_z = dh (h_{t-1} - n) z (1-z);   da_r = da_n s_n r (1-r)
+    ds   = [ da_r | da_z | da_n r ]
+    dW_x += x_t' da;  dW_h += h_{t-1}' ds;  db_x += da;  db_h += ds;  dx_t = da W_x';  dh_next = ds W_h' + dh z
+
+Source: Elman (1990); Cho et al. (2014), with the reset gate where cuDNN and PyTorch have it.
 """
 
 import re
@@ -35,6 +54,10 @@ import numpy as np
 
 # --------------------------------------------------------------------------------------------------- gate order
 GATE_I, GATE_F, GATE_G, GATE_O = range(4)
+GATE_R, GATE_Z, GATE_N = range(3)
+
+#: Blocks of H columns, one a gate, in the weights of each kind of cell.
+CELLS = {"lstm": 4, "gru": 3, "rnn": 1}
 
 FLOAT_DTYPES = ("float32", "float64")
 ID_DTYPES = ("uint8", "uint16", "uint32")
@@ -42,42 +65,65 @@ ID_DTYPES = ("uint8", "uint16", "uint32")
 
 # ------------------------------------------------------------------------------------------------- flat parameters
 class Shape(NamedTuple):
-    """The three sizes that fix a model's parameters."""
+    """The sizes and the kind of cell that fix a model's parameters."""
 
     vocab_size: int
     hidden_size: int
     num_layers: int = 1
+    cell: str = "lstm"  # of CELLS
 
 
 class LayerParams(NamedTuple):
-    """Views of one layer's parameters (or gradients)."""
+    """Views of the parameters (or gradients) of one LSTM layer, or with H columns instead of 4H of one RNN layer."""
 
     W_x: Any  # (D, 4H)
     W_h: Any  # (H, 4H)
     b: Any  # (4H,)
 
 
+class GRULayerParams(NamedTuple):
+    """Views of one GRU layer's parameters (or gradients)."""
+
+    W_x: Any  # (D, 3H)
+    W_h: Any  # (H, 3H)
+    b_x: Any  # (3H,)
+    b_h: Any  # (3H,)
+
+
 class Params(NamedTuple):
     """Views of a flat vector (N,): of all parameters, of all gradients, or of one array of optimizer memory."""
 
-    layers: tuple[LayerParams, ...]
+    layers: tuple[Any, ...]  # LayerParams or GRULayerParams
     W_y: Any  # (H, V)
     b_y: Any  # (V,)
 
 
 def blocks(shape: Shape) -> list[tuple[str, int, tuple[int, ...]]]:
-    """Name, offset and dimensions of every block of the flat vector, in order: the one place that knows them."""
-    V, H, L = shape
+    """Name, offset and dimensions of every block of the flat vector, in order: the one place that knows them.
+
+    Raises
+    ------
+    ValueError
+        For a cell that is not one of CELLS.
+    """
+    V, H, L, cell = shape
+    if cell not in CELLS:
+        raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
+    columns = CELLS[cell] * H
     dims: list[tuple[str, tuple[int, ...]]] = []
     for layer in range(L):
-        dims += [(f"W_x_l{layer}", (V if layer == 0 else H, 4 * H)), (f"W_h_l{layer}", (H, 4 * H))]
-        dims += [(f"b_l{layer}", (4 * H,))]
+        dims += [(f"W_x_l{layer}", (V if layer == 0 else H, columns)), (f"W_h_l{layer}", (H, columns))]
+        dims += [(f"{bias}_l{layer}", (columns,)) for bias in _layer_type(cell)._fields[2:]]
     dims += [("W_y", (H, V)), ("b_y", (V,))]
     out, offset = [], 0
     for name, dim in dims:
         out.append((name, offset, dim))
         offset += int(np.prod(dim))
     return out
+
+
+def _layer_type(cell: str) -> type[LayerParams] | type[GRULayerParams]:
+    return GRULayerParams if cell == "gru" else LayerParams
 
 
 def num_parameters(shape: Shape) -> int:
@@ -87,7 +133,7 @@ def num_parameters(shape: Shape) -> int:
 
 
 def offsets(shape: Shape) -> np.ndarray:
-    """Offsets of the blocks, (3L + 2,) int64 in the order of :func:`blocks`: how compiled loops find their way."""
+    """Offsets of the blocks, int64 in the order of :func:`blocks`: how compiled loops find their way."""
     return np.array([offset for _, offset, _ in blocks(shape)], np.int64)
 
 
@@ -98,8 +144,9 @@ def named(flat: Any, shape: Shape) -> dict[str, Any]:
 
 def params(flat: Any, shape: Shape) -> Params:
     """Views of `flat` (N,) as a :class:`Params`."""
-    views = list(named(flat, shape).values())
-    layers = tuple(LayerParams(*views[3 * k : 3 * k + 3]) for k in range(shape.num_layers))
+    views, layer_type = list(named(flat, shape).values()), _layer_type(shape.cell)
+    n = len(layer_type._fields)
+    layers = tuple(layer_type(*views[n * k : n * k + n]) for k in range(shape.num_layers))
     return Params(layers, views[-2], views[-1])
 
 
@@ -135,6 +182,46 @@ class LSTMGrads(NamedTuple):
     db: Any  # (4H,)
 
 
+class RNNCache(NamedTuple):
+    """What :func:`rnn_forward` leaves for :func:`rnn_backward`."""
+
+    x: Any  # (T, B) int32 ids or (T, B, D) floats
+    h: Any  # (T+1, B, H), [0] is what came in
+    W_x: Any  # (D, H)
+    W_h: Any  # (H, H)
+
+
+class RNNGrads(NamedTuple):
+    """Gradients of the loss with respect to what :func:`rnn_forward` was given."""
+
+    dx: Any  # (T, B, D); None for ids
+    dh0: Any  # (B, H)
+    dW_x: Any  # (D, H)
+    dW_h: Any  # (H, H)
+    db: Any  # (H,)
+
+
+class GRUCache(NamedTuple):
+    """What :func:`gru_forward` leaves for :func:`gru_backward`."""
+
+    x: Any  # (T, B) int32 ids or (T, B, D) floats
+    h: Any  # (T+1, B, H), [0] is what came in
+    gates: Any  # (2, T, B, 3H): [0] activated, [1] s = h W_h + b_h
+    W_x: Any  # (D, 3H)
+    W_h: Any  # (H, 3H)
+
+
+class GRUGrads(NamedTuple):
+    """Gradients of the loss with respect to what :func:`gru_forward` was given."""
+
+    dx: Any  # (T, B, D); None for ids
+    dh0: Any  # (B, H)
+    dW_x: Any  # (D, 3H)
+    dW_h: Any  # (H, 3H)
+    db_x: Any  # (3H,)
+    db_h: Any  # (3H,)
+
+
 #: How much of the smoothed loss stays with each new loss; the rest is that loss.
 SMOOTHING = 0.999
 
@@ -158,25 +245,26 @@ def round_to_bfloat16(array: Any) -> np.ndarray:
     return ((bits + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def unit_panels(hidden_size: int, batch_size: int, bfloat16: bool = False) -> int:
-    """Panels that the hidden units of a small batch are cut into, each the business of one thread, or 1.
+def unit_panels(hidden_size: int, batch_size: int, cell: str = "lstm", bfloat16: bool = False) -> int:
+    """Panels that the hidden units of an LSTM's small batch are cut into, each the business of one thread, or 1.
 
     A panel's gates, weights and their update then stay with one core, and what flows back to all units is added up
     panel by panel: a fixed shape for any threads. Smaller models are not worth sharing out; the weights of larger ones
     do not fit a core's cache anyway, and are cut up only where the copies that are rounded to bfloat16 want it.
     """
-    if batch_size > 3 or hidden_size < 64 or (hidden_size >= 384 and not bfloat16):
+    if cell != "lstm" or batch_size > 3 or hidden_size < 64 or (hidden_size >= 384 and not bfloat16):
         return 1
     return 2 if hidden_size < 192 else 4
 
 
-def packs(hidden_size: int, batch_size: int, itemsize: int) -> bool:
-    """Whether the recurrent matrix is copied, once an iteration, into the order in which products read it.
+def packs(hidden_size: int, batch_size: int, itemsize: int, cell: str = "lstm") -> bool:
+    """Whether an LSTM's recurrent matrix is copied, once an iteration, into the order in which products read it.
 
     That pays where its rows lie far apart and are read for many streams, and the matrix is not cut into panels.
     """
     size = 4 * hidden_size**2 * itemsize
-    return size >= 2**22 and batch_size * size >= 2**27 and unit_panels(hidden_size, batch_size) == 1
+    large = size >= 2**22 and batch_size * size >= 2**27
+    return cell == "lstm" and large and unit_panels(hidden_size, batch_size) == 1
 
 
 class Workspace(NamedTuple):
@@ -184,11 +272,11 @@ class Workspace(NamedTuple):
 
     x: Any  # (T+1, B) int32: the ids of the sequence, targets one later
     h: Any  # (L, T+1, B, H)
-    c: Any  # (L, T+1, B, H)
-    gates: Any  # (L, T, B, 4H)
-    dz: Any  # (L, T, B, 4H)
+    c: Any  # (L, T+1, B, H), of no size where the cell has none
+    gates: Any  # LSTM (L, T, B, 4H); GRU (L, 2, T, B, 3H); RNN of no size: h is all there is
+    dz: Any  # LSTM (L, T, B, 4H); GRU (L, 2, T, B, 3H): da and ds; RNN (L, 1, T, B, H)
     dh: Any  # (T, B, H)
-    carry: Any  # (2, B, H): dh_next and dc_next
+    carry: Any  # (2, B, H): dh_next, and dc_next or the GRU's dh z
     partial: (
         Any  # (2, 2, unit panels or 0, B, H or more): by turns, what each panel adds to dh_next and to the dh below
     )
@@ -207,20 +295,21 @@ def workspace_layout(
     shape: Shape, seq_length: int, batch_size: int, dtype: Any, bfloat16: bool = False
 ) -> dict[str, tuple[Any, np.dtype]]:
     """Dimensions and dtype of each buffer of a :class:`Workspace`, which has pairs with `bfloat16` alone."""
-    V, H, L = shape
+    V, H, L, cell = shape
     T, B, N = seq_length, batch_size, num_parameters(shape)
     real, double, whole = np.dtype(dtype), np.dtype(np.float64), np.dtype(np.int64)
-    panels = unit_panels(H, B, bfloat16)
+    panels = unit_panels(H, B, cell, bfloat16)
+    dz = {"lstm": (L, T, B, 4 * H), "gru": (L, 2, T, B, 3 * H), "rnn": (L, 1, T, B, H)}[cell]
     layout: dict[str, tuple[Any, np.dtype]] = {
         "x": ((T + 1, B), np.dtype(np.int32)),
         "h": ((L, T + 1, B, H), real),
-        "c": ((L, T + 1, B, H), real),
-        "gates": ((L, T, B, 4 * H), real),
-        "dz": ((L, T, B, 4 * H), real),
+        "c": ((L, T + 1 if cell == "lstm" else 0, B, H), real),
+        "gates": ((L, 1, 0, B, H) if cell == "rnn" else dz, real),
+        "dz": (dz, real),
         "dh": ((T, B, H), real),
         "carry": ((2, B, H), real),
         "partial": ((2, 2, panels if panels > 1 else 0, B, -(-H // 16) * 16), real),
-        "packed": ((L, 4, 4 * H * (H + 16) if packs(H, B, real.itemsize) else 0), real),
+        "packed": ((L, 4, 4 * H * (H + 16) if packs(H, B, real.itemsize, cell) else 0), real),
         "logits": ((T, B, V), real),
         "row_loss": ((T, B), double),
         "grad": ((N,), real),
@@ -293,6 +382,10 @@ def hyper_values(optimizer: str, hyper: dict[str, float] | None) -> dict[str, fl
 OPS = {
     "lstm_forward": "(x, h0, c0, W_x, W_h, b, *, out=None)",
     "lstm_backward": "(dh, cache, dh_last=None, dc_last=None, *, out=None, dz=None)",
+    "rnn_forward": "(x, h0, W_x, W_h, b, *, out=None)",
+    "rnn_backward": "(dh, cache, dh_last=None, *, out=None, dz=None)",
+    "gru_forward": "(x, h0, W_x, W_h, b_x, b_h, *, out=None)",
+    "gru_backward": "(dh, cache, dh_last=None, *, out=None, dz=None)",
     "softmax_cross_entropy": "(logits, targets, *, out=None)",
     "clip": "(grad, *, grad_clip=None, grad_clip_norm=None)",
     "sgd": "(theta, grad, state, step, *, learning_rate, grad_clip=None)",

@@ -3,7 +3,7 @@
 Used by ``charlstm gradcheck``, by the tests, and by whoever writes a backend.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 from typing import Any, NamedTuple
@@ -71,33 +71,49 @@ def numerical_gradient(loss: Callable[[], float], array: np.ndarray, delta: floa
     return gradient
 
 
-def gradient_errors(ops: Any, seed: int = 0) -> Iterator[GradientError]:
-    """Check every gradient that a backend computes, by every element of every tensor, in float64.
+def gradient_errors(ops: Any, seed: int = 0, cells: Iterable[str] = tuple(spec.CELLS)) -> Iterator[GradientError]:
+    """Check every gradient that a backend computes for `cells`, by every element of every tensor, in float64.
 
     States carried in are nonzero and different, and so are the gradients that come from the last state.
     """
     random = np.random.RandomState(seed)
-    yield from _layer_errors(ops, random, random.randint(0, V, (T, B)).astype(np.int32), "lstm ids")
-    yield from _layer_errors(ops, random, random.randn(T, B, D), "lstm floats")
-    yield from _loss_errors(ops, random)
-    for layers in (1, 2, 3):
-        yield from _model_errors(ops, random, layers)
+    for cell in cells:
+        yield from _layer_errors(ops, random, cell, random.randint(0, V, (T, B)).astype(np.int32))
+        yield from _layer_errors(ops, random, cell, random.randn(T, B, D))
+        if cell == "lstm":
+            yield from _loss_errors(ops, random)
+        for layers in (1, 2, 3):
+            yield from _model_errors(ops, random, cell, layers)
 
 
-def _layer_errors(ops: Any, random: np.random.RandomState, x: np.ndarray, op: str) -> Iterator[GradientError]:
-    width = V if x.ndim == 2 else D
-    h0, c0, W_x, W_h, b = (random.randn(*dims) * 0.7 for dims in ((B, H), (B, H), (width, 4 * H), (H, 4 * H), (4 * H,)))
-    to_h, to_h_last, to_c_last = random.randn(T, B, H), random.randn(B, H), random.randn(B, H)
+def layer_arrays(
+    random: np.random.RandomState, cell: str, dims: tuple[int, int, int], scale: float = 0.7
+) -> dict[str, np.ndarray]:
+    """What the forward op of a cell takes beside x, by name, for `dims` (B, D, H): normal, with deviation `scale`."""
+    B, D, H = dims
+    N = spec.CELLS[cell] * H
+    shapes: dict[str, tuple[int, ...]] = {"h0": (B, H), "c0": (B, H), "W_x": (D, N), "W_h": (H, N)}
+    if cell != "lstm":
+        del shapes["c0"]
+    shapes |= {"b_x": (N,), "b_h": (N,)} if cell == "gru" else {"b": (N,)}
+    return {name: random.randn(*shape) * scale for name, shape in shapes.items()}
+
+
+def _layer_errors(ops: Any, random: np.random.RandomState, cell: str, x: np.ndarray) -> Iterator[GradientError]:
+    is_ids = x.ndim == 2
+    arrays = layer_arrays(random, cell, (B, V if is_ids else D, H))
+    to_h, to_last = random.randn(T, B, H), random.randn(2 if cell == "lstm" else 1, B, H)  # of the last h, and c
+    forward, backward = getattr(ops, f"{cell}_forward"), getattr(ops, f"{cell}_backward")
 
     def loss() -> float:
-        h, c, _ = ops.lstm_forward(x, h0, c0, W_x, W_h, b)
-        return float((h[1:] * to_h).sum() + (h[-1] * to_h_last).sum() + (c[-1] * to_c_last).sum())
+        *states, _ = forward(x, **arrays)
+        last = sum((s[-1] * to).sum() for s, to in zip(states, to_last, strict=True))
+        return float((states[0][1:] * to_h).sum() + last)
 
-    _, _, cache = ops.lstm_forward(x, h0, c0, W_x, W_h, b)
-    found = ops.lstm_backward(to_h, cache, to_h_last, to_c_last)
-    inputs = {"dh0": h0, "dc0": c0, "dW_x": W_x, "dW_h": W_h, "db": b} | ({} if x.ndim == 2 else {"dx": x})
-    for name, array in inputs.items():
-        yield GradientError(op, name, relative_error(getattr(found, name), numerical_gradient(loss, array)))
+    found = backward(to_h, forward(x, **arrays)[-1], *to_last)
+    for name, array in (arrays if is_ids else {**arrays, "x": x}).items():
+        error = relative_error(getattr(found, f"d{name}"), numerical_gradient(loss, array))
+        yield GradientError(f"{cell} {'ids' if is_ids else 'floats'}", f"d{name}", error)
 
 
 def _loss_errors(ops: Any, random: np.random.RandomState) -> Iterator[GradientError]:
@@ -107,8 +123,8 @@ def _loss_errors(ops: Any, random: np.random.RandomState) -> Iterator[GradientEr
     yield GradientError("cross_entropy", "dlogits", relative_error(dlogits, expected))
 
 
-def _model_errors(ops: Any, random: np.random.RandomState, layers: int) -> Iterator[GradientError]:
-    shape = Shape(V, H, layers)
+def _model_errors(ops: Any, random: np.random.RandomState, cell: str, layers: int) -> Iterator[GradientError]:
+    shape = Shape(V, H, layers, cell)
     theta = random.randn(spec.num_parameters(shape)) * 0.5
     h, c = random.randn(layers, B, H) * 0.7, random.randn(layers, B, H) * 0.7
     x = random.randint(0, V, (T + 1, B)).astype(np.int32)
@@ -116,7 +132,7 @@ def _model_errors(ops: Any, random: np.random.RandomState, layers: int) -> Itera
     expected = numerical_gradient(lambda: ops.loss_and_grad(theta, h, c, x, shape=shape)[0], theta)
     blocks = zip(spec.named(found, shape).items(), spec.named(expected, shape).values(), strict=True)
     for (name, got), wanted in blocks:
-        yield GradientError(f"model, {layers} deep", f"d{name}", relative_error(got, wanted))
+        yield GradientError(f"{cell}, {layers} deep", f"d{name}", relative_error(got, wanted))
 
 
 # ------------------------------------------------------------------------------------------------------- mutations
@@ -130,20 +146,24 @@ class Mutation(NamedTuple):
     wrong: str
 
 
-_REF, _UPDATES = "numpy_ref.py", "cpu/updates.py"
+_REF, _REF_CELLS, _UPDATES = "numpy_ref.py", "numpy_cells.py", "cpu/updates.py"
 _CELLS, _LAYERS, _MODEL, _LOOPS = "cpu/cells.py", "cpu/layers.py", "cpu/model.py", "cpu/loops.py"
-_PAIRS = "cpu/pairs.py"
+_PAIRS, _RNN_GRU = "cpu/pairs.py", "cpu/rnn_gru.py"
 MUTATIONS = (
-    Mutation("dropped dc carry", "numpy", _REF, "dc_next = dc_t * f", "dc_next = dc_t * 0"),
+    Mutation("dropped dc carry", "numpy", _REF_CELLS, "dc_next = dc_t * f", "dc_next = dc_t * 0"),
     Mutation("dropped dc carry", "numba", _CELLS, "row.store(dc_t * f, dc_next)", "row.store(dc_t * 0.0, dc_next)"),
-    Mutation("unwritten dW", "numpy", _REF, "out.dW_h[...] = h[:-1]", "h[:-1]"),
+    Mutation("unwritten dW", "numpy", _REF_CELLS, "out.dW_h[...] = h[:-1]", "h[:-1]"),
     Mutation("unwritten dW", "numba", _MODEL, "    add_outer(", "    # add_outer("),
-    Mutation("wrong tanh branch", "numpy", _REF, "(1 - tanh_c**2)", "(1 - tanh_c)"),
+    Mutation("wrong tanh branch", "numpy", _REF_CELLS, "(1 - tanh_c**2)", "(1 - tanh_c)"),
     Mutation("wrong tanh branch", "numba", _CELLS, "(1.0 - tanh_c * tanh_c)", "(1.0 - tanh_c)"),
     Mutation("off-by-one target", "numpy", _REF, "(logits, x[1:][first:])", "(logits, x[:-1][first:])"),
     Mutation("off-by-one target", "numba", _LOOPS, "offsets, x[1:], h", "offsets, x[:T], h"),
     Mutation("skipped clip", "numpy", _REF, "np.clip(grad, -grad_clip, grad_clip", "np.clip(grad, -np.inf, np.inf"),
     Mutation("skipped clip", "numba", _UPDATES, "return g.at_most(limit).at_least(-limit)", "return g"),
+    Mutation("dropped dh z of the GRU", "numpy", _REF_CELLS, "@ W_h.T + dh_t * z", "@ W_h.T"),
+    Mutation("dropped dh z of the GRU", "numba", _CELLS, "row.store(dh_t * z, kept)", "row.store(dh_t * 0.0, kept)"),
+    Mutation("reset gate left out of ds", "numpy", _REF_CELLS, "[da_r, da_z, da_n * r]", "[da_r, da_z, da_n]"),
+    Mutation("reset gate left out of ds", "numba", _CELLS, "row.store(da_n * r, ds,", "row.store(da_n, ds,"),
 )  # fmt: skip
 
 #: Mistakes in what only one backend has.
@@ -153,6 +173,8 @@ MORE_MUTATIONS = (
     Mutation("packed gates on top of each other", "numba", _LAYERS, "s * region + K * piece[0]", "K * piece[0]"),
     Mutation("half of a pair forgotten", "numba", _PAIRS, "builder.and_(upper,", "builder.and_(lower,"),
     Mutation("readout of the first steps", "numba", _MODEL, "(dlogits.size), first * B", "(dlogits.size), 0"),
+    Mutation("bias of one side for both", "numba", _MODEL, "d_at + side * R * N", "d_at"),
+    Mutation("state of one step for the next", "numba", _RNN_GRU, "(row + B) * H), R * H)", "row * H), R * H)"),
     Mutation("memory of another column", "numba", _UPDATES, "r, row), I64(c * vec.lanes)", "r, row), I64(0)"),
 )  # fmt: skip
 

@@ -1,9 +1,9 @@
-"""Make tests/data/trace.json: a short training run of numpy_ref on made-up text from fixed weights.
+"""Make tests/data/trace-*.json: short training runs of numpy_ref on made-up text from fixed weights, one for each cell.
 
     python tests/make_trace.py
 
 Run it only where the equations are meant to change; it records what the reference did when it agreed with finite
-differences, with PyTorch and with the original script.
+differences, with PyTorch and with the original scripts.
 """
 
 import json
@@ -19,9 +19,14 @@ from kernels.spec import Shape
 
 
 def main():
+    for cell in spec.CELLS:
+        make(cell)
+
+
+def make(cell):
     text = made_up_text(700)
     vocabulary = Vocabulary.of(text)
-    shape = Shape(len(vocabulary), 9, 2)
+    shape = Shape(len(vocabulary), 9, 2, cell)
     theta = np.random.RandomState(9).randn(spec.num_parameters(shape)) * 0.1
     trace = {
         "shape": list(shape), "seq_length": 7, "iterations": 150, "grad_clip": 0.5,
@@ -29,7 +34,7 @@ def main():
     }  # fmt: skip
     losses, drawn = trace_of(kernels.load("numpy"), trace)
     trace |= {"losses": losses.tolist(), "drawn": drawn.tolist()}
-    (ROOT / "tests" / "data" / "trace.json").write_text(json.dumps(trace) + "\n")
+    (ROOT / "tests" / "data" / f"trace-{cell}.json").write_text(json.dumps(trace) + "\n")
 
 
 if __name__ == "__main__":

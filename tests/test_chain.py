@@ -25,10 +25,13 @@ SIZES = [  # T, B, V, H, L: small, odd, all different, and the edges of the regi
 ]
 
 
-def model(size, dtype, seed=0):
+CELLS = tuple(spec.CELLS)
+
+
+def model(size, dtype, seed=0, cell="lstm"):
     """theta, h, c, x of a model of one of SIZES, states nonzero and different, all read-only."""
     T, B, V, H, L = size
-    random, shape = np.random.RandomState(seed), Shape(V, H, L)
+    random, shape = np.random.RandomState(seed), Shape(V, H, L, cell)
     theta = (random.randn(spec.num_parameters(shape)) * 0.4).astype(dtype)
     h, c = ((random.randn(L, B, H) * 0.7).astype(dtype) for _ in range(2))
     x = random.randint(0, V, (T + 1, B)).astype(np.int32)
@@ -52,8 +55,9 @@ def test_loss_and_state_by_plain_python(ops):
         assert relative_error(got, wanted) < FLOAT64_TOLERANCE
 
 
-def test_gradient_along_random_directions_of_a_larger_model(ops):
-    shape, theta, h, c, x = model((13, 3, 29, 21, 2), "float64")
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradient_along_random_directions_of_a_larger_model(ops, cell):
+    shape, theta, h, c, x = model((13, 3, 29, 21, 2), "float64", cell=cell)
     gradient = ops.loss_and_grad(theta, h, c, x, shape=shape)[1].copy()
     random, delta = np.random.RandomState(1), 1e-6
     for _ in range(5):
@@ -77,8 +81,9 @@ def test_clipping_by_hand(ops):
 # ---------------------------------------------------------------------------------- 2. the reference judges backends
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: "T{}-B{}-V{}-H{}-L{}".format(*s))
-def test_whole_model_as_the_reference(ops, ref, size, dtype):
-    shape, theta, h, c, x = model(size, dtype)
+@pytest.mark.parametrize("cell", CELLS)
+def test_whole_model_as_the_reference(ops, ref, size, dtype, cell):
+    shape, theta, h, c, x = model(size, dtype, cell=cell)
     ws = spec.workspace(shape, size[0], size[1], dtype)  # floats are NaN: what is not written shows
     got = ops.loss_and_grad(theta, h, c, x, shape=shape, workspace=ws)
     agree(got, lambda d: ref.loss_and_grad(theta.astype(d), h.astype(d), c.astype(d), x, shape=shape), dtype)
@@ -87,38 +92,48 @@ def test_whole_model_as_the_reference(ops, ref, size, dtype):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("kind", ["ids", "floats"])
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: "T{}-B{}-D{}-H{}".format(*s[:4]))
-def test_one_layer_as_the_reference(ops, ref, size, kind, dtype):
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_layer_as_the_reference(ops, ref, size, kind, dtype, cell):
     T, B, D, H, _ = size
     random = np.random.RandomState(3)
-    arrays = [random.randn(*dims) * 0.5 for dims in ((B, H), (B, H), (D, 4 * H), (H, 4 * H), (4 * H,))]
+    arrays = testing.layer_arrays(random, cell, (B, D, H), 1 / np.sqrt(H))
     x = random.randint(0, D, (T, B)).astype(np.int32) if kind == "ids" else random.randn(T, B, D)
-    to_h, to_h_last, to_c_last = random.randn(T, B, H), random.randn(B, H), random.randn(B, H)
+    to_h, to_last = random.randn(T, B, H), random.randn(2 if cell == "lstm" else 1, B, H)
+    buffers = {
+        "lstm": lambda nan: (nan(T + 1, B, H), nan(T + 1, B, H), nan(T, B, 4 * H)),
+        "gru": lambda nan: (nan(T + 1, B, H), nan(2, T, B, 3 * H)),
+        "rnn": lambda nan: nan(T + 1, B, H),
+    }[cell]
+    dz_dims = {"lstm": (T, B, 4 * H), "gru": (2, T, B, 3 * H), "rnn": (T, B, H)}[cell]
+    grads_type = {"lstm": spec.LSTMGrads, "gru": spec.GRUGrads, "rnn": spec.RNNGrads}[cell]
 
     def both_ways(ops, dtype, poisoned):
-        cast = [a.astype(dtype) for a in (to_h, to_h_last, to_c_last, *arrays)]
+        cast = {name: array.astype(dtype) for name, array in arrays.items()}
+        to = [to_h.astype(dtype), *to_last.astype(dtype)]
         inputs = x if kind == "ids" else x.astype(dtype)
-        for array in cast:
+        for array in (*cast.values(), *to):
             array.flags.writeable = False
 
         def nan(*dims):
             return np.full(dims, np.nan, dtype)
 
-        out = (nan(T + 1, B, H), nan(T + 1, B, H), nan(T, B, 4 * H)) if poisoned else None
-        h, c, cache = ops.lstm_forward(inputs, *cast[3:], out=out)
-        dx = None if kind == "ids" else nan(T, B, D)
-        grads = spec.LSTMGrads(dx, nan(B, H), nan(B, H), nan(D, 4 * H), nan(H, 4 * H), nan(4 * H))
-        scratch = {"out": grads, "dz": nan(T, B, 4 * H)} if poisoned else {}
-        return h, c, *[a for a in ops.lstm_backward(cast[0], cache, cast[1], cast[2], **scratch) if a is not None]
+        forward, backward = getattr(ops, f"{cell}_forward"), getattr(ops, f"{cell}_backward")
+        *states, cache = forward(inputs, **cast, out=buffers(nan) if poisoned else None)
+        grads = grads_type(None if kind == "ids" else nan(T, B, D), *(nan(*a.shape) for a in arrays.values()))
+        scratch = {"out": grads, "dz": nan(*dz_dims)} if poisoned else {}
+        return *states, *[a for a in backward(to[0], cache, *to[1:], **scratch) if a is not None]
 
     agree(both_ways(ops, dtype, True), lambda d: both_ways(ref, d, False), dtype)
 
 
-def test_a_cache_of_the_reference_serves_any_backward(ops, ref):
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_cache_of_the_reference_serves_any_backward(ops, ref, cell):
     random = np.random.RandomState(4)
-    arrays = [random.randn(*dims) for dims in ((2, 3), (2, 3), (7, 12), (3, 12), (12,))]
+    arrays = testing.layer_arrays(random, cell, (2, 7, 3))
     x = random.randint(0, 7, (5, 2)).astype(np.int32)
-    cache, dh = ref.lstm_forward(x, *arrays)[2], random.randn(5, 2, 3)
-    for got, wanted in zip(ops.lstm_backward(dh, cache)[1:], ref.lstm_backward(dh, cache)[1:], strict=True):
+    cache, dh = getattr(ref, f"{cell}_forward")(x, **arrays)[-1], random.randn(5, 2, 3)
+    results = (getattr(each, f"{cell}_backward")(dh, cache)[1:] for each in (ops, ref))
+    for got, wanted in zip(*results, strict=True):
         assert relative_error(got, wanted) < FLOAT64_TOLERANCE
 
 
@@ -136,24 +151,26 @@ def test_cross_entropy_as_the_reference(ops, ref, dtype, scale):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("clipping", [{}, {"grad_clip": 0.05}, {"grad_clip": 0.1, "grad_clip_norm": 0.3}], ids=str)
 @pytest.mark.parametrize("optimizer", list(spec.OPTIMIZERS))
-def test_training_as_the_reference(ops, ref, optimizer, clipping, dtype):
+@pytest.mark.parametrize("cell", CELLS)
+def test_training_as_the_reference(ops, ref, cell, optimizer, clipping, dtype):
     T, B, V, H, L = 5, 2, 17, 9, 2
-    shape, theta, h, c, _ = model((T, B, V, H, L), dtype)
+    shape, theta, h, c, _ = model((T, B, V, H, L), dtype, cell=cell)
     ids = np.random.RandomState(6).randint(0, V, 400).astype(np.uint8)
     starts = np.ascontiguousarray(np.arange(12)[:, None] * T + np.array([0, 200]), np.int64)
+    rates = np.linspace(0.02, 0.01, 12) / (50 if cell == "rnn" else 1)  # at long strides an RNN's rounding errors grow
 
     def train(ops, dtype):
         arrays = [a.astype(dtype) for a in (theta, np.zeros((spec.OPTIMIZERS[optimizer].slots, len(theta))), h, c)]
         losses = ops.train_steps(
-            *arrays, ids, starts, np.arange(12) % 5 == 4, np.linspace(0.02, 0.01, 12), shape=shape, seq_length=T,
-            optimizer=optimizer, grad_scale=1 / (T * B), **clipping,
+            *arrays, ids, starts, np.arange(12) % 5 == 4, rates, shape=shape, seq_length=T, optimizer=optimizer,
+            grad_scale=1 / (T * B), **clipping,
         )  # fmt: skip
         return losses, *arrays
 
     agree(train(ops, dtype), lambda d: train(ref, d), dtype, tolerance=1e-10)
 
 
-PATHS = [  # T, B, V, H, L and threads: what the plan of team.py chooses between, at odd sizes
+PATHS = [  # T, B, V, H, L, threads and, where it is no LSTM, the cell: what the plan of team.py chooses between, at odd sizes
     (16, 1, 71, 100, 1, 2),  # two panels of hidden units
     (2, 3, 7, 129, 3, 3),  # three threads for two panels; layers take turns
     (5, 2, 11, 201, 2, 3),  # four panels
@@ -163,16 +180,22 @@ PATHS = [  # T, B, V, H, L and threads: what the plan of team.py chooses between
     (1, 2, 2, 1, 1, 2),
     (3, 33, 5, 371, 2, 9),  # hidden units shared out, and packed in float64
     (2, 35, 3, 513, 1, 1),  # packed
+    (16, 1, 71, 100, 1, 2, "rnn"),  # one thread for one stream
+    (5, 5, 300, 33, 3, 3, "rnn"),  # many rows of W_x, and streams shared out
+    (3, 33, 5, 371, 2, 9, "rnn"),
+    (16, 1, 71, 100, 1, 2, "gru"),
+    (5, 5, 300, 33, 3, 3, "gru"),
+    (3, 33, 5, 371, 2, 9, "gru"),
 ]
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("last_only", [False, True], ids=["all", "last"])
-@pytest.mark.parametrize("path", PATHS, ids=lambda s: "T{}-B{}-V{}-H{}-L{}-{}threads".format(*s))
+@pytest.mark.parametrize("path", PATHS, ids=lambda s: "T{}-B{}-V{}-H{}-L{}-{}threads".format(*s) + "".join(s[6:]))
 def test_every_path_as_the_reference(ops, ref, path, last_only, dtype):
     """The gradients of three iterations are taken from what plain descent does to the parameters."""
-    T, B, V, H, L, threads = path
-    shape, theta, h, c, _ = model((T, B, V, H, L), dtype)
+    T, B, V, H, L, threads, *cell = path
+    shape, theta, h, c, _ = model((T, B, V, H, L), dtype, 0, *cell)
     theta = theta / np.sqrt(H).astype(dtype)
     ids = np.random.RandomState(6).randint(0, V, 40 * B).astype(np.uint8 if V < 256 else np.uint16)
     starts = np.ascontiguousarray(np.arange(3)[:, None] * T % 20 + np.arange(B) * 40, np.int64)
@@ -210,8 +233,9 @@ def test_every_optimizer_on_paths_of_its_own(ops, ref, path, optimizer):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_loss_on_the_last_step_alone(ops, ref, dtype):
-    shape, theta, h, c, x = model((6, 5, 11, 33, 2), dtype)
+@pytest.mark.parametrize("cell", CELLS)
+def test_loss_on_the_last_step_alone(ops, ref, dtype, cell):
+    shape, theta, h, c, x = model((6, 5, 11, 33, 2), dtype, cell=cell)
     got = ops.loss_and_grad(theta, h, c, x, shape=shape, last_only=True)
     agree(
         got, lambda d: ref.loss_and_grad(*(a.astype(d) for a in (theta, h, c)), x, shape=shape, last_only=True), dtype
@@ -281,8 +305,9 @@ def trace_of(ops, trace):
     return losses, ops.sample(theta, h, c, ids[:1].astype(np.int32), uniforms, shape=shape)[:, 0]
 
 
-def test_our_own_trace(ops):
-    trace = json.loads((ROOT / "tests" / "data" / "trace.json").read_text())
+@pytest.mark.parametrize("cell", CELLS)
+def test_our_own_trace(ops, cell):
+    trace = json.loads((ROOT / "tests" / "data" / f"trace-{cell}.json").read_text())
     losses, drawn = trace_of(ops, trace)
     assert losses == pytest.approx(trace["losses"], rel=1e-9)
     assert drawn.tolist() == trace["drawn"]

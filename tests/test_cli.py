@@ -89,11 +89,13 @@ def test_text_from_standard_input_and_the_folder_name(charlstm_command, tmp_path
     assert (tmp_path / "runs" / "stdin" / "last.safetensors").exists()
 
 
-def test_the_original_presets_take_input_txt(charlstm_command, tmp_path):
+@pytest.mark.parametrize("preset", ["min-char-lstm", "karpathy-min-char-rnn"])
+def test_the_original_presets_take_input_txt(charlstm_command, tmp_path, preset):
     (tmp_path / "input.txt").write_text(made_up_text())
-    done = charlstm_command("train", "--preset", "min-char-lstm", "--hidden-size", 8, "--iterations", 3)
+    done = charlstm_command("train", "--preset", preset, "--hidden-size", 8, "--iterations", 3)
     assert done.returncode == 0, done.stderr
     assert "training on input.txt" in done.stderr.decode()
+    assert f"model   {preset[-4:].strip('-').upper()}, 1 x 8 hidden units" in done.stderr.decode()
 
 
 def test_a_closed_pipe_ends_quietly(trained, tmp_path):
@@ -170,7 +172,7 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
         (["train", "book.txt", "--hidden-size", "ten"], "Invalid value for '--hidden-size': expected a whole number, got 'ten'"),
         (["train", "book.txt", "--learning-rate", "nan"], "--learning-rate: expected more than 0, got nan"),
         (["train", "book.txt", "--optimizer", "adm"], "--optimizer: expected one of adagrad, rmsprop, adam, sgd, got 'adm'"),
-        (["train", "book.txt", "--preset", "slow"], "--preset: expected one of fast, min-char-lstm, got 'slow'"),
+        (["train", "book.txt", "--preset", "slow"], "--preset: expected one of fast, min-char-lstm, min-char-rnn, karpathy-min-char-rnn, got 'slow'"),
         (["train", "book.txt", "--backend", "cupy"], "--backend cupy: the cupy backend is not part of this version; use 'numba' (fast) or 'numpy' (the reference)"),
         (["train", "book.txt", "--hiden-size", "3"], "No such option"),
         (["train", "book.txt", "--bytes", "--lower"], "--bytes: takes the text as it is; --lower does not go with it"),
@@ -249,7 +251,7 @@ def test_gradcheck(charlstm_command):
     assert done.returncode == 0
     lines = done.stdout.decode().splitlines()
     assert lines[-1].endswith("(limit 1e-06): all right")
-    assert len(lines) == 1 + 36 + 1
+    assert len(lines) == 1 + 36 + 41 + 33 + 1
 
 
 def test_info(charlstm_command):

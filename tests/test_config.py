@@ -1,6 +1,6 @@
 """Hyperparameters: limits, presets, budgets."""
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 
@@ -22,13 +22,22 @@ from charlstm.errors import UserError
         ({"optimizer": 3}, "--optimizer: expected a word, got 3"),
         ({"beta1": 1}, "--beta1: expected less than 1, got 1.0"),
         ({"hidden_size": 10**19}, "--hidden-size: expected at most 65536, got 10000000000000000000"),
-        ({"dtype": "bfloat16"}, "--dtype bfloat16: expected --batch-size 1, got 16"),
+        ({"dtype": "bfloat16"}, "--dtype bfloat16: expected --batch-size 1 and --cell lstm, got --batch-size 16"),
         ({"seed": 2**32}, "--seed: expected at most 4294967295, got 4294967296"),
         ({"temperature": -1}, "--temperature: expected at least 0, got -1.0"),
         ({"unknown": "replace:ab"}, "--unknown: expected error, skip or replace:CHAR, got 'replace:ab'"),
         ({"lower": 1}, "--lower: expected true or false, got 1"),
         ({"bytes": True, "lower": True}, "--bytes: takes the text as it is; --lower does not go with it"),
         ({"bytes": True, "encoding": "latin-1"}, "--bytes: takes the text as it is; --encoding does not go with it"),
+        ({"cell": "lstn"}, "--cell: expected one of lstm, gru, rnn, got 'lstn'"),
+        (
+            {"cell": "gru", "init": "min-char-rnn"},
+            "--init min-char-rnn: is for --cell rnn, not gru; --init uniform is for all",
+        ),
+        (
+            {"preset": "min-char-lstm", "cell": "rnn"},
+            "--init min-char-lstm: is for --cell lstm, not rnn; --init uniform",
+        ),
         ({"hiden_size": 3}, "unknown option 'hiden_size': options are backend, "),
     ],
 )
@@ -50,10 +59,22 @@ def test_presets_are_configs_and_options_win():
         "adagrad",
     )
     assert (original.loss_reduction, original.grad_clip, original.grad_clip_norm) == ("sum", 5.0, None)
-    with pytest.raises(UserError, match="--preset: expected one of fast, min-char-lstm, got 'slow'"):
+    with pytest.raises(
+        UserError,
+        match="--preset: expected one of fast, min-char-lstm, min-char-rnn, karpathy-min-char-rnn, got 'slow'",
+    ):
         from_preset("slow")
     with pytest.raises(UserError, match="--preset: expected one of"):
         Config(preset="slow")
+
+
+def test_karpathys_preset_differs_in_length_and_cadence_alone():
+    his, ours = asdict(from_preset("karpathy-min-char-rnn")), asdict(from_preset("min-char-rnn"))
+    assert {name: (his[name], ours[name]) for name in his if his[name] != ours[name]} == {
+        "preset": ("karpathy-min-char-rnn", "min-char-rnn"), "seq_length": (25, 16), "report_every": (100, 200),
+        "sample_every": (100, 1000),
+    }  # fmt: skip
+    assert (ours["cell"], ours["init"], ours["hidden_size"]) == ("rnn", "min-char-rnn", 100)
 
 
 def test_a_budget_that_is_given_takes_the_place_of_the_presets():

@@ -13,10 +13,13 @@ from kernels.spec import Shape
 SHAPE = Shape(11, 9, 2)
 
 
-def training(dtype="float64", batch=3, length=600, slots=1, seed=0):
+CELLS = tuple(spec.CELLS)
+
+
+def training(dtype="float64", batch=3, length=600, slots=1, seed=0, shape=SHAPE):
     """Arrays for train_steps, on random ids."""
     random = np.random.RandomState(seed)
-    theta = spec.aligned_zeros(spec.num_parameters(SHAPE), dtype)
+    theta = spec.aligned_zeros(spec.num_parameters(shape), dtype)
     theta[:] = random.randn(len(theta)) * 0.3
     state, h = spec.aligned_zeros((slots, len(theta)), dtype), np.zeros((2, batch, 9), dtype)
     ids = random.randint(0, 11, length).astype(np.uint8)
@@ -30,10 +33,12 @@ def plan(n, batch=3, T=5):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", list(spec.OPTIMIZERS))
-def test_one_call_or_several_give_the_same_bits(ops, optimizer, dtype):
-    arguments = {"shape": SHAPE, "seq_length": 5, "optimizer": optimizer, "grad_clip": 1.0}
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_call_or_several_give_the_same_bits(ops, cell, optimizer, dtype):
+    shape = SHAPE._replace(cell=cell)
+    arguments = {"shape": shape, "seq_length": 5, "optimizer": optimizer, "grad_clip": 1.0}
     slots = spec.OPTIMIZERS[optimizer].slots
-    whole, parts = training(dtype, slots=slots), training(dtype, slots=slots)
+    whole, parts = (training(dtype, slots=slots, shape=shape) for _ in range(2))
     starts, reset, rates = plan(20)
     losses = ops.train_steps(*whole, starts, reset, rates, **arguments)
     pieces = []
@@ -57,6 +62,12 @@ def test_one_call_or_several_give_the_same_bits(ops, optimizer, dtype):
         (Shape(301, 33, 1), 13),
         (Shape(7, 520, 1), 1),  # one row of the readout is left over
         (Shape(7, 5, 1), 1),  # too small for more than one thread
+        (Shape(11, 33, 2, "gru"), 13),  # of these cells streams are, and nothing else
+        (Shape(301, 100, 2, "gru"), 5),
+        (Shape(71, 224, 1, "gru"), 1),
+        (Shape(11, 33, 2, "rnn"), 13),
+        (Shape(301, 100, 2, "rnn"), 5),
+        (Shape(7, 520, 1, "rnn"), 3),
     ],
     ids=str,
 )
@@ -106,6 +117,32 @@ def test_how_work_is_shared_out():
         for threads in (1, 2, 3, 8):
             members, pieces = shares(H, B, threads)
             assert [sum(piece[1] for piece in pieces), members[0][0], members[-1][1]] == [H, 0, B]
+
+
+def test_of_other_cells_streams_alone_are_shared_out():
+    from kernels.cpu.team import plan
+
+    for cell in ("gru", "rnn"):
+        assert plan(100, 16, 2, cell).members.tolist() == [[0, 8, 0, 1], [8, 16, 0, 1]]
+        for H, B in ((100, 1), (512, 1), (224, 3)):
+            assert plan(H, B, 8, cell).pieces.tolist() == [[0, H, 0, H]]
+            assert spec.unit_panels(H, B, cell) == 1
+        assert len(plan(512, 1, 8, cell).members) == 1
+        assert spec.packs(2048, 64, 8) > spec.packs(2048, 64, 8, cell)
+
+
+@pytest.mark.parametrize("cell", ["gru", "rnn"])
+def test_cells_without_a_cell_state_leave_c_alone(ops, cell):
+    shape = SHAPE._replace(cell=cell)
+    theta, state, h, c, ids = training(shape=shape)
+    c[:] = np.arange(c.size).reshape(c.shape)
+    kept = c.copy()
+    ops.train_steps(theta, state, h, c, ids, *plan(3), shape=shape, seq_length=5)
+    ops.sample(theta, h, c, np.zeros(3, np.int32), np.full((2, 3), 0.5), shape=shape)
+    assert (c == kept).all()
+    assert h.any()
+    *_, c_last = ops.loss_and_grad(theta, h, c, ids[:18].reshape(6, 3).astype(np.int32), shape=shape)
+    assert (c_last == kept).all()
 
 
 def test_a_team_that_waits_too_often_gives_way_to_one_thread_and_comes_back():
@@ -179,30 +216,34 @@ def test_learning_with_bfloat16_goes_as_with_float32(ops):
     assert (rounded != exact).any()
 
 
-def test_rows_that_no_id_touches_stay_as_they_are(ops):
-    theta, state, h, c, ids = training()
+@pytest.mark.parametrize("cell", CELLS)
+def test_rows_that_no_id_touches_stay_as_they_are(ops, cell):
+    shape = SHAPE._replace(cell=cell)
+    theta, state, h, c, ids = training(shape=shape)
     ids[ids == 7] = 6
     before = theta.copy()
-    ops.train_steps(theta, state, h, c, ids, *plan(40), shape=SHAPE, seq_length=5, grad_clip=5.0)
-    W_x, W_x_before = (spec.params(t, SHAPE).layers[0].W_x for t in (theta, before))
+    ops.train_steps(theta, state, h, c, ids, *plan(40), shape=shape, seq_length=5, grad_clip=5.0)
+    W_x, W_x_before = (spec.params(t, shape).layers[0].W_x for t in (theta, before))
     changed = (W_x != W_x_before).any(axis=1)
     assert changed.tolist() == [k != 7 for k in range(11)]
-    assert not spec.params(state[0], SHAPE).layers[0].W_x[7].any()
+    assert not spec.params(state[0], shape).layers[0].W_x[7].any()
 
 
-def test_a_loss_that_is_not_finite_ends_the_call_without_an_update(ops):
-    theta, state, h, c, ids = training()
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_loss_that_is_not_finite_ends_the_call_without_an_update(ops, cell):
+    shape = SHAPE._replace(cell=cell)
+    theta, state, h, c, ids = training(shape=shape)
     rates = np.full(10, 0.05)
     rates[3] = 1e308
     starts, reset, _ = plan(10)
     kept = theta.copy(), state.copy(), h.copy(), c.copy()
     with np.errstate(all="ignore"):
-        losses = ops.train_steps(theta, state, h, c, ids, starts, reset, rates, shape=SHAPE, seq_length=5)
+        losses = ops.train_steps(theta, state, h, c, ids, starts, reset, rates, shape=shape, seq_length=5)
     assert len(losses) < 10
     assert np.isfinite(losses[:-1]).all()
     assert not np.isfinite(losses[-1])
     count = len(losses) - 1
-    ops.train_steps(*kept, ids, starts[:count], reset[:count], rates[:count], shape=SHAPE, seq_length=5)
+    ops.train_steps(*kept, ids, starts[:count], reset[:count], rates[:count], shape=shape, seq_length=5)
     assert theta.tobytes() == kept[0].tobytes()
     assert state.tobytes() == kept[1].tobytes()
 
@@ -231,16 +272,18 @@ def test_a_smoothed_loss_below_the_limit_ends_the_call_before_that_update(ops, t
     assert all((a == b).all() for a, b in zip((theta, state, h, c), whole, strict=True))
 
 
-def test_sampling_follows_the_uniforms_and_goes_on(ops, ref):
-    theta, _, h, c, _ = training()
+@pytest.mark.parametrize("cell", CELLS)
+def test_sampling_follows_the_uniforms_and_goes_on(ops, ref, cell):
+    shape = SHAPE._replace(cell=cell)
+    theta, _, h, c, _ = training(shape=shape)
     uniforms = np.random.RandomState(2).random_sample((40, 3))
     first = np.array([1, 2, 3], np.int32)
     states = [(h.copy(), c.copy()) for _ in range(3)]
-    whole = ops.sample(theta, *states[0], first, uniforms, shape=SHAPE, temperature=0.7)
-    a = ops.sample(theta, *states[1], first, uniforms[:15], shape=SHAPE, temperature=0.7)
-    b = ops.sample(theta, *states[1], a[-1], uniforms[15:], shape=SHAPE, temperature=0.7)
+    whole = ops.sample(theta, *states[0], first, uniforms, shape=shape, temperature=0.7)
+    a = ops.sample(theta, *states[1], first, uniforms[:15], shape=shape, temperature=0.7)
+    b = ops.sample(theta, *states[1], a[-1], uniforms[15:], shape=shape, temperature=0.7)
     assert np.concatenate([a, b]).tolist() == whole.tolist()
-    assert (whole == ref.sample(theta, *states[2], first, uniforms, shape=SHAPE, temperature=0.7)).all()
+    assert (whole == ref.sample(theta, *states[2], first, uniforms, shape=shape, temperature=0.7)).all()
     assert (whole[0] != whole[1]).any()
 
 
@@ -331,8 +374,15 @@ def test_refusals(ops):
         ops.train_steps(theta, state, h, c, ids, starts + 180, reset, rates, **good)
     with pytest.raises(ValueError, match=r"state: expected \(2, \d+\), got \(1, \d+\)"):
         ops.train_steps(theta, state, h, c, ids, starts, reset, rates, optimizer="adam", **good)
-    with pytest.raises(ValueError, match="bfloat16: expected one stream of float32, got 3 of float64"):
+    with pytest.raises(ValueError, match="bfloat16: expected one stream of float32, lstm, got 3 of float64, lstm"):
         ops.train_steps(theta, state, h, c, ids, starts, reset, rates, bfloat16=True, **good)
+    with pytest.raises(ValueError, match="cell: expected one of lstm, gru, rnn, got 'lstn'"):
+        ops.sample(theta, h, c, np.zeros(3, np.int32), np.zeros((1, 3)), shape=SHAPE._replace(cell="lstn"))
+    with pytest.raises(ValueError, match=r"W_h: expected \(H, 3H\) = \(3, 9\), got \(3, 12\)"):
+        ops.gru_forward(np.zeros((5, 2), np.int32), *(np.zeros(dims) for dims in ((2, 3), (7, 9), (3, 12), 9, 9)))
+    with pytest.raises(ValueError, match=r"dh: expected \(T, B, H\) = \(5, 2, 3\), got|cache.h: expected"):
+        arrays = [np.zeros(dims) for dims in ((2, 3), (7, 3), (3, 3), 3)]
+        ops.rnn_backward(np.zeros((5, 2, 4)), ops.rnn_forward(np.zeros((5, 2), np.int32), *arrays)[1])
     with pytest.raises(ValueError, match=r"theta: expected \(\d+,\), got"):
         ops.train_steps(theta[:-1].copy(), state[:, :-1].copy(), h, c, ids, starts, reset, rates, **good)
     with pytest.raises(ValueError, match="temperature: expected 0 or more, got -1"):

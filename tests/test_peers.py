@@ -8,7 +8,7 @@ import pytest
 from benchmarks.rivals.pytorch import build
 from kernels import spec
 from kernels.spec import Shape
-from kernels.testing import relative_error
+from kernels.testing import layer_arrays, relative_error
 
 pytestmark = [
     pytest.mark.peers,
@@ -21,7 +21,11 @@ TOLERANCE = 1e-11
 
 def torch_loss(lstm, readout, h, c, x):
     one_hot = torch.nn.functional.one_hot(torch.from_numpy(x[:-1].astype(np.int64)), lstm.input_size).double()
-    out, state = lstm(one_hot, (h, c))
+    if isinstance(lstm, torch.nn.LSTM):
+        out, state = lstm(one_hot, (h, c))
+    else:
+        out, h_last = lstm(one_hot, h)
+        state = h_last, c
     logits = readout(out)
     targets = torch.from_numpy(x[1:].astype(np.int64))
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum"), state
@@ -33,6 +37,7 @@ def torch_flat(lstm, readout, shape, of=lambda p: p.grad):
     for k in range(shape.num_layers):
         parts += [of(getattr(lstm, f"{name}_l{k}")).T.reshape(-1) for name in ("weight_ih", "weight_hh")]
         parts += [of(getattr(lstm, f"bias_ih_l{k}")).reshape(-1)]
+        parts += [of(getattr(lstm, f"bias_hh_l{k}")).reshape(-1)] if shape.cell == "gru" else []
     parts += [of(readout.weight).T.reshape(-1), of(readout.bias).reshape(-1)]
     return torch.cat([part.detach() for part in parts]).numpy()
 
@@ -45,8 +50,9 @@ def start(shape, T, B, seed=0):
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_loss_state_and_every_gradient(ops, layers):
-    shape = Shape(7, 5, layers)
+@pytest.mark.parametrize("cell", list(spec.CELLS))
+def test_loss_state_and_every_gradient(ops, cell, layers):
+    shape = Shape(7, 5, layers, cell)
     theta, h, c, x = start(shape, 6, 3)
     lstm, readout = build(theta, shape)
     expected, (h_last, c_last) = torch_loss(lstm, readout, torch.from_numpy(h), torch.from_numpy(c), x)
@@ -76,6 +82,27 @@ def test_one_layer_with_gradients_of_the_last_state_and_the_input(ops):
     assert relative_error(h[1:], out.detach().numpy()) < TOLERANCE
     assert relative_error(c[-1], c_last[0].detach().numpy()) < TOLERANCE
     grads = ops.lstm_backward(to_h, cache, to_h_last, to_c_last)
+    for name, theirs_of in theirs.items():
+        assert relative_error(getattr(grads, f"d{name}"), theirs_of.grad.numpy()) < TOLERANCE, name
+
+
+@pytest.mark.parametrize("cell", ["gru", "rnn"])
+def test_one_layer_of_the_other_cells(ops, cell):
+    T, B, D, H = 5, 3, 4, 6
+    random = np.random.RandomState(2)
+    ours = {**layer_arrays(random, cell, (B, D, H)), "x": random.randn(T, B, D)}
+    theirs = {name: torch.from_numpy(a.copy()).requires_grad_() for name, a in ours.items()}
+    to_h, to_h_last = random.randn(T, B, H), random.randn(B, H)
+    biases = [theirs[name] for name in ("b_x", "b_h", "b") if name in ours]
+    if cell == "rnn":
+        biases.append(torch.zeros(H, dtype=torch.float64))
+    weights = (theirs["W_x"].T, theirs["W_h"].T, *biases)
+    run = torch.gru if cell == "gru" else torch.rnn_tanh
+    out, h_last = run(theirs["x"], theirs["h0"][None], weights, True, 1, 0.0, False, False, False)
+    ((out * torch.from_numpy(to_h)).sum() + (h_last[0] * torch.from_numpy(to_h_last)).sum()).backward()
+    h, cache = getattr(ops, f"{cell}_forward")(**ours)
+    assert relative_error(h[1:], out.detach().numpy()) < TOLERANCE
+    grads = getattr(ops, f"{cell}_backward")(to_h, cache, to_h_last)
     for name, theirs_of in theirs.items():
         assert relative_error(getattr(grads, f"d{name}"), theirs_of.grad.numpy()) < TOLERANCE, name
 
@@ -112,9 +139,10 @@ def test_clipping(ops):
     assert relative_error(gradient, peer.grad.numpy()) < 1e-6  # PyTorch adds 1e-6 to the norm
 
 
-def test_a_training_run(ops):
+@pytest.mark.parametrize("cell", list(spec.CELLS))
+def test_a_training_run(ops, cell):
     """Fifty iterations of truncated backpropagation through time, Adam, mean loss, clipped norm, state carried."""
-    shape, T, B, n = Shape(11, 9, 2), 6, 3, 50
+    shape, T, B, n = Shape(11, 9, 2, cell), 6, 3, 50
     theta, h, c, _ = start(shape, T, B, seed=5)
     ids = np.random.RandomState(6).randint(0, 11, 900).astype(np.uint8)
     starts = np.ascontiguousarray(np.arange(n)[:, None] % 40 * T + np.arange(B) * 300, np.int64)

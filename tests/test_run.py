@@ -96,7 +96,16 @@ def everything(folder):
     return arrays, last.smooth_loss, timeless, (folder / "samples.txt").read_bytes(), best.iteration
 
 
-@pytest.mark.parametrize("options", [{}, {"optimizer": "adagrad", "learning_rate": 0.05, "num_layers": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"optimizer": "adagrad", "learning_rate": 0.05, "num_layers": 1},
+        {"cell": "gru"},
+        {"cell": "rnn", "backend": "numpy"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("stops", [[0], [1], [25], [33], [20, 33, 47]], ids=str)
 def test_resuming_is_exact(corpus, tmp_path, stops, options):
     options = {**options, "schedule": "constant"}
@@ -214,6 +223,21 @@ def test_a_checkpoint_holds_everything(saved):
     random.set_state(read.random_state)
     assert random.random_sample() == saved.trainer.random.random_sample()
     assert read.position == 12 % saved.trainer.batches.iterations_per_pass * 7
+
+
+@pytest.mark.parametrize("cell", ["gru", "rnn"])
+def test_checkpoints_of_the_other_cells(corpus, tmp_path, cell, backend):
+    run = start(corpus, small(iterations=12, cell=cell, backend=backend), str(tmp_path / "run"))
+    finish(run)
+    now, read = run.trainer.checkpoint(), run.load("last")
+    assert read.shape.cell == read.config.cell == cell
+    for name in ("theta", "state", "h", "c"):
+        assert getattr(read, name).tobytes() == getattr(now, name).tobytes()
+    assert not read.c.any()
+    assert read.h.any()
+    assert len(read.sample("ab", length=20, seed=1)) == 22
+    with pytest.raises(UserError, match="--cell cannot change when a run goes on"):
+        resume(tmp_path / "run", corpus, {"cell": "lstm"})
 
 
 def test_it_opens_as_plain_safetensors(saved):

@@ -25,8 +25,33 @@ def test_layout_covers_the_vector_once_and_in_order():
     assert flat[-7] == -1  # views, not copies
 
 
+@pytest.mark.parametrize(
+    ("cell", "names", "size"),
+    [
+        ("rnn", ["W_x_l0", "W_h_l0", "b_l0", "W_x_l1", "W_h_l1", "b_l1"], 3 * (7 + 3 + 1) + 3 * (3 + 3 + 1)),
+        (
+            "gru",
+            ["W_x_l0", "W_h_l0", "b_x_l0", "b_h_l0", "W_x_l1", "W_h_l1", "b_x_l1", "b_h_l1"],
+            9 * (7 + 3 + 2) + 9 * (3 + 3 + 2),
+        ),
+    ],
+)
+def test_layout_of_the_other_cells(cell, names, size):
+    shape = Shape(7, 3, 2, cell)
+    flat = np.arange(spec.num_parameters(shape))
+    assert len(flat) == size + 3 * 7 + 7
+    views = spec.named(flat, shape)
+    assert list(views) == [*names, "W_y", "b_y"]
+    assert np.concatenate([view.ravel() for view in views.values()]).tolist() == flat.tolist()
+    params = spec.params(flat, shape)
+    assert [name for layer in params.layers for name in layer._fields] == [name[:-3] for name in names]
+    assert np.shares_memory(params.layers[1].W_h, views["W_h_l1"])
+    assert (params.layers[1][-1] == views[names[-1]]).all()
+
+
 def test_parameters_of_the_original_sizes():
     assert [spec.num_parameters(Shape(V, 100)) for V in (65, 54, 96)] == [72_965, 67_454, 88_496]
+    assert spec.num_parameters(Shape(71, 100, cell="rnn")) == 2 * 71 * 100 + 100 * 100 + 100 + 71
 
 
 def test_aligned_zeros():

@@ -24,19 +24,26 @@ def make(work, ids, threads, usual=False):
 
 
 def build(theta, shape):
-    """nn.LSTM and nn.Linear with parameters theta (N,), of its dtype: our columns are its rows, the second bias 0."""
+    """nn.LSTM (nn.GRU, nn.RNN) and nn.Linear with parameters theta (N,), of its dtype: our columns are its rows.
+
+    The second bias is 0 where we have one.
+    """
     import torch
 
-    V, H, L = shape
+    V, H, L, cell = shape
     real = torch.from_numpy(theta[:0]).dtype
-    lstm, readout = torch.nn.LSTM(V, H, L, dtype=real), torch.nn.Linear(H, V, dtype=real)
+    lstm, readout = getattr(torch.nn, cell.upper())(V, H, L, dtype=real), torch.nn.Linear(H, V, dtype=real)
     params = spec.params(theta, shape)
     with torch.no_grad():
         for k, layer in enumerate(params.layers):
             getattr(lstm, f"weight_ih_l{k}").copy_(torch.from_numpy(layer.W_x.T.copy()))
             getattr(lstm, f"weight_hh_l{k}").copy_(torch.from_numpy(layer.W_h.T.copy()))
-            getattr(lstm, f"bias_ih_l{k}").copy_(torch.from_numpy(layer.b.copy()))
-            getattr(lstm, f"bias_hh_l{k}").zero_().requires_grad_(False)
+            getattr(lstm, f"bias_ih_l{k}").copy_(torch.from_numpy(layer[2].copy()))
+            second = getattr(lstm, f"bias_hh_l{k}")
+            if cell == "gru":
+                second.copy_(torch.from_numpy(layer.b_h.copy()))
+            else:
+                second.zero_().requires_grad_(False)
         readout.weight.copy_(torch.from_numpy(params.W_y.T.copy()))
         readout.bias.copy_(torch.from_numpy(params.b_y.copy()))
     return lstm, readout
@@ -111,7 +118,7 @@ class Sampling:
 
         lstm, readout = build(work.weights("float32"), work.shape)
         self.cell, self.readout = ([p.detach() for p in m.parameters()] for m in (lstm, readout))
-        V, H, _ = work.shape
+        V, H = work.shape[:2]
         self.torch, self.V, self.random = torch, V, np.random.RandomState(SEED)
         self.rows = list(torch.eye(V)[:, None].unbind())
         self.state, self.x = (torch.zeros(1, H), torch.zeros(1, H)), int(ids[0])
@@ -133,7 +140,7 @@ class UsualSampling:
     def __init__(self, work, ids):
         import torch
 
-        V, H, _ = work.shape
+        V, H = work.shape[:2]
         lstm, self.readout = build(work.weights("float32"), work.shape)
         self.torch, self.cell, self.eye = torch, torch.nn.LSTMCell(V, H), torch.eye(V)
         with torch.no_grad():

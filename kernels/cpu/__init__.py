@@ -1,8 +1,8 @@
 """Every op as fused Numba kernels for the CPU, float32 and float64; :mod:`kernels.numpy_ref` documents and judges them.
 
 jit.py says how they are compiled and cached, loops.py holds what Python calls, model.py a whole model, layers.py one
-layer and the loss, team.py the threads, products.py (of tiles.py), updates.py, activations.py and denormals.py the
-pieces. Here arguments are checked and buffers made.
+LSTM layer and the loss, rnn_gru.py the other cells, team.py the threads, products.py (of tiles.py), updates.py,
+activations.py and denormals.py the pieces. Here arguments are checked and buffers made.
 
 Accuracy (tests/test_chain.py): float64 within 1e-12 of numpy_ref, norm-wise per tensor; float32 within the larger of
 four times plain float32 NumPy's own error and eight units of rounding of the tensor's scale.
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from kernels import checks, spec
-from kernels.cpu import layers, loops, updates
+from kernels.cpu import layers, loops, rnn_gru, updates
 from kernels.cpu.team import Pace, Plan, move_apart, own_core, plan, whole
 from kernels.spec import LSTMCache, LSTMGrads, Shape, Workspace
 
@@ -73,6 +73,10 @@ def lstm_backward(
     else:
         layers.backward_floats(dh, x, h, c, gates, W_x, W_h, dz, *out, *alone)
     return out
+
+
+rnn_forward, rnn_backward = rnn_gru.rnn_forward, rnn_gru.rnn_backward
+gru_forward, gru_backward = rnn_gru.gru_forward, rnn_gru.gru_backward
 
 
 def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tuple[float, np.ndarray]:
@@ -173,13 +177,14 @@ def loss_and_grad(
     """
     T = checks.model(theta, h, c, x, shape, workspace) - 1
     ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype)
-    ws.h[:, 0], ws.c[:, 0] = h, c
+    ws.h[:, 0] = h
+    ws.c[:, :1] = c[:, None]  # nothing, for cells that have none
     loss = loops.model_pass(
         theta, spec.offsets(shape), x, ws.h, ws.c, ws.gates, ws.dz, ws.dh, ws.carry, ws.partial[:, :, :0],
         ws.packed[:, :, :0], ws.logits, ws.row_loss, ws.grad, ws.rows, T - 1 if last_only else 0,
         whole(shape.hidden_size), ws.counter,
     )  # fmt: skip
-    return loss, ws.grad, ws.h[:, T].copy(), ws.c[:, T].copy()
+    return loss, ws.grad, ws.h[:, T].copy(), (ws.c[:, T] if ws.c.size else c).copy()
 
 
 @cache
@@ -243,6 +248,8 @@ def _at_best_pace(
 
 def _first_cells(c: np.ndarray, who: Plan) -> list[tuple[np.ndarray, slice]]:
     """Views (L, B, n) of the cells before the first step in c (L, T+1, B, H), and the units that each is of."""
+    if c.size == 0:
+        return []
     if not who.panelled:
         return [(c[:, 0], slice(None))]
     L, steps, B, _ = c.shape
@@ -312,8 +319,8 @@ def train_steps(
         ws = ws._replace(pairs=None)
     limits = np.array([grad_scale, _limit(grad_clip), _limit(grad_clip_norm)])
     losses, watch = np.empty(len(starts)), np.array([smooth_loss, stop_below], np.float64)
-    who = plan(shape.hidden_size, starts.shape[1], threads, bfloat16)
-    single = who if len(who.members) == 1 else plan(shape.hidden_size, starts.shape[1], 1, bfloat16)
+    who = plan(shape.hidden_size, starts.shape[1], threads, shape.cell, bfloat16)
+    single = who if len(who.members) == 1 else plan(shape.hidden_size, starts.shape[1], 1, shape.cell, bfloat16)
     first = seq_length - 1 if last_only else 0
     offsets = spec.offsets(shape)
     read_only = _read_only(ids)
@@ -370,12 +377,14 @@ def score(
     T, B = len(x) - 1, x.shape[1]
     ws = workspace or spec.workspace(shape, T, B, theta.dtype)
     log_probs = np.empty((T, B)) if out is None else out
-    ws.h[:, 0], ws.c[:, 0] = h, c
+    ws.h[:, 0] = h
+    ws.c[:, :1] = c[:, None]  # nothing, for cells that have none
     loops.score_pass(
         theta, spec.offsets(shape), _read_only(x), ws.h, ws.c, ws.gates, ws.packed[:, :, :0], ws.logits,
         whole(shape.hidden_size), ws.counter, log_probs,
     )  # fmt: skip
-    h[...], c[...] = ws.h[:, T], ws.c[:, T]
+    h[...] = ws.h[:, T]
+    c[...] = ws.c[:, T] if ws.c.size else c
     return log_probs
 
 
@@ -395,17 +404,18 @@ def sample(
     """Draw many characters in one compiled call, as :func:`kernels.numpy_ref.sample`."""
     checks.sample(theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs)
     L, B, H = h.shape
-    V = shape.vocab_size
-    states, cells = (spec.aligned_zeros((L, 2, B, H), theta.dtype) for _ in range(2))
-    states[:, 0], cells[:, 0] = h, c
-    gates, logits = (spec.aligned_zeros(dims, theta.dtype) for dims in ((L, 1, B, 4 * H), (1, B, V)))
+    V, layout = shape.vocab_size, spec.workspace_layout(shape, 1, B, theta.dtype)
+    states, cells, gates, logits = (spec.aligned_zeros(*layout[name]) for name in ("h", "c", "gates", "logits"))
+    states[:, 0] = h
+    cells[:, :1] = c[:, None]  # nothing, for cells that have none
     drawn = np.empty(uniforms.shape, np.int32)
     loops.sample_loop(
         theta, spec.offsets(shape), x[None].copy(), uniforms, float(temperature), int(top_k), float(top_p),
         states, cells, gates, np.empty((L, 4, 0), theta.dtype), logits, np.empty(V), np.empty(V, np.int64), whole(H),
         _counter(), drawn, np.empty((0, B)) if log_probs is None else log_probs,
     )  # fmt: skip
-    h[...], c[...] = states[:, 0], cells[:, 0]
+    h[...] = states[:, 0]
+    c[...] = cells[:, 0] if cells.size else c
     return drawn
 
 

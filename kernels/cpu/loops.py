@@ -1,13 +1,17 @@
-"""What Python calls: many training iterations, one pass over a model, many sampled characters, one update."""
+"""What Python calls: many training iterations, one pass over a model, many sampled characters, one update.
+
+``gates.ndim == 4`` tells an LSTM from the other cells. It is known when a function is compiled, and what it rules out
+is left out: nobody waits for the code of a cell that is not used.
+"""
 
 import math
 
 import numpy as np
 
-from kernels.cpu import model
+from kernels.cpu import model, rnn_gru
 from kernels.cpu.activations import exp
 from kernels.cpu.denormals import flush_denormals, restore
-from kernels.cpu.jit import entry, exact, inner
+from kernels.cpu.jit import entry, exact, inner, thin
 from kernels.cpu.layers import cells_at
 from kernels.cpu.pairs import pair_layers
 from kernels.cpu.products import add_product, copy_to_rows
@@ -20,6 +24,16 @@ AT_ONCE_ROWS = 64
 
 
 @inner
+def _carry(before, last, fresh, zero):
+    """`before` becomes `last`, unless `fresh`; or zero."""
+    if zero:
+        before[:] = 0
+    elif not fresh:
+        for j in range(before.shape[0]):
+            before[j] = last[j]
+
+
+@inner
 def _begin(h, c, fresh, zero, b0, b1, pieces, q0, q1):
     """The member's part of the state before the first step: that after the last one, unless `fresh`; or zero."""
     L, steps, B, H = h.shape
@@ -29,16 +43,11 @@ def _begin(h, c, fresh, zero, b0, b1, pieces, q0, q1):
             j0, n = pieces[q, 0], pieces[q, 1]
             c_at, c_row = cells_at(pieces[q], steps * B, H)
             for r in range(b0, b1):
-                at = layer * steps * B * H + c_at + r * c_row
-                to = at + (steps - 1) * B * c_row
-                pairs = ((h[layer, 0, r, j0 : j0 + n], h[layer, steps - 1, r, j0 : j0 + n]),
-                         (cells[at : at + n], cells[to : to + n]))  # fmt: skip
-                for before, last in pairs:
-                    if zero:
-                        before[:] = 0
-                    elif not fresh:
-                        for j in range(n):
-                            before[j] = last[j]
+                _carry(h[layer, 0, r, j0 : j0 + n], h[layer, steps - 1, r, j0 : j0 + n], fresh, zero)
+                if c.size > 0:
+                    at = layer * steps * B * H + c_at + r * c_row
+                    to = at + (steps - 1) * B * c_row
+                    _carry(cells[at : at + n], cells[to : to + n], fresh, zero)
 
 
 @inner
@@ -105,7 +114,7 @@ def train_loop(
     pieces are team.Plan's, whose panels theta and state are in the order of; numbers (members, CONSTANTS or more) is
     for the constants of the update; the rest is as in numpy_ref.train_steps and spec.Workspace.
     """
-    _, T, B, N = gates.shape
+    T, B = x.shape[0] - 1, x.shape[1]
     V = logits.shape[2]
     threads = members.shape[0]
     k = numbers[thread]
@@ -128,15 +137,18 @@ def train_loop(
             status[0] = _read(ids, starts[n], x, V)
             if sparse and status[0] < 0:
                 status[1] = model.touched(x[:T], rows, status[1])
-        if packed.shape[2] > 0:
-            model.pack_layers(theta, offsets, packed, N // 4, pieces, q0, q1, thread, threads)
+        if gates.ndim == 4 and packed.shape[2] > 0:
+            model.pack_layers(theta, offsets, packed, h.shape[3], pieces, q0, q1, thread, threads)
         if pairs is not None:
-            pair_layers(theta, offsets, pairs, N // 4, pieces, q0, q1)
+            pair_layers(theta, offsets, pairs, h.shape[3], pieces, q0, q1)
         meet(counter, threads)  # the sequence, the state before it and the rows that it touches are there
         if status[0] >= 0 or counter[1] != 0:
             done = n
             break
-        model.forward(theta, offsets, x[:T], h, c, gates, packed, pairs, b0, b1, pieces, q0, q1, counter, threads)
+        if gates.ndim == 4:
+            model.forward(theta, offsets, x[:T], h, c, gates, packed, pairs, b0, b1, pieces, q0, q1, counter, threads)
+        else:
+            rnn_gru.forward(theta, offsets, x[:T], h, gates, b0, b1)
         model.readout(theta, offsets, x[1:], h, logits, row_loss, dh, first, b0, b1, thread, threads)
         meet(counter, threads)  # the losses of all rows are there, and dh
         loss = model.total(row_loss)
@@ -149,9 +161,13 @@ def train_loop(
         if smooth < watch[1]:
             done, stopped = n + 1, True
             break
-        model.backward(
-            theta, offsets, h, c, gates, dz, dh, carry, partial, packed, pairs, b0, b1, pieces, q0, q1, counter, threads
-        )
+        if gates.ndim == 4:
+            model.backward(
+                theta, offsets, h, c, gates, dz, dh, carry, partial, packed, pairs, b0, b1, pieces, q0, q1, counter,
+                threads,
+            )  # fmt: skip
+        else:
+            rnn_gru.backward(theta, offsets, h, gates, dz, dh, carry, b0, b1)
         if not panelled:  # a panel's own dz is all that its weights wait for
             meet(counter, threads)  # dz of all layers is there, and nobody reads the weights any more
         constants(optimizer, hyper, step + n, rates[n], limits[0], limits[1], 1.0, k)
@@ -187,9 +203,17 @@ def model_pass(
 ):  # fmt: skip
     """Loss and gradient of one sequence x (T+1, B); h and c hold the states of all steps, [:, 0] what came in."""
     T, B = x.shape[0] - 1, x.shape[1]
-    model.forward(theta, offsets, x[:T], h, c, gates, packed, None, 0, B, pieces, 0, 1, counter, 1)
+    if gates.ndim == 4:
+        model.forward(theta, offsets, x[:T], h, c, gates, packed, None, 0, B, pieces, 0, 1, counter, 1)
+    else:
+        rnn_gru.forward(theta, offsets, x[:T], h, gates, 0, B)
     model.readout(theta, offsets, x[1:], h, logits, row_loss, dh, first, 0, B, 0, 1)
-    model.backward(theta, offsets, h, c, gates, dz, dh, carry, partial, packed, None, 0, B, pieces, 0, 1, counter, 1)
+    if gates.ndim == 4:
+        model.backward(
+            theta, offsets, h, c, gates, dz, dh, carry, partial, packed, None, 0, B, pieces, 0, 1, counter, 1
+        )  # fmt: skip
+    else:
+        rnn_gru.backward(theta, offsets, h, gates, dz, dh, carry, 0, B)
     model.update(
         model.GRADIENT, theta, grad, theta, theta, offsets, x[:T], h, dz, logits, first, rows, -1, SGD,
         carry[0, 0], pieces, 0, 1, 0, 1,
@@ -230,16 +254,26 @@ def _log_prob(logits, target):
     return float(logits[target]) - largest - math.log(total)
 
 
+@thin
+def _logits(theta, offsets, x, h, c, gates, packed, logits, pieces, counter):
+    """Logits (T, B, V) after each of the inputs x[:T]; h and c hold the states of all steps, [:, 0] what came in."""
+    L, steps, B, H = h.shape
+    T, _, V = logits.shape
+    last = offsets.shape[0] - 1
+    if gates.ndim == 4:
+        model.forward(theta, offsets, x[:T], h, c, gates, packed, None, 0, B, pieces, 0, 1, counter, 1)
+    else:
+        rnn_gru.forward(theta, offsets, x[:T], h, gates, 0, B)
+    copy_to_rows(theta[offsets[last] : offsets[last] + V], logits.reshape(logits.size), 0, V, T * B)
+    W_y = theta[offsets[last - 1] : offsets[last]]
+    add_product(h, ((L - 1) * steps + 1) * B * H, H, W_y, 0, V, logits, 0, V, T * B, H, V)
+
+
 @entry
 def score_pass(theta, offsets, x, h, c, gates, packed, logits, pieces, counter, log_probs):
     """Log probabilities (T, B) of x[1:]; h and c hold the states of all steps, [:, 0] what came in."""
-    L, _, B, H = h.shape
-    T, _, V = logits.shape
-    W_y = theta[offsets[3 * L] : offsets[3 * L + 1]]
-    b_y = theta[offsets[3 * L + 1] : offsets[3 * L + 1] + V]
-    model.forward(theta, offsets, x[:T], h, c, gates, packed, None, 0, B, pieces, 0, 1, counter, 1)
-    copy_to_rows(b_y, logits.reshape(logits.size), 0, V, T * B)
-    add_product(h, ((L - 1) * (T + 1) + 1) * B * H, H, W_y, 0, V, logits, 0, V, T * B, H, V)
+    _logits(theta, offsets, x, h, c, gates, packed, logits, pieces, counter)
+    T, B, _ = logits.shape
     for t in range(T):
         for r in range(B):
             log_probs[t, r] = _log_prob(logits[t, r], x[t + 1, r])
@@ -341,14 +375,9 @@ def sample_loop(
 
     log_probs is (n, B), or of no size where nobody asks for them.
     """
-    L, _, B, H = h.shape
-    V = logits.shape[2]
-    W_y = theta[offsets[3 * L] : offsets[3 * L + 1]]
-    b_y = theta[offsets[3 * L + 1] : offsets[3 * L + 1] + V]
+    B = x.shape[1]
     for n in range(uniforms.shape[0]):
-        model.forward(theta, offsets, x, h, c, gates, packed, None, 0, B, pieces, 0, 1, counter, 1)
-        copy_to_rows(b_y, logits.reshape(logits.size), 0, V, B)
-        add_product(h, (2 * L - 1) * B * H, H, W_y, 0, V, logits, 0, V, B, H, V)
+        _logits(theta, offsets, x, h, c, gates, packed, logits, pieces, counter)
         _begin(h, c, False, False, 0, B, pieces, 0, 1)
         for r in range(B):
             x[0, r] = _draw(logits[0, r], weights, order, uniforms[n, r], temperature, top_k, top_p)

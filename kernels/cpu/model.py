@@ -1,4 +1,5 @@
-"""A whole model, forward, backward and update, for a member of a team: streams b0:b1 and pieces q0:q1 (team.py).
+"""A whole LSTM, forward and backward, and any cell's readout and update, for a member of a team: streams b0:b1 and
+pieces q0:q1 (team.py). What passes through the layers of other cells is in rnn_gru.py.
 
 Layers find their parameters in the flat vectors by `offsets` (spec.offsets): W_x, W_h, b of each layer, then W_y, b_y.
 Buffers are those of spec.Workspace. Members meet (team.py) within a layer, at every step, where they share its streams,
@@ -73,7 +74,7 @@ def _layer(pairs, layer):
 
 
 @inner
-def _stretch(T, B):
+def stretch_of(T, B):
     """Steps whose input's part is computed at once: one of a batch, as it fills the tiles and stays in the cache."""
     return 1 if B >= TILE_ROWS else T
 
@@ -82,7 +83,7 @@ def _stretch(T, B):
 def forward(theta, offsets, x, h, c, gates, packed, pairs, b0, b1, pieces, q0, q1, counter, threads):
     """Run all layers over inputs x (T, B) from h[:, 0], c[:, 0]: the member's part."""
     L, T, B, N = gates.shape
-    stretch = _stretch(T, B)
+    stretch = stretch_of(T, B)
     for layer in range(L):
         at = 3 * layer
         W_x, W_h, b = block(theta, offsets, at), block(theta, offsets, at + 1), block(theta, offsets, at + 2)
@@ -126,8 +127,8 @@ def readout(theta, offsets, targets, h, logits, row_loss, dh, first, b0, b1, thr
 def _readout_rows(theta, offsets, targets, h, logits, row_loss, dh, row, R):
     """The same for R rows from `row` on, of T B rows."""
     L, steps, B, H = h.shape
-    V = logits.shape[2]
-    W_y, b_y = block(theta, offsets, 3 * L), theta[offsets[3 * L + 1] : offsets[3 * L + 1] + V]
+    V, last = logits.shape[2], offsets.shape[0] - 1
+    W_y, b_y = block(theta, offsets, last - 1), theta[offsets[last] : offsets[last] + V]
     copy_to_rows(b_y, logits.reshape(logits.size), row * V, V, R)
     add_product(h, (((L - 1) * steps + 1) * B + row) * H, H, W_y, 0, V, logits, row * V, V, R, H, V)
     for r in range(row, row + R):
@@ -152,7 +153,7 @@ def backward(
 ):  # fmt: skip
     """From dh of the last layer's h to dz (L, T, B, 4H) of all layers: the member's part."""
     L, T, B, N = gates.shape
-    H, stretch = N // 4, _stretch(T, B)
+    H, stretch = N // 4, stretch_of(T, B)
     for layer in range(L - 1, -1, -1):
         for q in range(q0, q1):
             for r in range(b0, b1):
@@ -277,33 +278,37 @@ def update(
 ):  # fmt: skip
     """Write the member's share of grad (N,), apply it, or both: see GRADIENT, APPLY, BOTH.
 
-    Of matrices with 4H columns a member takes those of its pieces, or some; of the readout's some rows.
+    Of the layers' matrices a member takes the columns of its pieces, or some; of the readout's some rows.
     """
-    L, T, B, N = dz.shape
-    H, V, R = N // 4, dlogits.shape[2], T * B
-    d = dz.reshape(dz.size)
+    (L, steps, B, H), V, N, last = h.shape, dlogits.shape[2], dz.shape[-1], offsets.shape[0] - 1
+    T, R, blocks = steps - 1, (steps - 1) * B, (last - 1) // L
+    d, sides = dz.reshape(dz.size), dz.size // (L * R * N)
     panelled = pieces.shape[0] > 1 and is_apart(pieces[0])
     for q in range(q0 if panelled else 0, q1 if panelled else 1):
         before, width = (4 * pieces[q, 0], 4 * pieces[q, 1]) if panelled else (0, N)  # columns in the pieces before it
         n0, n1 = (0, width) if panelled else share(N, 48, thread, threads)
         for layer in range(L):
-            at, d_at, h_at = 3 * layer, R * (layer * N + before), layer * (R + B) * H
+            at, h_at = blocks * layer, layer * (R + B) * H
+            d_at = R * (sides * layer * N + before)
+            s_at = d_at + (sides - 1) * R * N  # a GRU's ds; else there is one dz for both sides
             to = offsets[at + 1] + H * before
-            _weight(what, h, h_at, H, d, d_at, R, width, theta, grad, s0, s1, to, 0, H, n0, n1, optimizer, k)
+            _weight(what, h, h_at, H, d, s_at, R, width, theta, grad, s0, s1, to, 0, H, n0, n1, optimizer, k)
             if layer == 0:
                 to = offsets[at] + V * before
                 _input_rows(what, x, d, d_at, width, theta, grad, s0, s1, to, rows, count, n0, n1, optimizer, k)
             else:
                 to, below = offsets[at] + H * before, h_at - R * H  # from the second state on
                 _weight(what, h, below, H, d, d_at, R, width, theta, grad, s0, s1, to, 0, H, n0, n1, optimizer, k)
-            _bias(what, d, d_at, R, width, theta, grad, s0, s1, offsets[at + 2] + before, n0, n1, optimizer, k)
+            for side in range(sides):
+                to = offsets[at + 2 + side] + before
+                _bias(what, d, d_at + side * R * N, R, width, theta, grad, s0, s1, to, n0, n1, optimizer, k)
     k0, k1 = share(H, TILE_ROWS, thread, threads)
     flat, row, read = dlogits.reshape(dlogits.size), first * B, (T - first) * B
     top = ((L - 1) * (T + 1) * B + B + row) * H
-    to = offsets[3 * L]
+    to = offsets[last - 1]
     _weight(what, h, top, H, flat, row * V, read, V, theta, grad, s0, s1, to, k0, k1, 0, V, optimizer, k)
     if thread == threads - 1:
-        _bias(what, flat, row * V, read, V, theta, grad, s0, s1, offsets[3 * L + 1], 0, V, optimizer, k)
+        _bias(what, flat, row * V, read, V, theta, grad, s0, s1, offsets[last], 0, V, optimizer, k)
 
 
 @inner

@@ -35,22 +35,22 @@ class Plan(NamedTuple):
     panelled: bool  # whether gates, cells, weights and optimizer memory lie piece by piece
 
 
-def plan(hidden_size: int, batch_size: int, threads: int, bfloat16: bool = False) -> Plan:
+def plan(hidden_size: int, batch_size: int, threads: int, cell: str = "lstm", bfloat16: bool = False) -> Plan:
     """Choose what is shared out, and among how many of `threads`: the one place that decides.
 
     Small batches of middling models are cut into panels of hidden units (spec.unit_panels). Otherwise streams are
     shared out, where each member gets a tile of four; where it would get less, hidden units, if there are enough of
     them. A member with streams has at least two: one row has sums of its own (products.py). Measured:
-    docs/performance.md.
+    docs/performance.md. Of cells other than the LSTM nothing but streams is shared out.
     """
     H, B, threads = hidden_size, batch_size, threads if CAN_YIELD else 1
-    panels = unit_panels(H, B, bfloat16)
+    panels = unit_panels(H, B, cell, bfloat16)
     if panels > 1:
         n = min(threads, panels)
         cuts = [H // 4 * p // panels * 4 for p in range(panels)] + [H]
         pieces = [(cuts[p], cuts[p + 1] - cuts[p], 0, cuts[p + 1] - cuts[p]) for p in range(panels)]
         members = [(0, B, panels * k // n, panels * (k + 1) // n) for k in range(n)]
-    elif threads > 1 and 4 * threads > B and H >= 192:
+    elif cell == "lstm" and threads > 1 and 4 * threads > B and H >= 192:
         n = min(threads, -(-H // 16))
         cuts = [-(-H // 16) * k // n * 16 for k in range(n)] + [H]
         pieces = [(cuts[k], cuts[k + 1] - cuts[k], cuts[k], H) for k in range(n)]

@@ -1,0 +1,59 @@
+"""min-char-rnn in plain NumPy, one character at a time, as its equations are written; shares no code with the kernels.
+
+It judges training with the RNN. Its first iterations are chaotic (long Adagrad strides on weights near zero): weights
+that differ by 1e-15 give losses that differ by several nats after 20 iterations. So what follows a trace of the original
+script from its beginning must round as that does: a product of a matrix in C order and a column for each character.
+"""
+
+import numpy as np
+
+
+class Original:
+    """The weights, Adagrad's memory and the state of min-char-rnn; :meth:`iterate` trains them by one iteration."""
+
+    def __init__(self, text, seed, hidden_size=100, seq_length=16):
+        random, characters = np.random.RandomState(seed), sorted(set(text))
+        self.ids = [characters.index(c) for c in text]
+        self.T, self.V, self.H, V, H = seq_length, len(characters), hidden_size, len(characters), hidden_size
+        weights = (random.randn(*dims) * 0.01 for dims in ((H, V), (H, H), (V, H)))
+        self.weights = [*weights, np.zeros((H, 1)), np.zeros((V, 1))]
+        self.memory = [np.zeros_like(w) for w in self.weights]
+        self.h, self.place = np.zeros((H, 1)), 0
+
+    def one_hot(self, k):
+        return np.eye(self.V)[:, k : k + 1]
+
+    def iterate(self):
+        """Train on the next sequence; return its loss in nats, summed."""
+        if self.place + self.T + 1 >= len(self.ids):
+            self.h, self.place = np.zeros((self.H, 1)), 0
+        W_x, W_h, W_y, b, b_y = self.weights
+        x = [self.one_hot(k) for k in self.ids[self.place : self.place + self.T]]
+        targets = self.ids[self.place + 1 : self.place + self.T + 1]
+        h, probs, loss = [self.h], [], 0.0
+        for column, target in zip(x, targets, strict=True):
+            h.append(np.tanh(W_x @ column + W_h @ h[-1] + b))
+            powers = np.exp(W_y @ h[-1] + b_y)
+            probs.append(powers / powers.sum())
+            loss -= float(np.log(probs[-1][target, 0]))
+        gradients, dh_next = [np.zeros_like(w) for w in self.weights], np.zeros_like(b)
+        for t in reversed(range(self.T)):
+            dlogits = probs[t] - self.one_hot(targets[t])
+            dh = W_y.T @ dlogits + dh_next
+            dz = (1 - h[t + 1] * h[t + 1]) * dh
+            dh_next = W_h.T @ dz
+            parts = (dz @ x[t].T, dz @ h[t].T, dlogits @ h[t + 1].T, dz, dlogits)
+            for total, part in zip(gradients, parts, strict=True):
+                total[...] += part
+        for weight, memory, gradient in zip(self.weights, self.memory, gradients, strict=True):
+            clipped = np.clip(gradient, -5, 5)
+            memory[...] += clipped * clipped
+            weight[...] += -0.1 * clipped / np.sqrt(memory + 1e-8)
+        self.h, self.place = h[-1], self.place + self.T
+        return loss
+
+    @staticmethod
+    def flat(arrays):
+        """Weights or memory in the order of kernels/spec.py."""
+        W_x, W_h, W_y, b, b_y = arrays
+        return np.concatenate([a.ravel() for a in (W_x.T, W_h.T, b, W_y.T, b_y)])
