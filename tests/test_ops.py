@@ -255,6 +255,15 @@ def test_truncation_of_a_large_vocabulary_as_the_reference(ops, ref):
         assert drawn.tolist() == wanted.tolist(), options
 
 
+def test_a_uniform_number_just_below_one_draws_nothing_that_was_ruled_out(ops):
+    shape = Shape(60, 2, 1)
+    theta = np.zeros(spec.num_parameters(shape))
+    spec.params(theta, shape).b_y[:49] = 1.0  # 49 * (1 / 49) is less than 1
+    uniforms, zero = np.array([[np.nextafter(1.0, 0.0)]]), np.zeros((1, 1, 2))
+    drawn = ops.sample(theta, zero, zero.copy(), np.zeros(1, np.int32), uniforms, shape=shape, top_k=49)
+    assert drawn.tolist() == [[48]]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_log_probs_of_what_was_drawn_are_its_score(ops, dtype):
     theta, _, h, c, _ = training(dtype)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import made_up_text
 
 from charlstm.errors import UserError
 from charlstm.sampler import _Ending
@@ -72,6 +73,14 @@ def test_log_probs_are_those_of_the_score(model, backend):
     assert one.bits_per_char == pytest.approx(found.bits_per_char, rel=1e-5)
     [nothing] = model.samples(length=0)
     assert (nothing.text, nothing.bits_per_char) == ("", None)
+
+
+@pytest.mark.parametrize("length", [2, 9, 700])
+def test_all_of_a_prime_is_read(model, backend, length):
+    prime = "\n" + made_up_text(length - 1, seed=6)  # it then begins as a score does
+    for one in [*model.samples(prime, length=20, seed=4, backend=backend), *model.samples(prime, 2, length=20, seed=4)]:
+        expected = model.score(prime[1:] + one.text).log_probs[-20:]
+        assert one.log_probs == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def test_a_seed_is_chosen_and_told_where_none_is_given(model):
