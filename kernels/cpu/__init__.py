@@ -24,6 +24,8 @@ from kernels.cpu import layers, loops, updates
 from kernels.cpu.team import Pace, Plan, move_apart, own_core, plan, whole
 from kernels.spec import LSTMCache, LSTMGrads, Shape, Workspace
 
+#: Dimensions of the masks of no dropout.
+_NO_MASKS = (0, 0, 0, 0)
 _CODES = {"sgd": updates.SGD, "adagrad": updates.ADAGRAD, "rmsprop": updates.RMSPROP, "adam": updates.ADAM}
 
 
@@ -102,14 +104,29 @@ def _limit(value: float | None) -> float:
 def _update(
     name: str, theta: Any, grad: Any, state: Any, step: int, rate: float, grad_clip: float | None, *hyper: float
 ) -> None:
-    checks.optimizer(theta, grad, state, spec.OPTIMIZERS[name].slots)
+    named = dict(zip(spec.OPTIMIZERS[name].hyper, hyper, strict=True))
+    checks.optimizer(theta, grad, state, spec.slots(name, named))
     constants = np.array(hyper, np.float64)
-    loops.update(theta, grad, state, _CODES[name], constants, int(step), float(rate), _limit(grad_clip))
+    loops.update(theta, grad, state, _code(name, named), constants, int(step), float(rate), _limit(grad_clip))
 
 
-def sgd(theta: Any, grad: Any, state: Any, step: int, *, learning_rate: float, grad_clip: float | None = None) -> None:
+def _code(name: str, hyper: dict[str, float] | None) -> int:
+    """The number of an optimizer in updates.py."""
+    return updates.MOMENTUM if name == "sgd" and spec.slots(name, hyper) else _CODES[name]
+
+
+def sgd(
+    theta: Any,
+    grad: Any,
+    state: Any,
+    step: int,
+    *,
+    learning_rate: float,
+    grad_clip: float | None = None,
+    momentum: float = 0.0,
+) -> None:
     """Gradient descent in place, as :func:`kernels.numpy_ref.sgd`."""
-    _update("sgd", theta, grad, state, step, learning_rate, grad_clip)
+    _update("sgd", theta, grad, state, step, learning_rate, grad_clip, momentum)
 
 
 def adagrad(
@@ -165,19 +182,22 @@ def loss_and_grad(
     *,
     shape: Shape,
     last_only: bool = False,
+    dropout: float = 0.0,
+    masks: Any = None,
     workspace: Workspace | None = None,
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """Loss and gradient of a whole model over one sequence, as :func:`kernels.numpy_ref.loss_and_grad`.
 
     Where `workspace` is given, allocates h_last and c_last alone; grad is then the workspace's.
     """
-    T = checks.model(theta, h, c, x, shape, workspace) - 1
-    ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype)
+    T = checks.model(theta, h, c, x, shape, dropout, masks, workspace) - 1
+    ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype, dropout)
     ws.h[:, 0], ws.c[:, 0] = h, c
     loss = loops.model_pass(
         theta, spec.offsets(shape), x, ws.h, ws.c, ws.gates, ws.dz, ws.dh, ws.carry, ws.partial[:, :, :0],
-        ws.packed[:, :, :0], ws.logits, ws.row_loss, ws.grad, ws.rows, T - 1 if last_only else 0,
-        whole(shape.hidden_size), ws.counter,
+        ws.packed[:, :, :0], ws.table, ws.dropped, ws.logits, ws.row_loss, ws.grad, ws.rows,
+        T - 1 if last_only else 0, _read_only(np.zeros(_NO_MASKS, np.uint8) if masks is None else masks),
+        1 / (1 - dropout), whole(shape.hidden_size), ws.counter,
     )  # fmt: skip
     return loss, ws.grad, ws.h[:, T].copy(), ws.c[:, T].copy()
 
@@ -292,6 +312,8 @@ def train_steps(
     grad_clip: float | None = None,
     grad_clip_norm: float | None = None,
     last_only: bool = False,
+    dropout: float = 0.0,
+    masks: Any = None,
     workspace: Workspace | None = None,
     threads: int = 1,
 ) -> np.ndarray:
@@ -301,24 +323,27 @@ def train_steps(
     """
     constants = np.array(list(spec.hyper_values(optimizer, hyper).values()), np.float64)
     checks.train_steps(
-        theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer, threads, workspace
-    )
-    ws = workspace or spec.workspace(shape, seq_length, starts.shape[1], theta.dtype)
+        theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, spec.slots(optimizer, hyper), dropout,
+        masks, threads, workspace,
+    )  # fmt: skip
+    ws = workspace or spec.workspace(shape, seq_length, starts.shape[1], theta.dtype, dropout)
     limits = np.array([grad_scale, _limit(grad_clip), _limit(grad_clip_norm)])
     losses = np.empty(len(starts))
-    who = plan(shape.hidden_size, starts.shape[1], threads)
-    single = who if len(who.members) == 1 else plan(shape.hidden_size, starts.shape[1], 1)
+    sizes = shape.hidden_size, starts.shape[1]
+    who = plan(*sizes, threads, shape.embedding_size)
+    single = who if len(who.members) == 1 else plan(*sizes, 1, shape.embedding_size)
     first = seq_length - 1 if last_only else 0
     offsets = spec.offsets(shape)
     read_only = _read_only(ids)
+    masks = _read_only(np.zeros((len(starts), *_NO_MASKS), np.uint8) if masks is None else masks)
     numbers = np.zeros((len(who.members), 16), theta.dtype)
 
     def run(begin: int, end: int, who: Plan) -> int:
         ws.counter[:], ws.status[:] = 0, -1
         shared: tuple[Any, ...] = (
             theta, state, read_only, starts[begin:end], reset[begin:end], learning_rate[begin:end], offsets,
-            int(step) + begin, _CODES[optimizer], constants, limits, first, *ws, losses[begin:end], who.members,
-            who.pieces, numbers,
+            int(step) + begin, _code(optimizer, hyper), constants, limits, first, masks[begin:end], 1 / (1 - dropout),
+            *ws, losses[begin:end], who.members, who.pieces, numbers,
         )  # fmt: skip
         return _together(lambda thread: loops.train_loop(*shared, thread), len(who.members), ws.counter)
 
@@ -331,7 +356,7 @@ def train_steps(
         if who is single:
             done = run(0, len(starts), who)
         else:
-            kind = (shape, starts.shape[1], seq_length, optimizer, theta.dtype.char, len(who.members), last_only)
+            kind = (shape, starts.shape[1], seq_length, optimizer, theta.dtype.char, len(who.members), last_only, dropout)
             done = _at_best_pace(_pace(kind), run, len(starts), who, single, ws.counter)
     finally:
         _arrange(who, theta, state, offsets, ws.grad, False)
@@ -351,11 +376,12 @@ def sample(theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, t
     states, cells = (spec.aligned_zeros((L, 2, B, H), theta.dtype) for _ in range(2))
     states[:, 0], cells[:, 0] = h, c
     gates, logits = (spec.aligned_zeros(dims, theta.dtype) for dims in ((L, 1, B, 4 * H), (1, B, shape.vocab_size)))
+    table = spec.aligned_zeros((shape.vocab_size if shape.embedding_size else 0, 4 * H), theta.dtype)
     drawn = np.empty(uniforms.shape, np.int32)
     loops.sample_loop(
         theta, spec.offsets(shape), x[None].copy(), uniforms, float(temperature),
-        states, cells, gates, np.empty((L, 4, 0), theta.dtype), logits, np.empty(shape.vocab_size), whole(H),
-        _counter(), drawn,
+        states, cells, gates, np.empty((L, 4, 0), theta.dtype), table, np.empty(_NO_MASKS, theta.dtype),
+        _read_only(np.empty(_NO_MASKS, np.uint8)), logits, np.empty(shape.vocab_size), whole(H), _counter(), drawn,
     )  # fmt: skip
     h[...], c[...] = states[:, 0], cells[:, 0]
     return drawn

@@ -1,6 +1,8 @@
 """A whole model, forward, backward and update, for a member of a team: streams b0:b1 and pieces q0:q1 (team.py).
 
 Layers find their parameters in the flat vectors by `offsets` (spec.offsets): W_x, W_h, b of each layer, then W_y, b_y.
+An embedding lies before them. Its product with W_x is a table of which ids are rows: all of a text's V rows cost less
+than those of T B steps, as long as V is the smaller number. Backward, the table's gradient gives those of both.
 Buffers are those of spec.Workspace. Members meet (team.py) within a layer, at every step, where they share its streams,
 and between the phases of an iteration (loops.py). Nothing is allocated.
 """
@@ -10,6 +12,7 @@ import math
 from kernels.cpu.jit import inner, thin
 from kernels.cpu.layers import (
     add_gradient_ids,
+    drop,
     flow_back,
     project_floats,
     project_ids,
@@ -30,7 +33,7 @@ from kernels.cpu.products import (
     pack_transposed,
     product_transposed,
 )
-from kernels.cpu.team import is_apart, share, spans
+from kernels.cpu.team import is_apart, meet, share, spans
 from kernels.cpu.tiles import TILE_ROWS
 from kernels.cpu.updates import apply_tile, square_sum
 from kernels.cpu.vectors import stay_out_of_line
@@ -65,36 +68,86 @@ def pack_layers(theta, offsets, packed, H, pieces, q0, q1, thread, threads):
 
 
 @inner
+def _rows(R, thread, threads):
+    """The member's range of R rows of a product, never one row of several (products.py)."""
+    r0, r1 = share(R // 8 * 8, 8, thread, threads)
+    return r0, R if thread == threads - 1 else r1
+
+
+@thin
+def look_up(theta, offsets, table, pieces, q0, q1, thread, threads):
+    """table (V, 4H) = embedding @ W_x: the member's columns, or its share of the rows that all members read."""
+    V, N = table.shape
+    E, flat = offsets[0] // V, table.reshape(table.size)
+    r0, r1 = (0, V) if q1 - q0 < pieces.shape[0] else _rows(V, thread, threads)
+    for q in range(q0, q1):
+        count, length, step = spans(pieces[q])
+        for s in range(count):
+            begin = pieces[q, 2] + s * step
+            clear_rows(flat, r0 * N + begin, N, r1 - r0, length)
+            add_product(
+                theta, r0 * E, E, theta, offsets[0] + begin, N, flat, r0 * N + begin, N, r1 - r0, E, length
+            )  # fmt: skip
+
+
+@inner
+def look_up_gradient(x, dz, table, thread, threads):
+    """The member's columns of the table's gradient, in the table's place, for ids x (T, B)."""
+    V, N = table.shape
+    flat = table.reshape(table.size)
+    n0, n1 = share(N, 48, thread, threads)
+    clear_rows(flat, n0, N, V, n1 - n0)
+    add_gradient_ids(x, dz.reshape(dz.size), 0, flat, 0, N, n0, n1)
+
+
+@inner
+def _passed_up(h, dropped, layer):
+    """What a layer passes up, (T, B, H) as an array of one dimension and where it begins in it."""
+    _, steps, B, H = h.shape
+    if dropped.shape[0] > 0:
+        return dropped.reshape(dropped.size), layer * (steps - 1) * B * H
+    return h.reshape(h.size), (layer * steps + 1) * B * H
+
+
+@inner
 def _stretch(T, B):
     """Steps whose input's part is computed at once: one of a batch, as it fills the tiles and stays in the cache."""
     return 1 if B >= TILE_ROWS else T
 
 
 @thin
-def forward(theta, offsets, x, h, c, gates, packed, b0, b1, pieces, q0, q1, counter, threads):
+def forward(
+    theta, offsets, x, h, c, gates, packed, table, dropped, masks, scale, b0, b1, pieces, q0, q1, counter, threads
+):  # fmt: skip
     """Run all layers over inputs x (T, B) from h[:, 0], c[:, 0]: the member's part."""
     L, T, B, N = gates.shape
     stretch = _stretch(T, B)
     for layer in range(L):
         at = 3 * layer
         W_x, W_h, b = block(theta, offsets, at), block(theta, offsets, at + 1), block(theta, offsets, at + 2)
+        if layer == 0 and table.size > 0:
+            W_x = table.reshape(table.size)
         z, cells = gates[layer].reshape(T * B * N), c[layer].reshape((T + 1) * B * (N // 4))
         for t0 in range(0, T, stretch):
             t1 = t0 + stretch
             if layer == 0:
                 project_ids(x, W_x, b, z, t0, t1, b0, b1, pieces, q0, q1)
             else:
-                below = h[layer - 1, 1:]
+                below = dropped[layer - 1] if dropped.shape[0] > 0 else h[layer - 1, 1:]
                 project_floats(below, W_x, packed[layer, 2], b, z, t0, t1, b0, b1, pieces, q0, q1)
             run_forward(W_h, packed[layer, 0], h[layer], cells, z, t0, t1, b0, b1, pieces, q0, q1, counter, threads)
+        if dropped.shape[0] > 0:
+            drop(h[layer, 1:], masks[layer], scale, dropped[layer], b0, b1, pieces, q0, q1)
+            if q1 - q0 < pieces.shape[0]:
+                meet(counter, threads)
 
 
 @thin
-def readout(theta, offsets, targets, h, logits, row_loss, dh, first, b0, b1, thread, threads):
+def readout(theta, offsets, targets, h, dropped, logits, row_loss, dh, first, b0, b1, thread, threads):
     """Logits, their loss by row (T, B), their gradient in their place, and dh, that of the last layer's h.
 
     Steps before `first` are not read: their loss and dh are zero. A member with some of the streams takes the rows of
-    those, which it alone has made; else it takes some of all rows, but never one row of several (products.py).
+    those, which it alone has made; else it takes some of all rows.
     """
     T, B, _ = logits.shape
     for t in range(first):
@@ -102,23 +155,22 @@ def readout(theta, offsets, targets, h, logits, row_loss, dh, first, b0, b1, thr
             row_loss[t, r] = 0
             dh[t, r] = 0
     if b1 - b0 == B:
-        R = (T - first) * B
-        r0, r1 = share(R // 8 * 8, 8, thread, threads)
-        r1 = R if thread == threads - 1 else r1
-        _readout_rows(theta, offsets, targets, h, logits, row_loss, dh, first * B + r0, r1 - r0)
+        r0, r1 = _rows((T - first) * B, thread, threads)
+        _readout_rows(theta, offsets, targets, h, dropped, logits, row_loss, dh, first * B + r0, r1 - r0)
     else:
         for t in range(first, T):
-            _readout_rows(theta, offsets, targets, h, logits, row_loss, dh, t * B + b0, b1 - b0)
+            _readout_rows(theta, offsets, targets, h, dropped, logits, row_loss, dh, t * B + b0, b1 - b0)
 
 
 @thin
-def _readout_rows(theta, offsets, targets, h, logits, row_loss, dh, row, R):
+def _readout_rows(theta, offsets, targets, h, dropped, logits, row_loss, dh, row, R):
     """The same for R rows from `row` on, of T B rows."""
-    L, steps, B, H = h.shape
+    L, _, B, H = h.shape
     V = logits.shape[2]
     W_y, b_y = block(theta, offsets, 3 * L), theta[offsets[3 * L + 1] : offsets[3 * L + 1] + V]
     copy_to_rows(b_y, logits.reshape(logits.size), row * V, V, R)
-    add_product(h, (((L - 1) * steps + 1) * B + row) * H, H, W_y, 0, V, logits, row * V, V, R, H, V)
+    top, at = _passed_up(h, dropped, L - 1)
+    add_product(top, at + row * H, H, W_y, 0, V, logits, row * V, V, R, H, V)
     for r in range(row, row + R):
         t, stream = r // B, r % B
         row_loss[t, stream] = softmax_loss(logits[t, stream], targets[t, stream], logits[t, stream])
@@ -137,12 +189,15 @@ def total(row_loss):
 
 @thin
 def backward(
-    theta, offsets, h, c, gates, dz, dh, carry, partial, packed, b0, b1, pieces, q0, q1, counter, threads
+    theta, offsets, h, c, gates, dz, dh, carry, partial, packed, dropped, masks, scale, b0, b1, pieces, q0, q1, counter,
+    threads,
 ):  # fmt: skip
-    """From dh of the last layer's h to dz (L, T, B, 4H) of all layers: the member's part."""
+    """From dh of what the last layer passed up to dz (L, T, B, 4H) of all layers: the member's part."""
     L, T, B, N = gates.shape
     H, stretch = N // 4, _stretch(T, B)
     for layer in range(L - 1, -1, -1):
+        if dropped.shape[0] > 0:
+            drop(dh, masks[layer], scale, dh, b0, b1, pieces, q0, q1)
         for q in range(q0, q1):
             for r in range(b0, b1):
                 carry[0, r, pieces[q, 0] : pieces[q, 0] + pieces[q, 1]] = 0
@@ -259,17 +314,30 @@ def _input_rows(what, x, d, d_at, N, theta, grad, s0, s1, offset, rows, count, n
 
 
 @thin
+def _embedding(what, table, theta, grad, s0, s1, at, optimizer, k, thread, threads):
+    """The member's rows of the embedding, whose gradient is that of the table @ W_x', for W_x at theta[at]."""
+    V, N = table.shape
+    E = at // V
+    r0, r1 = _rows(V, thread, threads)
+    if what == APPLY:
+        _apply_rows(theta, grad, s0, s1, r0 * E, r0 * E, r1 - r0, E, 0, E, optimizer, k)
+    else:
+        product_transposed(table.reshape(table.size), r0 * N, N, theta, at, N, grad, r0 * E, E, r1 - r0, E, N)
+
+
+@thin
 def update(
-    what, theta, grad, s0, s1, offsets, x, h, dz, dlogits, first, rows, count, optimizer, k, pieces, q0, q1, thread,
-    threads,
+    what, theta, grad, s0, s1, offsets, x, h, table, dropped, dz, dlogits, first, rows, count, optimizer, k, pieces, q0,
+    q1, thread, threads,
 ):  # fmt: skip
     """Write the member's share of grad (N,), apply it, or both: see GRADIENT, APPLY, BOTH.
 
-    Of matrices with 4H columns a member takes those of its pieces, or some; of the readout's some rows.
+    Of matrices with 4H columns a member takes those of its pieces, or some; of the readout's some rows. With an embedding
+    members must meet between GRADIENT and APPLY, and BOTH is not for it: W_x and the embedding need each other.
     """
     L, T, B, N = dz.shape
     H, V, R = N // 4, dlogits.shape[2], T * B
-    d = dz.reshape(dz.size)
+    states, d = h.reshape(h.size), dz.reshape(dz.size)
     panelled = pieces.shape[0] > 1 and is_apart(pieces[0])
     for q in range(q0 if panelled else 0, q1 if panelled else 1):
         before, width = (4 * pieces[q, 0], 4 * pieces[q, 1]) if panelled else (0, N)  # columns in the pieces before it
@@ -277,19 +345,25 @@ def update(
         for layer in range(L):
             at, d_at, h_at = 3 * layer, R * (layer * N + before), layer * (R + B) * H
             to = offsets[at + 1] + H * before
-            _weight(what, h, h_at, H, d, d_at, R, width, theta, grad, s0, s1, to, 0, H, n0, n1, optimizer, k)
-            if layer == 0:
+            _weight(what, states, h_at, H, d, d_at, R, width, theta, grad, s0, s1, to, 0, H, n0, n1, optimizer, k)
+            if layer == 0 and table.size > 0:
+                E, to, dtable = offsets[0] // V, offsets[0], table.reshape(table.size)
+                _weight(what, theta, 0, E, dtable, 0, V, N, theta, grad, s0, s1, to, 0, E, n0, n1, optimizer, k)
+            elif layer == 0:
                 to = offsets[at] + V * before
                 _input_rows(what, x, d, d_at, width, theta, grad, s0, s1, to, rows, count, n0, n1, optimizer, k)
             else:
-                to, below = offsets[at] + H * before, h_at - R * H  # from the second state on
-                _weight(what, h, below, H, d, d_at, R, width, theta, grad, s0, s1, to, 0, H, n0, n1, optimizer, k)
+                to = offsets[at] + H * before
+                below, b_at = _passed_up(h, dropped, layer - 1)
+                _weight(what, below, b_at, H, d, d_at, R, width, theta, grad, s0, s1, to, 0, H, n0, n1, optimizer, k)
             _bias(what, d, d_at, R, width, theta, grad, s0, s1, offsets[at + 2] + before, n0, n1, optimizer, k)
+    if table.size > 0:
+        _embedding(what, table, theta, grad, s0, s1, offsets[0], optimizer, k, thread, threads)
     k0, k1 = share(H, TILE_ROWS, thread, threads)
     flat, row, read = dlogits.reshape(dlogits.size), first * B, (T - first) * B
-    top = ((L - 1) * (T + 1) * B + B + row) * H
+    top, t_at = _passed_up(h, dropped, L - 1)
     to = offsets[3 * L]
-    _weight(what, h, top, H, flat, row * V, read, V, theta, grad, s0, s1, to, k0, k1, 0, V, optimizer, k)
+    _weight(what, top, t_at + row * H, H, flat, row * V, read, V, theta, grad, s0, s1, to, k0, k1, 0, V, optimizer, k)
     if thread == threads - 1:
         _bias(what, flat, row * V, read, V, theta, grad, s0, s1, offsets[3 * L + 1], 0, V, optimizer, k)
 

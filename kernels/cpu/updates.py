@@ -17,8 +17,8 @@ from kernels.cpu.jit import inner
 from kernels.cpu.tiles import each_width, products_of
 from kernels.cpu.vectors import I64, VECTOR_BYTES, Number, Vectors, for_each_vector, loop, real_type
 
-#: Numbers by which compiled code knows the optimizers of spec.OPTIMIZERS.
-SGD, ADAGRAD, RMSPROP, ADAM = range(4)
+#: Numbers by which compiled code knows the optimizers of spec.OPTIMIZERS; SGD with momentum is another than without.
+SGD, ADAGRAD, RMSPROP, ADAM, MOMENTUM = range(5)
 CONSTANTS = 10
 _SCALE, _LIMIT, _FACTOR, _RATE, _EPSILON, _DECAY1, _REST1, _DECAY2, _REST2, _ROOT = range(CONSTANTS)
 
@@ -32,6 +32,8 @@ def constants(optimizer, hyper, step, rate, scale, limit, factor, k):
     k[_SCALE], k[_LIMIT], k[_FACTOR], k[_RATE] = scale, limit, factor, rate
     if optimizer == ADAGRAD:
         k[_EPSILON] = hyper[0]
+    elif optimizer == MOMENTUM:
+        k[_DECAY1] = hyper[0]
     elif optimizer == RMSPROP:
         k[_DECAY1], k[_REST1], k[_EPSILON] = hyper[0], 1.0 - hyper[0], hyper[1]
     elif optimizer == ADAM:
@@ -46,6 +48,9 @@ def _new_values(optimizer: int, k: list[Number], grad: Number, theta: Number, s0
     g = _clamp(k[_SCALE] * grad, k[_LIMIT]) * k[_FACTOR]
     if optimizer == SGD:
         return [theta - k[_RATE] * g]
+    if optimizer == MOMENTUM:
+        s = k[_DECAY1] * s0() + g
+        return [theta - k[_RATE] * s, s]
     if optimizer == ADAGRAD:  # epsilon inside the root
         s = s0() + g * g
         return [theta - (k[_RATE] * g).over((s + k[_EPSILON]).root()), s]
@@ -68,7 +73,7 @@ def _emit(builder: Any, vec: Vectors, optimizer: Any, k: Any, arrays: list[Any],
     choice = builder.switch(optimizer, never)
     builder.position_at_end(never)
     builder.unreachable()
-    for code in (SGD, ADAGRAD, RMSPROP, ADAM):
+    for code in (SGD, ADAGRAD, RMSPROP, ADAM, MOMENTUM):
         block = builder.append_basic_block(f"optimizer{code}")
         choice.add_case(I64(code), block)
         builder.position_at_end(block)
