@@ -21,11 +21,10 @@ import numpy as np
 
 from kernels import checks, spec
 from kernels.cpu import layers, loops, updates
+from kernels.cpu.model import Extra
 from kernels.cpu.team import Pace, Plan, move_apart, own_core, plan, whole
 from kernels.spec import LSTMCache, LSTMGrads, Shape, Workspace
 
-#: Dimensions of the masks of no dropout.
-_NO_MASKS = (0, 0, 0, 0)
 _CODES = {"sgd": updates.SGD, "adagrad": updates.ADAGRAD, "rmsprop": updates.RMSPROP, "adam": updates.ADAM}
 
 
@@ -174,6 +173,14 @@ def adam(
     _update("adam", theta, grad, state, step, learning_rate, grad_clip, beta1, beta2, epsilon)
 
 
+def _extra(ws: Workspace, masks: Any, dropout: float) -> Extra | None:
+    """What a pass with dropout, masks (n, L, T, B, H), or with an embedding needs; None where there is neither."""
+    if masks is None and ws.table.size == 0:
+        return None
+    masks = np.empty((0,) * 5, np.uint8) if masks is None else masks
+    return Extra(ws.table, ws.dropped, _read_only(masks), 1 / (1 - dropout))
+
+
 def loss_and_grad(
     theta: Any,
     h: Any,
@@ -195,9 +202,8 @@ def loss_and_grad(
     ws.h[:, 0], ws.c[:, 0] = h, c
     loss = loops.model_pass(
         theta, spec.offsets(shape), x, ws.h, ws.c, ws.gates, ws.dz, ws.dh, ws.carry, ws.partial[:, :, :0],
-        ws.packed[:, :, :0], ws.table, ws.dropped, ws.logits, ws.row_loss, ws.grad, ws.rows,
-        T - 1 if last_only else 0, _read_only(np.zeros(_NO_MASKS, np.uint8) if masks is None else masks),
-        1 / (1 - dropout), whole(shape.hidden_size), ws.counter,
+        ws.packed[:, :, :0], _extra(ws, None if masks is None else masks[None], dropout), ws.logits, ws.row_loss,
+        ws.grad, ws.rows, T - 1 if last_only else 0, whole(shape.hidden_size), ws.counter,
     )  # fmt: skip
     return loss, ws.grad, ws.h[:, T].copy(), ws.c[:, T].copy()
 
@@ -335,15 +341,15 @@ def train_steps(
     first = seq_length - 1 if last_only else 0
     offsets = spec.offsets(shape)
     read_only = _read_only(ids)
-    masks = _read_only(np.zeros((len(starts), *_NO_MASKS), np.uint8) if masks is None else masks)
     numbers = np.zeros((len(who.members), 16), theta.dtype)
+    buffers = [getattr(ws, name) for name in Workspace._fields if name not in ("table", "dropped")]  # those are in extra
 
     def run(begin: int, end: int, who: Plan) -> int:
         ws.counter[:], ws.status[:] = 0, -1
         shared: tuple[Any, ...] = (
             theta, state, read_only, starts[begin:end], reset[begin:end], learning_rate[begin:end], offsets,
-            int(step) + begin, _code(optimizer, hyper), constants, limits, first, masks[begin:end], 1 / (1 - dropout),
-            *ws, losses[begin:end], who.members, who.pieces, numbers,
+            int(step) + begin, _code(optimizer, hyper), constants, limits, first,
+            _extra(ws, None if masks is None else masks[begin:end], dropout), *buffers, losses[begin:end], who.members, who.pieces, numbers,
         )  # fmt: skip
         return _together(lambda thread: loops.train_loop(*shared, thread), len(who.members), ws.counter)
 
@@ -376,12 +382,15 @@ def sample(theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, t
     states, cells = (spec.aligned_zeros((L, 2, B, H), theta.dtype) for _ in range(2))
     states[:, 0], cells[:, 0] = h, c
     gates, logits = (spec.aligned_zeros(dims, theta.dtype) for dims in ((L, 1, B, 4 * H), (1, B, shape.vocab_size)))
-    table = spec.aligned_zeros((shape.vocab_size if shape.embedding_size else 0, 4 * H), theta.dtype)
+    extra = None
+    if shape.embedding_size > 0:
+        table = spec.aligned_zeros((shape.vocab_size, 4 * H), theta.dtype)
+        extra = Extra(table, np.empty((0,) * 4, theta.dtype), _read_only(np.empty((0,) * 5, np.uint8)), 1.0)
     drawn = np.empty(uniforms.shape, np.int32)
     loops.sample_loop(
         theta, spec.offsets(shape), x[None].copy(), uniforms, float(temperature),
-        states, cells, gates, np.empty((L, 4, 0), theta.dtype), table, np.empty(_NO_MASKS, theta.dtype),
-        _read_only(np.empty(_NO_MASKS, np.uint8)), logits, np.empty(shape.vocab_size), whole(H), _counter(), drawn,
+        states, cells, gates, np.empty((L, 4, 0), theta.dtype), extra, logits, np.empty(shape.vocab_size),
+        whole(H), _counter(), drawn,
     )  # fmt: skip
     h[...], c[...] = states[:, 0], cells[:, 0]
     return drawn

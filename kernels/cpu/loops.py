@@ -65,8 +65,7 @@ def train_loop(
     hyper,
     limits,
     first,
-    masks,
-    scale,
+    extra,
     x,
     h,
     c,
@@ -76,8 +75,6 @@ def train_loop(
     carry,
     partial,
     packed,
-    table,
-    dropped,
     logits,
     row_loss,
     grad,
@@ -94,7 +91,7 @@ def train_loop(
     """Run iterations, as one of a team whose members are all given the same arrays; return how many losses there are.
 
     `limits` is (grad_scale, grad_clip, grad_clip_norm), infinite for none; `first` is the first step whose loss counts;
-    masks (n, L, T, B, H) are dropout's, whose kept values are multiplied by scale;
+    extra is None or a model.Extra;
     h and c hold the state carried in at [:, 0]; status[0] becomes the place of an id outside the vocabulary, which ends
     the call, and is -1 otherwise; members and pieces are team.Plan's, whose panels theta and state are in the order of;
     numbers (members, CONSTANTS or more) is for the constants of the update; the rest is as in numpy_ref.train_steps and
@@ -109,7 +106,7 @@ def train_loop(
     s0, s1 = model.slot(state, 0, theta), model.slot(state, 1, theta)
     has_norm = limits[2] < np.inf
     # A zero gradient leaves these two optimizers' parameters and memory as they are: most rows of W_x need no work.
-    embeds = table.size > 0
+    embeds = model.has_embedding(extra)
     sparse = (optimizer == SGD or optimizer == ADAGRAD) and not has_norm and T * B < 2 * V and not embeds
     # Few rows of dz stay in the first-level cache while the weights pass by once, for gradient and update together.
     at_once = not has_norm and T * B <= AT_ONCE_ROWS and not embeds
@@ -126,17 +123,16 @@ def train_loop(
                 status[1] = model.touched(x[:T], rows, status[1])
         if packed.shape[2] > 0:
             model.pack_layers(theta, offsets, packed, N // 4, pieces, q0, q1, thread, threads)
-        if embeds:
-            model.look_up(theta, offsets, table, pieces, q0, q1, thread, threads)
+        if extra is not None and extra.table.size > 0:
+            model.look_up(theta, offsets, extra.table, pieces, q0, q1, thread, threads)
         meet(counter, threads)  # the sequence, the state before it and the rows that it touches are there
         if status[0] >= 0 or counter[1] != 0:
             done = n
             break
         model.forward(
-            theta, offsets, x[:T], h, c, gates, packed, table, dropped, masks[n], scale, b0, b1, pieces, q0, q1,
-            counter, threads,
-        )  # fmt: skip
-        model.readout(theta, offsets, x[1:], h, dropped, logits, row_loss, dh, first, b0, b1, thread, threads)
+            theta, offsets, x[:T], h, c, gates, packed, extra, n, b0, b1, pieces, q0, q1, counter, threads
+        )
+        model.readout(theta, offsets, x[1:], h, extra, logits, row_loss, dh, first, b0, b1, thread, threads)
         meet(counter, threads)  # the losses of all rows are there, and dh
         loss = model.total(row_loss)
         if thread == 0:
@@ -145,18 +141,18 @@ def train_loop(
             done = n + 1
             break
         model.backward(
-            theta, offsets, h, c, gates, dz, dh, carry, partial, packed, dropped, masks[n], scale, b0, b1, pieces, q0,
-            q1, counter, threads,
+            theta, offsets, h, c, gates, dz, dh, carry, partial, packed, extra, n, b0, b1, pieces, q0, q1, counter,
+            threads,
         )  # fmt: skip
         if not panelled:  # a panel's own dz is all that its weights wait for
             meet(counter, threads)  # dz of all layers is there, and nobody reads the weights any more
-        if embeds:
-            model.look_up_gradient(x[:T], dz, table, thread, threads)
+        if extra is not None and extra.table.size > 0:
+            model.look_up_gradient(x[:T], dz, extra.table, thread, threads)
             meet(counter, threads)  # all columns of the table's gradient are there
         constants(optimizer, hyper, step + n, rates[n], limits[0], limits[1], 1.0, k)
         what = model.BOTH if at_once else model.GRADIENT
         model.update(
-            what, theta, grad, s0, s1, offsets, x[:T], h, table, dropped, dz, logits, first, rows, status[1], optimizer,
+            what, theta, grad, s0, s1, offsets, x[:T], h, extra, dz, logits, first, rows, status[1], optimizer,
             k, pieces, q0, q1, thread, threads,
         )  # fmt: skip
         if has_norm or embeds:
@@ -168,7 +164,7 @@ def train_loop(
             constants(optimizer, hyper, step + n, rates[n], limits[0], limits[1], factor, k)
         if not at_once:
             model.update(
-                model.APPLY, theta, grad, s0, s1, offsets, x[:T], h, table, dropped, dz, logits, first, rows, status[1],
+                model.APPLY, theta, grad, s0, s1, offsets, x[:T], h, extra, dz, logits, first, rows, status[1],
                 optimizer, k, pieces, q0, q1, thread, threads,
             )  # fmt: skip
         meet(counter, threads)  # all parameters are updated, and nobody reads this sequence and its states any more
@@ -180,25 +176,22 @@ def train_loop(
 
 @entry
 def model_pass(
-    theta, offsets, x, h, c, gates, dz, dh, carry, partial, packed, table, dropped, logits, row_loss, grad, rows, first,
-    masks, scale, pieces, counter,
+    theta, offsets, x, h, c, gates, dz, dh, carry, partial, packed, extra, logits, row_loss, grad, rows, first,
+    pieces, counter,
 ):  # fmt: skip
     """Loss and gradient of one sequence x (T+1, B); h and c hold the states of all steps, [:, 0] what came in."""
     T, B = x.shape[0] - 1, x.shape[1]
-    if table.size > 0:
-        model.look_up(theta, offsets, table, pieces, 0, 1, 0, 1)
-    model.forward(
-        theta, offsets, x[:T], h, c, gates, packed, table, dropped, masks, scale, 0, B, pieces, 0, 1, counter, 1
-    )
-    model.readout(theta, offsets, x[1:], h, dropped, logits, row_loss, dh, first, 0, B, 0, 1)
+    if extra is not None and extra.table.size > 0:
+        model.look_up(theta, offsets, extra.table, pieces, 0, 1, 0, 1)
+    model.forward(theta, offsets, x[:T], h, c, gates, packed, extra, 0, 0, B, pieces, 0, 1, counter, 1)
+    model.readout(theta, offsets, x[1:], h, extra, logits, row_loss, dh, first, 0, B, 0, 1)
     model.backward(
-        theta, offsets, h, c, gates, dz, dh, carry, partial, packed, dropped, masks, scale, 0, B, pieces, 0, 1, counter,
-        1,
-    )  # fmt: skip
-    if table.size > 0:
-        model.look_up_gradient(x[:T], dz, table, 0, 1)
+        theta, offsets, h, c, gates, dz, dh, carry, partial, packed, extra, 0, 0, B, pieces, 0, 1, counter, 1
+    )
+    if extra is not None and extra.table.size > 0:
+        model.look_up_gradient(x[:T], dz, extra.table, 0, 1)
     model.update(
-        model.GRADIENT, theta, grad, theta, theta, offsets, x[:T], h, table, dropped, dz, logits, first, rows, -1, SGD,
+        model.GRADIENT, theta, grad, theta, theta, offsets, x[:T], h, extra, dz, logits, first, rows, -1, SGD,
         carry[0, 0], pieces, 0, 1, 0, 1,
     )  # fmt: skip
     return model.total(row_loss)
@@ -248,20 +241,18 @@ def _draw(logits, weights, u, temperature):
 
 @entry
 def sample_loop(
-    theta, offsets, x, uniforms, temperature, h, c, gates, packed, table, dropped, masks, logits, weights, pieces,
-    counter, drawn,
+    theta, offsets, x, uniforms, temperature, h, c, gates, packed, extra, logits, weights, pieces, counter,
+    drawn,
 ):  # fmt: skip
     """Draw characters; the buffers h, c, gates, logits are those of a model with T = 1; x (1, B) is overwritten."""
     L, _, B, H = h.shape
     V = logits.shape[2]
     W_y = theta[offsets[3 * L] : offsets[3 * L + 1]]
     b_y = theta[offsets[3 * L + 1] : offsets[3 * L + 1] + V]
-    if table.size > 0:
-        model.look_up(theta, offsets, table, pieces, 0, 1, 0, 1)
+    if extra is not None and extra.table.size > 0:
+        model.look_up(theta, offsets, extra.table, pieces, 0, 1, 0, 1)
     for n in range(uniforms.shape[0]):
-        model.forward(
-            theta, offsets, x, h, c, gates, packed, table, dropped, masks, 1.0, 0, B, pieces, 0, 1, counter, 1
-        )
+        model.forward(theta, offsets, x, h, c, gates, packed, extra, 0, 0, B, pieces, 0, 1, counter, 1)
         copy_to_rows(b_y, logits.reshape(logits.size), 0, V, B)
         add_product(h, (2 * L - 1) * B * H, H, W_y, 0, V, logits, 0, V, B, H, V)
         _begin(h, c, False, False, 0, B, pieces, 0, 1)

@@ -8,6 +8,7 @@ and between the phases of an iteration (loops.py). Nothing is allocated.
 """
 
 import math
+from typing import Any, NamedTuple
 
 from kernels.cpu.jit import inner, thin
 from kernels.cpu.layers import (
@@ -41,6 +42,21 @@ from kernels.spec import NORM_PANEL
 
 #: What a pass over the parameters does: write their gradient, apply one that was written, or both, block by block.
 GRADIENT, APPLY, BOTH = range(3)
+
+
+class Extra(NamedTuple):
+    """What dropout and an embedding need. Who has neither passes None, and is compiled without any of it."""
+
+    table: Any  # as in spec.Workspace
+    dropped: Any  # likewise
+    masks: Any  # (n, L, T, B, H) uint8, read-only; of no size without dropout
+    scale: float  # by which kept values are multiplied
+
+
+@inner
+def has_embedding(extra):
+    """Whether ids are rows of an embedding."""
+    return extra is not None and extra.table.size > 0
 
 
 @inner
@@ -101,11 +117,11 @@ def look_up_gradient(x, dz, table, thread, threads):
 
 
 @inner
-def _passed_up(h, dropped, layer):
+def _passed_up(h, extra, layer):
     """What a layer passes up, (T, B, H) as an array of one dimension and where it begins in it."""
     _, steps, B, H = h.shape
-    if dropped.shape[0] > 0:
-        return dropped.reshape(dropped.size), layer * (steps - 1) * B * H
+    if extra is not None and extra.dropped.size > 0:
+        return extra.dropped.reshape(extra.dropped.size), layer * (steps - 1) * B * H
     return h.reshape(h.size), (layer * steps + 1) * B * H
 
 
@@ -117,7 +133,7 @@ def _stretch(T, B):
 
 @thin
 def forward(
-    theta, offsets, x, h, c, gates, packed, table, dropped, masks, scale, b0, b1, pieces, q0, q1, counter, threads
+    theta, offsets, x, h, c, gates, packed, extra, n, b0, b1, pieces, q0, q1, counter, threads
 ):  # fmt: skip
     """Run all layers over inputs x (T, B) from h[:, 0], c[:, 0]: the member's part."""
     L, T, B, N = gates.shape
@@ -125,25 +141,27 @@ def forward(
     for layer in range(L):
         at = 3 * layer
         W_x, W_h, b = block(theta, offsets, at), block(theta, offsets, at + 1), block(theta, offsets, at + 2)
-        if layer == 0 and table.size > 0:
-            W_x = table.reshape(table.size)
+        if extra is not None and extra.table.size > 0 and layer == 0:
+            W_x = extra.table.reshape(extra.table.size)
         z, cells = gates[layer].reshape(T * B * N), c[layer].reshape((T + 1) * B * (N // 4))
         for t0 in range(0, T, stretch):
             t1 = t0 + stretch
             if layer == 0:
                 project_ids(x, W_x, b, z, t0, t1, b0, b1, pieces, q0, q1)
             else:
-                below = dropped[layer - 1] if dropped.shape[0] > 0 else h[layer - 1, 1:]
+                below = h[layer - 1, 1:]
+                if extra is not None and extra.dropped.size > 0:
+                    below = extra.dropped[layer - 1]
                 project_floats(below, W_x, packed[layer, 2], b, z, t0, t1, b0, b1, pieces, q0, q1)
             run_forward(W_h, packed[layer, 0], h[layer], cells, z, t0, t1, b0, b1, pieces, q0, q1, counter, threads)
-        if dropped.shape[0] > 0:
-            drop(h[layer, 1:], masks[layer], scale, dropped[layer], b0, b1, pieces, q0, q1)
+        if extra is not None and extra.dropped.size > 0:
+            drop(h[layer, 1:], extra.masks[n, layer], extra.scale, extra.dropped[layer], b0, b1, pieces, q0, q1)
             if q1 - q0 < pieces.shape[0]:
                 meet(counter, threads)
 
 
 @thin
-def readout(theta, offsets, targets, h, dropped, logits, row_loss, dh, first, b0, b1, thread, threads):
+def readout(theta, offsets, targets, h, extra, logits, row_loss, dh, first, b0, b1, thread, threads):
     """Logits, their loss by row (T, B), their gradient in their place, and dh, that of the last layer's h.
 
     Steps before `first` are not read: their loss and dh are zero. A member with some of the streams takes the rows of
@@ -156,20 +174,20 @@ def readout(theta, offsets, targets, h, dropped, logits, row_loss, dh, first, b0
             dh[t, r] = 0
     if b1 - b0 == B:
         r0, r1 = _rows((T - first) * B, thread, threads)
-        _readout_rows(theta, offsets, targets, h, dropped, logits, row_loss, dh, first * B + r0, r1 - r0)
+        _readout_rows(theta, offsets, targets, h, extra, logits, row_loss, dh, first * B + r0, r1 - r0)
     else:
         for t in range(first, T):
-            _readout_rows(theta, offsets, targets, h, dropped, logits, row_loss, dh, t * B + b0, b1 - b0)
+            _readout_rows(theta, offsets, targets, h, extra, logits, row_loss, dh, t * B + b0, b1 - b0)
 
 
 @thin
-def _readout_rows(theta, offsets, targets, h, dropped, logits, row_loss, dh, row, R):
+def _readout_rows(theta, offsets, targets, h, extra, logits, row_loss, dh, row, R):
     """The same for R rows from `row` on, of T B rows."""
     L, _, B, H = h.shape
     V = logits.shape[2]
     W_y, b_y = block(theta, offsets, 3 * L), theta[offsets[3 * L + 1] : offsets[3 * L + 1] + V]
     copy_to_rows(b_y, logits.reshape(logits.size), row * V, V, R)
-    top, at = _passed_up(h, dropped, L - 1)
+    top, at = _passed_up(h, extra, L - 1)
     add_product(top, at + row * H, H, W_y, 0, V, logits, row * V, V, R, H, V)
     for r in range(row, row + R):
         t, stream = r // B, r % B
@@ -189,15 +207,14 @@ def total(row_loss):
 
 @thin
 def backward(
-    theta, offsets, h, c, gates, dz, dh, carry, partial, packed, dropped, masks, scale, b0, b1, pieces, q0, q1, counter,
-    threads,
+    theta, offsets, h, c, gates, dz, dh, carry, partial, packed, extra, n, b0, b1, pieces, q0, q1, counter, threads
 ):  # fmt: skip
     """From dh of what the last layer passed up to dz (L, T, B, 4H) of all layers: the member's part."""
     L, T, B, N = gates.shape
     H, stretch = N // 4, _stretch(T, B)
     for layer in range(L - 1, -1, -1):
-        if dropped.shape[0] > 0:
-            drop(dh, masks[layer], scale, dh, b0, b1, pieces, q0, q1)
+        if extra is not None and extra.dropped.size > 0:
+            drop(dh, extra.masks[n, layer], extra.scale, dh, b0, b1, pieces, q0, q1)
         for q in range(q0, q1):
             for r in range(b0, b1):
                 carry[0, r, pieces[q, 0] : pieces[q, 0] + pieces[q, 1]] = 0
@@ -315,20 +332,25 @@ def _input_rows(what, x, d, d_at, N, theta, grad, s0, s1, offset, rows, count, n
 
 @thin
 def _embedding(what, table, theta, grad, s0, s1, at, optimizer, k, thread, threads):
-    """The member's rows of the embedding, whose gradient is that of the table @ W_x', for W_x at theta[at]."""
+    """The member's share of the embedding and of W_x, at theta[at], whose gradients are table @ W_x', embedding' @ table.
+
+    The embedding is shared out by rows, W_x by columns; table holds the gradient of their product.
+    """
     V, N = table.shape
-    E = at // V
+    E, flat = at // V, table.reshape(table.size)
+    n0, n1 = share(N, 48, thread, threads)
+    _weight(what, theta, 0, E, flat, 0, V, N, theta, grad, s0, s1, at, 0, E, n0, n1, optimizer, k)
     r0, r1 = _rows(V, thread, threads)
     if what == APPLY:
         _apply_rows(theta, grad, s0, s1, r0 * E, r0 * E, r1 - r0, E, 0, E, optimizer, k)
     else:
-        product_transposed(table.reshape(table.size), r0 * N, N, theta, at, N, grad, r0 * E, E, r1 - r0, E, N)
+        product_transposed(flat, r0 * N, N, theta, at, N, grad, r0 * E, E, r1 - r0, E, N)
 
 
 @thin
 def update(
-    what, theta, grad, s0, s1, offsets, x, h, table, dropped, dz, dlogits, first, rows, count, optimizer, k, pieces, q0,
-    q1, thread, threads,
+    what, theta, grad, s0, s1, offsets, x, h, extra, dz, dlogits, first, rows, count, optimizer, k, pieces, q0, q1,
+    thread, threads,
 ):  # fmt: skip
     """Write the member's share of grad (N,), apply it, or both: see GRADIENT, APPLY, BOTH.
 
@@ -346,22 +368,19 @@ def update(
             at, d_at, h_at = 3 * layer, R * (layer * N + before), layer * (R + B) * H
             to = offsets[at + 1] + H * before
             _weight(what, states, h_at, H, d, d_at, R, width, theta, grad, s0, s1, to, 0, H, n0, n1, optimizer, k)
-            if layer == 0 and table.size > 0:
-                E, to, dtable = offsets[0] // V, offsets[0], table.reshape(table.size)
-                _weight(what, theta, 0, E, dtable, 0, V, N, theta, grad, s0, s1, to, 0, E, n0, n1, optimizer, k)
-            elif layer == 0:
+            if layer == 0 and not has_embedding(extra):
                 to = offsets[at] + V * before
                 _input_rows(what, x, d, d_at, width, theta, grad, s0, s1, to, rows, count, n0, n1, optimizer, k)
-            else:
+            elif layer > 0:
                 to = offsets[at] + H * before
-                below, b_at = _passed_up(h, dropped, layer - 1)
+                below, b_at = _passed_up(h, extra, layer - 1)
                 _weight(what, below, b_at, H, d, d_at, R, width, theta, grad, s0, s1, to, 0, H, n0, n1, optimizer, k)
             _bias(what, d, d_at, R, width, theta, grad, s0, s1, offsets[at + 2] + before, n0, n1, optimizer, k)
-    if table.size > 0:
-        _embedding(what, table, theta, grad, s0, s1, offsets[0], optimizer, k, thread, threads)
+    if extra is not None and extra.table.size > 0:
+        _embedding(what, extra.table, theta, grad, s0, s1, offsets[0], optimizer, k, thread, threads)
     k0, k1 = share(H, TILE_ROWS, thread, threads)
     flat, row, read = dlogits.reshape(dlogits.size), first * B, (T - first) * B
-    top, t_at = _passed_up(h, dropped, L - 1)
+    top, t_at = _passed_up(h, extra, L - 1)
     to = offsets[3 * L]
     _weight(what, top, t_at + row * H, H, flat, row * V, read, V, theta, grad, s0, s1, to, k0, k1, 0, V, optimizer, k)
     if thread == threads - 1:
