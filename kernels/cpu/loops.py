@@ -11,7 +11,7 @@ from kernels.cpu.jit import entry, inner
 from kernels.cpu.layers import cells_at
 from kernels.cpu.products import add_product, copy_to_rows
 from kernels.cpu.team import meet
-from kernels.cpu.updates import ADAGRAD, CONSTANTS, SGD, constants
+from kernels.cpu.updates import ADAGRAD, CONSTANTS, MOMENTUM, SGD, constants
 
 #: Rows of a gradient's contraction (T B) up to which it is applied as it is made.
 AT_ONCE_ROWS = 64
@@ -109,7 +109,7 @@ def train_loop(
     embeds = model.has_embedding(extra)
     sparse = (optimizer == SGD or optimizer == ADAGRAD) and not has_norm and T * B < 2 * V and not embeds
     # Few rows of dz stay in the first-level cache while the weights pass by once, for gradient and update together.
-    at_once = not has_norm and T * B <= AT_ONCE_ROWS and not embeds
+    at_once = not has_norm and T * B <= AT_ONCE_ROWS and optimizer != MOMENTUM and not embeds
     if thread == 0:
         rows[:] = 0
         status[1] = 0 if sparse else -1

@@ -19,6 +19,8 @@ from kernels.cpu.vectors import I64, VECTOR_BYTES, Number, Vectors, for_each_vec
 
 #: Numbers by which compiled code knows the optimizers of spec.OPTIMIZERS; SGD with momentum is another than without.
 SGD, ADAGRAD, RMSPROP, ADAM, MOMENTUM = range(5)
+#: Those that can be applied right after a tile of the gradient is made: each makes more code to compile.
+AT_ONCE = (SGD, ADAGRAD, RMSPROP, ADAM)
 CONSTANTS = 10
 _SCALE, _LIMIT, _FACTOR, _RATE, _EPSILON, _DECAY1, _REST1, _DECAY2, _REST2, _ROOT = range(CONSTANTS)
 
@@ -67,13 +69,15 @@ def _clamp(g: Number, limit: Number) -> Number:
     return g.at_most(limit).at_least(-limit)
 
 
-def _emit(builder: Any, vec: Vectors, optimizer: Any, k: Any, arrays: list[Any], body: Any) -> None:
-    """Emit ``body(step)`` for the one of the optimizers that it is; step(grad, at, mask) updates a vector there."""
+def _emit(
+    builder: Any, vec: Vectors, codes: tuple[int, ...], optimizer: Any, k: Any, arrays: list[Any], body: Any
+) -> None:
+    """Emit ``body(step)`` for the one of the optimizers `codes` that it is; step(grad, at, mask) updates a vector there."""
     end, never = builder.append_basic_block("end"), builder.append_basic_block("never")
     choice = builder.switch(optimizer, never)
     builder.position_at_end(never)
     builder.unreachable()
-    for code in (SGD, ADAGRAD, RMSPROP, ADAM, MOMENTUM):
+    for code in codes:
         block = builder.append_basic_block(f"optimizer{code}")
         choice.add_case(I64(code), block)
         builder.position_at_end(block)
@@ -106,7 +110,7 @@ def apply_tile(typing, zero, optimizer, k, grad, theta, s0, s1, n):
                 builder, vec, n, lambda at, mask: step(vec.load(vec.element(grad, at), mask), at, mask)
             )  # fmt: skip
 
-        _emit(builder, vec, optimizer, k, arrays, body)
+        _emit(builder, vec, (*AT_ONCE, MOMENTUM), optimizer, k, arrays, body)
         return context.get_dummy_value()
 
     return signature, emit
@@ -154,7 +158,7 @@ def outer_update_tile(R: int, C: int) -> Any:
 
                     loop(builder, I64(R), [], rows)
 
-                _emit(builder, vec, optimizer, k, arrays, body)
+                _emit(builder, vec, AT_ONCE, optimizer, k, arrays, body)
 
             each_width(builder, vec, C, N, run)
             return context.get_dummy_value()
