@@ -136,14 +136,14 @@ class Ours:
     def __init__(
         self, work: Work, ids: np.ndarray, backend: str = "numba", dtype: str = "float32", threads: int = 1
     ) -> None:
-        T, B, V, (_, H, L) = work.seq_length, work.batch_size, work.shape.vocab_size, work.shape
+        T, B, (_, H, L) = work.seq_length, work.batch_size, work.shape[:3]
         self.work, self.ids, self.threads, self.iteration = work, ids, threads, 0
         self._ops, self._plan = kernels.load(backend), work.plan(len(ids))
         self.theta = work.weights(dtype)
         slots = spec.OPTIMIZERS[work.optimizer].slots if work.optimizer else 0
         self.state = spec.aligned_zeros((slots, len(self.theta)), dtype)
         self.h, self.c = (spec.aligned_zeros((L, B, H), dtype) for _ in range(2))
-        self._workspace = spec.workspace(Shape(V, H, L), T, B, dtype)
+        self._workspace = spec.workspace(work.shape, T, B, dtype)
         self._random, self._last = np.random.RandomState(SEED), ids[:1].astype(np.int32)
 
     def run(self, count: int) -> np.ndarray:

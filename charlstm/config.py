@@ -43,7 +43,11 @@ class Config:
 
     hidden_size: int = _option(224, "hidden units in a layer", low=1, high=65_536)
     num_layers: int = _option(1, "LSTM layers", low=1, high=64)
-    init: str = _option("uniform", "first weights", choices=("uniform", "min-char-lstm"))
+    embedding_size: int = _option(
+        0, "numbers that a character is turned into before the first layer; 0: none", low=0, high=65_536
+    )
+    dropout: float = _option(0.0, "part of each layer's output that is dropped while training", low=0, below=1)
+    init: str = _option("uniform", "first weights", choices=("uniform", "min-char-lstm", "keras"))
     forget_bias: float = _option(1.0, "first bias of the forget gates")
 
     seq_length: int = _option(24, "characters that a gradient reaches back", low=1, high=1_000_000)
@@ -51,6 +55,7 @@ class Config:
     optimizer: str = _option("adam", "update rule", choices=("adagrad", "rmsprop", "adam", "sgd"))
     learning_rate: float = _option(8e-3, "step size, at first", above=0)
     schedule: str = _option("cosine", "how the step size changes", choices=("constant", "cosine"))
+    momentum: float | None = _option(None, "sgd: decay of the sum of gradients [0: none]", low=0, below=1)
     beta1: float | None = _option(None, "adam: decay of the mean gradient [0.9]", low=0, below=1)
     beta2: float | None = _option(0.99, "adam: decay of the mean square; none is 0.999", low=0, below=1)
     rho: float | None = _option(None, "rmsprop: decay of the mean square [0.99]", low=0, below=1)
@@ -81,6 +86,8 @@ class Config:
             object.__setattr__(self, item.name, _checked(item, kinds[item.name], getattr(self, item.name)))
         if self.preset not in PRESETS:
             raise UserError(f"--preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
+        if self.momentum and self.optimizer != "sgd":
+            raise UserError(f"--momentum: goes with --optimizer sgd, not with {self.optimizer}")
 
     @property
     def hyper(self) -> dict[str, float]:

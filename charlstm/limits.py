@@ -132,8 +132,8 @@ def _cache_size() -> int:
 def training_floor(
     limits: Limits, shape: Shape, T: int, B: int, optimizer: str, last_only: bool = False, cores: int = 1
 ) -> float:
-    """Seconds that an iteration takes at least on `cores` cores, by the formulas at the head of this file."""
-    V, H, L = shape
+    """Seconds that an iteration of a model without an embedding takes at least, by the formulas at this file's head."""
+    V, H, L = shape[:3]
     R = 1 if last_only else T
     step = max(8 * B * H**2 / limits.flops, 16 * H**2 / limits.bandwidth(16 * H**2 / cores))
     products = (8 * T * B * H**2 * (L + 3 * (L - 1)) + 6 * R * B * H * V) / limits.flops
@@ -146,7 +146,7 @@ def training_floor(
 
 def sampling_floor(limits: Limits, shape: Shape) -> float:
     """Seconds that one sampled character takes at least on one core."""
-    V, H, L = shape
+    V, H, L = shape[:3]
     weights, readout = 4 * (8 * L - 4) * H**2, 4 * H * V
     exponents = (5 * H * L + V) / limits.exps
     return weights / limits.bandwidth(weights) + readout / limits.bandwidth(readout) + exponents

@@ -5,6 +5,7 @@ are called for as many iterations as take about a tenth of a second, which chang
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -14,19 +15,19 @@ from typing import Any
 import numpy as np
 
 import kernels
-from charlstm import initial
+from charlstm import dropout, initial
 from charlstm.batches import Streams
-from charlstm.checkpoint import Checkpoint
+from charlstm.checkpoint import Checkpoint, shape_of
 from charlstm.config import Config
 from charlstm.corpus import Corpus
 from charlstm.errors import RunFailed, UserError
 from charlstm.machine import usable_cores
 from charlstm.sampler import choose_backend
 from kernels import spec
-from kernels.spec import Shape
 
 _CALL_SECONDS = 0.1
 _CALIBRATION_SECONDS = 1.0
+_MASK_BYTES = 2**22
 _SMOOTHING = 0.999
 _STOPPED = "training stopped; a smaller --learning-rate or --grad-clip may help"
 
@@ -74,10 +75,13 @@ class Trainer:
         self.config = config
         self.corpus = corpus
         self.threads = config.threads or usable_cores()
-        self.shape = Shape(len(corpus.vocabulary), config.hidden_size, config.num_layers)
+        self.shape = shape_of(config, len(corpus.vocabulary))
         self.streams = Streams(len(corpus.ids), config.seq_length, config.batch_size)
         self._ops = kernels.load(self.backend)
-        self._workspace = spec.workspace(self.shape, config.seq_length, config.batch_size, config.dtype)
+        self._dropout = dropout.rounded(config.dropout)
+        self._workspace = spec.workspace(self.shape, config.seq_length, config.batch_size, config.dtype, self._dropout)
+        self._mask = (config.num_layers, config.seq_length, config.batch_size, config.hidden_size)
+        self._most = max(1, _MASK_BYTES // math.prod(self._mask)) if self._dropout else sys.maxsize  # to a call
         self.budget = "the budget"  # what ends the run, in words
         self._call = 1  # iterations in the next call of the kernels
         self._rate = 0.0  # characters a second
@@ -90,7 +94,7 @@ class Trainer:
         config = self.config
         self.random = np.random.RandomState(config.seed)
         self.theta = initial.weights(config.init, self.shape, config.forget_bias, self.random, config.dtype)
-        self.state = spec.aligned_zeros((spec.OPTIMIZERS[config.optimizer].slots, len(self.theta)), config.dtype)
+        self.state = spec.aligned_zeros((spec.slots(config.optimizer, config.hyper), len(self.theta)), config.dtype)
         self.h = spec.aligned_zeros((config.num_layers, config.batch_size, config.hidden_size), config.dtype)
         self.c = np.zeros_like(self.h)
         self.iteration, self.seconds = 0, 0.0
@@ -130,7 +134,7 @@ class Trainer:
                 if begin:  # the first call may have compiled
                     rates.append(steps / taken)
                 begin = begin or perf_counter()
-                steps = max(1, min(2 * steps, int(steps * _CALL_SECONDS / taken)))
+                steps = max(1, min(2 * steps, int(steps * _CALL_SECONDS / taken), self._most))
         left = max(0.0, config.seconds - self.seconds)
         total = self.iteration + math.ceil(left * float(np.median(rates)))
         if config.iterations is None or total < config.iterations:
@@ -194,7 +198,7 @@ class Trainer:
         self.iteration = begin + len(losses)
         chars_each = config.batch_size * config.seq_length
         self._rate = chars_each * len(losses) / taken
-        self._call = max(1, min(2 * self._call, int(len(losses) * _CALL_SECONDS / taken)))
+        self._call = max(1, min(2 * self._call, int(len(losses) * _CALL_SECONDS / taken), self._most))
         reports = []
         for n, loss in enumerate(losses.tolist(), begin):
             self.smooth_loss = _SMOOTHING * self.smooth_loss + (1 - _SMOOTHING) * loss
@@ -218,7 +222,7 @@ class Trainer:
     def _train(self, theta: Any, state: Any, h: Any, c: Any, begin: int, end: int, rates: np.ndarray) -> np.ndarray:
         config = self.config
         starts, reset = self.streams.plan(begin, end)
-        mean = config.loss_reduction == "mean"
+        mean, rate = config.loss_reduction == "mean", self._dropout
         return self._ops.train_steps(
             theta, state, h, c, self.corpus.ids, starts, reset, rates,
             shape=self.shape,
@@ -229,6 +233,8 @@ class Trainer:
             grad_scale=1.0 / (config.seq_length * config.batch_size) if mean else 1.0,
             grad_clip=config.grad_clip,
             grad_clip_norm=config.grad_clip_norm,
+            dropout=rate,
+            masks=dropout.masks(config.seed, begin, end, self._mask, rate) if rate else None,
             workspace=self._workspace,
             threads=self.threads,
         )  # fmt: skip

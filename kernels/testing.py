@@ -19,7 +19,7 @@ GRADIENT_TOLERANCE = 1e-6
 FLOAT64_TOLERANCE = 1e-12
 
 #: Sizes of gradient checks: small, odd and all different, so that a swapped axis cannot pass.
-T, B, V, H, D = 5, 2, 7, 3, 4
+T, B, V, H, D, E = 5, 2, 7, 3, 4, 6
 
 
 # --------------------------------------------------------------------------------------------------- close enough
@@ -82,6 +82,9 @@ def gradient_errors(ops: Any, seed: int = 0) -> Iterator[GradientError]:
     yield from _loss_errors(ops, random)
     for layers in (1, 2, 3):
         yield from _model_errors(ops, random, layers)
+        yield from _model_errors(ops, random, layers, "last step", last_only=True)
+        yield from _model_errors(ops, random, layers, "dropout", dropout=0.4)
+        yield from _model_errors(ops, random, layers, "embedding", embedding_size=E)
 
 
 def _layer_errors(ops: Any, random: np.random.RandomState, x: np.ndarray, op: str) -> Iterator[GradientError]:
@@ -107,16 +110,26 @@ def _loss_errors(ops: Any, random: np.random.RandomState) -> Iterator[GradientEr
     yield GradientError("cross_entropy", "dlogits", relative_error(dlogits, expected))
 
 
-def _model_errors(ops: Any, random: np.random.RandomState, layers: int) -> Iterator[GradientError]:
-    shape = Shape(V, H, layers)
+def _model_errors(
+    ops: Any,
+    random: np.random.RandomState,
+    layers: int,
+    name: str = "model",
+    embedding_size: int = 0,
+    dropout: float = 0.0,
+    last_only: bool = False,
+) -> Iterator[GradientError]:
+    shape = Shape(V, H, layers, embedding_size=embedding_size)
     theta = random.randn(spec.num_parameters(shape)) * 0.5
     h, c = random.randn(layers, B, H) * 0.7, random.randn(layers, B, H) * 0.7
     x = random.randint(0, V, (T + 1, B)).astype(np.int32)
-    found = ops.loss_and_grad(theta, h, c, x, shape=shape)[1].copy()
-    expected = numerical_gradient(lambda: ops.loss_and_grad(theta, h, c, x, shape=shape)[0], theta)
+    masks = random.randint(0, 3, (layers, T, B, H)).astype(np.uint8) if dropout else None  # any number but 0 keeps
+    options = {"shape": shape, "dropout": dropout, "masks": masks, "last_only": last_only}
+    found = ops.loss_and_grad(theta, h, c, x, **options)[1].copy()
+    expected = numerical_gradient(lambda: ops.loss_and_grad(theta, h, c, x, **options)[0], theta)
     blocks = zip(spec.named(found, shape).items(), spec.named(expected, shape).values(), strict=True)
-    for (name, got), wanted in blocks:
-        yield GradientError(f"model, {layers} deep", f"d{name}", relative_error(got, wanted))
+    for (block, got), wanted in blocks:
+        yield GradientError(f"{name}, {layers} deep", f"d{block}", relative_error(got, wanted))
 
 
 # ------------------------------------------------------------------------------------------------------- mutations
@@ -145,13 +158,17 @@ MUTATIONS = (
     Mutation("skipped clip", "numba", _UPDATES, "return g.at_most(limit).at_least(-limit)", "return g"),
 )  # fmt: skip
 
-#: Mistakes in what only one backend has.
+#: Mistakes in what not every model or only one backend has.
 MORE_MUTATIONS = (
     Mutation("panel left out", "numba", _LAYERS, "p in range(1, partial", "p in range(2, partial"),
     Mutation("panels by no turns", "numba", _LAYERS, "(layer * T + t + 1) % 2", "(layer * T + t) % 2"),
     Mutation("packed gates on top of each other", "numba", _LAYERS, "s * region + K * piece[0]", "K * piece[0]"),
     Mutation("readout of the first steps", "numba", _MODEL, "(dlogits.size), first * B", "(dlogits.size), 0"),
     Mutation("memory of another column", "numba", _UPDATES, "r, row), I64(c * vec.lanes)", "r, row), I64(0)"),
+    Mutation("dropout's gradient unscaled", "numpy", _REF, "lstm_backward(_dropped(dh, mask, dropout)", "lstm_backward(_dropped(dh, mask, 0)"),
+    Mutation("dropout's gradient unscaled", "numba", _MODEL, "drop(dh, extra.masks[n, layer], extra.scale", "drop(dh, extra.masks[n, layer], 1.0"),
+    Mutation("embedding overwritten, not added to", "numpy", _REF, "np.add.at(grads.embedding, x[:-1], dh)", "grads.embedding[x[:-1]] = dh"),
+    Mutation("table's gradient added to the table", "numba", _MODEL, "clear_rows(flat, n0", "flat  # clear_rows(flat, n0"),
 )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def make(work, ids, threads):
 
 
 def compiled(work, folder):
-    V, H, _ = work.shape
+    V, H, _ = work.shape[:3]
     sizes = [f"-DV={V}", f"-DH={H}", f"-DT={work.seq_length}"]
     source, library = Path(__file__).with_suffix(".c"), Path(folder) / "plain_c.so"
     subprocess.run([*compiler(), *FLAGS, *sizes, str(source), "-o", str(library), "-lm"], check=True)

@@ -27,7 +27,7 @@ def build(theta, shape):
     """nn.LSTM and nn.Linear with parameters theta (N,), of its dtype: our columns are its rows, the second bias 0."""
     import torch
 
-    V, H, L = shape
+    V, H, L = shape[:3]
     real = torch.from_numpy(theta[:0]).dtype
     lstm, readout = torch.nn.LSTM(V, H, L, dtype=real), torch.nn.Linear(H, V, dtype=real)
     params = spec.params(theta, shape)
@@ -111,7 +111,7 @@ class Sampling:
 
         lstm, readout = build(work.weights("float32"), work.shape)
         self.cell, self.readout = ([p.detach() for p in m.parameters()] for m in (lstm, readout))
-        V, H, _ = work.shape
+        V, H, _ = work.shape[:3]
         self.torch, self.V, self.random = torch, V, np.random.RandomState(SEED)
         self.rows = list(torch.eye(V)[:, None].unbind())
         self.state, self.x = (torch.zeros(1, H), torch.zeros(1, H)), int(ids[0])
@@ -133,7 +133,7 @@ class UsualSampling:
     def __init__(self, work, ids):
         import torch
 
-        V, H, _ = work.shape
+        V, H, _ = work.shape[:3]
         lstm, self.readout = build(work.weights("float32"), work.shape)
         self.torch, self.cell, self.eye = torch, torch.nn.LSTMCell(V, H), torch.eye(V)
         with torch.no_grad():
