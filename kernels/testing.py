@@ -82,9 +82,10 @@ def gradient_errors(ops: Any, seed: int = 0) -> Iterator[GradientError]:
     yield from _loss_errors(ops, random)
     for layers in (1, 2, 3):
         yield from _model_errors(ops, random, layers)
-        yield from _model_errors(ops, random, layers, "last step", last_only=True)
-        yield from _model_errors(ops, random, layers, "dropout", dropout=0.4)
-        yield from _model_errors(ops, random, layers, "embedding", embedding_size=E)
+    yield from _model_errors(ops, random, 2, "last step", last_only=True)
+    yield from _model_errors(ops, random, 2, "dropout", dropout=0.4)
+    yield from _model_errors(ops, random, 2, "embedding", embedding_size=E)
+    yield from _model_errors(ops, random, 3, "all of these", embedding_size=E, dropout=0.4, last_only=True)
 
 
 def _layer_errors(ops: Any, random: np.random.RandomState, x: np.ndarray, op: str) -> Iterator[GradientError]:

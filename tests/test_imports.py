@@ -14,6 +14,7 @@ ALLOWED = {
     "charlstm.config": {"charlstm.errors", "kernels.spec"},
     "charlstm.corpus": {"charlstm.errors"},
     "charlstm.batches": {"charlstm.errors"},
+    "charlstm.dropout": set(),
     "charlstm.machine": set(),
     "charlstm.initial": {"kernels", "kernels.spec"},
     "charlstm.checkpoint": {
@@ -22,7 +23,7 @@ ALLOWED = {
     "charlstm.sampler": {"charlstm.checkpoint", "charlstm.errors", "kernels"},
     "charlstm.trainer": {
         "charlstm", "charlstm.initial", "charlstm.batches", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus",
-        "charlstm.errors", "charlstm.machine", "charlstm.sampler", "kernels", "kernels.spec",
+        "charlstm.dropout", "charlstm.errors", "charlstm.machine", "charlstm.sampler", "kernels", "kernels.spec",
     },
     "charlstm.run": {
         "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.machine", "charlstm.trainer",
