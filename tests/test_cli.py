@@ -318,7 +318,7 @@ def test_gradcheck(charlstm_command):
     assert done.returncode == 0
     lines = done.stdout.decode().splitlines()
     assert lines[-1].endswith("(limit 1e-06): all right")
-    assert len(lines) == 1 + 36 + 41 + 33 + 1
+    assert len(lines) == 1 + 73 + 78 + 70 + 1
 
 
 def test_info(charlstm_command):

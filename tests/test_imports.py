@@ -15,6 +15,7 @@ ALLOWED = {
     "charlstm.data": {"charlstm.errors"},
     "charlstm.corpus": {"charlstm", "charlstm.data", "charlstm.errors"},
     "charlstm.batches": {"charlstm.errors"},
+    "charlstm.dropout": set(),
     "charlstm.machine": set(),
     "charlstm.initial": {"kernels", "kernels.spec"},
     "charlstm.checkpoint": {
@@ -25,7 +26,7 @@ ALLOWED = {
     "charlstm.evaluate": {"charlstm.checkpoint", "charlstm.errors", "charlstm.sampler", "kernels", "kernels.spec"},
     "charlstm.trainer": {
         "charlstm", "charlstm.initial", "charlstm.batches", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus",
-        "charlstm.errors", "charlstm.machine", "charlstm.sampler", "kernels", "kernels.spec",
+        "charlstm.dropout", "charlstm.errors", "charlstm.machine", "charlstm.sampler", "kernels", "kernels.spec",
     },
     "charlstm.run": {
         "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.data", "charlstm.errors", "charlstm.machine", "charlstm.trainer",
