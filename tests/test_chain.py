@@ -276,6 +276,33 @@ def test_weights_rounded_to_bfloat16_as_the_reference(ops, ref, size, threads):
     agree((losses[0], found[0], *found[2:]), of_reference, "float32")
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: "T{}-B{}-V{}-H{}-L{}".format(*s))
+def test_scoring_as_the_reference(ops, ref, size, dtype):
+    shape, theta, h, c, x = model(size, dtype)
+    out, ws = np.full((size[0], size[1]), np.nan), spec.workspace(shape, size[0], size[1], dtype)
+
+    def score(ops, dtype, **buffers):
+        state = [h.astype(dtype), c.astype(dtype)]
+        return ops.score(theta.astype(dtype), *state, x, shape=shape, **buffers), *state
+
+    got = score(ops, dtype, workspace=ws, out=out)
+    assert got[0] is out
+    agree(got, lambda d: score(ref, d), dtype)
+
+
+def test_a_score_is_the_loss_by_character(ops):
+    shape, theta, h, c, x = model((6, 3, 11, 5, 2), "float64")
+    state = [h.copy(), c.copy()]
+    log_probs = ops.score(theta, *state, x, shape=shape)
+    loss, _, *last = ops.loss_and_grad(theta, h, c, x, shape=shape)
+    assert -log_probs.sum() == pytest.approx(loss, rel=FLOAT64_TOLERANCE)
+    for got, wanted in zip(state, last, strict=True):
+        assert relative_error(got, wanted) < FLOAT64_TOLERANCE
+    first = ops.loss_and_grad(theta, h, c, x[:2].copy(), shape=shape)[0]  # of one step, three streams
+    assert -log_probs[0].sum() == pytest.approx(first, rel=FLOAT64_TOLERANCE)
+
+
 def agree(got, of_reference, dtype, tolerance=FLOAT64_TOLERANCE):
     """Each part of `got` is close enough to the reference's, by the rule for its dtype."""
     exact = of_reference("float64")

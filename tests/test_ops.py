@@ -310,6 +310,93 @@ def test_a_uniform_number_just_below_one_draws_a_known_character(ops, dtype):
     assert 0 <= drawn.min() <= drawn.max() < 11
 
 
+def plain_probabilities(logits, temperature, top_k, top_p):
+    """What may be drawn, by sorting and adding up: most probable first, of equals the lower id."""
+    probabilities = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
+    ranked = sorted(range(len(logits)), key=lambda k: (-logits[k], k))[: top_k or None]
+    rest, kept = sum(probabilities[k] for k in ranked), []
+    while not kept or sum(probabilities[k] for k in kept) < top_p * rest * (1 - 1e-12):
+        kept.append(ranked[len(kept)])
+    return np.where(np.isin(np.arange(len(logits)), kept), probabilities, 0) / sum(probabilities[k] for k in kept)
+
+
+TRUNCATIONS = [
+    (1.0, 3, 1.0), (0.7, 1, 1.0), (1.5, 6, 1.0), (1.0, 0, 0.9), (0.5, 0, 0.9), (2.0, 0, 0.3), (1.0, 0, 1e-9),
+    (1.3, 5, 0.6), (1.0, 7, 0.999), (1.0, 8, 1.0), (1.0, 100, 0.5), (1.0, 0, 1.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), TRUNCATIONS)
+def test_truncated_draws_by_sorting_and_adding_up(ops, temperature, top_k, top_p):
+    shape = Shape(8, 2, 1)
+    theta = np.zeros(spec.num_parameters(shape))
+    b_y = spec.params(theta, shape).b_y
+    b_y[:] = [0.3, -1.0, 2.0, 0.3, 1.0, -2.0, 0.3, 1.5]  # three equals, of which top_k = 5 keeps two
+    uniforms = np.append((np.arange(999) + 0.5) / 999, np.nextafter(1.0, 0.0))[:, None]
+    drawn = ops.sample(
+        theta, np.zeros((1, 1, 2)), np.zeros((1, 1, 2)), np.zeros(1, np.int32), uniforms, shape=shape,
+        temperature=temperature, top_k=top_k, top_p=top_p,
+    )[:, 0]  # fmt: skip
+    probabilities = plain_probabilities(b_y, temperature, top_k, top_p)
+    assert np.abs(np.bincount(drawn, minlength=8) / 1000 - probabilities).max() < 0.003
+    assert set(drawn.tolist()) == set(np.flatnonzero(probabilities).tolist())
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), TRUNCATIONS)
+def test_truncated_draws_and_log_probs_as_the_reference(ops, ref, temperature, top_k, top_p):
+    theta, _, h, c, _ = training()
+    uniforms, first = np.random.RandomState(2).random_sample((60, 3)), np.array([1, 2, 3], np.int32)
+    arguments = {"shape": SHAPE, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+
+    def draw(ops):
+        log_probs = np.full(uniforms.shape, np.nan)
+        return ops.sample(theta, h.copy(), c.copy(), first, uniforms, log_probs=log_probs, **arguments), log_probs
+
+    (drawn, log_probs), (wanted, wanted_log_probs) = draw(ops), draw(ref)
+    assert drawn.tolist() == wanted.tolist()
+    assert log_probs == pytest.approx(wanted_log_probs, rel=1e-11)
+
+
+def test_truncation_of_a_large_vocabulary_as_the_reference(ops, ref):
+    shape = Shape(1000, 3, 1)
+    theta = np.random.RandomState(4).randn(spec.num_parameters(shape))
+    spec.params(theta, shape).b_y[::7] = 1.25  # many equals, but for what h adds
+    spec.params(theta, shape).W_y[:, ::7] = 0
+    uniforms, zero = np.random.RandomState(5).random_sample((300, 1)), np.zeros((1, 1, 3))
+    for options in ({"top_k": 100}, {"top_k": 999}, {"top_p": 0.5}, {"top_k": 500, "top_p": 0.7}):
+        drawn, wanted = (
+            each.sample(theta, zero.copy(), zero.copy(), np.zeros(1, np.int32), uniforms, shape=shape, **options)
+            for each in (ops, ref)
+        )
+        assert drawn.tolist() == wanted.tolist(), options
+
+
+def test_a_uniform_number_just_below_one_draws_nothing_that_was_ruled_out(ops):
+    shape = Shape(60, 2, 1)
+    theta = np.zeros(spec.num_parameters(shape))
+    spec.params(theta, shape).b_y[:49] = 1.0  # 49 * (1 / 49) is less than 1
+    uniforms, zero = np.array([[np.nextafter(1.0, 0.0)]]), np.zeros((1, 1, 2))
+    drawn = ops.sample(theta, zero, zero.copy(), np.zeros(1, np.int32), uniforms, shape=shape, top_k=49)
+    assert drawn.tolist() == [[48]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_log_probs_of_what_was_drawn_are_its_score(ops, dtype):
+    theta, _, h, c, _ = training(dtype)
+    uniforms, first = np.random.RandomState(2).random_sample((30, 3)), np.array([[1, 2, 3]], np.int32)
+    log_probs = np.full(uniforms.shape, np.nan)
+    states = [(h.copy(), c.copy()) for _ in range(2)]
+    drawn = ops.sample(
+        theta, *states[0], first[0], uniforms, shape=SHAPE, temperature=0.6, top_k=4, log_probs=log_probs
+    )
+    text = np.concatenate([first, drawn])
+    parts = [ops.score(theta, *states[1], text[a : b + 1], shape=SHAPE) for a, b in ((0, 1), (1, 12), (12, 30))]
+    tolerance = {"rel": 1e-4, "abs": 1e-5} if dtype == "float32" else {"rel": 1e-11}
+    assert np.concatenate(parts) == pytest.approx(log_probs, **tolerance)
+    for sampled, read in zip(*states, strict=True):
+        assert sampled == pytest.approx(read, **tolerance)
+
+
 def test_hyperparameters_reach_the_update(ops, ref):
     for name, constants in (("adam", {"beta1": 0.5, "beta2": 0.7, "epsilon": 1e-3}), ("rmsprop", {"rho": 0.5})):
         outcome = []
@@ -389,6 +476,22 @@ def test_refusals(ops):
         ops.sample(theta, h, c, np.zeros(3, np.int32), np.zeros((1, 3)), shape=SHAPE, temperature=-1)
     with pytest.raises(ValueError, match=r"uniforms: expected numbers in \[0, 1\)"):
         ops.sample(theta, h, c, np.zeros(3, np.int32), np.ones((1, 3)), shape=SHAPE)
+    first, uniforms = np.zeros(3, np.int32), np.zeros((2, 3))
+    for options, message in [
+        ({"top_k": -1}, "top_k: expected 0 or more, got -1"),
+        ({"top_p": 0.0}, "top_p: expected more than 0 and at most 1, got 0.0"),
+        ({"top_p": np.nan}, "top_p: expected more than 0 and at most 1, got nan"),
+        ({"log_probs": np.zeros((3, 2))}, r"log_probs: expected \(2, 3\), got \(3, 2\)"),
+        ({"log_probs": np.zeros((2, 3), "f4")}, "log_probs: expected float64, got float32"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            ops.sample(theta, h, c, first, uniforms, shape=SHAPE, **options)
+    with pytest.raises(ValueError, match=r"x: expected at least 2 rows"):
+        ops.score(theta, h, c, first[None], shape=SHAPE)
+    with pytest.raises(ValueError, match=r"out: expected \(1, 3\), got \(2, 3\)"):
+        ops.score(theta, h, c, np.zeros((2, 3), np.int32), shape=SHAPE, out=np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"x: expected ids in \[0, 11\), got 11"):
+        ops.score(theta, h, c, np.full((2, 3), 11, np.int32), shape=SHAPE)
     with pytest.raises(ValueError, match=r"targets: expected ids in \[0, 4\), got -1"):
         ops.softmax_cross_entropy(np.zeros((1, 1, 4)), np.full((1, 1), -1, np.int32))
     with pytest.raises(ValueError, match=r"x: expected ids in \[0, 7\), got 7"):

@@ -107,6 +107,20 @@ def test_one_layer_of_the_other_cells(ops, cell):
         assert relative_error(getattr(grads, f"d{name}"), theirs_of.grad.numpy()) < TOLERANCE, name
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_scores_and_the_state_after_them(ops, layers):
+    shape = Shape(7, 5, layers)
+    theta, h, c, x = start(shape, 9, 3)
+    lstm, readout = build(theta, shape)
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(x[:-1].astype(np.int64)), 7).double()
+    with torch.no_grad():
+        out, last = lstm(one_hot, (torch.from_numpy(h.copy()), torch.from_numpy(c.copy())))
+        expected = torch.log_softmax(readout(out), -1).gather(2, torch.from_numpy(x[1:, :, None].astype(np.int64)))
+    assert relative_error(ops.score(theta, h, c, x, shape=shape), expected[..., 0].numpy()) < TOLERANCE
+    for got, wanted in zip((h, c), last, strict=True):
+        assert relative_error(got, wanted.numpy()) < TOLERANCE
+
+
 @pytest.mark.parametrize(
     ("name", "constants", "theirs"),
     [

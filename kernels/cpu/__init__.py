@@ -371,7 +371,7 @@ def score(
 ) -> np.ndarray:
     """Log probability of each character of a text, as :func:`kernels.numpy_ref.score`.
 
-    Allocates nothing where `workspace` and `out` are given.
+    Makes no buffers where `workspace` and `out` are given.
     """
     checks.score(theta, h, c, x, shape, workspace, out)
     T, B = len(x) - 1, x.shape[1]
