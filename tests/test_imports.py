@@ -11,11 +11,15 @@ from conftest import ROOT
 ALLOWED = {
     "kernels": {"kernels"},
     "charlstm.errors": set(),
-    "charlstm.config": {"charlstm.errors", "kernels.spec"},
+    "charlstm.presets": set(),
+    "charlstm.config": {"charlstm.errors", "charlstm.presets", "kernels.spec"},
     "charlstm.data": {"charlstm.errors"},
     "charlstm.corpus": {"charlstm", "charlstm.data", "charlstm.errors"},
     "charlstm.batches": {"charlstm.errors"},
     "charlstm.machine": set(),
+    "charlstm.progress": set(),
+    "charlstm.keywords": {"charlstm.errors"},
+    "charlstm.schedules": {"charlstm.config"},
     "charlstm.initial": {"kernels", "kernels.spec"},
     "charlstm.checkpoint": {
         "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.evaluate", "charlstm.sampler", "kernels",
@@ -25,17 +29,20 @@ ALLOWED = {
     "charlstm.evaluate": {"charlstm.checkpoint", "charlstm.errors", "charlstm.sampler", "kernels", "kernels.spec"},
     "charlstm.trainer": {
         "charlstm", "charlstm.initial", "charlstm.batches", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus",
-        "charlstm.errors", "charlstm.machine", "charlstm.sampler", "kernels", "kernels.spec",
+        "charlstm.errors", "charlstm.evaluate", "charlstm.machine", "charlstm.progress", "charlstm.sampler",
+        "charlstm.schedules", "kernels", "kernels.spec",
     },
     "charlstm.run": {
-        "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.data", "charlstm.errors", "charlstm.machine", "charlstm.trainer",
+        "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.data", "charlstm.errors",
+        "charlstm.machine", "charlstm.progress", "charlstm.trainer",
     },
     "charlstm.limits": {"kernels.spec"},
     "charlstm.bench": {
         "charlstm", "charlstm.batches", "charlstm.corpus", "charlstm.errors", "charlstm.initial", "charlstm.limits",
         "kernels", "kernels.spec", "kernels.testing",
     },
-    "charlstm.display": {"charlstm.trainer", "charlstm.run"},
+    "charlstm.display": {"charlstm.progress", "charlstm.run"},
+    "charlstm.originals": {"charlstm.corpus", "charlstm.errors", "charlstm.progress", "charlstm.trainer"},
 }  # fmt: skip
 NEVER_SHIPPED = {"tests", "benchmarks", "torch", "jax", "pytest"}
 ONLY_IN = {"cupy": "kernels/gpu", "numba": "kernels/cpu", "llvmlite": "kernels/cpu"}
