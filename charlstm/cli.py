@@ -389,10 +389,10 @@ def gradcheck(backend: str) -> int:
     names = kernels.available() if backend == "all" else (choose_backend(backend),)
     worst = 0.0
     for name in names:
-        click.echo(f"{'backend':8} {'op':14} {'tensor':16} {'error':>9}")
+        click.echo(f"{'backend':8} {'op':20} {'tensor':12} {'error':>9}")
         for check in gradient_errors(kernels.load(name)):
             verdict = "" if check.error < GRADIENT_TOLERANCE else "   WRONG"
-            click.echo(f"{name:8} {check.op:14} {check.tensor:16} {check.error:9.1e}{verdict}")
+            click.echo(f"{name:8} {check.op:20} {check.tensor:12} {check.error:9.1e}{verdict}")
             worst = max(worst, check.error) if check.error == check.error else float("inf")
     passed = worst < GRADIENT_TOLERANCE
     verdict = "all right" if passed else "WRONG"

@@ -6,6 +6,7 @@ many iterations as take about a tenth of a second, which changes no bit of the r
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 
 import kernels
-from charlstm import initial, schedules
+from charlstm import dropout, initial, schedules
 from charlstm.batches import Streams, Windows
-from charlstm.checkpoint import Checkpoint
+from charlstm.checkpoint import Checkpoint, shape_of
 from charlstm.config import BUDGETS, Config
 from charlstm.corpus import Corpus
 from charlstm.errors import RunFailed, UserError
@@ -26,10 +27,10 @@ from charlstm.machine import usable_cores
 from charlstm.progress import ENDLESS, Progress
 from charlstm.sampler import choose_backend, continued
 from kernels import spec
-from kernels.spec import Shape
 
 _CALL_SECONDS = 0.1
 _CALIBRATION_SECONDS = 1.0
+_MASK_BYTES = 2**22
 _EVALUATIONS = 10  # in a run, unless chosen
 _TEMPERATURES = (0.2, 0.5, 1.0, 1.2)  # of the samples after an epoch, and the characters that they go on from
 _PRIME = 40
@@ -58,12 +59,15 @@ class Trainer:
         self.corpus = corpus
         self._ids, self._kept_back = _split(corpus, config.validation)
         self.threads = config.threads or usable_cores()
-        self.shape = Shape(len(corpus.vocabulary), config.hidden_size, config.num_layers, config.cell)
+        self.shape = shape_of(config, len(corpus.vocabulary))
         self.batches = _batches(config, len(self._ids))
         self._ops = kernels.load(self.backend)
+        self._dropout = dropout.rounded(config.dropout)
         self._workspace = spec.workspace(
-            self.shape, config.seq_length, config.batch_size, config.real, config.dtype == "bfloat16"
+            self.shape, config.seq_length, config.batch_size, config.real, self._dropout, config.dtype == "bfloat16"
         )
+        self._mask = (config.num_layers, config.seq_length, config.batch_size, config.hidden_size)
+        self._most = max(1, _MASK_BYTES // math.prod(self._mask)) if self._dropout else sys.maxsize  # to a call
         self.budget = "the budget"  # what ends the run, in words
         self.start_loss = math.log(self.shape.vocab_size) * config.loss_chars
         self._call = 1  # iterations in the next call of the kernels
@@ -77,7 +81,7 @@ class Trainer:
         config = self.config
         self.random = np.random.RandomState(config.seed)
         self.theta = initial.weights(config.init, self.shape, config.forget_bias, self.random, config.real)
-        self.state = spec.aligned_zeros((spec.OPTIMIZERS[config.optimizer].slots, len(self.theta)), config.real)
+        self.state = spec.aligned_zeros((spec.slots(config.optimizer, config.hyper), len(self.theta)), config.real)
         self.h = spec.aligned_zeros((config.num_layers, config.batch_size, config.hidden_size), config.real)
         self.c = np.zeros_like(self.h)
         self.iteration, self.seconds = 0, 0.0
@@ -136,7 +140,7 @@ class Trainer:
                 if begin:  # the first call may have compiled
                     rates.append(steps / taken)
                 begin = begin or perf_counter()
-                steps = max(1, min(2 * steps, int(steps * _CALL_SECONDS / taken)))
+                steps = max(1, min(2 * steps, int(steps * _CALL_SECONDS / taken), self._most))
         return float(np.median(rates))
 
     def _threads(self) -> AbstractContextManager[Any]:
@@ -261,7 +265,7 @@ class Trainer:
             losses = losses[:-1]
         self.iteration = begin + len(losses)
         self._rate = self._chars_each * len(losses) / taken
-        self._call = max(1, min(2 * self._call, int(len(losses) * _CALL_SECONDS / taken)))
+        self._call = max(1, min(2 * self._call, int(len(losses) * _CALL_SECONDS / taken), self._most))
         reports = []
         for n, loss in enumerate(losses.tolist(), begin):
             self.smooth_loss = spec.SMOOTHING * self.smooth_loss + (1 - spec.SMOOTHING) * loss
@@ -317,7 +321,7 @@ class Trainer:
     ) -> np.ndarray:  # fmt: skip
         config = self.config
         starts, reset = self.batches.plan(begin, end)
-        mean = config.loss_reduction == "mean"
+        mean, rate = config.loss_reduction == "mean", self._dropout
         return self._ops.train_steps(
             theta, state, h, c, self._ids, starts, reset, rates,
             shape=self.shape,
@@ -328,6 +332,8 @@ class Trainer:
             grad_scale=1.0 / (config.loss_chars * config.batch_size) if mean else 1.0,
             grad_clip=config.grad_clip,
             grad_clip_norm=config.grad_clip_norm,
+            dropout=rate,
+            masks=dropout.masks(config.seed, begin, end, self._mask, rate) if rate else None,
             last_only=config.windows is not None,
             bfloat16=config.dtype == "bfloat16",
             smooth_loss=self.smooth_loss,

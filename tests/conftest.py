@@ -32,6 +32,11 @@ def ref():
     return kernels.load("numpy")
 
 
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
+
+
 def made_up_text(length=3000, seed=5):
     """Words of a few letters, lines, some signs: a text with something to learn in it, and no one's."""
     random = np.random.RandomState(seed)
@@ -40,6 +45,20 @@ def made_up_text(length=3000, seed=5):
     while sum(map(len, out)) < length:
         out.append(words[int(40 * random.random_sample() ** 3)] + (".\n" if random.random_sample() < 0.1 else " "))
     return "".join(out)[:length]
+
+
+@pytest.fixture(scope="session")
+def model():
+    """A small trained model, as a checkpoint."""
+    from charlstm.config import from_preset
+    from charlstm.corpus import Corpus
+    from charlstm.trainer import Trainer
+
+    config = from_preset(iterations=150, hidden_size=16, seq_length=8, batch_size=4, sample_every=0)
+    trainer = Trainer(config, Corpus.from_text(made_up_text(), "book"))
+    for _ in trainer.run():
+        pass
+    return trainer.checkpoint()
 
 
 @pytest.fixture

@@ -109,6 +109,71 @@ def test_a_closed_pipe_ends_quietly(trained, tmp_path):
     assert done.stdout[20:].strip() == b"0"
 
 
+def test_a_text_without_end_until_its_reader_has_gone(trained, tmp_path):
+    command = (
+        f"{sys.executable} -m charlstm sample runs/book --length 0 --seed 1 | head -c 30000; echo ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=60, check=False)  # noqa: S607
+    assert done.stderr == b""
+    assert done.stdout[30000:].strip() == b"0"
+
+
+def test_a_text_without_end_until_ctrl_c(trained, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "charlstm", "sample", "runs/book", "--length", "0"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert len(process.stdout.read(5000)) == 5000
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (130, b"")
+
+
+def test_several_texts_stop_strings_and_json(trained, charlstm_command):
+    plain = ("sample", "runs/book", "--length", 40, "--seed", 1, "--prime", "ab", "--top-k", 6, "--top-p", 0.9)
+    text = charlstm_command(*plain).stdout.decode()
+    told = [json.loads(line) for line in charlstm_command(*plain, "--count", 2, "--json").stdout.splitlines()]
+    assert [one["seed"] for one in told] == [1, 2]
+    assert told[0]["prime"] + told[0]["text"] == text
+    assert set(told[0]) == {"prime", "text", "seed", "temperature", "bits_per_char", "log_probs"}
+    assert len(told[0]["log_probs"]) == 40
+    assert charlstm_command(*plain, "--count", 2).stdout.decode() == (
+        f"--- 1 ---\n{text}\n--- 2 ---\nab{told[1]['text']}\n"
+    )
+    stopped = charlstm_command(*plain[:2], *plain[4:], "--length", 0, "--stop", text[10:12])
+    assert stopped.stdout.decode() == text[: text.index(text[10:12], 2) + 2]
+
+
+def test_score(trained, charlstm_command, text_file):
+    done = charlstm_command("score", "runs/book", text_file, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert set(told) == {"name", "chars", "bits_per_char", "nats_per_char", "perplexity", "nats"}
+    assert (told["name"], told["chars"]) == ("book", 3000)
+    said = charlstm_command("score", "runs/book", "-", stdin=text_file.read_bytes()).stdout.decode()
+    assert said == (
+        f"stdin: 3,000 characters, {told['bits_per_char']:.4f} bits per character ({told['nats_per_char']:.4f} nats), "
+        f"perplexity {told['perplexity']:.4f}\n"
+    )
+    lines = [
+        json.loads(line) for line in charlstm_command("score", "runs/book", text_file, "--per-char").stdout.splitlines()
+    ]
+    assert "".join(line["char"] for line in lines) == text_file.read_text()
+    assert -sum(line["log_prob"] for line in lines) == pytest.approx(told["nats"])
+    assert sum(line["bits"] for line in lines) / 3000 == pytest.approx(told["bits_per_char"])
+
+
+def test_scoring_characters_it_never_saw(trained, charlstm_command):
+    message = one_line(charlstm_command("score", "runs/book", "-", stdin=b"aXb"))
+    assert message == (
+        "the character 'X' at place 1 is not in the model's vocabulary; --unknown skip leaves such characters out"
+    )
+    done = charlstm_command("score", "runs/book", "-", "--unknown", "skip", "--json", stdin=b"aXa")
+    assert json.loads(done.stdout)["chars"] == 2
+    assert "there is nothing to score" in one_line(charlstm_command("score", "runs/book", "-"))
+    assert "give it or --json" in one_line(charlstm_command("score", "runs/book", "-", "--json", "--per-char"))
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopping_saves_and_says_how_to_go_on(text_file, tmp_path, number, code, charlstm_command):
     process = subprocess.Popen(
@@ -192,6 +257,8 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
         (["sample", "book.txt"], "book.txt: not a checkpoint, or a damaged one"),
         (["sample", "full", "--checkpoint", "x"], "x: cannot be read: No such file or directory"),
         (["sample"], "Missing argument 'RUN'."),
+        (["score", "full"], "Missing argument 'TEXT...'."),
+        (["score", "nowhere", "book.txt"], "nowhere: no such run folder"),
         (["smaple"], "No such command 'smaple'"),
         (["gradcheck", "--backend", "torch"], "--backend: expected one of auto, numpy, numba, cupy, got 'torch'"),
     ],
@@ -253,7 +320,7 @@ def test_gradcheck(charlstm_command):
     assert done.returncode == 0
     lines = done.stdout.decode().splitlines()
     assert lines[-1].endswith("(limit 1e-06): all right")
-    assert len(lines) == 1 + 36 + 41 + 33 + 1
+    assert len(lines) == 1 + 73 + 78 + 70 + 1
 
 
 def test_info(charlstm_command):
@@ -269,7 +336,7 @@ def test_info(charlstm_command):
 def test_help_lists_every_command_and_option(charlstm_command):
     done = charlstm_command("--help")
     assert done.returncode == 0
-    assert all(word in done.stdout.decode() for word in ("train", "sample", "gradcheck", "info"))
+    assert all(word in done.stdout.decode() for word in ("train", "sample", "score", "gradcheck", "info"))
     text = charlstm_command("train", "--help").stdout.decode()
     assert all(word in text for word in ("--hidden-size", "[224]", "--resume", "adagrad|rmsprop|adam|sgd"))
     assert charlstm_command().returncode == 0

@@ -16,6 +16,7 @@ ALLOWED = {
     "charlstm.data": {"charlstm.errors"},
     "charlstm.corpus": {"charlstm", "charlstm.data", "charlstm.errors"},
     "charlstm.batches": {"charlstm.errors"},
+    "charlstm.dropout": set(),
     "charlstm.machine": set(),
     "charlstm.progress": set(),
     "charlstm.keywords": {"charlstm.errors"},
@@ -29,8 +30,8 @@ ALLOWED = {
     "charlstm.evaluate": {"charlstm.checkpoint", "charlstm.errors", "charlstm.sampler", "kernels", "kernels.spec"},
     "charlstm.trainer": {
         "charlstm", "charlstm.initial", "charlstm.batches", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus",
-        "charlstm.errors", "charlstm.evaluate", "charlstm.machine", "charlstm.progress", "charlstm.sampler",
-        "charlstm.schedules", "kernels", "kernels.spec",
+        "charlstm.dropout", "charlstm.errors", "charlstm.evaluate", "charlstm.machine", "charlstm.progress",
+        "charlstm.sampler", "charlstm.schedules", "kernels", "kernels.spec",
     },
     "charlstm.run": {
         "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.data", "charlstm.errors",

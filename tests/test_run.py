@@ -11,8 +11,9 @@ from conftest import made_up_text
 
 import charlstm
 from charlstm import checkpoint as checkpoints
+from charlstm import trainer as trainers
 from charlstm.checkpoint import Checkpoint
-from charlstm.config import from_model, from_preset
+from charlstm.config import Config, from_model, from_preset
 from charlstm.corpus import ByteVocabulary, Corpus
 from charlstm.errors import UserError
 from charlstm.run import Run, resume, start
@@ -104,6 +105,7 @@ def everything(folder):
         {"optimizer": "adagrad", "learning_rate": 0.05, "num_layers": 1},
         {"cell": "gru"},
         {"cell": "rnn", "backend": "numpy"},
+        {"optimizer": "sgd", "learning_rate": 0.5, "momentum": 0.9, "dropout": 0.3, "embedding_size": 5},
     ],
     ids=str,
 )
@@ -143,6 +145,35 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(corpus, tmp_path
     one, same, other = (everything(run.folder) for run in runs)
     assert one == same
     assert one != other
+
+
+def test_dropout_masks_depend_on_no_call(corpus, tmp_path, monkeypatch):
+    options = small(iterations=30, dropout=0.5)
+    one = start(corpus, options, str(tmp_path / "one"))
+    finish(one)
+    assert one.trainer._call > 1
+    monkeypatch.setattr(trainers, "_MASK_BYTES", 1)
+    other = start(corpus, options, str(tmp_path / "other"))
+    assert [p.iteration for p in finish(other) if p.kind == "tick"] == list(range(1, 31))  # one to a call
+    assert everything(other.folder) == everything(one.folder)
+    finish(start(corpus, small(iterations=30), str(tmp_path / "none")))
+    assert everything(tmp_path / "none") != everything(one.folder)
+
+
+def test_the_same_bits_with_dropout_for_any_number_of_threads(corpus, tmp_path):
+    options = {"iterations": 20, "dropout": 0.3, "embedding_size": 6, "hidden_size": 100, "batch_size": 8}
+    for threads in (1, 2, 3):
+        finish(start(corpus, small(threads=threads, **options), str(tmp_path / f"{threads}")))
+    one, two, three = (everything(tmp_path / f"{threads}") for threads in (1, 2, 3))
+    assert one == two == three
+
+
+def test_a_checkpoint_from_before_an_option_has_its_default(saved):
+    now = saved.trainer.checkpoint()
+    rest = dict(vars(now.config))
+    for name in ("embedding_size", "dropout", "momentum"):
+        del rest[name]
+    assert Config(**rest) == now.config
 
 
 def test_a_budget_in_seconds_becomes_iterations(corpus, tmp_path):
