@@ -67,7 +67,7 @@ def test_presets_are_configs_and_options_win():
     assert (original.loss_reduction, original.grad_clip, original.grad_clip_norm) == ("sum", 5.0, None)
     with pytest.raises(
         UserError,
-        match="--preset: expected one of fast, min-char-lstm, min-char-rnn, karpathy-min-char-rnn, got 'slow'",
+        match=f"--preset: expected one of {', '.join(PRESETS)}, got 'slow'",
     ):
         from_preset("slow")
     with pytest.raises(UserError, match="--preset: expected one of"):

@@ -49,12 +49,13 @@ def test_the_run_folder(text_file, tmp_path, backend):
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [0, 10, 20, 30, 40, 50]
     assert set(lines[0]) == {
-        "iteration", "chars", "epoch", "loss", "smooth_loss", "bits_per_char", "learning_rate", "seconds",
+        "iteration", "chars", "epoch", "loss", "smooth_loss", "bits_per_char", "perplexity", "learning_rate", "seconds",
         "chars_per_second",
     }  # fmt: skip
     assert [line["chars"] for line in lines] == [21 * (line["iteration"] + 1) for line in lines]
     assert lines[0]["loss"] == pytest.approx(7 * lines[0]["bits_per_char"] * np.log(2))
     assert lines[-1]["bits_per_char"] < lines[0]["bits_per_char"]
+    assert lines[0]["perplexity"] == pytest.approx(np.exp(lines[0]["loss"] / 7))
     assert lines[0]["learning_rate"] == 8e-3 > lines[-1]["learning_rate"] > 0
     assert all(a["seconds"] < b["seconds"] for a, b in pairwise(lines))
     samples = (tmp_path / "run" / "samples.txt").read_text().split("# iteration ")[1:]
@@ -195,7 +196,7 @@ def test_a_budget_in_seconds_becomes_iterations(corpus, tmp_path):
     assert finish(resume(tmp_path / "run", corpus)) == []  # the number is kept, whatever the clock says now
     both = start(corpus, small(seconds=1000, iterations=5), str(tmp_path / "both"))
     assert finish(both)[-1].iteration == 5
-    with pytest.raises(UserError, match="no budget: give --iterations or --seconds"):
+    with pytest.raises(UserError, match="no budget: give --iterations, --epochs, --max-chars, --seconds or --until-loss"):
         start(corpus, small(seconds=None), str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
 
