@@ -21,9 +21,6 @@ ALLOWED = {
     "charlstm.batches": {"charlstm.errors"},
     "charlstm.dropout": set(),
     "charlstm.machine": set(),
-    "charlstm.progress": set(),
-    "charlstm.keywords": {"charlstm.errors"},
-    "charlstm.schedules": {"charlstm.config"},
     "charlstm.initial": {"kernels", "kernels.spec"},
     "charlstm.checkpoint": {
         "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.evaluate", "charlstm.sampler", "kernels",
