@@ -21,9 +21,6 @@ ALLOWED = {
     "charlstm.batches": {"charlstm.errors"},
     "charlstm.dropout": set(),
     "charlstm.machine": set(),
-    "charlstm.progress": set(),
-    "charlstm.keywords": {"charlstm.errors"},
-    "charlstm.schedules": {"charlstm.config"},
     "charlstm.initial": {"kernels", "kernels.spec"},
     "charlstm.checkpoint": {
         "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.evaluate", "charlstm.sampler", "kernels",
@@ -40,7 +37,7 @@ ALLOWED = {
         "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.data", "charlstm.errors",
         "charlstm.machine", "charlstm.progress", "charlstm.trainer",
     },
-    "charlstm.originals": {"charlstm.corpus", "charlstm.errors", "charlstm.progress", "charlstm.trainer"},
+    "charlstm.originals": {"charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.progress", "charlstm.trainer"},
     "charlstm.limits": {"kernels.spec"},
     "charlstm.bench": {
         "charlstm", "charlstm.batches", "charlstm.corpus", "charlstm.errors", "charlstm.initial", "charlstm.limits",

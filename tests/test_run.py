@@ -196,7 +196,9 @@ def test_a_budget_in_seconds_becomes_iterations(corpus, tmp_path):
     assert finish(resume(tmp_path / "run", corpus)) == []  # the number is kept, whatever the clock says now
     both = start(corpus, small(seconds=1000, iterations=5), str(tmp_path / "both"))
     assert finish(both)[-1].iteration == 5
-    with pytest.raises(UserError, match="no budget: give --iterations, --epochs, --max-chars, --seconds or --until-loss"):
+    with pytest.raises(
+        UserError, match="no budget: give --iterations, --epochs, --max-chars, --seconds or --until-loss"
+    ):
         start(corpus, small(seconds=None), str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
 
