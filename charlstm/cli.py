@@ -102,6 +102,10 @@ def train(
         return 0
     if style not in ("own", "original"):
         raise UserError(f"--style: expected own or original, got {style!r}")
+    if style == "original" and (quiet or as_json):
+        raise UserError(
+            f"--style original: prints what the script does; {'--quiet' if quiet else '--json'} prints less"
+        )
     names = {item.name for item in fields(Config)}
     given = {
         name: value
@@ -134,10 +138,10 @@ def train(
             text = ("input.txt",)
             screen.note("no TEXT given: training on input.txt, as the original script does")
         if style == "original":
-            originals.style_of(config.preset)  # before anything is written
+            originals.style_of(config)  # before anything is written
         run = start(text, config, out, fetch=fetch)
     if style == "original":
-        screen = display.Guarded(originals.style_of(run.config.preset)(run.trainer))
+        screen = display.Guarded(originals.style_of(run.config)(run.trainer))
     return _train(run, screen, show_sample=not quiet and not as_json and style == "own")
 
 
@@ -189,7 +193,7 @@ def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
         f"--seconds {2 * max(config.seconds, trainer.seconds):.0f}"
         if config.seconds
         else f"--iterations {max(2 * trainer.iteration, 1)}"
-    )
+    ) + (" --patience none" if trainer.is_out_of_patience else "")
     if trainer.iteration == start_at:
         screen.note(f"nothing to do: this run has had {trainer.budget} ({trainer.iteration:,} iterations)")
     else:

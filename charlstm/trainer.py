@@ -87,7 +87,7 @@ class Trainer:
         self.iteration, self.seconds = 0, 0.0
         self.smooth_loss = self.start_loss
         self._loss_sum, self._loss_count = 0.0, 0
-        #: What is to be beaten, and how long that has not been: best_shown, best_validation, waited, rate_factor, ...
+        #: What is to be beaten, and how long that has not been: best_shown, best_validation, plateau_waited, ...
         self.marks: dict[str, float] = {}
 
     def _go_on(self, old: Checkpoint) -> None:
@@ -168,12 +168,17 @@ class Trainer:
         """Characters that an iteration reads."""
         return self.config.batch_size * self.config.seq_length
 
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether too many evaluations in a row have brought nothing better."""
+        return self.config.patience is not None and self.marks.get("patience_waited", 0) >= self.config.patience
+
     def _ended_by(self) -> str | None:
         """What has ended the run, in words; None while it goes on."""
         config = self.config
         if config.until_loss is not None and self.smooth_loss < config.until_loss * config.loss_chars:
             return f"a smoothed loss below {config.until_loss:g}"
-        if config.patience is not None and self.marks.get("waited", 0) >= config.patience:
+        if self.is_out_of_patience:
             return f"the patience of {config.patience} evaluations"
         return self.budget if self.iteration >= self.iterations else None
 
@@ -223,35 +228,43 @@ class Trainer:
 
     def _at_a_pause(self) -> Iterator[Progress]:
         """Evaluate, and write, where that is due after the iterations made."""
-        every, at_end = self._evaluate_every, self._ended_by() is not None
-        if every and (self.iteration % every == 0 or at_end):
-            yield self._evaluate()
+        every = self._evaluate_every
+        if every and (self.iteration % every == 0 or self._ended_by() is not None):
+            yield self._evaluate(is_due=self.iteration % every == 0)
         if self._minds_epochs and self.iteration % self.batches.iterations_per_pass == 0:
             if self.config.schedule == "plateau" and not self.config.validation:
-                self._wait_for_better(self.smooth_loss)
+                self._heed_plateau(self.smooth_loss)
             if self.config.epoch_samples != "none":
                 yield from self._epoch_samples()
 
-    def _evaluate(self) -> Progress:
-        """Measure on the text that was kept back, from a zero state that is carried through all of it."""
+    def _evaluate(self, is_due: bool) -> Progress:
+        """Measure on the text that was kept back, from a zero state that is carried through all of it.
+
+        One that is made only because the run ends lets nobody wait: a run that goes on is as if it had not ended.
+        """
         marks, bits = self.marks, bits_per_char(self._ops, self.theta, self.shape, self._kept_back)
         is_best = bits < marks.get("best_validation", math.inf)
-        marks["waited"] = 0 if is_best else marks.get("waited", 0) + 1
-        marks["best_validation"] = min(bits, marks.get("best_validation", math.inf))
-        if self.config.schedule == "plateau":
-            self._wait_for_better(bits)
+        if is_best:
+            marks["best_validation"] = bits
+        if is_due:
+            self._waited("patience", bits)
+            if self.config.schedule == "plateau":
+                self._heed_plateau(bits)
         return replace(self._progress("evaluation"), val_bits_per_char=bits, is_best=is_best)
 
-    def _wait_for_better(self, figure: float) -> None:
+    def _waited(self, what: str, figure: float) -> float:
+        """How many figures in a row, with this one, have been no better than the best before them."""
+        marks, best = self.marks, self.marks.get(f"{what}_best", math.inf)
+        is_better = figure < best
+        marks[f"{what}_best"] = figure if is_better else best
+        marks[f"{what}_waited"] = 0 if is_better else marks.get(f"{what}_waited", 0) + 1
+        return marks[f"{what}_waited"]
+
+    def _heed_plateau(self, figure: float) -> None:
         """Lower the rate where a figure has been no better than before for too long."""
-        marks = self.marks
-        if figure < marks.get("plateau_best", math.inf):
-            marks["plateau_best"], marks["plateau_waited"] = figure, 0
-            return
-        marks["plateau_waited"] += 1
-        if marks["plateau_waited"] >= self.config.plateau_patience:
-            marks["rate_factor"] = marks.get("rate_factor", 1.0) * self.config.decay_factor
-            marks["plateau_waited"] = 0
+        if self._waited("plateau", figure) >= self.config.plateau_patience:
+            self.marks["rate_factor"] = self.marks.get("rate_factor", 1.0) * self.config.decay_factor
+            self.marks["plateau_waited"] = 0
 
     def _advance(self, end: int) -> Iterator[Progress]:
         """Train up to iteration `end`, or to where the smoothed loss gets low enough, and yield what is due."""
@@ -279,7 +292,7 @@ class Trainer:
                 reports.append(self._progress("report", n=n, loss=loss, learning_rate=rate, seconds=seconds))
         self.seconds += taken
         yield from reports
-        if self.smooth_loss < limit:
+        if self.smooth_loss < limit and not diverged:
             yield from self._below(rates[len(losses) - 1 :][:1])
         if diverged:
             raise Diverged(f"the loss of iteration {self.iteration} is {last}: {_STOPPED}")
@@ -446,8 +459,8 @@ def _split(corpus: Corpus, validation: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _batches(config: Config, num_ids: int) -> Streams | Windows:
     """Which ids each iteration reads."""
-    if config.windows is None:
-        return Streams(num_ids, config.seq_length, config.batch_size)
     if config.epoch_samples != "none" and num_ids < _PRIME:
         raise UserError(f"the text has {num_ids} characters; samples after an epoch go on from {_PRIME} of it")
+    if config.windows is None:
+        return Streams(num_ids, config.seq_length, config.batch_size)
     return Windows(num_ids, *config.window, config.batch_size, config.seed)

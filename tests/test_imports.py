@@ -37,7 +37,7 @@ ALLOWED = {
         "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.data", "charlstm.errors",
         "charlstm.machine", "charlstm.progress", "charlstm.trainer",
     },
-    "charlstm.originals": {"charlstm.corpus", "charlstm.errors", "charlstm.progress", "charlstm.trainer"},
+    "charlstm.originals": {"charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.progress", "charlstm.trainer"},
     "charlstm.limits": {"kernels.spec"},
     "charlstm.bench": {
         "charlstm", "charlstm.batches", "charlstm.corpus", "charlstm.errors", "charlstm.initial", "charlstm.limits",
