@@ -36,10 +36,10 @@ class _Number(click.ParamType):
             self.fail(f"expected {'a whole number' if self.kind is int else 'a number'}{unset}, got {value!r}")
 
 
-def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command one option for each field of Config."""
+def _config_options(command: Callable[..., Any], only: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """Give a command one option for each field of Config, or for some of them."""
     kinds = get_type_hints(Config)
-    for item in reversed(fields(Config)):
+    for item in reversed([item for item in fields(Config) if not only or item.name in only]):
         kind, help = kinds[item.name], item.metadata["help"]
         plain = next(k for k in (get_args(kind) or (kind,)) if k is not type(None))
         choices = tuple(PRESETS) if item.name == "preset" else item.metadata["choices"]
@@ -376,6 +376,58 @@ def _write_characters(characters: str, ids: Any, pieces: Any) -> None:
         lines = [{"char": characters[k], "log_prob": p, "bits": -p / math.log(2)} for k, p in scored]
         _write("".join(json.dumps(line) + "\n" for line in lines))
         at += len(log_probs)
+
+
+@cli.command()
+@click.argument("text", nargs=-1)
+@click.option(
+    "--order", type=click.IntRange(1, 8), help="characters that the next one is drawn by [5; --style original: 4]"
+)
+@click.option(
+    "--smoothing", type=click.Choice(["kneser-ney", "witten-bell", "none"]), default="kneser-ney", show_default=True,
+    help="of the probabilities that are measured; what is written is drawn without",
+)  # fmt: skip
+@click.option(
+    "--validation", type=float, default=0.1, show_default=True, help="part of the text, its end, kept back to measure"
+)
+@click.option("--length", type=int, default=200, show_default=True, help="characters to write; 0 for no end")
+@click.option("--prime", default="", metavar="TEXT", help="what to go on from [a context of the text, by frequency]")
+@click.option("--seed", type=int, help="of the draws [another text each time]")
+@partial(_config_options, only=("encoding", "bytes", "lower", "separator"))
+@click.option("--offline", is_flag=True, help="download nothing: URLs and built-in texts come from the cache")
+@click.option("--style", metavar="own|original", default="own", help="original: print what markov-model.py prints")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
+def ngram(
+    text: tuple[str, ...], order: int | None, smoothing: str, validation: float, length: int, prime: str,
+    seed: int | None, offline: bool, style: str, as_json: bool, **reading: Any,
+) -> int:  # fmt: skip
+    """Learn the Markov model of TEXT, measure it on the text's end, and let it write.
+
+    TEXT is what `charlstm train` takes. The model predicts a character by the --order characters before it, which takes
+    a second a million characters, and is what an LSTM has to beat: bits per character are those of the same end of the
+    text, in the same vocabulary, as `charlstm train --validation` measures.
+
+    What is written has only contexts of the text; where one was never followed by anything, its end decides.
+
+    --style original learns all of TEXT, and leaves the last transition uncounted, as markov-model.py does.
+    """
+    from charlstm import corpus, data
+    from charlstm import ngram as markov
+
+    Config(validation=validation, seed=seed or 0, **reading)
+    if style not in ("own", "original"):
+        raise UserError(f"--style: expected own or original, got {style!r}")
+    if length < 0 or (not length and (as_json or style == "original")):
+        raise UserError(f"--length: expected at least {int(not length)}, got {length}")
+    if style == "original" and (as_json or prime):
+        raise UserError(f"--style original: {'--json' if as_json else '--prime'} does not go with it")
+    note = partial(click.echo, err=True)
+    found = corpus.load(
+        text,
+        reading["encoding"] or "utf-8",
+        separator=reading["separator"],
+    )
+    return 0
 
 
 @cli.command()

@@ -16,6 +16,7 @@ ALLOWED = {
     "charlstm.corpus": {"charlstm", "charlstm.data", "charlstm.errors"},
     "charlstm.batches": {"charlstm.errors"},
     "charlstm.machine": set(),
+    "charlstm.ngram": {"charlstm.corpus", "charlstm.errors"},
     "charlstm.initial": {"kernels", "kernels.spec"},
     "charlstm.checkpoint": {
         "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.evaluate", "charlstm.sampler", "kernels",
