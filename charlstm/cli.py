@@ -161,9 +161,7 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
     trainer, config, start_at = run.trainer, run.config, run.trainer.iteration
     corpus = trainer.corpus
     threads = "1 thread" if trainer.threads == 1 else f"up to {trainer.threads} threads"
-    own = not corpus.is_frozen and corpus.vocabulary.kind == "characters"
-    kinds = f"{len(corpus.vocabulary)} distinct" if own else f"a vocabulary of {len(corpus.vocabulary)}"
-    screen.note(f"text    {corpus.name}: {len(corpus.ids):,} {corpus.vocabulary.kind}, {kinds}")
+    screen.note(_text_line(corpus))
     screen.note(
         f"model   {config.cell.upper()}, {config.num_layers} x {config.hidden_size} hidden units, "
         f"{len(trainer.theta):,} parameters ({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
@@ -179,6 +177,13 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
     if run.stop:
         return signals.exit_code
     return _finish(run, screen, start_at, show_sample)
+
+
+def _text_line(corpus: Any) -> str:
+    """The line that tells which text it is."""
+    own = not corpus.is_frozen and corpus.vocabulary.kind == "characters"
+    kinds = f"{len(corpus.vocabulary)} distinct" if own else f"a vocabulary of {len(corpus.vocabulary)}"
+    return f"text    {corpus.name}: {len(corpus.ids):,} {corpus.vocabulary.kind}, {kinds}"
 
 
 def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
@@ -403,30 +408,51 @@ def ngram(
 ) -> int:  # fmt: skip
     """Learn the Markov model of TEXT, measure it on the text's end, and let it write.
 
-    TEXT is what `charlstm train` takes. The model predicts a character by the --order characters before it, which takes
-    a second a million characters, and is what an LSTM has to beat: bits per character are those of the same end of the
-    text, in the same vocabulary, as `charlstm train --validation` measures.
+    TEXT is what `charlstm train` takes. The model predicts a character by the --order characters before it: what an
+    LSTM has to beat, on the same end of the text as `charlstm train --validation` keeps back.
 
-    What is written has only contexts of the text; where one was never followed by anything, its end decides.
-
-    --style original learns all of TEXT, and leaves the last transition uncounted, as markov-model.py does.
+    Each character is drawn as often as it followed those before; where nothing ever followed them all, the last fewer
+    decide. Everything that is not kept back is learned, the last transition too, which markov-model.py loses: with
+    --style original it is lost, nothing is kept back, and the first context is drawn from all alike.
     """
-    from charlstm import corpus, data
-    from charlstm import ngram as markov
+    import json
+    from dataclasses import asdict
 
-    Config(validation=validation, seed=seed or 0, **reading)
+    from charlstm import data
+    from charlstm import ngram as markov
+    from charlstm.run import read_corpus
+
     if style not in ("own", "original"):
         raise UserError(f"--style: expected own or original, got {style!r}")
-    if length < 0 or (not length and (as_json or style == "original")):
-        raise UserError(f"--length: expected at least {int(not length)}, got {length}")
     if style == "original" and (as_json or prime):
         raise UserError(f"--style original: {'--json' if as_json else '--prime'} does not go with it")
+    must_end = as_json or style == "original"
+    if length < must_end:
+        raise UserError(f"--length: expected at least {must_end:d}, got {length}")
+    given = {name: value for name, value in reading.items() if value is not None}
+    config = Config(validation=validation, seed=seed or 0, **given)
     note = partial(click.echo, err=True)
-    found = corpus.load(
-        text,
-        reading["encoding"] or "utf-8",
-        separator=reading["separator"],
-    )
+    corpus = read_corpus(text, config, None, partial(data.fetch, offline=offline, note=note))
+    if style == "original":
+        for line in markov.original(corpus.vocabulary.decode(corpus.ids), order or 4, length, seed):
+            _write(line + "\n")
+        return 0
+    try:
+        start = corpus.vocabulary.encode(prime.lower() if config.lower else prime)
+    except UserError as error:
+        raise UserError(f"--prime: {error}") from None
+    note(_text_line(corpus))
+    model, found = markov.learn_and_measure(corpus, order or 5, smoothing, validation)
+    note(f"model   Markov, order {found.order}, {found.contexts:,} contexts, {smoothing}")
+    note(f"done    {found.in_words} in {found.seconds:.1f} s")
+    written = markov.pieces(corpus.vocabulary, model.sample(length or None, start, seed))
+    if as_json:
+        _write(json.dumps({**asdict(found), "text": "".join(written)}) + "\n")
+        return 0
+    for piece in written:
+        _write(piece)
+    if sys.stdout.isatty():
+        _write("\n")
     return 0
 
 

@@ -23,16 +23,18 @@ Goodman 1999, An empirical study of smoothing techniques for language modeling, 
 zero-frequency problem, method C.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
+from time import perf_counter
 
 import numpy as np
 
-from charlstm.corpus import Vocabulary
+from charlstm.corpus import Corpus, Vocabulary
 from charlstm.errors import UserError
 
 ORDERS = range(1, 9)
@@ -218,6 +220,53 @@ class Model:
             rank, character = divmod(int(level.contexts[rank]), R)
             state.append(character)
         return state
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a text's model is and does; bits_per_char is None where there is none: see `learn_and_measure`."""
+
+    name: str
+    chars: int  #: of the whole text
+    order: int
+    smoothing: str
+    contexts: int
+    validation: float
+    bits_per_char: float | None
+    seconds: float  #: to learn and to measure
+
+    @property
+    def in_words(self) -> str:
+        """The bits per character, with what they are of."""
+        if not self.validation:
+            return "learned all of the text"
+        if self.bits_per_char is None:
+            return "the text that was kept back has what the model holds impossible, infinite bits per character,"
+        bits = self.bits_per_char
+        return (
+            f"{bits:.4f} bits per character ({bits * math.log(2):.4f} nats), perplexity {2**bits:.2f} "
+            "on the text that was kept back,"
+        )
+
+
+def learn_and_measure(corpus: Corpus, order: int, smoothing: str, validation: float) -> tuple[Model, Figures]:
+    """Learn a text but for the part `validation` at its end, and measure the model on that.
+
+    There are no bits per character for a `validation` of 0, or where they are infinite, without smoothing.
+
+    Raises
+    ------
+    UserError
+        For a text too short for either, or an order or smoothing that there is not.
+    """
+    begin = perf_counter()
+    learned, kept_back = corpus.split(validation)
+    model = Model.learn(learned, len(corpus.vocabulary), order)
+    bits = model.bits_per_char(kept_back, smoothing) if validation else math.inf
+    finite, seconds = bits if math.isfinite(bits) else None, perf_counter() - begin
+    return model, Figures(
+        corpus.name, len(corpus.ids), order, smoothing, model.num_contexts, validation, finite, seconds
+    )
 
 
 def line_to_beat(train_ids: np.ndarray, val_ids: np.ndarray, vocab_size: int) -> float:
