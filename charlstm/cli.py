@@ -36,10 +36,10 @@ class _Number(click.ParamType):
             self.fail(f"expected {'a whole number' if self.kind is int else 'a number'}{unset}, got {value!r}")
 
 
-def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command one option for each field of Config."""
+def _config_options(command: Callable[..., Any], only: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """Give a command one option for each field of Config, or for some of them."""
     kinds = get_type_hints(Config)
-    for item in reversed(fields(Config)):
+    for item in reversed([item for item in fields(Config) if not only or item.name in only]):
         kind, help = kinds[item.name], item.metadata["help"]
         plain = next(k for k in (get_args(kind) or (kind,)) if k is not type(None))
         choices = tuple(PRESETS) if item.name == "preset" else item.metadata["choices"]
@@ -165,9 +165,7 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
     trainer, config, start_at = run.trainer, run.config, run.trainer.iteration
     corpus = trainer.corpus
     threads = "1 thread" if trainer.threads == 1 else f"up to {trainer.threads} threads"
-    own = not corpus.is_frozen and corpus.vocabulary.kind == "characters"
-    kinds = f"{len(corpus.vocabulary)} distinct" if own else f"a vocabulary of {len(corpus.vocabulary)}"
-    screen.note(f"text    {corpus.name}: {len(corpus.ids):,} {corpus.vocabulary.kind}, {kinds}")
+    screen.note(_text_line(corpus))
     screen.note(
         f"model   {config.cell.upper()}, {config.num_layers} x {config.hidden_size} hidden units, "
         f"{len(trainer.theta):,} parameters ({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
@@ -183,6 +181,13 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
     if run.stop:
         return signals.exit_code
     return _finish(run, screen, start_at, show_sample)
+
+
+def _text_line(corpus: Any) -> str:
+    """The line that tells which text it is."""
+    own = not corpus.is_frozen and corpus.vocabulary.kind == "characters"
+    kinds = f"{len(corpus.vocabulary)} distinct" if own else f"a vocabulary of {len(corpus.vocabulary)}"
+    return f"text    {corpus.name}: {len(corpus.ids):,} {corpus.vocabulary.kind}, {kinds}"
 
 
 def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
@@ -380,6 +385,79 @@ def _write_characters(characters: str, ids: Any, pieces: Any) -> None:
         lines = [{"char": characters[k], "log_prob": p, "bits": -p / math.log(2)} for k, p in scored]
         _write("".join(json.dumps(line) + "\n" for line in lines))
         at += len(log_probs)
+
+
+@cli.command()
+@click.argument("text", nargs=-1)
+@click.option(
+    "--order", type=click.IntRange(1, 8), help="characters that the next one is drawn by [5; --style original: 4]"
+)
+@click.option(
+    "--smoothing", type=click.Choice(["kneser-ney", "witten-bell", "none"]), default="kneser-ney", show_default=True,
+    help="of the probabilities that are measured; what is written is drawn without",
+)  # fmt: skip
+@click.option(
+    "--validation", type=float, default=0.1, show_default=True, help="part of the text, its end, kept back to measure"
+)
+@click.option("--length", type=int, default=200, show_default=True, help="characters to write; 0 for no end")
+@click.option("--prime", default="", metavar="TEXT", help="what to go on from [a context of the text, by frequency]")
+@click.option("--seed", type=int, help="of the draws [another text each time]")
+@partial(_config_options, only=("encoding", "bytes", "lower", "separator"))
+@click.option("--offline", is_flag=True, help="download nothing: URLs and built-in texts come from the cache")
+@click.option("--style", metavar="own|original", default="own", help="original: print what markov-model.py prints")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
+def ngram(
+    text: tuple[str, ...], order: int | None, smoothing: str, validation: float, length: int, prime: str,
+    seed: int | None, offline: bool, style: str, as_json: bool, **reading: Any,
+) -> int:  # fmt: skip
+    """Learn the Markov model of TEXT, measure it on the text's end, and let it write.
+
+    TEXT is what `charlstm train` takes. The model predicts a character by the --order characters before it: what an
+    LSTM has to beat, on the same end of the text as `charlstm train --validation` keeps back.
+
+    Each character is drawn as often as it followed those before; where nothing ever followed them all, the last fewer
+    decide. Everything that is not kept back is learned, the last transition too, which markov-model.py loses: with
+    --style original it is lost, nothing is kept back, and the first context is drawn from all alike.
+    """
+    import json
+    from dataclasses import asdict
+
+    from charlstm import data
+    from charlstm import ngram as markov
+    from charlstm.run import read_corpus
+
+    if style not in ("own", "original"):
+        raise UserError(f"--style: expected own or original, got {style!r}")
+    if style == "original" and (as_json or prime):
+        raise UserError(f"--style original: {'--json' if as_json else '--prime'} does not go with it")
+    must_end = as_json or style == "original"
+    if length < must_end:
+        raise UserError(f"--length: expected at least {must_end:d}, got {length}")
+    given = {name: value for name, value in reading.items() if value is not None}
+    config = Config(validation=validation, seed=seed or 0, **given)
+    note = partial(click.echo, err=True)
+    corpus = read_corpus(text, config, None, partial(data.fetch, offline=offline, note=note))
+    if style == "original":
+        for line in markov.original(corpus.vocabulary.decode(corpus.ids), order or 4, length, seed):
+            _write(line + "\n")
+        return 0
+    try:
+        start = corpus.vocabulary.encode(prime.lower() if config.lower else prime)
+    except UserError as error:
+        raise UserError(f"--prime: {error}") from None
+    note(_text_line(corpus))
+    model, found = markov.learn_and_measure(corpus, order or 5, smoothing, validation)
+    note(f"model   Markov, order {found.order}, {found.contexts:,} contexts, {smoothing}")
+    note(f"done    {found.in_words} in {found.seconds:.1f} s")
+    written = markov.pieces(corpus.vocabulary, model.sample(length or None, start, seed))
+    if as_json:
+        _write(json.dumps({**asdict(found), "text": "".join(written)}) + "\n")
+        return 0
+    for piece in written:
+        _write(piece)
+    if sys.stdout.isatty():
+        _write("\n")
+    return 0
 
 
 @cli.command()

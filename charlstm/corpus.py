@@ -185,6 +185,19 @@ class Corpus:
         """A text of bytes; their vocabulary is always the same. Raises as `from_text`."""
         return cls(name, ByteVocabulary(), np.frombuffer(content, np.uint8), tuple(sources))
 
+    def split(self, validation: float) -> tuple[np.ndarray, np.ndarray]:
+        """The ids to learn from, and those of the text's end, `validation` of all, which are kept back to measure.
+
+        Raises
+        ------
+        UserError
+            If less than two are kept back, where some should be.
+        """
+        cut = len(self.ids) - round(validation * len(self.ids))
+        if validation and len(self.ids) - cut < 2:
+            raise UserError(f"--validation {validation:g}: less than two characters of {self.name} are kept back")
+        return self.ids[:cut], self.ids[cut:]
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of vocabulary and ids."""

@@ -122,7 +122,7 @@ def start(
         For a text, an option or a folder that will not do; nothing has been written then.
     """
     config = config or (from_model(model.config) if model else from_preset())
-    corpus = _corpus(sources, config, model.vocabulary if model else None, fetch)
+    corpus = read_corpus(sources, config, model.vocabulary if model else None, fetch)
     trainer = Trainer(config, corpus)  # before the folder: what is wrong with the options shows here
     if model:
         if (trainer.shape, corpus.vocabulary) != (model.shape, model.vocabulary):
@@ -195,10 +195,10 @@ def corpus_of(
         if "-" in old.corpus["sources"] or not old.corpus["sources"]:
             raise UserError(f"{folder}: its text came from {old.corpus['name']}: give it again as TEXT")
         sources = old.corpus["sources"]
-    return _corpus(sources, old.config, old.vocabulary if old.corpus.get("is_frozen") else None, fetch)
+    return read_corpus(sources, old.config, old.vocabulary if old.corpus.get("is_frozen") else None, fetch)
 
 
-def _corpus(
+def read_corpus(
     sources: Sequence[str | os.PathLike[str]] | Corpus, config: Config, vocabulary: Vocabulary | None, fetch: Fetch
 ) -> Corpus:
     """The text, read as `config` says, in a model's vocabulary if one is given."""

@@ -57,7 +57,7 @@ class Trainer:
             raise UserError("no budget: give --iterations, --epochs, --max-chars, --seconds or --until-loss")
         self.config = config
         self.corpus = corpus
-        self._ids, self._kept_back = _split(corpus, config.validation)
+        self._ids, self._kept_back = corpus.split(config.validation)
         self.threads = config.threads or usable_cores()
         self.shape = shape_of(config, len(corpus.vocabulary))
         self.batches = _batches(config, len(self._ids))
@@ -447,14 +447,6 @@ class Trainer:
                 "is_frozen": corpus.is_frozen,
             },
         )
-
-
-def _split(corpus: Corpus, validation: float) -> tuple[np.ndarray, np.ndarray]:
-    """The ids to learn from, and those of the text's end, which are kept back."""
-    cut = len(corpus.ids) - round(validation * len(corpus.ids))
-    if validation and len(corpus.ids) - cut < 2:
-        raise UserError(f"--validation {validation:g}: less than two characters of {corpus.name} are kept back")
-    return corpus.ids[:cut], corpus.ids[cut:]
 
 
 def _batches(config: Config, num_ids: int) -> Streams | Windows:

@@ -21,6 +21,7 @@ ALLOWED = {
     "charlstm.batches": {"charlstm.errors"},
     "charlstm.dropout": set(),
     "charlstm.machine": set(),
+    "charlstm.ngram": {"charlstm.corpus", "charlstm.errors"},
     "charlstm.initial": {"kernels", "kernels.spec"},
     "charlstm.checkpoint": {
         "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.evaluate", "charlstm.sampler", "kernels",

@@ -1,0 +1,358 @@
+"""The Markov model: how often each character follows each context, smoothed; the line that a network has to beat.
+
+A context is what stands before a character, a gram a context with the character after it. Contexts of k characters are
+sorted by their last character, then the one before that, and so on; the place of one is its rank. One context is one
+integer: the rank of the shorter context, which lacks its first character, times R, plus that character. One gram is
+one integer too: the rank of its context times R, plus the character after it. So the model is a few sorted arrays, and
+what follows a context lies side by side. R is V + 1: V stands for no character, before the beginning of a text.
+
+Smoothing mixes what followed a context h with the probability after the shorter context h', down to 1 / V:
+
+    P(w|h) = share(h, w) + rest(h) P(w|h'), with c(hw) the counts, C their sum over w, and K the kinds of w after h
+
+    kneser-ney     share = (c - D) / C, rest = D K / C, D = n1 / (n1 + 2 n2) from the grams of that length that have
+                   the count 1 and 2. For all but the longest grams, c is the number of different characters before
+                   them. Where n1 is 0, D is 0.5, or a character that was never seen could have no probability.
+    witten-bell    share = c / (C + K), rest = K / (C + K)
+    none           share = c / C, rest = 0
+
+A context that was never seen is as good as the longest one at its end that was.
+
+Sources: Kneser and Ney 1995, Improved backing-off for m-gram language modeling, in its interpolated form of Chen and
+Goodman 1999, An empirical study of smoothing techniques for language modeling, section 2.7; Witten and Bell 1991, The
+zero-frequency problem, method C.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count, islice
+from time import perf_counter
+
+import numpy as np
+
+from charlstm.corpus import Corpus, Vocabulary
+from charlstm.errors import UserError
+
+ORDERS = range(1, 9)
+SMOOTHINGS = ("kneser-ney", "witten-bell", "none")
+_LARGEST = 2**63 - 1
+_LINE_ORDER, _LINE_CHARS = 5, 5_000_000
+_PIECE = 64
+
+
+@dataclass(frozen=True)
+class Level:
+    """The contexts of one length, and the grams that they are part of; ranks are places in these arrays."""
+
+    contexts: np.ndarray  #: (n,) int64, sorted: rank of the shorter context * R + the character before it
+    grams: np.ndarray  #: (m,) int64, sorted: rank of the context * R + the character after it
+    counts: np.ndarray  #: (m,) int64, how often the text has each gram
+    before: np.ndarray  #: (m,) int64, how many different characters come before each gram; of the longest: counts
+    starts: np.ndarray  #: (n,) int64, the first gram of each context
+
+    @cached_property
+    def upto(self) -> np.ndarray:
+        """The sum of all counts up to each gram, itself included, (m,) int64."""
+        return np.cumsum(self.counts)
+
+    def weights(self, smoothing: str) -> tuple[np.ndarray, np.ndarray]:
+        """`share` of each gram, (m,), and `rest` of each context, (n,), float64, as the equations above have them."""
+        counts = self.before if smoothing == "kneser-ney" else self.counts
+        kinds = np.diff(self.starts, append=len(counts))
+        totals = np.add.reduceat(counts, self.starts)
+        if smoothing == "witten-bell":
+            totals += kinds
+        freed = {"kneser-ney": _discount(counts), "witten-bell": 1.0, "none": 0.0}[smoothing]
+        own = counts - freed if smoothing == "kneser-ney" else counts
+        return own / np.repeat(totals, kinds), freed * kinds / totals
+
+
+@dataclass(frozen=True)
+class Model:
+    """A Markov model of `order` characters of context; `levels[k]` has the contexts of k characters."""
+
+    order: int
+    vocab_size: int
+    levels: list[Level]
+
+    @classmethod
+    def learn(cls, ids: np.ndarray, vocab_size: int, order: int = 5) -> "Model":
+        """Count a text, every character of it but the first `order`, which are context alone.
+
+        Parameters
+        ----------
+        ids : (M,) integers below `vocab_size`; not written
+        vocab_size : V
+        order : characters of context, 1 to 8
+
+        Raises
+        ------
+        UserError
+            For another order, or a text that has no character after so many.
+
+        Notes
+        -----
+        Sorts M integers once, and allocates some 10 bytes a character; then 30 to 60 for each distinct gram. Each time
+        that V ** order does not fit into 63 bits, it sorts once more, looks up, and allocates 30 bytes a character.
+        """
+        if order not in ORDERS:
+            raise UserError(f"--order: expected {ORDERS[0]} to {ORDERS[-1]}, got {order}")
+        if len(ids) <= order:
+            raise UserError(f"--order {order}: needs at least {order + 1} characters to learn from, got {len(ids)}")
+        R = vocab_size + 1
+        windows, counts = _distinct(ids, order + 1, R)
+        ranks = np.zeros(len(windows), np.int64)
+        contexts = [ranks[:1]]
+        for k in range(1, order + 1):
+            table, ranks = np.unique(ranks * R + windows[:, order - k], return_inverse=True)
+            contexts.append(table)
+        grams = ranks * R + windows[:, order]
+        place = np.argsort(grams)
+        grams, counts = grams[place], counts[place]
+        levels = [_level(contexts[order], grams, counts, counts, R)]
+        for k in reversed(range(order)):  # every shorter gram is the end of longer ones
+            shorter = contexts[k + 1][grams // R] // R * R + grams % R
+            grams, at, before = np.unique(shorter, return_inverse=True, return_counts=True)
+            counts = np.bincount(at, counts).astype(np.int64)
+            levels.append(_level(contexts[k], grams, counts, before, R))
+        return cls(order, vocab_size, levels[::-1])
+
+    @property
+    def num_contexts(self) -> int:
+        """Known states: the contexts of `order` characters."""
+        return len(self.levels[-1].contexts)
+
+    def bits_per_char(self, ids: np.ndarray, smoothing: str = "kneser-ney") -> float:
+        """-sum log2 p / (M - 1) of ids[1:], for ids (M,), given up to `order` of the ids before.
+
+        Infinite without smoothing, if a character has no probability. Each distinct gram is looked up once.
+
+        Raises
+        ------
+        UserError
+            For less than two ids, or an unknown smoothing.
+        """
+        if len(ids) < 2:
+            raise UserError(f"bits per character: needs at least 2 characters to measure, got {len(ids)}")
+        nothing = np.full(self.order - 1, self.vocab_size, np.min_scalar_type(self.vocab_size))
+        windows, counts = _distinct(np.concatenate([nothing, ids]), self.order + 1, self.vocab_size + 1)
+        with np.errstate(divide="ignore"):
+            return float(-(counts * np.log2(self._probabilities(windows, smoothing))).sum() / (len(ids) - 1))
+
+    def probabilities(self, context: Sequence[int] | np.ndarray, smoothing: str = "kneser-ney") -> np.ndarray:
+        """Of each next character, (V,) float64, after a context of any length, of which the last `order` count."""
+        known = [int(each) for each in context][-self.order :]
+        windows = np.full((self.vocab_size, self.order + 1), self.vocab_size)
+        windows[:, self.order - len(known) : self.order] = known
+        windows[:, self.order] = np.arange(self.vocab_size)
+        return self._probabilities(windows, smoothing)
+
+    def _probabilities(self, windows: np.ndarray, smoothing: str) -> np.ndarray:
+        """Of the last character of each window, (n, order + 1), after the others, (n,) float64."""
+        if smoothing not in SMOOTHINGS:
+            raise UserError(f"--smoothing: expected one of {', '.join(SMOOTHINGS)}, got {smoothing!r}")
+        R, after = self.vocab_size + 1, windows[:, self.order]
+        p = np.full(len(windows), 1.0 / self.vocab_size)
+        rows = np.arange(len(windows))  # those whose context of k characters is known
+        ranks = np.zeros(len(windows), np.int64)
+        for k, level in enumerate(self.levels):
+            if k:
+                ranks, found = _look_up(level.contexts, ranks * R + windows[rows, self.order - k])
+                rows, ranks = rows[found], ranks[found]
+            share, rest = level.weights(smoothing)
+            places, found = _look_up(level.grams, ranks * R + after[rows])
+            p[rows] = np.where(found, share[places], 0.0) + rest[ranks] * p[rows]
+        return p
+
+    def sample(
+        self,
+        length: int | None = 200,
+        prime: Sequence[int] | np.ndarray = (),
+        seed: int | None = None,
+        by_frequency: bool = True,
+    ) -> Iterator[int]:
+        """Yield the ids of `prime`, and then `length` more, each drawn as often as it followed those before.
+
+        Only what the text has is drawn, without smoothing: after the last `order` characters, or, where these were
+        never followed by anything, the last fewer.
+
+        Parameters
+        ----------
+        length : characters to draw; None for no end
+        prime : ids to go on from; if there are none, a known state, drawn by its frequency or, if not `by_frequency`,
+            from all alike
+        seed : None for another text each time
+        """
+        random = np.random.RandomState(seed)
+        history = [int(each) for each in prime] or self._state(random.random_sample(), by_frequency)
+        yield from history
+        for _ in count() if length is None else range(length):
+            history = history[-self.order :]
+            history.append(self._draw(history, random.random_sample()))
+            yield history[-1]
+
+    def _draw(self, history: list[int], uniform: float) -> int:
+        """The next character, for a number drawn from [0, 1)."""
+        R, rank, level = self.vocab_size + 1, 0, self.levels[0]
+        for longer, character in zip(self.levels[1:], reversed(history), strict=False):
+            place, found = _look_up(longer.contexts, np.array([rank * R + character]))
+            if not found[0]:
+                break
+            rank, level = int(place[0]), longer
+        begin = int(level.starts[rank])
+        end = int(level.starts[rank + 1]) if rank + 1 < len(level.starts) else len(level.grams)
+        below = int(level.upto[begin] - level.counts[begin])
+        chosen = below + int(uniform * int(level.upto[end - 1] - below))
+        return int(level.grams[np.searchsorted(level.upto, chosen, "right")] % R)
+
+    def _state(self, uniform: float, by_frequency: bool) -> list[int]:
+        """A known state, for a number drawn from [0, 1)."""
+        R, level = self.vocab_size + 1, self.levels[-1]
+        rank = int(uniform * self.num_contexts)
+        if by_frequency:
+            rank = int(level.grams[np.searchsorted(level.upto, int(uniform * int(level.upto[-1])), "right")]) // R
+        state = []
+        for level in self.levels[:0:-1]:
+            rank, character = divmod(int(level.contexts[rank]), R)
+            state.append(character)
+        return state
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a text's model is and does; bits_per_char is None where there is none: see `learn_and_measure`."""
+
+    name: str
+    chars: int  #: of the whole text
+    order: int
+    smoothing: str
+    contexts: int
+    validation: float
+    bits_per_char: float | None
+    seconds: float  #: to learn and to measure
+
+    @property
+    def in_words(self) -> str:
+        """The bits per character, with what they are of."""
+        if not self.validation:
+            return "learned all of the text"
+        if self.bits_per_char is None:
+            return "the text that was kept back has what the model holds impossible, infinite bits per character,"
+        bits = self.bits_per_char
+        return (
+            f"{bits:.4f} bits per character ({bits * math.log(2):.4f} nats), perplexity {2**bits:.2f} "
+            "on the text that was kept back,"
+        )
+
+
+def learn_and_measure(corpus: Corpus, order: int, smoothing: str, validation: float) -> tuple[Model, Figures]:
+    """Learn a text but for the part `validation` at its end, and measure the model on that.
+
+    There are no bits per character for a `validation` of 0, or where they are infinite, without smoothing.
+
+    Raises
+    ------
+    UserError
+        For a text too short for either, or an order or smoothing that there is not.
+    """
+    begin = perf_counter()
+    learned, kept_back = corpus.split(validation)
+    model = Model.learn(learned, len(corpus.vocabulary), order)
+    bits = model.bits_per_char(kept_back, smoothing) if validation else math.inf
+    finite, seconds = bits if math.isfinite(bits) else None, perf_counter() - begin
+    return model, Figures(
+        corpus.name, len(corpus.ids), order, smoothing, model.num_contexts, validation, finite, seconds
+    )
+
+
+def line_to_beat(train_ids: np.ndarray, val_ids: np.ndarray, vocab_size: int) -> float:
+    """Bits per character of val_ids[1:] by order 5, Kneser-Ney, learned on the first 5 million of `train_ids`.
+
+    Of a text of less than 6 characters the order is lower. Raises UserError for less than two ids of either.
+    """
+    order = min(_LINE_ORDER, max(1, len(train_ids) - 1))
+    return Model.learn(train_ids[:_LINE_CHARS], vocab_size, order).bits_per_char(val_ids)
+
+
+def pieces(vocabulary: Vocabulary, ids: Iterator[int]) -> Iterator[str]:
+    """The text that ids stand for, a few characters at a time."""
+    decode = vocabulary.decoder()
+    while piece := list(islice(ids, _PIECE)):
+        yield decode(np.array(piece), False)
+    yield decode(np.array([], np.uint8), True)
+
+
+def original(text: str, order: int = 4, length: int = 200, seed: int | None = None) -> Iterator[str]:
+    """The lines that markov-model.py of eliben/deep-learning-samples prints.
+
+    As there, the last transition is not counted, and the first state is drawn from all alike. Where that one fails, in
+    a state that nothing follows, this one goes on from its end.
+
+    Raises
+    ------
+    UserError
+        For a text that it would find no state in.
+    """
+    if len(text) < order + 2:
+        raise UserError(f"--style original: needs at least {order + 2} characters, got {len(text)}")
+    vocabulary, text = Vocabulary.of(text), text[:-1]
+    yield "Learning model..."
+    model = Model.learn(vocabulary.encode(text), len(vocabulary), order)
+    yield f"Model has {model.num_contexts} states"
+    states: dict[str, None] = {}  # the first eleven, in the order of the text
+    begin = 0
+    while len(states) < min(11, model.num_contexts):
+        states[text[begin : begin + order]] = None
+        begin += 1
+    for state in states:
+        yield f"{state} {Counter(re.findall(f'(?={re.escape(state)}(.))', text, re.DOTALL))}"
+    yield "Sampling..."
+    yield "".join(pieces(vocabulary, model.sample(length, seed=seed, by_frequency=False)))
+
+
+def _distinct(ids: np.ndarray, length: int, R: int) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct windows of `length` ids, all below R: (n, length) unsigned, sorted; and their counts, (n,) int64.
+
+    A window is one integer in base R. Where that would get too large, the ranks of its first part take its place.
+    """
+    M = len(ids) - length + 1
+    keys, bound = ids[:M].astype(np.int64), R
+    tables: list[np.ndarray | None] = [None]
+    for k in range(1, length):
+        table = None
+        if bound > _LARGEST // R:
+            table = np.unique(keys)
+            keys, bound = np.searchsorted(table, keys), len(table)
+        tables.append(table)
+        keys *= R
+        keys += ids[k : k + M]
+        bound *= R
+    keys.sort()
+    first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    keys, counts = keys[first], np.diff(first, append=M)
+    windows = np.empty((len(keys), length), np.min_scalar_type(R - 1))
+    for k in reversed(range(length)):
+        keys, windows[:, k] = np.divmod(keys, R)
+        table = tables[k]
+        keys = keys if table is None else table[keys]
+    return windows, counts
+
+
+def _level(contexts: np.ndarray, grams: np.ndarray, counts: np.ndarray, before: np.ndarray, R: int) -> Level:
+    return Level(contexts, grams, counts, before, np.searchsorted(grams, np.arange(len(contexts)) * R))
+
+
+def _look_up(table: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The place of each key in a sorted table, and whether it is there."""
+    places = np.minimum(np.searchsorted(table, keys), len(table) - 1)
+    return places, table[places] == keys
+
+
+def _discount(counts: np.ndarray) -> float:
+    """D of Kneser and Ney, from the counts of the grams of one length."""
+    once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
+    return once / (once + 2 * twice) if once else 0.5
