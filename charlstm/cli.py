@@ -170,6 +170,8 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
         f"model   {config.cell.upper()}, {config.num_layers} x {config.hidden_size} hidden units, "
         f"{len(trainer.theta):,} parameters ({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
     )
+    if config.validation and not start_at:
+        _note_line_to_beat(trainer, screen)
     screen.note(f"folder  {run.folder}" + (f", going on after {start_at:,} iterations" if start_at else ""))
     with _CompileNote(screen), _Signals(run, screen) as signals:
         try:
@@ -188,6 +190,15 @@ def _text_line(corpus: Any) -> str:
     own = not corpus.is_frozen and corpus.vocabulary.kind == "characters"
     kinds = f"{len(corpus.vocabulary)} distinct" if own else f"a vocabulary of {len(corpus.vocabulary)}"
     return f"text    {corpus.name}: {len(corpus.ids):,} {corpus.vocabulary.kind}, {kinds}"
+
+
+def _note_line_to_beat(trainer: Any, screen: Any) -> None:
+    """Say how well a Markov model predicts the text that is kept back."""
+    from charlstm.ngram import line_to_beat
+
+    learned, kept_back = trainer.corpus.split(trainer.config.validation)
+    bits = line_to_beat(learned, kept_back, len(trainer.corpus.vocabulary))
+    screen.note(f"to beat {bits:.3f} bits per character on the {len(kept_back):,} kept back: a Markov model of order 5")
 
 
 def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:

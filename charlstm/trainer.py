@@ -69,6 +69,7 @@ class Trainer:
         self._mask = (config.num_layers, config.seq_length, config.batch_size, config.hidden_size)
         self._most = max(1, _MASK_BYTES // math.prod(self._mask)) if self._dropout else sys.maxsize  # to a call
         self.budget = "the budget"  # what ends the run, in words
+        self._calibrated = checkpoint is not None  # then it says how many iterations there are
         self.start_loss = math.log(self.shape.vocab_size) * config.loss_chars
         self._call = 1  # iterations in the next call of the kernels
         self._rate = 0.0  # characters a second
@@ -123,6 +124,7 @@ class Trainer:
             if config.schedule == "cosine":
                 raise UserError("--schedule cosine: needs to know where the run ends: give another budget, too")
             totals["the loss"] = ENDLESS
+        self._calibrated = True
         self.budget, total = min(totals.items(), key=lambda item: item[1])
         self.config = replace(config, iterations=total)
 
@@ -191,7 +193,7 @@ class Trainer:
         Diverged
             When a loss is not finite; its iteration is in the message, and its update was not made.
         """
-        if self.config.iterations is None:
+        if self.config.iterations is None or not self._calibrated:
             self.calibrate()
         every = self.config.sample_every
         with self._threads():
