@@ -166,11 +166,12 @@ def test_score(trained, charlstm_command, text_file):
 def test_scoring_characters_it_never_saw(trained, charlstm_command):
     message = one_line(charlstm_command("score", "runs/book", "-", stdin=b"aXb"))
     assert message == (
-        "the character 'X' at place 1 is not in the model's vocabulary; --unknown skip leaves such characters out"
+        "stdin: the character 'X' at place 1 is not in the model's vocabulary; --unknown skip leaves such characters "
+        "out, --unknown replace:CHAR reads CHAR instead"
     )
     done = charlstm_command("score", "runs/book", "-", "--unknown", "skip", "--json", stdin=b"aXa")
     assert json.loads(done.stdout)["chars"] == 2
-    assert "there is nothing to score" in one_line(charlstm_command("score", "runs/book", "-"))
+    assert "stdin: the text is empty" in one_line(charlstm_command("score", "runs/book", "-"))
     assert "give it or --json" in one_line(charlstm_command("score", "runs/book", "-", "--json", "--per-char"))
 
 
@@ -320,7 +321,7 @@ def test_gradcheck(charlstm_command):
     assert done.returncode == 0
     lines = done.stdout.decode().splitlines()
     assert lines[-1].endswith("(limit 1e-06): all right")
-    assert len(lines) == 1 + 73 + 78 + 70 + 1
+    assert len(lines) == 1 + 73 + 87 + 70 + 1
 
 
 def test_info(charlstm_command):

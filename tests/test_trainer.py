@@ -250,7 +250,7 @@ def shown_step_by_step(corpus, config):
     return shown
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("backend", "threads"), [("numpy", 1), ("numba", 1), ("numba", 3)])
 def test_what_is_written_at_each_new_best(corpus, backend, threads):
     options = {
         "hidden_size": 64, "show_below": 0.85, "save_below": 0.8, "sample_length": 40, "iterations": 900, "seed": 1,
