@@ -13,7 +13,7 @@ from charlstm.config import from_preset
 from charlstm.corpus import Corpus
 from charlstm.errors import UserError
 from charlstm.run import resume, start
-from charlstm.trainer import Trainer
+from charlstm.trainer import Diverged, Trainer
 from kernels import spec
 
 SMALL = {
@@ -277,8 +277,8 @@ def test_a_loss_that_is_not_finite_while_the_smoothed_one_is_low(corpus):
     trainer = Trainer(small(iterations=50, show_below=1.0, learning_rate=1e200, dtype="float32"), corpus)
     trainer.smooth_loss = 1.0  # of a run that was good, and has shown nothing yet
     trainer.theta[:] = np.nan
-    with pytest.raises(Exception, match="the loss of iteration 0 is nan"):
-        list(trainer.run())
+    with pytest.raises(Diverged, match="the loss of iteration 0 is nan"):
+        pytest.fail(f"told of {next(trainer.run())}")
     assert trainer.iteration == 0
 
 
