@@ -1,0 +1,89 @@
+"""What the Markov model takes and gives: ``python -m benchmarks.ngram size|table TEXT ...``.
+
+`size` makes a text of random words, weighted as TEXT has them, and tells the time and the memory of `charlstm ngram` on
+it, reading included. `table` prints the bits per character of the end of each TEXT as the table in docs/ngram.md.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from benchmarks.process import ROOT
+from charlstm import corpus, ngram
+
+#: Runs the command line, and then tells the most memory it had.
+_PROGRAM = (
+    "import sys; from benchmarks.memory import peak_rss; from charlstm.cli import _guarded; "
+    "code = _guarded(sys.argv[1:]); print(peak_rss()); sys.exit(code)"
+)
+ORDERS = range(3, 9)
+
+
+def made_up(text, length, seed=1):
+    """Random words, as often as the text has each, with a space after it or now and then a line break."""
+    counts = Counter(re.findall(r"\S+", text))
+    words = np.array([word + end for word in counts for end in "      \n"], object)
+    weights = np.repeat(list(counts.values()), 7).astype(float)
+    mean = float((np.vectorize(len)(words) * weights).sum() / weights.sum())
+    random = np.random.RandomState(seed)
+    drawn = random.choice(len(words), int(length / mean * 1.01) + 1000, p=weights / weights.sum())
+    return "".join(words[drawn])[:length]
+
+
+def measure(path, order=5):
+    """Figures of `charlstm ngram` on a file, with the seconds of the whole command and its peak memory in bytes."""
+    begin = perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, "ngram", str(path), "--order", str(order), "--json", "--seed", "1"],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        check=True,
+    )
+    seconds = perf_counter() - begin
+    figures, memory = done.stdout.decode().splitlines()
+    return {**json.loads(figures), "command_seconds": seconds, "peak_rss": int(memory)}
+
+
+def table(names, lower):
+    """Rows of bits per character: a text and a smoothing each, all orders."""
+    yield "| text | smoothing | " + " | ".join(f"order {order}" for order in ORDERS) + " |"
+    yield "| --- | --- |" + " --- |" * len(ORDERS)
+    for name in names:
+        found = corpus.load([name], lower=lower)
+        learned, kept_back = found.split(0.1)
+        models = [ngram.Model.learn(learned, len(found.vocabulary), order) for order in ORDERS]
+        for smoothing in ("kneser-ney", "witten-bell"):
+            bits = [model.bits_per_char(kept_back, smoothing) for model in models]
+            best = min(bits)
+            cells = [f"**{each:.4f}**" if each == best else f"{each:.4f}" for each in bits]
+            yield f"| {found.name}{', --lower' if lower else ''} | {smoothing} | {' | '.join(cells)} |"
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ngram", description=__doc__)
+    parser.add_argument("what", choices=["size", "table"])
+    parser.add_argument("text", nargs="+", help="files or built-in texts; of `size` the one that gives the words")
+    parser.add_argument("--megabytes", type=int, default=100)
+    parser.add_argument("--lower", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.what == "table":
+        print("\n".join(table(arguments.text, arguments.lower)))
+        return
+    words = corpus.load(arguments.text)
+    text = made_up(words.vocabulary.decode(words.ids), arguments.megabytes * 10**6)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "made-up.txt"
+        path.write_text(text)
+        print(measure(path))
+
+
+if __name__ == "__main__":
+    main()
