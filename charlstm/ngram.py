@@ -199,10 +199,11 @@ class Model:
         """The next character, for a number drawn from [0, 1)."""
         R, rank, level = self.vocab_size + 1, 0, self.levels[0]
         for longer, character in zip(self.levels[1:], reversed(history), strict=False):
-            place, found = _look_up(longer.contexts, np.array([rank * R + character]))
-            if not found[0]:
+            key = rank * R + character
+            place = int(np.searchsorted(longer.contexts, key))
+            if place == len(longer.contexts) or longer.contexts[place] != key:
                 break
-            rank, level = int(place[0]), longer
+            rank, level = place, longer
         begin = int(level.starts[rank])
         end = int(level.starts[rank + 1]) if rank + 1 < len(level.starts) else len(level.grams)
         below = int(level.upto[begin] - level.counts[begin])
