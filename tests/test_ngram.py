@@ -57,11 +57,11 @@ def plain(tables, context, w, smoothing, vocab_size):
 
 
 def contexts(order):
-    """Known ones, some that go on from the end, unknown ones, short ones and none."""
+    """Known ones, unknown ones, the text's end, short ones, none, and one that is longer than counts."""
     random = np.random.RandomState(order)
     known = [IDS[at : at + order] for at in random.randint(0, len(IDS) - order, 12)]
     wild = [random.randint(0, V, order) for _ in range(4)]
-    return [*known, *wild, IDS[len(IDS) - order :], IDS[:0], *(IDS[40 : 40 + k] for k in range(1, order))]
+    return [*known, *wild, IDS[len(IDS) - order :], *(IDS[40 : 40 + k] for k in range(order)), IDS[5:25]]
 
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
@@ -70,10 +70,18 @@ def test_probabilities_are_those_of_plain_dictionaries_and_sum_to_one(order, smo
     model, tables = Model.learn(IDS, V, order), counted(IDS, order, smoothing)
     for context in contexts(order):
         found = model.probabilities(context, smoothing)
-        expected = [plain(tables, list(map(int, context)), w, smoothing, V) for w in range(V)]
+        expected = [plain(tables, list(map(int, context[-order:])), w, smoothing, V) for w in range(V)]
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
         assert abs(found.sum() - 1) < 1e-12
         assert smoothing == "none" or found.min() > 0
+
+
+def test_a_character_never_seen_is_possible_where_nothing_was_counted_once():
+    ids = [0, 1, 0, 0, 1, 1] * 20
+    found = Model.learn(np.array(ids), 3, 1).probabilities([0])
+    expected = [plain(counted(ids, 1, "kneser-ney"), [0], w, "kneser-ney", 3) for w in range(3)]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    assert found[2] > 0
 
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS[:2])
@@ -144,17 +152,25 @@ def test_draws_are_those_of_the_text_and_dead_ends_back_off():
     assert set(model.sample(300, prime=[V - 1], seed=2)) <= {V - 1, *map(int, IDS)}
 
 
-def test_draws_and_first_states_are_as_frequent_as_in_the_text():
-    text = "ab" * 60 + "ac" * 30 + "ad" * 10
-    corpus = Corpus.from_text(text)
-    model = Model.learn(corpus.ids, 4, 1)
-    drawn = Counter(islice(model.sample(None, prime=[0], seed=5), 1, 20_000, 2))
-    for character, count in ((1, 60), (2, 30), (3, 10)):
-        assert abs(drawn[character] / 10_000 - count / 100) < 0.02  # four standard deviations
-    first = Counter(next(model.sample(0, seed=seed)) for seed in range(1000))
-    alike = Counter(next(model.sample(0, seed=seed, by_frequency=False)) for seed in range(1000))
-    assert abs(first[0] - 500) < 64
-    assert abs(alike[0] - 250) < 55
+@pytest.mark.parametrize("order", [1, 3, 8])
+def test_draws_are_as_frequent_as_in_the_text(order):
+    model, tables = Model.learn(IDS, V, order), counted(IDS, order, "none")
+    for context in contexts(order):
+        history = list(map(int, context[-order:]))
+        known = next(k for k in range(len(history), -1, -1) if tuple(history[len(history) - k :]) in tables[k])
+        followers = tables[known][tuple(history[len(history) - known :])]
+        total = followers.total()
+        assert Counter(model._draw(history, (n + 0.5) / total) for n in range(total)) == followers
+
+
+def test_first_states_are_as_frequent_as_in_the_text_or_all_alike():
+    model, tables = Model.learn(IDS, V, 3), counted(IDS, 3, "none")
+    total, known = len(IDS) - 3, model.num_contexts
+    drawn = Counter(tuple(model._state((n + 0.5) / total, True)) for n in range(total))
+    assert drawn == {state: followers.total() for state, followers in tables[3].items()}
+    assert {tuple(model._state((n + 0.5) / known, False)) for n in range(known)} == set(tables[3])
+    alike = {tuple(model.sample(0, seed=seed, by_frequency=False)) for seed in range(50)}
+    assert alike != {tuple(model.sample(0, seed=seed)) for seed in range(50)}
 
 
 def test_same_seed_same_text():
