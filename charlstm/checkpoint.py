@@ -63,7 +63,7 @@ class Checkpoint:
     @property
     def shape(self) -> Shape:
         """The model's sizes."""
-        return Shape(len(self.vocabulary), self.config.hidden_size, self.config.num_layers, self.config.cell)
+        return shape_of(self.config, len(self.vocabulary))
 
     def stream(self, prime: str = "", **options: Any) -> Iterator[str]:
         """Generated text, piece by piece: see :func:`charlstm.sampler.stream`."""
@@ -140,11 +140,11 @@ class Checkpoint:
         config, is_bytes = Config(**rest["config"]), rest.get("vocabulary_kind") == "bytes"
         vocabulary = ByteVocabulary() if is_bytes else Vocabulary(rest["vocabulary"])
         kind, place, has_gauss, gauss = rest["random"]
-        shape = Shape(len(vocabulary), config.hidden_size, config.num_layers, config.cell)
+        shape = shape_of(config, len(vocabulary))
         theta = spec.aligned_zeros(spec.num_parameters(shape), config.real)
         for block, view in spec.named(theta, shape).items():
             _fill(view, tensors[block], block)
-        state = spec.aligned_zeros((spec.OPTIMIZERS[config.optimizer].slots, len(theta)), config.real)
+        state = spec.aligned_zeros((spec.slots(config.optimizer, config.hyper), len(theta)), config.real)
         _fill(state, tensors["optimizer"], "optimizer")
         h, c = (np.empty((shape.num_layers, config.batch_size, shape.hidden_size), config.real) for _ in "hc")
         _fill(h, tensors["h"], "h")
@@ -152,6 +152,11 @@ class Checkpoint:
         random_state = (kind, tensors["random_key"], place, has_gauss, gauss)
         plain = {item: rest[item] for item in _PLAIN} | {"marks": rest.get("marks", {})}  # older files have none
         return cls(config, vocabulary, theta, state, h, c, random_state, **plain)
+
+
+def shape_of(config: Config, vocab_size: int) -> Shape:
+    """The sizes of the model that a config asks for."""
+    return Shape(vocab_size, config.hidden_size, config.num_layers, config.cell, config.embedding_size)
 
 
 def _fill(array: np.ndarray, tensor: np.ndarray, name: str) -> None:

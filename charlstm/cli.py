@@ -102,6 +102,10 @@ def train(
         return 0
     if style not in ("own", "original"):
         raise UserError(f"--style: expected own or original, got {style!r}")
+    if style == "original" and (quiet or as_json):
+        raise UserError(
+            f"--style original: prints what the script does; {'--quiet' if quiet else '--json'} prints less"
+        )
     names = {item.name for item in fields(Config)}
     given = {
         name: value
@@ -134,10 +138,10 @@ def train(
             text = ("input.txt",)
             screen.note("no TEXT given: training on input.txt, as the original script does")
         if style == "original":
-            originals.style_of(config.preset)  # before anything is written
+            originals.style_of(config)  # before anything is written
         run = start(text, config, out, fetch=fetch)
     if style == "original":
-        screen = display.Guarded(originals.style_of(run.config.preset)(run.trainer))
+        screen = display.Guarded(originals.style_of(run.config)(run.trainer))
     return _train(run, screen, show_sample=not quiet and not as_json and style == "own")
 
 
@@ -166,6 +170,8 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
         f"model   {config.cell.upper()}, {config.num_layers} x {config.hidden_size} hidden units, "
         f"{len(trainer.theta):,} parameters ({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
     )
+    if config.validation and not start_at:
+        _note_line_to_beat(trainer, screen)
     screen.note(f"folder  {run.folder}" + (f", going on after {start_at:,} iterations" if start_at else ""))
     with _CompileNote(screen), _Signals(run, screen) as signals:
         try:
@@ -186,6 +192,15 @@ def _text_line(corpus: Any) -> str:
     return f"text    {corpus.name}: {len(corpus.ids):,} {corpus.vocabulary.kind}, {kinds}"
 
 
+def _note_line_to_beat(trainer: Any, screen: Any) -> None:
+    """Say how well a Markov model predicts the text that is kept back."""
+    from charlstm.ngram import line_to_beat
+
+    learned, kept_back = trainer.corpus.split(trainer.config.validation)
+    bits = line_to_beat(learned, kept_back, len(trainer.corpus.vocabulary))
+    screen.note(f"to beat {bits:.3f} bits per character on the {len(kept_back):,} kept back: a Markov model of order 5")
+
+
 def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
     """Say why training ended and how to go on, and let the model write."""
     config, trainer = run.config, run.trainer
@@ -194,7 +209,7 @@ def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
         f"--seconds {2 * max(config.seconds, trainer.seconds):.0f}"
         if config.seconds
         else f"--iterations {max(2 * trainer.iteration, 1)}"
-    )
+    ) + (" --patience none" if trainer.is_out_of_patience else "")
     if trainer.iteration == start_at:
         screen.note(f"nothing to do: this run has had {trainer.budget} ({trainer.iteration:,} iterations)")
     else:
@@ -467,10 +482,10 @@ def gradcheck(backend: str) -> int:
     names = kernels.available() if backend == "all" else (choose_backend(backend),)
     worst = 0.0
     for name in names:
-        click.echo(f"{'backend':8} {'op':14} {'tensor':16} {'error':>9}")
+        click.echo(f"{'backend':8} {'op':20} {'tensor':12} {'error':>9}")
         for check in gradient_errors(kernels.load(name)):
             verdict = "" if check.error < GRADIENT_TOLERANCE else "   WRONG"
-            click.echo(f"{name:8} {check.op:14} {check.tensor:16} {check.error:9.1e}{verdict}")
+            click.echo(f"{name:8} {check.op:20} {check.tensor:12} {check.error:9.1e}{verdict}")
             worst = max(worst, check.error) if check.error == check.error else float("inf")
     passed = worst < GRADIENT_TOLERANCE
     verdict = "all right" if passed else "WRONG"

@@ -51,7 +51,11 @@ class Config:
     hidden_size: int = _option(224, "hidden units in a layer", low=1, high=65_536)
     num_layers: int = _option(1, "layers of cells", low=1, high=64)
     cell: str = _option("lstm", "kind of cell", choices=("lstm", "gru", "rnn"))
-    init: str = _option("uniform", "first weights", choices=("uniform", "min-char-lstm", "min-char-rnn"))
+    embedding_size: int = _option(
+        0, "numbers that a character is turned into before the first layer; 0: none", low=0, high=65_536
+    )
+    dropout: float = _option(0.0, "part of each layer's output that is dropped while training", low=0, below=1)
+    init: str = _option("uniform", "first weights", choices=("uniform", "keras", "min-char-lstm", "min-char-rnn"))
     forget_bias: float = _option(1.0, "first bias of the forget gates, which an lstm alone has")
 
     seq_length: int = _option(24, "characters that a gradient reaches back", low=1, high=1_000_000)
@@ -72,6 +76,7 @@ class Config:
     decay_after: float = _option(0.0, "decay: epochs before them", low=0)
     decay_floor: float = _option(0.0, "decay: the step size stays at least that", low=0)
     plateau_patience: int = _option(2, "plateau: evaluations (without validation: epochs) that wait for better", low=1)
+    momentum: float | None = _option(None, "sgd: decay of the sum of gradients [0: none]", low=0, below=1)
     beta1: float | None = _option(None, "adam: decay of the mean gradient [0.9]", low=0, below=1)
     beta2: float | None = _option(0.99, "adam: decay of the mean square; none is 0.999", low=0, below=1)
     rho: float | None = _option(None, "rmsprop: decay of the mean square [0.99]", low=0, below=1)
@@ -131,9 +136,9 @@ class Config:
         kinds = get_type_hints(Config)
         for item in fields(self):
             object.__setattr__(self, item.name, _checked(item, kinds[item.name], getattr(self, item.name)))
-        if self.dtype == "bfloat16" and (self.batch_size != 1 or self.cell != "lstm"):
-            got = f"--batch-size {self.batch_size}" if self.batch_size != 1 else f"--cell {self.cell}"
-            raise UserError(f"--dtype bfloat16: expected --batch-size 1 and --cell lstm, got {got}")
+        if self.dtype == "bfloat16" and (self.batch_size != 1 or self.cell != "lstm" or self.embedding_size):
+            got = f"--batch-size {self.batch_size} --cell {self.cell} --embedding-size {self.embedding_size}"
+            raise UserError(f"--dtype bfloat16: expected --batch-size 1 --cell lstm --embedding-size 0, got {got}")
         if self.windows is not None:
             object.__setattr__(self, "seq_length", self.window[0])
         for name, needed in (
@@ -145,6 +150,8 @@ class Config:
                 raise UserError(f"--{name.replace('_', '-')}: needs --{needed.replace('_', '-')}")
         if self.preset not in PRESETS:
             raise UserError(f"--preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
+        if self.momentum and self.optimizer != "sgd":
+            raise UserError(f"--momentum: goes with --optimizer sgd, not with {self.optimizer}")
         cell = _CELL_OF.get(self.init, self.cell)
         if self.cell != cell:
             raise UserError(f"--init {self.init}: is for --cell {cell}, not {self.cell}; --init uniform is for all")
@@ -217,7 +224,7 @@ _NAMES = {bool: "true or false", str: "a word", int: "a whole number", float: "a
 BUDGETS = ("iterations", "epochs", "max_chars", "seconds", "until_loss")
 
 #: Options that say which weights there are, and what they mean.
-SIZES = ("cell", "hidden_size", "num_layers", "bytes")
+SIZES = ("cell", "hidden_size", "num_layers", "embedding_size", "bytes")
 
 #: Initialisers that are for one kind of cell.
 _CELL_OF = {"min-char-lstm": "lstm", "min-char-rnn": "rnn"}

@@ -1,4 +1,7 @@
-"""First weights, by name. Random numbers come from a RandomState, whose stream NumPy promises never to change."""
+"""First weights, by name. Random numbers come from a RandomState, whose stream NumPy promises never to change.
+
+An embedding is standard normal whatever the name, as PyTorch's nn.Embedding and torch-rnn's LookupTable; drawn first.
+"""
 
 import numpy as np
 
@@ -10,6 +13,8 @@ def weights(name: str, shape: Shape, forget_bias: float, random: np.random.Rando
     """A new flat parameter vector (N,): the initialiser `name`, then `forget_bias` into forget gates' bias, if any."""
     theta = spec.aligned_zeros(spec.num_parameters(shape), dtype)
     params = spec.params(theta, shape)
+    if params.embedding is not None:
+        params.embedding[...] = random.standard_normal(params.embedding.shape)
     _INITIALISERS[name](params, shape, random)
     H = shape.hidden_size
     for layer in params.layers if shape.cell == "lstm" else ():
@@ -53,4 +58,25 @@ def _min_char_rnn(params: spec.Params, shape: Shape, random: np.random.RandomSta
     params.W_y[...] = (random.randn(*params.W_y.T.shape) * 0.01).T
 
 
-_INITIALISERS = {"uniform": _uniform, "min-char-lstm": _min_char_lstm, "min-char-rnn": _min_char_rnn}
+def _keras(params: spec.Params, shape: Shape, random: np.random.RandomState) -> None:
+    """As Keras: Glorot-uniform input weights and readout, orthonormal rows of the recurrent matrix; biases zero.
+
+    The rows (H, 4H) are the transposed Q of a normal matrix (4H, H), with the signs that make R's diagonal positive: so
+    no direction is preferred. Sources: Glorot and Bengio (2010); Saxe, McClelland and Ganguli (2014).
+    """
+    from threadpoolctl import threadpool_limits
+
+    for layer in params.layers:
+        layer.W_x[...] = _glorot(layer.W_x.shape, random)
+        with threadpool_limits(1, "blas"):  # with more, last bits would depend on how many
+            q, r = np.linalg.qr(random.standard_normal(layer.W_h.shape[::-1]))
+        layer.W_h[...] = (q * np.sign(r.diagonal())).T
+    params.W_y[...] = _glorot(params.W_y.shape, random)
+
+
+def _glorot(dims: tuple[int, int], random: np.random.RandomState) -> np.ndarray:
+    bound = (6 / sum(dims)) ** 0.5
+    return random.uniform(-bound, bound, dims)
+
+
+_INITIALISERS = {"uniform": _uniform, "keras": _keras, "min-char-lstm": _min_char_lstm, "min-char-rnn": _min_char_rnn}

@@ -132,7 +132,7 @@ def _cache_size() -> int:
 def training_floor(
     limits: Limits, shape: Shape, T: int, B: int, optimizer: str, last_only: bool = False, cores: int = 1
 ) -> float:
-    """Seconds that an iteration takes at least on `cores` cores, by the formulas at the head of this file."""
+    """Seconds that an iteration of an LSTM without an embedding takes at least, by the formulas at this file's head."""
     V, H, L = shape[:3]
     R = 1 if last_only else T
     step = max(8 * B * H**2 / limits.flops, 16 * H**2 / limits.bandwidth(16 * H**2 / cores))

@@ -5,9 +5,9 @@ modified min-char-lstm.py, and lstm_text_generation.py of the Keras examples.
 """
 
 import sys
-from collections.abc import Callable
 from time import strftime
 
+from charlstm.config import Config
 from charlstm.corpus import Corpus
 from charlstm.errors import UserError
 from charlstm.progress import Progress
@@ -16,6 +16,8 @@ from charlstm.trainer import Trainer
 
 class Original:
     """What all the scripts have in common; a display."""
+
+    every, line = 0, ""  #: iterations from one line to the next, and the line, if the script has one
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
@@ -31,6 +33,7 @@ class Original:
             self.report(progress)
         elif progress.kind == "sample":
             self.sample(progress)
+        sys.stdout.flush()
 
     def report(self, progress: Progress) -> None:
         """Print an iteration's line, where the script would."""
@@ -130,7 +133,7 @@ class KerasLSTMText(Original):
         print(f"{progress.prime}{progress.sample}")
 
 
-STYLES: dict[str, Callable[[Trainer], Original]] = {
+STYLES: dict[str, type[Original]] = {
     "min-char-lstm": MinCharLSTM,
     "min-char-rnn": MinCharRNN,
     "karpathy-min-char-rnn": KarpathyMinCharRNN,
@@ -139,14 +142,20 @@ STYLES: dict[str, Callable[[Trainer], Original]] = {
 }
 
 
-def style_of(preset: str) -> Callable[[Trainer], Original]:
+def style_of(config: Config) -> type[Original]:
     """The display of the script that a preset replaces.
 
     Raises
     ------
     UserError
-        For a preset that replaces none of them.
+        For a preset that replaces none of them, or reports that are not where the script prints.
     """
-    if preset not in STYLES:
-        raise UserError(f"--style original: preset {preset} has none; those that have: {', '.join(STYLES)}")
-    return STYLES[preset]
+    if config.preset not in STYLES:
+        raise UserError(f"--style original: preset {config.preset} has none; those that have: {', '.join(STYLES)}")
+    style = STYLES[config.preset]
+    if style.every % config.report_every:
+        raise UserError(
+            f"--report-every: the original prints every {style.every} iterations, of which {config.report_every} is no "
+            "divisor; --style own does not mind"
+        )
+    return style

@@ -59,6 +59,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Keras' example lstm_text_generation.py.
     "keras-lstm-text": {
         "hidden_size": 128,
+        "init": "keras",
         "windows": "40:3",
         "batch_size": 128,
         "optimizer": "rmsprop",
@@ -101,6 +102,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "torch-rnn": {
         "hidden_size": 128,
         "num_layers": 2,
+        "embedding_size": 64,
         "seq_length": 50,
         "batch_size": 50,
         "learning_rate": 2e-3,

@@ -6,6 +6,7 @@ many iterations as take about a tenth of a second, which changes no bit of the r
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 
 import kernels
-from charlstm import initial, schedules
+from charlstm import dropout, initial, schedules
 from charlstm.batches import Streams, Windows
-from charlstm.checkpoint import Checkpoint
+from charlstm.checkpoint import Checkpoint, shape_of
 from charlstm.config import BUDGETS, Config
 from charlstm.corpus import Corpus
 from charlstm.errors import RunFailed, UserError
@@ -26,10 +27,10 @@ from charlstm.machine import usable_cores
 from charlstm.progress import ENDLESS, Progress
 from charlstm.sampler import choose_backend, continued
 from kernels import spec
-from kernels.spec import Shape
 
 _CALL_SECONDS = 0.1
 _CALIBRATION_SECONDS = 1.0
+_MASK_BYTES = 2**22
 _EVALUATIONS = 10  # in a run, unless chosen
 _TEMPERATURES = (0.2, 0.5, 1.0, 1.2)  # of the samples after an epoch, and the characters that they go on from
 _PRIME = 40
@@ -58,13 +59,17 @@ class Trainer:
         self.corpus = corpus
         self._ids, self._kept_back = corpus.split(config.validation)
         self.threads = config.threads or usable_cores()
-        self.shape = Shape(len(corpus.vocabulary), config.hidden_size, config.num_layers, config.cell)
+        self.shape = shape_of(config, len(corpus.vocabulary))
         self.batches = _batches(config, len(self._ids))
         self._ops = kernels.load(self.backend)
+        self._dropout = dropout.rounded(config.dropout)
         self._workspace = spec.workspace(
-            self.shape, config.seq_length, config.batch_size, config.real, config.dtype == "bfloat16"
+            self.shape, config.seq_length, config.batch_size, config.real, self._dropout, config.dtype == "bfloat16"
         )
+        self._mask = (config.num_layers, config.seq_length, config.batch_size, config.hidden_size)
+        self._most = max(1, _MASK_BYTES // math.prod(self._mask)) if self._dropout else sys.maxsize  # to a call
         self.budget = "the budget"  # what ends the run, in words
+        self._calibrated = checkpoint is not None  # then it says how many iterations there are
         self.start_loss = math.log(self.shape.vocab_size) * config.loss_chars
         self._call = 1  # iterations in the next call of the kernels
         self._rate = 0.0  # characters a second
@@ -77,13 +82,13 @@ class Trainer:
         config = self.config
         self.random = np.random.RandomState(config.seed)
         self.theta = initial.weights(config.init, self.shape, config.forget_bias, self.random, config.real)
-        self.state = spec.aligned_zeros((spec.OPTIMIZERS[config.optimizer].slots, len(self.theta)), config.real)
+        self.state = spec.aligned_zeros((spec.slots(config.optimizer, config.hyper), len(self.theta)), config.real)
         self.h = spec.aligned_zeros((config.num_layers, config.batch_size, config.hidden_size), config.real)
         self.c = np.zeros_like(self.h)
         self.iteration, self.seconds = 0, 0.0
         self.smooth_loss = self.start_loss
         self._loss_sum, self._loss_count = 0.0, 0
-        #: What is to be beaten, and how long that has not been: best_shown, best_validation, waited, rate_factor, ...
+        #: What is to be beaten, and how long that has not been: best_shown, best_validation, plateau_waited, ...
         self.marks: dict[str, float] = {}
 
     def _go_on(self, old: Checkpoint) -> None:
@@ -119,6 +124,7 @@ class Trainer:
             if config.schedule == "cosine":
                 raise UserError("--schedule cosine: needs to know where the run ends: give another budget, too")
             totals["the loss"] = ENDLESS
+        self._calibrated = True
         self.budget, total = min(totals.items(), key=lambda item: item[1])
         self.config = replace(config, iterations=total)
 
@@ -136,7 +142,7 @@ class Trainer:
                 if begin:  # the first call may have compiled
                     rates.append(steps / taken)
                 begin = begin or perf_counter()
-                steps = max(1, min(2 * steps, int(steps * _CALL_SECONDS / taken)))
+                steps = max(1, min(2 * steps, int(steps * _CALL_SECONDS / taken), self._most))
         return float(np.median(rates))
 
     def _threads(self) -> AbstractContextManager[Any]:
@@ -164,12 +170,17 @@ class Trainer:
         """Characters that an iteration reads."""
         return self.config.batch_size * self.config.seq_length
 
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether too many evaluations in a row have brought nothing better."""
+        return self.config.patience is not None and self.marks.get("patience_waited", 0) >= self.config.patience
+
     def _ended_by(self) -> str | None:
         """What has ended the run, in words; None while it goes on."""
         config = self.config
         if config.until_loss is not None and self.smooth_loss < config.until_loss * config.loss_chars:
             return f"a smoothed loss below {config.until_loss:g}"
-        if config.patience is not None and self.marks.get("waited", 0) >= config.patience:
+        if self.is_out_of_patience:
             return f"the patience of {config.patience} evaluations"
         return self.budget if self.iteration >= self.iterations else None
 
@@ -182,7 +193,7 @@ class Trainer:
         Diverged
             When a loss is not finite; its iteration is in the message, and its update was not made.
         """
-        if self.config.iterations is None:
+        if self.config.iterations is None or not self._calibrated:
             self.calibrate()
         every = self.config.sample_every
         with self._threads():
@@ -219,35 +230,43 @@ class Trainer:
 
     def _at_a_pause(self) -> Iterator[Progress]:
         """Evaluate, and write, where that is due after the iterations made."""
-        every, at_end = self._evaluate_every, self._ended_by() is not None
-        if every and (self.iteration % every == 0 or at_end):
-            yield self._evaluate()
+        every = self._evaluate_every
+        if every and (self.iteration % every == 0 or self._ended_by() is not None):
+            yield self._evaluate(is_due=self.iteration % every == 0)
         if self._minds_epochs and self.iteration % self.batches.iterations_per_pass == 0:
             if self.config.schedule == "plateau" and not self.config.validation:
-                self._wait_for_better(self.smooth_loss)
+                self._heed_plateau(self.smooth_loss)
             if self.config.epoch_samples != "none":
                 yield from self._epoch_samples()
 
-    def _evaluate(self) -> Progress:
-        """Measure on the text that was kept back, from a zero state that is carried through all of it."""
+    def _evaluate(self, is_due: bool) -> Progress:
+        """Measure on the text that was kept back, from a zero state that is carried through all of it.
+
+        One that is made only because the run ends lets nobody wait: a run that goes on is as if it had not ended.
+        """
         marks, bits = self.marks, bits_per_char(self._ops, self.theta, self.shape, self._kept_back)
         is_best = bits < marks.get("best_validation", math.inf)
-        marks["waited"] = 0 if is_best else marks.get("waited", 0) + 1
-        marks["best_validation"] = min(bits, marks.get("best_validation", math.inf))
-        if self.config.schedule == "plateau":
-            self._wait_for_better(bits)
+        if is_best:
+            marks["best_validation"] = bits
+        if is_due:
+            self._waited("patience", bits)
+            if self.config.schedule == "plateau":
+                self._heed_plateau(bits)
         return replace(self._progress("evaluation"), val_bits_per_char=bits, is_best=is_best)
 
-    def _wait_for_better(self, figure: float) -> None:
+    def _waited(self, what: str, figure: float) -> float:
+        """How many figures in a row, with this one, have been no better than the best before them."""
+        marks, best = self.marks, self.marks.get(f"{what}_best", math.inf)
+        is_better = figure < best
+        marks[f"{what}_best"] = figure if is_better else best
+        marks[f"{what}_waited"] = 0 if is_better else marks.get(f"{what}_waited", 0) + 1
+        return marks[f"{what}_waited"]
+
+    def _heed_plateau(self, figure: float) -> None:
         """Lower the rate where a figure has been no better than before for too long."""
-        marks = self.marks
-        if figure < marks.get("plateau_best", math.inf):
-            marks["plateau_best"], marks["plateau_waited"] = figure, 0
-            return
-        marks["plateau_waited"] += 1
-        if marks["plateau_waited"] >= self.config.plateau_patience:
-            marks["rate_factor"] = marks.get("rate_factor", 1.0) * self.config.decay_factor
-            marks["plateau_waited"] = 0
+        if self._waited("plateau", figure) >= self.config.plateau_patience:
+            self.marks["rate_factor"] = self.marks.get("rate_factor", 1.0) * self.config.decay_factor
+            self.marks["plateau_waited"] = 0
 
     def _advance(self, end: int) -> Iterator[Progress]:
         """Train up to iteration `end`, or to where the smoothed loss gets low enough, and yield what is due."""
@@ -261,7 +280,7 @@ class Trainer:
             losses = losses[:-1]
         self.iteration = begin + len(losses)
         self._rate = self._chars_each * len(losses) / taken
-        self._call = max(1, min(2 * self._call, int(len(losses) * _CALL_SECONDS / taken)))
+        self._call = max(1, min(2 * self._call, int(len(losses) * _CALL_SECONDS / taken), self._most))
         reports = []
         for n, loss in enumerate(losses.tolist(), begin):
             self.smooth_loss = spec.SMOOTHING * self.smooth_loss + (1 - spec.SMOOTHING) * loss
@@ -275,7 +294,7 @@ class Trainer:
                 reports.append(self._progress("report", n=n, loss=loss, learning_rate=rate, seconds=seconds))
         self.seconds += taken
         yield from reports
-        if self.smooth_loss < limit:
+        if self.smooth_loss < limit and not diverged:
             yield from self._below(rates[len(losses) - 1 :][:1])
         if diverged:
             raise Diverged(f"the loss of iteration {self.iteration} is {last}: {_STOPPED}")
@@ -317,7 +336,7 @@ class Trainer:
     ) -> np.ndarray:  # fmt: skip
         config = self.config
         starts, reset = self.batches.plan(begin, end)
-        mean = config.loss_reduction == "mean"
+        mean, rate = config.loss_reduction == "mean", self._dropout
         return self._ops.train_steps(
             theta, state, h, c, self._ids, starts, reset, rates,
             shape=self.shape,
@@ -328,6 +347,8 @@ class Trainer:
             grad_scale=1.0 / (config.loss_chars * config.batch_size) if mean else 1.0,
             grad_clip=config.grad_clip,
             grad_clip_norm=config.grad_clip_norm,
+            dropout=rate,
+            masks=dropout.masks(config.seed, begin, end, self._mask, rate) if rate else None,
             last_only=config.windows is not None,
             bfloat16=config.dtype == "bfloat16",
             smooth_loss=self.smooth_loss,
@@ -432,8 +453,8 @@ class Trainer:
 
 def _batches(config: Config, num_ids: int) -> Streams | Windows:
     """Which ids each iteration reads."""
-    if config.windows is None:
-        return Streams(num_ids, config.seq_length, config.batch_size)
     if config.epoch_samples != "none" and num_ids < _PRIME:
         raise UserError(f"the text has {num_ids} characters; samples after an epoch go on from {_PRIME} of it")
+    if config.windows is None:
+        return Streams(num_ids, config.seq_length, config.batch_size)
     return Windows(num_ids, *config.window, config.batch_size, config.seed)

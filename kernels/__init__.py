@@ -1,4 +1,4 @@
-"""LSTM and Adagrad kernels: one contract (:mod:`kernels.spec`), several backends with the same functions.
+"""LSTM, GRU, RNN and optimizer kernels: one contract (:mod:`kernels.spec`), several backends with the same functions.
 
 >>> import kernels
 >>> "numpy" in kernels.available()

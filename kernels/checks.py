@@ -91,14 +91,17 @@ def optimizer(theta: Any, grad: Any, state: Any, slots: int) -> None:
     _expect("state", (slots, sizes["N"]), state.shape)
 
 
-def model(theta: Any, h: Any, c: Any, x: Any, shape: Shape, ws: Workspace | None) -> int:
+def model(
+    theta: Any, h: Any, c: Any, x: Any, shape: Shape, ws: Workspace | None, dropout: float = 0.0, masks: Any = None
+) -> int:
     """Check the arguments of :func:`loss_and_grad`, and most of :func:`score`; return T + 1."""
     sizes = spec.check(theta=(theta, "N"), h=(h, "L B H"), c=(c, "L B H"), x=(x, "ids T B"))
     _check_shape(theta, h, shape, sizes["B"])
     if sizes["T"] < 2:
         raise ValueError(f"x: expected at least 2 rows (an input and its target), got {sizes['T']}")
     spec.check_ids("x", x, shape.vocab_size)
-    _check_workspace(ws, shape, sizes["T"] - 1, sizes["B"], theta.dtype)
+    _check_masks(masks, dropout, (shape.num_layers, sizes["T"] - 1, sizes["B"], shape.hidden_size))
+    _check_workspace(ws, shape, sizes["T"] - 1, sizes["B"], theta.dtype, dropout)
     return sizes["T"]
 
 
@@ -113,7 +116,9 @@ def train_steps(
     learning_rate: Any,
     shape: Shape,
     T: int,
-    optimizer_name: str,
+    slots: int,
+    dropout: float,
+    masks: Any,
     threads: int,
     ws: Workspace | None,
     bfloat16: bool,
@@ -132,13 +137,14 @@ def train_steps(
         raise ValueError(f"learning_rate: expected float64, got {learning_rate.dtype}")
     _expect("learning_rate", (sizes["K"],), learning_rate.shape)
     _check_shape(theta, h, shape, sizes["B"])
-    _expect("state", (spec.OPTIMIZERS[optimizer_name].slots, sizes["N"]), state.shape)
+    _expect("state", (slots, sizes["N"]), state.shape)
     if T < 1:
         raise ValueError(f"seq_length: expected at least 1, got {T}")
-    if bfloat16 and (sizes["B"] != 1 or theta.dtype != np.float32 or shape.cell != "lstm"):
-        got = f"{sizes['B']} of {theta.dtype}, {shape.cell}"
-        raise ValueError(f"bfloat16: expected one stream of float32, lstm, got {got}")
-    _check_workspace(ws, shape, T, sizes["B"], theta.dtype, bfloat16)
+    if bfloat16 and (sizes["B"] != 1 or theta.dtype != np.float32 or shape.cell != "lstm" or shape.embedding_size):
+        got = f"{sizes['B']} of {theta.dtype}, {shape.cell}, embedding_size {shape.embedding_size}"
+        raise ValueError(f"bfloat16: expected one stream of float32, lstm, without an embedding, got {got}")
+    _check_masks(masks, dropout, (sizes["K"], shape.num_layers, T, sizes["B"], shape.hidden_size))
+    _check_workspace(ws, shape, T, sizes["B"], theta.dtype, dropout, bfloat16)
     if threads < 1:
         raise ValueError(f"threads: expected at least 1, got {threads}")
     if sizes["K"] and (int(starts.min()) < 0 or int(starts.max()) + T >= sizes["M"]):
@@ -190,11 +196,25 @@ def _check_shape(theta: Any, h: Any, shape: Shape, B: int) -> None:
     _expect("h", (shape.num_layers, B, shape.hidden_size), h.shape)
 
 
-def _check_workspace(ws: Workspace | None, shape: Shape, T: int, B: int, dtype: Any, bfloat16: bool = False) -> None:
+def _check_masks(masks: Any, dropout: float, expected: tuple[int, ...]) -> None:
+    """Check that there are masks exactly where there is dropout, and that they fit."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout: expected at least 0 and less than 1, got {dropout}")
+    if (masks is None) != (dropout == 0):
+        raise ValueError(f"masks: expected {'None' if dropout == 0 else 'an array'} with dropout {dropout}")
+    if masks is not None:
+        _expect("masks", expected, masks.shape)
+        if masks.dtype != np.uint8 or not masks.flags.c_contiguous:
+            raise ValueError(f"masks: expected C-contiguous uint8, got {masks.dtype}, strides {masks.strides}")
+
+
+def _check_workspace(
+    ws: Workspace | None, shape: Shape, T: int, B: int, dtype: Any, dropout: float = 0.0, bfloat16: bool = False
+) -> None:
     """Check that a workspace was made for these sizes: kernels take theirs from it."""
     if ws is None:
         return
-    for name, (dims, kind) in spec.workspace_layout(shape, T, B, dtype, bfloat16).items():
+    for name, (dims, kind) in spec.workspace_layout(shape, T, B, dtype, dropout, bfloat16).items():
         got = getattr(ws, name)
         if got is None:
             raise ValueError(f"workspace.{name}: expected {dims}, got None: make it for bfloat16")

@@ -1,6 +1,7 @@
 """Every op in plain NumPy, written to be read. It is judged by finite differences and judges every other backend.
 
-T seq_length, B batch_size, V vocab_size, H hidden_size, L num_layers, D width of a layer's input, N parameters.
+T seq_length, B batch_size, V vocab_size, H hidden_size, L num_layers, E embedding_size, D width of a layer's input, N
+parameters.
 Equations, gate order and the layout of flat vectors: :mod:`kernels.spec`. Ops check their arguments and take any
 C-contiguous float32 or float64 arrays; what an op writes in place is said in its docstring. Single layers are in
 :mod:`kernels.numpy_cells`.
@@ -75,17 +76,33 @@ def _clipped(theta: Any, grad: Any, state: Any, grad_clip: float | None, slots: 
     return grad if grad_clip is None else np.clip(grad, -grad_clip, grad_clip)
 
 
-def sgd(theta: Any, grad: Any, state: Any, step: int, *, learning_rate: float, grad_clip: float | None = None) -> None:
-    """Gradient descent, in place: ``theta -= learning_rate g``.
+def sgd(
+    theta: Any,
+    grad: Any,
+    state: Any,
+    step: int,
+    *,
+    learning_rate: float,
+    grad_clip: float | None = None,
+    momentum: float = 0.0,
+) -> None:
+    """Gradient descent, in place: ``theta -= learning_rate g``; with momentum ``v = momentum v + g`` takes g's place.
 
     Parameters
     ----------
     theta : (N,) parameters; written
     grad : (N,) gradient; read (g is grad clipped to [-grad_clip, grad_clip] by element)
-    state : (0, N), this optimizer has no memory
+    state : (0, N), or with momentum (1, N), v, zero at first; written
     step : updates made before this one; not used
+
+    Notes
+    -----
+    PyTorch's momentum, without dampening: the learning rate stands outside v. Source: Polyak (1964).
     """
-    g = _clipped(theta, grad, state, grad_clip, 0)
+    g = _clipped(theta, grad, state, grad_clip, spec.slots("sgd", {"momentum": momentum}))
+    if momentum:
+        state[0] = theta.dtype.type(momentum) * state[0] + g
+        g = state[0]
     theta -= theta.dtype.type(learning_rate) * g
 
 
@@ -177,7 +194,7 @@ def adam(
     theta -= rate * m / (np.sqrt(v * root) + real(epsilon))
 
 
-_UPDATES = {"sgd": sgd, "adagrad": adagrad, "rmsprop": rmsprop, "adam": adam}
+_UPDATES: dict[str, Any] = {"sgd": sgd, "adagrad": adagrad, "rmsprop": rmsprop, "adam": adam}
 
 
 # ----------------------------------------------------------------------------------------------------- whole model
@@ -193,6 +210,12 @@ def _layer_forward(cell: str, x: Any, h0: Any, c0: Any, parameters: Any) -> tupl
     return h, c0, cache
 
 
+def _dropped(a: np.ndarray, mask: Any, dropout: float) -> np.ndarray:
+    """What dropout leaves of a (T, B, H), and of its gradient; without a mask (T, B, H) all of it."""
+    real = a.dtype.type
+    return a if mask is None else np.where(mask, a * real(1 / (1 - dropout)), real(0))
+
+
 def loss_and_grad(
     theta: Any,
     h: Any,
@@ -201,6 +224,8 @@ def loss_and_grad(
     *,
     shape: Shape,
     last_only: bool = False,
+    dropout: float = 0.0,
+    masks: Any = None,
     workspace: Workspace | None = None,
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """Loss of L stacked layers and a readout over one sequence, and its gradient.
@@ -212,6 +237,8 @@ def loss_and_grad(
     x : (T+1, B) int32 ids: inputs x[:-1], targets x[1:]; read
     shape : Shape
     last_only : the loss is that of the last step alone, as for windows that predict the one character after them
+    dropout : which part of each layer's output is dropped; the others are divided by 1 - dropout
+    masks : (L, T, B, H) uint8, zero for what is dropped; None without dropout; read
     workspace : Workspace of these sizes; the results may then be views of it
 
     Returns
@@ -220,15 +247,15 @@ def loss_and_grad(
     grad : (N,)
     h_last, c_last : (L, B, H), the state after the last step; no gradient flows into the next sequence (truncation)
     """
-    T, V, H = checks.model(theta, h, c, x, shape, workspace) - 1, shape.vocab_size, shape.hidden_size
+    T, V, H = checks.model(theta, h, c, x, shape, workspace, dropout, masks) - 1, shape.vocab_size, shape.hidden_size
     first = T - 1 if last_only else 0
-    views = spec.params(theta, shape)
-    caches, c_all, below = [], [], x[:-1]
-    for layer, h0, c0 in zip(views.layers, h, c, strict=True):
+    views, masks = spec.params(theta, shape), [None] * shape.num_layers if masks is None else masks
+    caches, c_all, below = [], [], x[:-1] if views.embedding is None else views.embedding[x[:-1]]
+    for layer, h0, c0, mask in zip(views.layers, h, c, masks, strict=True):
         h_all, c_last, cache = _layer_forward(shape.cell, below, h0, c0, layer)
         caches.append(cache)
         c_all.append(c_last)
-        below = h_all[1:]
+        below = _dropped(h_all[1:], mask, dropout)
     read = below[first:]
     logits = read @ views.W_y + views.b_y
     loss, dlogits = softmax_cross_entropy(logits, x[1:][first:])
@@ -240,11 +267,14 @@ def loss_and_grad(
     grads.b_y[...] = flat_dlogits.sum(axis=0)
     dh = np.zeros_like(below)
     dh[first:] = dlogits @ views.W_y.T
-    for cache, target in zip(reversed(caches), reversed(grads.layers), strict=True):
-        found = _BACKWARD[shape.cell](dh, cache)
+    for cache, target, mask in zip(reversed(caches), reversed(grads.layers), reversed(masks), strict=True):
+        found = _BACKWARD[shape.cell](_dropped(dh, mask, dropout), cache)
         for view, gradient in zip(target, found[-len(target) :], strict=True):
             view[...] = gradient
         dh = found.dx
+    if views.embedding is not None:
+        grads.embedding[...] = 0
+        np.add.at(grads.embedding, x[:-1], dh)
     return loss, grad, np.stack([cache.h[-1] for cache in caches]), np.stack(c_all)
 
 
@@ -275,6 +305,8 @@ def train_steps(
     grad_clip: float | None = None,
     grad_clip_norm: float | None = None,
     last_only: bool = False,
+    dropout: float = 0.0,
+    masks: Any = None,
     bfloat16: bool = False,
     smooth_loss: float = np.inf,
     stop_below: float = -np.inf,
@@ -286,7 +318,7 @@ def train_steps(
     Parameters
     ----------
     theta : (N,) parameters; written
-    state : (S, N) optimizer memory; written
+    state : (S, N) optimizer memory, S as spec.slots says; written
     h, c : (L, B, H) state, carried from one iteration to the next; written (c as it was for cells that have none)
     ids : (M,) uint8, uint16 or uint32, the text; read
     starts : (n, B) int64, where each stream's sequence begins: inputs ids[start : start+T], targets one later; read
@@ -299,12 +331,13 @@ def train_steps(
     grad_scale : the gradient of the summed loss is multiplied by this first (1 / (T B) for a mean)
     grad_clip, grad_clip_norm : by element, then by Euclidean norm, after the scaling; None for none
     last_only : the loss is that of the last step alone: windows, which usually go with reset
+    dropout, masks : as for :func:`loss_and_grad`, but masks are (n, L, T, B, H): random numbers enter as arrays
     bfloat16 : the recurrent matrices are read as copies rounded to bfloat16 (spec.round_to_bfloat16), forward and
         backward; gradients, sums and the parameters that are updated stay float32. For one stream: half the bytes to
         read at each step. The gradient is that of the loss at the rounded weights.
     smooth_loss : the running mean of losses of one stream before these: 0.999 of it and 0.001 of the new one, each time
     stop_below : the call ends at the first iteration whose smoothed loss is less
-    workspace : Workspace of these sizes
+    workspace : Workspace of these sizes, made for dropout or bfloat16 where there is any
     threads : how many may work on it; any number gives the same bits (the reference uses one)
 
     Returns
@@ -324,8 +357,8 @@ def train_steps(
     """
     constants = spec.hyper_values(optimizer, hyper)
     checks.train_steps(
-        theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer, threads, workspace,
-        bfloat16,
+        theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, spec.slots(optimizer, hyper), dropout,
+        masks, threads, workspace, bfloat16,
     )  # fmt: skip
     losses = np.empty(len(starts))
     with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is returned, not warned of
@@ -337,8 +370,9 @@ def train_steps(
             x = ids[start + np.arange(seq_length + 1)[:, None]].astype(np.int32)
             read = _rounded(theta, shape) if bfloat16 else theta
             losses[n], grad, h_last, c_last = loss_and_grad(
-                read, h, c, x, shape=shape, last_only=last_only, workspace=workspace
-            )
+                read, h, c, x, shape=shape, last_only=last_only, dropout=dropout,
+                masks=None if masks is None else masks[n], workspace=workspace,
+            )  # fmt: skip
             smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * losses[n] / len(start)
             if smooth_loss < stop_below:
                 return losses[: n + 1]
@@ -360,7 +394,8 @@ def _log_prob(logits: Any, ids: Any) -> np.ndarray:
 
 def _read(theta: Any, shape: Shape, h: Any, c: Any, x: Any) -> np.ndarray:
     """Logits (T, B, V) after each of the inputs x (T, B); h, c (L, B, H) go from the state before to that after."""
-    views, below = spec.params(theta, shape), x
+    views = spec.params(theta, shape)
+    below = x if views.embedding is None else views.embedding[x]
     for k, layer in enumerate(views.layers):
         h_all, c[k], _ = _layer_forward(shape.cell, below, h[k], c[k], layer)
         h[k], below = h_all[-1], h_all[1:]

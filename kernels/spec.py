@@ -2,8 +2,8 @@
 
 Dimensions
 ----------
-T seq_length, B batch_size, V vocab_size, H hidden_size, L num_layers, D width of a layer's input (V for ids, else the
-H of the layer below), N number of parameters, S arrays of optimizer memory.
+T seq_length, B batch_size, V vocab_size, H hidden_size, L num_layers, E embedding_size, D width of a layer's input (V
+for ids, E for embeddings, else the H of the layer below), N number of parameters, S arrays of optimizer memory.
 
 Equations of one LSTM layer (gates in PyTorch's order i, f, g, o; ``y = x @ W + b`` everywhere)
 -----------------------------------------------------------------------------------------------
@@ -24,8 +24,13 @@ Backward, from the last step to the first::
     dW_x += x_t' dz;  dW_h += h_{t-1}' dz;  db += dz;  dx_t = dz W_x'
     dh_next = dz W_h';  dc_next = dc f
 
+With an embedding the first layer's x_t is the row embedding[id], of which d embedding[id] += dx_t. With dropout what a
+layer passes up, to the next layer and to the readout but not to its own next step, is ``h_t / (1 - dropout)`` where the
+mask is not zero, else 0; and so is the gradient that comes down to h_t.
+
 Source: Hochreiter and Schmidhuber (1997), with the forget gate of Gers, Schmidhuber and Cummins (2000); truncated
-backpropagation through time as in Williams and Peng (1990).
+backpropagation through time as in Williams and Peng (1990); dropout between layers alone as in Zaremba, Sutskever and
+Vinyals (2014).
 
 The other cells: no cell state; logits, loss and dh (with its dh_next) as above
 -------------------------------------------------------------------------------
@@ -71,6 +76,7 @@ class Shape(NamedTuple):
     hidden_size: int
     num_layers: int = 1
     cell: str = "lstm"  # of CELLS
+    embedding_size: int = 0  # 0: none, ids are rows of the first W_x
 
 
 class LayerParams(NamedTuple):
@@ -96,6 +102,7 @@ class Params(NamedTuple):
     layers: tuple[Any, ...]  # LayerParams or GRULayerParams
     W_y: Any  # (H, V)
     b_y: Any  # (V,)
+    embedding: Any = None  # (V, E), None where there is none
 
 
 def blocks(shape: Shape) -> list[tuple[str, int, tuple[int, ...]]]:
@@ -106,13 +113,13 @@ def blocks(shape: Shape) -> list[tuple[str, int, tuple[int, ...]]]:
     ValueError
         For a cell that is not one of CELLS.
     """
-    V, H, L, cell = shape
+    V, H, L, cell, E = shape
     if cell not in CELLS:
         raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
     columns = CELLS[cell] * H
-    dims: list[tuple[str, tuple[int, ...]]] = []
+    dims: list[tuple[str, tuple[int, ...]]] = [("embedding", (V, E))] if E else []
     for layer in range(L):
-        dims += [(f"W_x_l{layer}", (V if layer == 0 else H, columns)), (f"W_h_l{layer}", (H, columns))]
+        dims += [(f"W_x_l{layer}", (H if layer > 0 else E or V, columns)), (f"W_h_l{layer}", (H, columns))]
         dims += [(f"{bias}_l{layer}", (columns,)) for bias in _layer_type(cell)._fields[2:]]
     dims += [("W_y", (H, V)), ("b_y", (V,))]
     out, offset = [], 0
@@ -133,8 +140,11 @@ def num_parameters(shape: Shape) -> int:
 
 
 def offsets(shape: Shape) -> np.ndarray:
-    """Offsets of the blocks, int64 in the order of :func:`blocks`: how compiled loops find their way."""
-    return np.array([offset for _, offset, _ in blocks(shape)], np.int64)
+    """Offsets of the blocks, int64 in the order of :func:`blocks`: how compiled loops find their way.
+
+    An embedding is left out: it is what lies before the first of them.
+    """
+    return np.array([offset for name, offset, _ in blocks(shape) if name != "embedding"], np.int64)
 
 
 def named(flat: Any, shape: Shape) -> dict[str, Any]:
@@ -144,10 +154,11 @@ def named(flat: Any, shape: Shape) -> dict[str, Any]:
 
 def params(flat: Any, shape: Shape) -> Params:
     """Views of `flat` (N,) as a :class:`Params`."""
-    views, layer_type = list(named(flat, shape).values()), _layer_type(shape.cell)
-    n = len(layer_type._fields)
+    by_name, layer_type = named(flat, shape), _layer_type(shape.cell)
+    embedding = by_name.pop("embedding", None)
+    views, n = list(by_name.values()), len(layer_type._fields)
     layers = tuple(layer_type(*views[n * k : n * k + n]) for k in range(shape.num_layers))
-    return Params(layers, views[-2], views[-1])
+    return Params(layers, views[-2], views[-1], embedding)
 
 
 def aligned_zeros(dims: tuple[int, ...] | int, dtype: Any) -> np.ndarray:
@@ -245,14 +256,19 @@ def round_to_bfloat16(array: Any) -> np.ndarray:
     return ((bits + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def unit_panels(hidden_size: int, batch_size: int, cell: str = "lstm", bfloat16: bool = False) -> int:
+def unit_panels(
+    hidden_size: int, batch_size: int, cell: str = "lstm", bfloat16: bool = False, embedding_size: int = 0
+) -> int:
     """Panels that the hidden units of an LSTM's small batch are cut into, each the business of one thread, or 1.
 
     A panel's gates, weights and their update then stay with one core, and what flows back to all units is added up
     panel by panel: a fixed shape for any threads. Smaller models are not worth sharing out; the weights of larger ones
-    do not fit a core's cache anyway, and are cut up only where the copies that are rounded to bfloat16 want it.
+    do not fit a core's cache anyway, and are cut up only where the copies that are rounded to bfloat16 want it. With an
+    embedding, whose gradient needs all panels, there are none.
     """
-    if cell != "lstm" or batch_size > 3 or hidden_size < 64 or (hidden_size >= 384 and not bfloat16):
+    if cell != "lstm" or embedding_size > 0 or batch_size > 3 or hidden_size < 64:
+        return 1
+    if hidden_size >= 384 and not bfloat16:
         return 1
     return 2 if hidden_size < 192 else 4
 
@@ -281,6 +297,8 @@ class Workspace(NamedTuple):
         Any  # (2, 2, unit panels or 0, B, H or more): by turns, what each panel adds to dh_next and to the dh below
     )
     packed: Any  # (L, 4, 4 H (H + 16)) or of no size: W_h, W_h', W_x, W_x' in the order in which products read them
+    table: Any  # (V, 4H), or of no size without an embedding: embedding @ W_x, of which ids are rows; then its gradient
+    dropped: Any  # (L, T, B, H), or of no size without dropout: what it leaves of h
     logits: Any  # (T, B, V), then dlogits
     row_loss: Any  # (T, B) float64
     grad: Any  # (N,)
@@ -292,13 +310,16 @@ class Workspace(NamedTuple):
 
 
 def workspace_layout(
-    shape: Shape, seq_length: int, batch_size: int, dtype: Any, bfloat16: bool = False
+    shape: Shape, seq_length: int, batch_size: int, dtype: Any, dropout: float = 0.0, bfloat16: bool = False
 ) -> dict[str, tuple[Any, np.dtype]]:
-    """Dimensions and dtype of each buffer of a :class:`Workspace`, which has pairs with `bfloat16` alone."""
-    V, H, L, cell = shape
+    """Dimensions and dtype of each buffer of a :class:`Workspace`, for passes with dropout, with bfloat16, or without.
+
+    Pairs are there with `bfloat16` alone.
+    """
+    V, H, L, cell, E = shape
     T, B, N = seq_length, batch_size, num_parameters(shape)
     real, double, whole = np.dtype(dtype), np.dtype(np.float64), np.dtype(np.int64)
-    panels = unit_panels(H, B, cell, bfloat16)
+    panels = unit_panels(H, B, cell, bfloat16, E)
     dz = {"lstm": (L, T, B, 4 * H), "gru": (L, 2, T, B, 3 * H), "rnn": (L, 1, T, B, H)}[cell]
     layout: dict[str, tuple[Any, np.dtype]] = {
         "x": ((T + 1, B), np.dtype(np.int32)),
@@ -310,6 +331,8 @@ def workspace_layout(
         "carry": ((2, B, H), real),
         "partial": ((2, 2, panels if panels > 1 else 0, B, -(-H // 16) * 16), real),
         "packed": ((L, 4, 4 * H * (H + 16) if packs(H, B, real.itemsize, cell) else 0), real),
+        "table": ((V if E > 0 else 0, CELLS[cell] * H), real),
+        "dropped": ((L if dropout > 0 else 0, T, B, H), real),
         "logits": ((T, B, V), real),
         "row_loss": ((T, B), double),
         "grad": ((N,), real),
@@ -323,10 +346,12 @@ def workspace_layout(
     return layout
 
 
-def workspace(shape: Shape, seq_length: int, batch_size: int, dtype: Any, bfloat16: bool = False) -> Workspace:
+def workspace(
+    shape: Shape, seq_length: int, batch_size: int, dtype: Any, dropout: float = 0.0, bfloat16: bool = False
+) -> Workspace:
     """Allocate a :class:`Workspace`. Floats start as NaN, so that a value read before it is written shows."""
     buffers = {}
-    for name, (dims, kind) in workspace_layout(shape, seq_length, batch_size, dtype, bfloat16).items():
+    for name, (dims, kind) in workspace_layout(shape, seq_length, batch_size, dtype, dropout, bfloat16).items():
         buffers[name] = aligned_zeros(dims, kind)
         if kind.kind == "f":
             buffers[name].fill(np.nan)
@@ -337,13 +362,17 @@ def workspace(shape: Shape, seq_length: int, batch_size: int, dtype: Any, bfloat
 class Optimizer(NamedTuple):
     """One row of the optimizer table."""
 
-    slots: int  # S, arrays of memory as long as theta, all starting at zero
+    slots: int  # S, arrays of memory as long as theta, all starting at zero; see slots() for momentum's
     hyper: dict[str, float]  # name -> default, in the order in which compiled loops take them
     formula: str
 
 
 OPTIMIZERS = {
-    "sgd": Optimizer(0, {}, "theta -= learning_rate g"),
+    "sgd": Optimizer(
+        0,
+        {"momentum": 0.0},
+        "theta -= learning_rate g;  with momentum  v = momentum v + g;  theta -= learning_rate v",
+    ),
     "adagrad": Optimizer(
         1, {"epsilon": 1e-8}, "s += g^2;  theta -= learning_rate g / sqrt(s + epsilon)   (epsilon inside the root)"
     ),
@@ -378,6 +407,12 @@ def hyper_values(optimizer: str, hyper: dict[str, float] | None) -> dict[str, fl
     return {**defaults, **(hyper or {})}
 
 
+def slots(optimizer: str, hyper: dict[str, float] | None = None) -> int:
+    """S, arrays of memory that an optimizer with these constants needs: plain descent needs none, momentum one."""
+    constants = hyper_values(optimizer, hyper)
+    return 1 if constants.get("momentum") else OPTIMIZERS[optimizer].slots
+
+
 # ----------------------------------------------------------------------------------------------------- op signatures
 OPS = {
     "lstm_forward": "(x, h0, c0, W_x, W_h, b, *, out=None)",
@@ -388,15 +423,15 @@ OPS = {
     "gru_backward": "(dh, cache, dh_last=None, *, out=None, dz=None)",
     "softmax_cross_entropy": "(logits, targets, *, out=None)",
     "clip": "(grad, *, grad_clip=None, grad_clip_norm=None)",
-    "sgd": "(theta, grad, state, step, *, learning_rate, grad_clip=None)",
+    "sgd": "(theta, grad, state, step, *, learning_rate, grad_clip=None, momentum=0.0)",
     "adagrad": "(theta, grad, state, step, *, learning_rate, grad_clip=None, epsilon=1e-08)",
     "rmsprop": "(theta, grad, state, step, *, learning_rate, grad_clip=None, rho=0.99, epsilon=1e-08)",
     "adam": "(theta, grad, state, step, *, learning_rate, grad_clip=None, beta1=0.9, beta2=0.999, epsilon=1e-08)",
-    "loss_and_grad": "(theta, h, c, x, *, shape, last_only=False, workspace=None)",
+    "loss_and_grad": "(theta, h, c, x, *, shape, last_only=False, dropout=0.0, masks=None, workspace=None)",
     "train_steps": (
         "(theta, state, h, c, ids, starts, reset, learning_rate, *, shape, seq_length, step=0, optimizer='adagrad', "
         "hyper=None, grad_scale=1.0, grad_clip=None, grad_clip_norm=None, last_only=False, "
-        "bfloat16=False, smooth_loss=inf, stop_below=-inf, workspace=None, threads=1)"
+        "dropout=0.0, masks=None, bfloat16=False, smooth_loss=inf, stop_below=-inf, workspace=None, threads=1)"
     ),
     "score": "(theta, h, c, x, *, shape, workspace=None, out=None)",
     "sample": "(theta, h, c, x, uniforms, *, shape, temperature=1.0, top_k=0, top_p=1.0, log_probs=None)",

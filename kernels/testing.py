@@ -19,7 +19,7 @@ GRADIENT_TOLERANCE = 1e-6
 FLOAT64_TOLERANCE = 1e-12
 
 #: Sizes of gradient checks: small, odd and all different, so that a swapped axis cannot pass.
-T, B, V, H, D = 5, 2, 7, 3, 4
+T, B, V, H, D, E = 5, 2, 7, 3, 4, 6
 
 
 # --------------------------------------------------------------------------------------------------- close enough
@@ -84,6 +84,10 @@ def gradient_errors(ops: Any, seed: int = 0, cells: Iterable[str] = tuple(spec.C
             yield from _loss_errors(ops, random)
         for layers in (1, 2, 3):
             yield from _model_errors(ops, random, cell, layers)
+        yield from _model_errors(ops, random, cell, 2, "last step", last_only=True)
+        yield from _model_errors(ops, random, cell, 2, "dropout", dropout=0.4)
+        yield from _model_errors(ops, random, cell, 2, "embedding", embedding_size=E)
+        yield from _model_errors(ops, random, cell, 3, "all of it", embedding_size=E, dropout=0.4, last_only=True)
 
 
 def layer_arrays(
@@ -123,16 +127,28 @@ def _loss_errors(ops: Any, random: np.random.RandomState) -> Iterator[GradientEr
     yield GradientError("cross_entropy", "dlogits", relative_error(dlogits, expected))
 
 
-def _model_errors(ops: Any, random: np.random.RandomState, cell: str, layers: int) -> Iterator[GradientError]:
-    shape = Shape(V, H, layers, cell)
+def _model_errors(
+    ops: Any,
+    random: np.random.RandomState,
+    cell: str,
+    layers: int,
+    name: str = "",
+    embedding_size: int = 0,
+    dropout: float = 0.0,
+    last_only: bool = False,
+) -> Iterator[GradientError]:
+    shape = Shape(V, H, layers, cell, embedding_size)
     theta = random.randn(spec.num_parameters(shape)) * 0.5
     h, c = random.randn(layers, B, H) * 0.7, random.randn(layers, B, H) * 0.7
     x = random.randint(0, V, (T + 1, B)).astype(np.int32)
-    found = ops.loss_and_grad(theta, h, c, x, shape=shape)[1].copy()
-    expected = numerical_gradient(lambda: ops.loss_and_grad(theta, h, c, x, shape=shape)[0], theta)
+    masks = random.randint(0, 3, (layers, T, B, H)).astype(np.uint8) if dropout else None  # any number but 0 keeps
+    options = {"shape": shape, "dropout": dropout, "masks": masks, "last_only": last_only}
+    found = ops.loss_and_grad(theta, h, c, x, **options)[1].copy()
+    expected = numerical_gradient(lambda: ops.loss_and_grad(theta, h, c, x, **options)[0], theta)
     blocks = zip(spec.named(found, shape).items(), spec.named(expected, shape).values(), strict=True)
-    for (name, got), wanted in blocks:
-        yield GradientError(f"{cell}, {layers} deep", f"d{name}", relative_error(got, wanted))
+    op = f"{cell} {name or 'model'}, {layers} deep"
+    for (block, got), wanted in blocks:
+        yield GradientError(op, f"d{block}", relative_error(got, wanted))
 
 
 # ------------------------------------------------------------------------------------------------------- mutations
@@ -160,14 +176,14 @@ MUTATIONS = (
     Mutation("off-by-one target", "numba", _LOOPS, "offsets, x[1:], h", "offsets, x[:T], h"),
     Mutation("skipped clip", "numpy", _REF, "np.clip(grad, -grad_clip, grad_clip", "np.clip(grad, -np.inf, np.inf"),
     Mutation("skipped clip", "numba", _UPDATES, "return g.at_most(limit).at_least(-limit)", "return g"),
+)  # fmt: skip
+
+#: Mistakes in what not every model or only one backend has.
+MORE_MUTATIONS = (
     Mutation("dropped dh z of the GRU", "numpy", _REF_CELLS, "@ W_h.T + dh_t * z", "@ W_h.T"),
     Mutation("dropped dh z of the GRU", "numba", _CELLS, "row.store(dh_t * z, kept)", "row.store(dh_t * 0.0, kept)"),
     Mutation("reset gate left out of ds", "numpy", _REF_CELLS, "[da_r, da_z, da_n * r]", "[da_r, da_z, da_n]"),
     Mutation("reset gate left out of ds", "numba", _CELLS, "row.store(da_n * r, ds,", "row.store(da_n, ds,"),
-)  # fmt: skip
-
-#: Mistakes in what only one backend has.
-MORE_MUTATIONS = (
     Mutation("panel left out", "numba", _LAYERS, "p in range(1, partial", "p in range(2, partial"),
     Mutation("panels by no turns", "numba", _LAYERS, "(layer * T + t + 1) % 2", "(layer * T + t) % 2"),
     Mutation("packed gates on top of each other", "numba", _LAYERS, "s * region + K * piece[0]", "K * piece[0]"),
@@ -176,6 +192,13 @@ MORE_MUTATIONS = (
     Mutation("bias of one side for both", "numba", _MODEL, "d_at + side * R * N", "d_at"),
     Mutation("state of one step for the next", "numba", _RNN_GRU, "(row + B) * H), R * H)", "row * H), R * H)"),
     Mutation("memory of another column", "numba", _UPDATES, "r, row), I64(c * vec.lanes)", "r, row), I64(0)"),
+    Mutation("dropout's gradient unscaled", "numpy", _REF, "](_dropped(dh, mask, dropout)", "](_dropped(dh, mask, 0)"),
+    Mutation("dropout's gradient unscaled", "numba", _MODEL, "drop(dh, extra.masks[n, layer], extra.scale",
+             "drop(dh, extra.masks[n, layer], 1.0"),
+    Mutation("embedding overwritten, not added to", "numpy", _REF, "np.add.at(grads.embedding, x[:-1], dh)",
+             "grads.embedding[x[:-1]] = dh"),
+    Mutation("table's gradient added to the table", "numba", _MODEL, "clear_rows(flat, n0",
+             "flat  # clear_rows(flat, n0"),
 )  # fmt: skip
 
 

@@ -120,7 +120,7 @@ def test_benchmarks_run_alone_check_the_gradients_first(tmp_path):
     """Even where somebody calls pytest itself, wrong kernels get no figures."""
     (tmp_path / "sitecustomize.py").write_text(
         "from kernels import testing\n"
-        "testing.gradient_errors = lambda ops, seed=0: iter([testing.GradientError('lstm', 'db', 1e-3)])\n"
+        "testing.gradient_errors = lambda ops, seed=0, cells=(): iter([testing.GradientError('lstm', 'db', 1e-3)])\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "benchmarks/bench_ops.py", "--benchmark-enable", "-q", "-p", "no:cacheprovider"],

@@ -26,12 +26,16 @@ SIZES = [  # T, B, V, H, L: small, odd, all different, and the edges of the regi
 
 
 CELLS = tuple(spec.CELLS)
+#: Update rules: name -> optimizer and its constants.
+RULES = {**{name: (name, {}) for name in spec.OPTIMIZERS}, "momentum": ("sgd", {"momentum": 0.9})}
+#: Embedding size and dropout, of models that have either or both.
+EXTRAS = pytest.mark.parametrize(("embedding_size", "dropout"), [(0, 0.3), (5, 0.0), (13, 0.5)])
 
 
-def model(size, dtype, seed=0, cell="lstm"):
+def model(size, dtype, seed=0, cell="lstm", embedding_size=0):
     """theta, h, c, x of a model of one of SIZES, states nonzero and different, all read-only."""
     T, B, V, H, L = size
-    random, shape = np.random.RandomState(seed), Shape(V, H, L, cell)
+    random, shape = np.random.RandomState(seed), Shape(V, H, L, cell, embedding_size)
     theta = (random.randn(spec.num_parameters(shape)) * 0.4).astype(dtype)
     h, c = ((random.randn(L, B, H) * 0.7).astype(dtype) for _ in range(2))
     x = random.randint(0, V, (T + 1, B)).astype(np.int32)
@@ -87,6 +91,27 @@ def test_whole_model_as_the_reference(ops, ref, size, dtype, cell):
     ws = spec.workspace(shape, size[0], size[1], dtype)  # floats are NaN: what is not written shows
     got = ops.loss_and_grad(theta, h, c, x, shape=shape, workspace=ws)
     agree(got, lambda d: ref.loss_and_grad(theta.astype(d), h.astype(d), c.astype(d), x, shape=shape), dtype)
+
+
+def masks_for(dropout, *dims):
+    """Read-only masks of some dropout, or None for none; what is kept is marked by any number but zero."""
+    random = np.random.RandomState(7)
+    masks = np.where(random.random_sample(dims) < dropout, 0, random.randint(1, 256, dims)).astype(np.uint8)
+    masks.flags.writeable = False
+    return masks if dropout else None
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@EXTRAS
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: "T{}-B{}-V{}-H{}-L{}".format(*s))
+def test_dropout_and_embedding_as_the_reference(ops, ref, size, embedding_size, dropout, dtype):
+    T, B, _, H, L = size
+    shape, theta, h, c, x = model(size, dtype, embedding_size=embedding_size)
+    theta = theta / np.sqrt(H).astype(dtype)
+    options = {"shape": shape, "dropout": dropout, "masks": masks_for(dropout, L, T, B, H)}
+    ws = spec.workspace(shape, T, B, dtype, dropout)
+    got = ops.loss_and_grad(theta, h, c, x, workspace=ws, **options)
+    agree(got, lambda d: ref.loss_and_grad(theta.astype(d), h.astype(d), c.astype(d), x, **options), dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -150,9 +175,10 @@ def test_cross_entropy_as_the_reference(ops, ref, dtype, scale):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("clipping", [{}, {"grad_clip": 0.05}, {"grad_clip": 0.1, "grad_clip_norm": 0.3}], ids=str)
-@pytest.mark.parametrize("optimizer", list(spec.OPTIMIZERS))
+@pytest.mark.parametrize("rule", list(RULES))
 @pytest.mark.parametrize("cell", CELLS)
-def test_training_as_the_reference(ops, ref, cell, optimizer, clipping, dtype):
+def test_training_as_the_reference(ops, ref, cell, rule, clipping, dtype):
+    optimizer, hyper = RULES[rule]
     T, B, V, H, L = 5, 2, 17, 9, 2
     shape, theta, h, c, _ = model((T, B, V, H, L), dtype, cell=cell)
     ids = np.random.RandomState(6).randint(0, V, 400).astype(np.uint8)
@@ -160,10 +186,10 @@ def test_training_as_the_reference(ops, ref, cell, optimizer, clipping, dtype):
     rates = np.linspace(0.02, 0.01, 12) / (50 if cell == "rnn" else 1)  # at long strides an RNN's rounding errors grow
 
     def train(ops, dtype):
-        arrays = [a.astype(dtype) for a in (theta, np.zeros((spec.OPTIMIZERS[optimizer].slots, len(theta))), h, c)]
+        arrays = [a.astype(dtype) for a in (theta, np.zeros((spec.slots(optimizer, hyper), len(theta))), h, c)]
         losses = ops.train_steps(
             *arrays, ids, starts, np.arange(12) % 5 == 4, rates, shape=shape, seq_length=T, optimizer=optimizer,
-            grad_scale=1 / (T * B), **clipping,
+            hyper=hyper, grad_scale=1 / (T * B), **clipping,
         )  # fmt: skip
         return losses, *arrays
 
@@ -193,9 +219,28 @@ PATHS = [  # T, B, V, H, L, threads and, where it is no LSTM, the cell: what the
 @pytest.mark.parametrize("last_only", [False, True], ids=["all", "last"])
 @pytest.mark.parametrize("path", PATHS, ids=lambda s: "T{}-B{}-V{}-H{}-L{}-{}threads".format(*s) + "".join(s[6:]))
 def test_every_path_as_the_reference(ops, ref, path, last_only, dtype):
+    follow(ops, ref, path, dtype, last_only=last_only)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@EXTRAS
+@pytest.mark.parametrize(
+    "path", [p for p in PATHS if len(p) == 6], ids=lambda s: "T{}-B{}-V{}-H{}-L{}-{}threads".format(*s)
+)
+def test_dropout_and_embedding_on_every_path(ops, ref, path, embedding_size, dropout, dtype):
+    follow(ops, ref, path, dtype, embedding_size, dropout=dropout)
+
+
+@pytest.mark.parametrize("cell", ["gru", "rnn"])
+def test_dropout_and_embedding_of_the_other_cells(ops, ref, cell):
+    follow(ops, ref, (3, 13, 17, 9, 2, 2, cell), "float64", 5, dropout=0.4)
+
+
+def follow(ops, ref, path, dtype, embedding_size=0, *, dropout=0.0, **options):
     """The gradients of three iterations are taken from what plain descent does to the parameters."""
     T, B, V, H, L, threads, *cell = path
-    shape, theta, h, c, _ = model((T, B, V, H, L), dtype, 0, *cell)
+    shape, theta, h, c, _ = model((T, B, V, H, L), dtype, 0, *(cell or ["lstm"]), embedding_size)
+    masks = masks_for(dropout, 3, L, T, B, H)
     theta = theta / np.sqrt(H).astype(dtype)
     ids = np.random.RandomState(6).randint(0, V, 40 * B).astype(np.uint8 if V < 256 else np.uint16)
     starts = np.ascontiguousarray(np.arange(3)[:, None] * T % 20 + np.arange(B) * 40, np.int64)
@@ -205,27 +250,31 @@ def test_every_path_as_the_reference(ops, ref, path, last_only, dtype):
         after, states = start.copy(), [h.astype(dtype), c.astype(dtype)]
         losses = ops.train_steps(
             after, none, *states, ids, starts, np.array([False, True, False]), np.full(3, 1.0), shape=shape,
-            seq_length=T, optimizer="sgd", grad_scale=1 / (T * B), last_only=last_only, threads=threads,
+            seq_length=T, optimizer="sgd", grad_scale=1 / (T * B), dropout=dropout, masks=masks, threads=threads,
+            **options,
         )  # fmt: skip
         return losses, *states, *spec.named(after - start, shape).values()
 
     agree(train(ops, dtype), lambda d: train(ref, d), dtype, tolerance=1e-10)
 
 
-@pytest.mark.parametrize("optimizer", list(spec.OPTIMIZERS))
-@pytest.mark.parametrize("path", [PATHS[0], PATHS[4]], ids=["panels", "streams"])
-def test_every_optimizer_on_paths_of_its_own(ops, ref, path, optimizer):
-    """Gradient and update in one go (few rows), and apart (many rows)."""
+@pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.parametrize(
+    ("path", "embedding_size"), [(PATHS[0], 0), (PATHS[4], 0), (PATHS[3], 6)], ids=["panels", "streams", "embedding"]
+)
+def test_every_optimizer_on_paths_of_its_own(ops, ref, path, embedding_size, rule):
+    """Gradient and update in one go (few rows), and apart (many rows, or an embedding)."""
     T, B, V, H, L, threads = path
-    shape, theta, h, c, _ = model((T, B, V, H, L), "float64")
-    ids = np.random.RandomState(6).randint(0, V, 60 * B).astype(np.uint8)
+    optimizer, hyper = RULES[rule]
+    shape, theta, h, c, _ = model((T, B, V, H, L), "float64", embedding_size=embedding_size)
+    ids = np.random.RandomState(6).randint(0, V, 60 * B).astype(np.uint16)
     starts = np.ascontiguousarray(np.arange(4)[:, None] * 9 + np.arange(B) * 60, np.int64)
 
     def train(ops):
-        arrays = [a.copy() for a in (theta, np.zeros((spec.OPTIMIZERS[optimizer].slots, len(theta))), h, c)]
+        arrays = [a.copy() for a in (theta, np.zeros((spec.slots(optimizer, hyper), len(theta))), h, c)]
         losses = ops.train_steps(
             *arrays, ids, starts, np.zeros(4, bool), np.full(4, 0.01), shape=shape, seq_length=T, optimizer=optimizer,
-            grad_scale=1 / (T * B), grad_clip=0.02, threads=threads,
+            hyper=hyper, grad_scale=1 / (T * B), grad_clip=0.02, threads=threads,
         )  # fmt: skip
         return losses, *arrays
 
@@ -240,16 +289,6 @@ def test_loss_on_the_last_step_alone(ops, ref, dtype, cell):
     agree(
         got, lambda d: ref.loss_and_grad(*(a.astype(d) for a in (theta, h, c)), x, shape=shape, last_only=True), dtype
     )
-
-
-def test_loss_on_the_last_step_by_central_differences(ref):
-    shape, theta, h, c, x = model((4, 2, 5, 3, 1), "float64")
-    theta = theta.copy()
-    gradient = ref.loss_and_grad(theta, h, c, x, shape=shape, last_only=True)[1].copy()
-    numerical = testing.numerical_gradient(
-        lambda: ref.loss_and_grad(theta, h, c, x, shape=shape, last_only=True)[0], theta
-    )
-    assert relative_error(gradient, numerical) < testing.GRADIENT_TOLERANCE
 
 
 @pytest.mark.parametrize("threads", [1, 2])

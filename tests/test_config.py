@@ -22,8 +22,14 @@ from charlstm.errors import UserError
         ({"optimizer": 3}, "--optimizer: expected a word, got 3"),
         ({"beta1": 1}, "--beta1: expected less than 1, got 1.0"),
         ({"hidden_size": 10**19}, "--hidden-size: expected at most 65536, got 10000000000000000000"),
-        ({"dtype": "bfloat16"}, "--dtype bfloat16: expected --batch-size 1 and --cell lstm, got --batch-size 16"),
+        (
+            {"dtype": "bfloat16"},
+            "--dtype bfloat16: expected --batch-size 1 --cell lstm --embedding-size 0, got --batch-size 16",
+        ),
         ({"seed": 2**32}, "--seed: expected at most 4294967295, got 4294967296"),
+        ({"dropout": 1}, "--dropout: expected less than 1, got 1.0"),
+        ({"embedding_size": -1}, "--embedding-size: expected at least 0, got -1"),
+        ({"momentum": 0.9}, "--momentum: goes with --optimizer sgd, not with adam"),
         ({"temperature": -1}, "--temperature: expected at least 0, got -1.0"),
         ({"unknown": "replace:ab"}, "--unknown: expected error, skip or replace:CHAR, got 'replace:ab'"),
         ({"lower": 1}, "--lower: expected true or false, got 1"),
@@ -61,7 +67,7 @@ def test_presets_are_configs_and_options_win():
     assert (original.loss_reduction, original.grad_clip, original.grad_clip_norm) == ("sum", 5.0, None)
     with pytest.raises(
         UserError,
-        match="--preset: expected one of fast, min-char-lstm, min-char-rnn, karpathy-min-char-rnn, got 'slow'",
+        match=f"--preset: expected one of {', '.join(PRESETS)}, got 'slow'",
     ):
         from_preset("slow")
     with pytest.raises(UserError, match="--preset: expected one of"):
@@ -102,6 +108,7 @@ def test_only_the_optimizers_own_constants_reach_it():
     assert Config(beta2=0.99, rho=0.9).hyper == {"beta2": 0.99}
     assert Config(optimizer="rmsprop", rho=0.9, epsilon=1e-7).hyper == {"rho": 0.9, "epsilon": 1e-7}
     assert Config(optimizer="sgd").hyper == {}
+    assert Config(optimizer="sgd", momentum=0.9).hyper == {"momentum": 0.9}
 
 
 def test_every_option_has_help():

@@ -11,10 +11,15 @@ from conftest import ROOT
 ALLOWED = {
     "kernels": {"kernels"},
     "charlstm.errors": set(),
-    "charlstm.config": {"charlstm.errors", "kernels.spec"},
+    "charlstm.presets": set(),
+    "charlstm.config": {"charlstm.errors", "charlstm.presets", "kernels.spec"},
+    "charlstm.progress": set(),
+    "charlstm.schedules": {"charlstm.config"},
+    "charlstm.keywords": {"charlstm.errors"},
     "charlstm.data": {"charlstm.errors"},
     "charlstm.corpus": {"charlstm", "charlstm.data", "charlstm.errors"},
     "charlstm.batches": {"charlstm.errors"},
+    "charlstm.dropout": set(),
     "charlstm.machine": set(),
     "charlstm.ngram": {"charlstm.corpus", "charlstm.errors"},
     "charlstm.initial": {"kernels", "kernels.spec"},
@@ -25,18 +30,21 @@ ALLOWED = {
     "charlstm.sampler": {"charlstm.checkpoint", "charlstm.errors", "kernels", "kernels.spec"},
     "charlstm.evaluate": {"charlstm.checkpoint", "charlstm.errors", "charlstm.sampler", "kernels", "kernels.spec"},
     "charlstm.trainer": {
-        "charlstm", "charlstm.initial", "charlstm.batches", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus",
-        "charlstm.errors", "charlstm.machine", "charlstm.sampler", "kernels", "kernels.spec",
+        "charlstm", "charlstm.batches", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.dropout",
+        "charlstm.errors", "charlstm.evaluate", "charlstm.initial", "charlstm.machine", "charlstm.progress",
+        "charlstm.sampler", "charlstm.schedules", "kernels", "kernels.spec",
     },
     "charlstm.run": {
-        "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.data", "charlstm.errors", "charlstm.machine", "charlstm.trainer",
+        "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.data", "charlstm.errors",
+        "charlstm.machine", "charlstm.progress", "charlstm.trainer",
     },
+    "charlstm.originals": {"charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.progress", "charlstm.trainer"},
     "charlstm.limits": {"kernels.spec"},
     "charlstm.bench": {
         "charlstm", "charlstm.batches", "charlstm.corpus", "charlstm.errors", "charlstm.initial", "charlstm.limits",
         "kernels", "kernels.spec", "kernels.testing",
     },
-    "charlstm.display": {"charlstm.trainer", "charlstm.run"},
+    "charlstm.display": {"charlstm.progress", "charlstm.run"},
 }  # fmt: skip
 NEVER_SHIPPED = {"tests", "benchmarks", "torch", "jax", "pytest"}
 ONLY_IN = {"cupy": "kernels/gpu", "numba": "kernels/cpu", "llvmlite": "kernels/cpu"}

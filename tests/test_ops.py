@@ -32,18 +32,30 @@ def plan(n, batch=3, T=5):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("optimizer", list(spec.OPTIMIZERS))
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("optimizer", "hyper"), [*((name, {}) for name in spec.OPTIMIZERS), ("sgd", {"momentum": 0.9})], ids=str
+)
 @pytest.mark.parametrize("cell", CELLS)
-def test_one_call_or_several_give_the_same_bits(ops, cell, optimizer, dtype):
+def test_one_call_or_several_give_the_same_bits(ops, cell, optimizer, hyper, dropout, dtype):
+    if dropout and cell != "lstm" and dtype == "float32":
+        pytest.skip("what these cells and dropout have in common does not depend on the dtype")
     shape = SHAPE._replace(cell=cell)
-    arguments = {"shape": shape, "seq_length": 5, "optimizer": optimizer, "grad_clip": 1.0}
-    slots = spec.OPTIMIZERS[optimizer].slots
+    arguments = {"shape": shape, "seq_length": 5, "optimizer": optimizer, "hyper": hyper, "grad_clip": 1.0}
+    slots = spec.slots(optimizer, hyper)
     whole, parts = (training(dtype, slots=slots, shape=shape) for _ in range(2))
     starts, reset, rates = plan(20)
-    losses = ops.train_steps(*whole, starts, reset, rates, **arguments)
+    masks = np.random.RandomState(8).randint(0, 2, (20, 2, 5, 3, 9)).astype(np.uint8)
+
+    def dropping(a, b):
+        return {"dropout": dropout, "masks": masks[a:b] if dropout else None}
+
+    losses = ops.train_steps(*whole, starts, reset, rates, **dropping(0, 20), **arguments)
     pieces = []
     for a, b in ((0, 1), (1, 8), (8, 20)):
-        pieces.append(ops.train_steps(*parts, starts[a:b], reset[a:b], rates[a:b], step=a, **arguments))
+        pieces.append(
+            ops.train_steps(*parts, starts[a:b], reset[a:b], rates[a:b], step=a, **dropping(a, b), **arguments)
+        )
     assert np.concatenate(pieces).tobytes() == losses.tobytes()
     for one, other in zip(whole, parts, strict=True):
         assert one.tobytes() == other.tobytes()
@@ -52,26 +64,30 @@ def test_one_call_or_several_give_the_same_bits(ops, cell, optimizer, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
 @pytest.mark.parametrize(
-    ("shape", "batch"),
+    ("shape", "batch", "dropout"),
     [
-        (Shape(11, 33, 2), 13),  # streams are shared out
-        (Shape(11, 237, 2), 3),  # panels of hidden units are
-        (Shape(300, 224, 2), 5),  # hidden units are
-        (Shape(71, 100, 1), 1),
-        (Shape(7, 100, 2), 5),  # streams are, and one member has an odd number of them
-        (Shape(301, 33, 1), 13),
-        (Shape(7, 520, 1), 1),  # one row of the readout is left over
-        (Shape(7, 5, 1), 1),  # too small for more than one thread
-        (Shape(11, 33, 2, "gru"), 13),  # of these cells streams are, and nothing else
-        (Shape(301, 100, 2, "gru"), 5),
-        (Shape(71, 224, 1, "gru"), 1),
-        (Shape(11, 33, 2, "rnn"), 13),
-        (Shape(301, 100, 2, "rnn"), 5),
-        (Shape(7, 520, 1, "rnn"), 3),
+        (Shape(11, 33, 2), 13, 0),  # streams are shared out
+        (Shape(11, 237, 2), 3, 0),  # panels of hidden units are
+        (Shape(300, 224, 2), 5, 0),  # hidden units are
+        (Shape(71, 100, 1), 1, 0),
+        (Shape(7, 100, 2), 5, 0),  # streams are, and one member has an odd number of them
+        (Shape(301, 33, 1), 13, 0),
+        (Shape(7, 520, 1), 1, 0),  # one row of the readout is left over
+        (Shape(7, 5, 1), 1, 0),  # too small for more than one thread
+        (Shape(11, 33, 2, "gru"), 13, 0),  # of these cells streams are, and nothing else
+        (Shape(301, 100, 2, "gru"), 5, 0),
+        (Shape(71, 224, 1, "gru"), 1, 0),
+        (Shape(11, 33, 2, "rnn"), 13, 0),
+        (Shape(301, 100, 2, "rnn"), 5, 0),
+        (Shape(7, 520, 1, "rnn"), 3, 0),
+        (Shape(17, 33, 2, embedding_size=9), 13, 0.5),  # one row of the table is left over
+        (Shape(11, 237, 2), 3, 0.5),
+        (Shape(9, 237, 3, embedding_size=70), 3, 0.5),
+        (Shape(300, 224, 2, embedding_size=5), 5, 0),
     ],
     ids=str,
 )
-def test_any_number_of_threads_gives_the_same_bits(shape, batch, optimizer, dtype):
+def test_any_number_of_threads_gives_the_same_bits(shape, batch, dropout, optimizer, dtype):
     import kernels
 
     ops, T, n = kernels.load("numba"), 9, 8
@@ -80,6 +96,7 @@ def test_any_number_of_threads_gives_the_same_bits(shape, batch, optimizer, dtyp
     first = random.randn(spec.num_parameters(shape)) * 0.2
     ids = random.randint(0, shape.vocab_size, 90 * batch).astype(np.uint16)
     starts = np.ascontiguousarray(np.arange(n)[:, None] * T + np.arange(batch) * 90, np.int64)
+    masks = random.randint(0, 2, (n, shape.num_layers, T, batch, shape.hidden_size)).astype(np.uint8)
     for threads in (1, 2, 3):
         theta = spec.aligned_zeros(len(first), dtype)
         theta[:] = first
@@ -88,7 +105,7 @@ def test_any_number_of_threads_gives_the_same_bits(shape, batch, optimizer, dtyp
         c = h.copy()
         losses = ops.train_steps(
             theta, state, h, c, ids, starts, np.arange(n) == 5, np.full(n, 0.01), shape=shape, seq_length=T,
-            optimizer=optimizer, threads=threads, **clipping,
+            optimizer=optimizer, threads=threads, dropout=dropout, masks=masks if dropout else None, **clipping,
         )  # fmt: skip
         assert np.isfinite(losses).all()
         outcomes.append([a.tobytes() for a in (losses, theta, state, h, c)])
@@ -287,6 +304,15 @@ def test_sampling_follows_the_uniforms_and_goes_on(ops, ref, cell):
     assert (whole[0] != whole[1]).any()
 
 
+def test_sampling_with_an_embedding(ops, ref):
+    shape = Shape(11, 9, 2, embedding_size=4)
+    theta = np.random.RandomState(1).randn(spec.num_parameters(shape))
+    uniforms, first = np.random.RandomState(2).random_sample((40, 3)), np.array([1, 2, 3], np.int32)
+    drawn = [each.sample(theta, *np.zeros((2, 2, 3, 9)), first, uniforms, shape=shape) for each in (ops, ref)]
+    assert drawn[0].tolist() == drawn[1].tolist()
+    assert len(set(drawn[0].ravel().tolist())) > 5
+
+
 def test_sampling_agrees_with_numpys_choice(ops):
     shape = Shape(6, 2, 1)
     theta = np.zeros(spec.num_parameters(shape))
@@ -423,6 +449,7 @@ def test_the_optimizers_by_hand(ops):
 
     g = gradient
     assert after("sgd", 0) == pytest.approx(theta - 0.2 * g)
+    assert after("sgd", 1, momentum=0.9) == pytest.approx(theta - 0.1 * g - 0.1 * 1.9 * g)
     assert after("adagrad", 1) == pytest.approx(theta - 0.1 * g / np.sqrt(g * g) - 0.1 * g / np.sqrt(2 * g * g))
     s1, s2 = 0.01 * g * g, 0.0199 * g * g
     assert after("rmsprop", 1) == pytest.approx(theta - 0.1 * g / np.sqrt(s1) - 0.1 * g / np.sqrt(s2), rel=1e-6)
@@ -461,7 +488,9 @@ def test_refusals(ops):
         ops.train_steps(theta, state, h, c, ids, starts + 180, reset, rates, **good)
     with pytest.raises(ValueError, match=r"state: expected \(2, \d+\), got \(1, \d+\)"):
         ops.train_steps(theta, state, h, c, ids, starts, reset, rates, optimizer="adam", **good)
-    with pytest.raises(ValueError, match="bfloat16: expected one stream of float32, lstm, got 3 of float64, lstm"):
+    with pytest.raises(
+        ValueError, match="bfloat16: expected one stream of float32, lstm, without an embedding, got 3 of float64, lstm"
+    ):
         ops.train_steps(theta, state, h, c, ids, starts, reset, rates, bfloat16=True, **good)
     with pytest.raises(ValueError, match="cell: expected one of lstm, gru, rnn, got 'lstn'"):
         ops.sample(theta, h, c, np.zeros(3, np.int32), np.zeros((1, 3)), shape=SHAPE._replace(cell="lstn"))
@@ -470,6 +499,19 @@ def test_refusals(ops):
     with pytest.raises(ValueError, match=r"dh: expected \(T, B, H\) = \(5, 2, 3\), got|cache.h: expected"):
         arrays = [np.zeros(dims) for dims in ((2, 3), (7, 3), (3, 3), 3)]
         ops.rnn_backward(np.zeros((5, 2, 4)), ops.rnn_forward(np.zeros((5, 2), np.int32), *arrays)[1])
+    with pytest.raises(ValueError, match=r"state: expected \(0, \d+\), got \(1, \d+\)"):
+        ops.train_steps(theta, state, h, c, ids, starts, reset, rates, optimizer="sgd", **good)
+    for dropout, masks, message in (
+        (1.0, None, "dropout: expected at least 0 and less than 1, got 1.0"),
+        (0.5, None, "masks: expected an array with dropout 0.5"),
+        (0.0, np.ones((4, 2, 5, 3, 9), np.uint8), "masks: expected None with dropout 0.0"),
+        (0.5, np.ones((4, 1, 5, 3, 9), np.uint8), r"masks: expected \(4, 2, 5, 3, 9\), got \(4, 1, 5, 3, 9\)"),
+        (0.5, np.ones((4, 2, 5, 3, 9), bool), "masks: expected C-contiguous uint8, got bool"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ops.train_steps(
+                theta, state, h, c, ids, starts, reset, rates, dropout=dropout, masks=masks, **good
+            )  # fmt: skip
     with pytest.raises(ValueError, match=r"theta: expected \(\d+,\), got"):
         ops.train_steps(theta[:-1].copy(), state[:, :-1].copy(), h, c, ids, starts, reset, rates, **good)
     with pytest.raises(ValueError, match="temperature: expected 0 or more, got -1"):
@@ -540,6 +582,11 @@ def test_a_workspace_of_other_sizes_is_refused(ops):
     with pytest.raises(ValueError, match="workspace.h: expected float64, got float32"):
         ws = spec.workspace(SHAPE, 5, 3, "float32")
         ops.train_steps(theta, state, h, c, ids, *plan(2), workspace=ws, **arguments)
+    with pytest.raises(ValueError, match=r"workspace.dropped: expected \(2, 5, 3, 9\), got \(0, 5, 3, 9\)"):
+        ws, masks = spec.workspace(SHAPE, 5, 3, "float64"), np.ones((2, 2, 5, 3, 9), np.uint8)
+        ops.train_steps(
+            theta, state, h, c, ids, *plan(2), workspace=ws, dropout=0.5, masks=masks, **arguments
+        )  # fmt: skip
 
 
 def test_no_iterations_at_all(ops):

@@ -121,10 +121,39 @@ def test_scores_and_the_state_after_them(ops, layers):
         assert relative_error(got, wanted.numpy()) < TOLERANCE
 
 
+@pytest.mark.parametrize(("embedding_size", "rate"), [(0, 0.4), (4, 0.0), (4, 0.4)])
+def test_dropout_and_embedding(ops, embedding_size, rate):
+    """Two layers, each of its own, with nn.Dropout's factors between them and before the readout."""
+    T, B = 6, 3
+    shape = Shape(7, 5, 2, embedding_size=embedding_size)
+    theta, h, c, x = start(shape, T, B)
+    factors = torch.nn.Dropout(rate)(torch.ones(2, T, B, 5, dtype=torch.float64))
+    flat = torch.from_numpy(theta.copy()).requires_grad_()
+    params = spec.params(flat, shape)
+    ids, targets = (torch.from_numpy(a.astype(np.int64)) for a in (x[:-1], x[1:]))
+    below = torch.nn.functional.one_hot(ids, 7).double()
+    if embedding_size:
+        below = torch.nn.functional.embedding(ids, params.embedding)
+    for k, layer in enumerate(params.layers):
+        state = tuple(torch.from_numpy(a[k : k + 1]) for a in (h, c))
+        weights = (layer.W_x.T, layer.W_h.T, layer.b, torch.zeros(20, dtype=torch.float64))
+        below = torch.lstm(below, state, weights, True, 1, 0.0, False, False, False)[0] * factors[k]
+    logits = below @ params.W_y + params.b_y
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    expected.backward()
+    masks = (factors.numpy() != 0).astype(np.uint8) if rate else None
+    loss, grad, _, _ = ops.loss_and_grad(theta, h, c, x, shape=shape, dropout=rate, masks=masks)
+    assert loss == pytest.approx(expected.item(), rel=TOLERANCE)
+    wanted = spec.named(flat.grad.numpy(), shape)
+    for name, got in spec.named(grad, shape).items():
+        assert relative_error(got, wanted[name]) < TOLERANCE, name
+
+
 @pytest.mark.parametrize(
     ("name", "constants", "theirs"),
     [
         ("sgd", {}, lambda p, rate: torch.optim.SGD([p], lr=rate)),
+        ("sgd", {"momentum": 0.9}, lambda p, rate: torch.optim.SGD([p], lr=rate, momentum=0.9)),
         ("adagrad", {"epsilon": 0.0}, lambda p, rate: torch.optim.Adagrad([p], lr=rate, eps=0.0)),  # elsewhere in the root
         ("rmsprop", {"rho": 0.9, "epsilon": 1e-3}, lambda p, rate: torch.optim.RMSprop([p], lr=rate, alpha=0.9, eps=1e-3)),
         ("adam", {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-3}, lambda p, rate: torch.optim.Adam([p], lr=rate, betas=(0.8, 0.95), eps=1e-3)),
@@ -134,7 +163,7 @@ def test_optimizers(ops, name, constants, theirs):
     random = np.random.RandomState(3)
     theta = random.randn(37)
     peer = torch.from_numpy(theta.copy()).requires_grad_()
-    optimizer, state = theirs(peer, 0.1), np.zeros((spec.OPTIMIZERS[name].slots, 37))
+    optimizer, state = theirs(peer, 0.1), np.zeros((spec.slots(name, constants), 37))
     for step in range(20):
         gradient = random.randn(37)
         getattr(ops, name)(theta, gradient, state, step, learning_rate=0.1, **constants)

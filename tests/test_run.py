@@ -11,8 +11,9 @@ from conftest import made_up_text
 
 import charlstm
 from charlstm import checkpoint as checkpoints
+from charlstm import trainer as trainers
 from charlstm.checkpoint import Checkpoint
-from charlstm.config import from_model, from_preset
+from charlstm.config import Config, from_model, from_preset
 from charlstm.corpus import ByteVocabulary, Corpus
 from charlstm.errors import UserError
 from charlstm.run import Run, resume, start
@@ -48,12 +49,13 @@ def test_the_run_folder(text_file, tmp_path, backend):
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [0, 10, 20, 30, 40, 50]
     assert set(lines[0]) == {
-        "iteration", "chars", "epoch", "loss", "smooth_loss", "bits_per_char", "learning_rate", "seconds",
+        "iteration", "chars", "epoch", "loss", "smooth_loss", "bits_per_char", "perplexity", "learning_rate", "seconds",
         "chars_per_second",
     }  # fmt: skip
     assert [line["chars"] for line in lines] == [21 * (line["iteration"] + 1) for line in lines]
     assert lines[0]["loss"] == pytest.approx(7 * lines[0]["bits_per_char"] * np.log(2))
     assert lines[-1]["bits_per_char"] < lines[0]["bits_per_char"]
+    assert lines[0]["perplexity"] == pytest.approx(np.exp(lines[0]["loss"] / 7))
     assert lines[0]["learning_rate"] == 8e-3 > lines[-1]["learning_rate"] > 0
     assert all(a["seconds"] < b["seconds"] for a, b in pairwise(lines))
     samples = (tmp_path / "run" / "samples.txt").read_text().split("# iteration ")[1:]
@@ -103,6 +105,7 @@ def everything(folder):
         {"optimizer": "adagrad", "learning_rate": 0.05, "num_layers": 1},
         {"cell": "gru"},
         {"cell": "rnn", "backend": "numpy"},
+        {"optimizer": "sgd", "learning_rate": 0.5, "momentum": 0.9, "dropout": 0.3, "embedding_size": 5},
     ],
     ids=str,
 )
@@ -144,6 +147,35 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(corpus, tmp_path
     assert one != other
 
 
+def test_dropout_masks_depend_on_no_call(corpus, tmp_path, monkeypatch):
+    options = small(iterations=30, dropout=0.5)
+    one = start(corpus, options, str(tmp_path / "one"))
+    finish(one)
+    assert one.trainer._call > 1
+    monkeypatch.setattr(trainers, "_MASK_BYTES", 1)
+    other = start(corpus, options, str(tmp_path / "other"))
+    assert [p.iteration for p in finish(other) if p.kind == "tick"] == list(range(1, 31))  # one to a call
+    assert everything(other.folder) == everything(one.folder)
+    finish(start(corpus, small(iterations=30), str(tmp_path / "none")))
+    assert everything(tmp_path / "none") != everything(one.folder)
+
+
+def test_the_same_bits_with_dropout_for_any_number_of_threads(corpus, tmp_path):
+    options = {"iterations": 20, "dropout": 0.3, "embedding_size": 6, "hidden_size": 100, "batch_size": 8}
+    for threads in (1, 2, 3):
+        finish(start(corpus, small(threads=threads, **options), str(tmp_path / f"{threads}")))
+    one, two, three = (everything(tmp_path / f"{threads}") for threads in (1, 2, 3))
+    assert one == two == three
+
+
+def test_a_checkpoint_from_before_an_option_has_its_default(saved):
+    now = saved.trainer.checkpoint()
+    rest = dict(vars(now.config))
+    for name in ("embedding_size", "dropout", "momentum"):
+        del rest[name]
+    assert Config(**rest) == now.config
+
+
 def test_a_budget_in_seconds_becomes_iterations(corpus, tmp_path):
     run = start(corpus, small(seconds=0.5), str(tmp_path / "run"))
     with pytest.raises(RuntimeError, match="calibrate"):
@@ -164,7 +196,9 @@ def test_a_budget_in_seconds_becomes_iterations(corpus, tmp_path):
     assert finish(resume(tmp_path / "run", corpus)) == []  # the number is kept, whatever the clock says now
     both = start(corpus, small(seconds=1000, iterations=5), str(tmp_path / "both"))
     assert finish(both)[-1].iteration == 5
-    with pytest.raises(UserError, match="no budget: give --iterations or --seconds"):
+    with pytest.raises(
+        UserError, match="no budget: give --iterations, --epochs, --max-chars, --seconds or --until-loss"
+    ):
         start(corpus, small(seconds=None), str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
 

@@ -49,6 +49,25 @@ def test_layout_of_the_other_cells(cell, names, size):
     assert (params.layers[1][-1] == views[names[-1]]).all()
 
 
+def test_an_embedding_lies_before_all_else():
+    plain, shape = Shape(7, 3, 2), Shape(7, 3, 2, embedding_size=5)
+    flat = np.arange(spec.num_parameters(shape))
+    assert len(flat) == spec.num_parameters(plain) + 7 * 5 + (5 - 7) * 12
+    views = spec.named(flat, shape)
+    assert list(views)[:2] == ["embedding", "W_x_l0"]
+    assert (views["embedding"].shape, views["W_x_l0"].shape, views["W_x_l1"].shape) == ((7, 5), (5, 12), (3, 12))
+    assert spec.offsets(shape).tolist() == [int(view.flat[0]) for view in list(views.values())[1:]]
+    params = spec.params(flat, shape)
+    assert (params.embedding == views["embedding"]).all()
+    assert (params.layers[1].b == views["b_l1"]).all()
+    assert spec.params(np.zeros(spec.num_parameters(plain)), plain).embedding is None
+
+
+def test_momentum_needs_memory():
+    assert [spec.slots(name) for name in spec.OPTIMIZERS] == [0, 1, 1, 2]
+    assert (spec.slots("sgd", {"momentum": 0.9}), spec.slots("sgd", {"momentum": 0.0})) == (1, 0)
+
+
 def test_parameters_of_the_original_sizes():
     assert [spec.num_parameters(Shape(V, 100)) for V in (65, 54, 96)] == [72_965, 67_454, 88_496]
     assert spec.num_parameters(Shape(71, 100, cell="rnn")) == 2 * 71 * 100 + 100 * 100 + 100 + 71

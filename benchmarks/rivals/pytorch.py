@@ -30,7 +30,7 @@ def build(theta, shape):
     """
     import torch
 
-    V, H, L, cell = shape
+    V, H, L, cell = shape[:4]
     real = torch.from_numpy(theta[:0]).dtype
     lstm, readout = getattr(torch.nn, cell.upper())(V, H, L, dtype=real), torch.nn.Linear(H, V, dtype=real)
     params = spec.params(theta, shape)

@@ -21,6 +21,7 @@ import numpy as np
 
 from kernels import checks, spec
 from kernels.cpu import layers, loops, rnn_gru, updates
+from kernels.cpu.model import Extra
 from kernels.cpu.team import Pace, Plan, move_apart, own_core, plan, whole
 from kernels.spec import LSTMCache, LSTMGrads, Shape, Workspace
 
@@ -106,14 +107,29 @@ def _limit(value: float | None) -> float:
 def _update(
     name: str, theta: Any, grad: Any, state: Any, step: int, rate: float, grad_clip: float | None, *hyper: float
 ) -> None:
-    checks.optimizer(theta, grad, state, spec.OPTIMIZERS[name].slots)
+    named = dict(zip(spec.OPTIMIZERS[name].hyper, hyper, strict=True))
+    checks.optimizer(theta, grad, state, spec.slots(name, named))
     constants = np.array(hyper, np.float64)
-    loops.update(theta, grad, state, _CODES[name], constants, int(step), float(rate), _limit(grad_clip))
+    loops.update(theta, grad, state, _code(name, named), constants, int(step), float(rate), _limit(grad_clip))
 
 
-def sgd(theta: Any, grad: Any, state: Any, step: int, *, learning_rate: float, grad_clip: float | None = None) -> None:
+def _code(name: str, hyper: dict[str, float] | None) -> int:
+    """The number of an optimizer in updates.py."""
+    return updates.MOMENTUM if name == "sgd" and spec.slots(name, hyper) else _CODES[name]
+
+
+def sgd(
+    theta: Any,
+    grad: Any,
+    state: Any,
+    step: int,
+    *,
+    learning_rate: float,
+    grad_clip: float | None = None,
+    momentum: float = 0.0,
+) -> None:
     """Gradient descent in place, as :func:`kernels.numpy_ref.sgd`."""
-    _update("sgd", theta, grad, state, step, learning_rate, grad_clip)
+    _update("sgd", theta, grad, state, step, learning_rate, grad_clip, momentum)
 
 
 def adagrad(
@@ -161,6 +177,22 @@ def adam(
     _update("adam", theta, grad, state, step, learning_rate, grad_clip, beta1, beta2, epsilon)
 
 
+def _extra(ws: Workspace, masks: Any, dropout: float) -> Extra | None:
+    """What a pass with dropout, masks (n, L, T, B, H), or with an embedding needs; None where there is neither."""
+    if masks is None and ws.table.size == 0:
+        return None
+    masks = np.empty((0,) * 5, np.uint8) if masks is None else masks
+    return Extra(ws.table, ws.dropped, _read_only(masks), 1 / (1 - dropout))
+
+
+def _table(shape: Shape, dtype: Any) -> Extra | None:
+    """What a pass without dropout needs of its own for an embedding; None where there is none."""
+    if shape.embedding_size == 0:
+        return None
+    table = spec.aligned_zeros((shape.vocab_size, spec.CELLS[shape.cell] * shape.hidden_size), dtype)
+    return Extra(table, np.empty((0,) * 4, dtype), _read_only(np.empty((0,) * 5, np.uint8)), 1.0)
+
+
 def loss_and_grad(
     theta: Any,
     h: Any,
@@ -169,20 +201,22 @@ def loss_and_grad(
     *,
     shape: Shape,
     last_only: bool = False,
+    dropout: float = 0.0,
+    masks: Any = None,
     workspace: Workspace | None = None,
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """Loss and gradient of a whole model over one sequence, as :func:`kernels.numpy_ref.loss_and_grad`.
 
     Where `workspace` is given, allocates h_last and c_last alone; grad is then the workspace's.
     """
-    T = checks.model(theta, h, c, x, shape, workspace) - 1
-    ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype)
+    T = checks.model(theta, h, c, x, shape, workspace, dropout, masks) - 1
+    ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype, dropout)
     ws.h[:, 0] = h
     ws.c[:, :1] = c[:, None]  # nothing, for cells that have none
     loss = loops.model_pass(
         theta, spec.offsets(shape), x, ws.h, ws.c, ws.gates, ws.dz, ws.dh, ws.carry, ws.partial[:, :, :0],
-        ws.packed[:, :, :0], ws.logits, ws.row_loss, ws.grad, ws.rows, T - 1 if last_only else 0,
-        whole(shape.hidden_size), ws.counter,
+        ws.packed[:, :, :0], _extra(ws, None if masks is None else masks[None], dropout), ws.logits, ws.row_loss,
+        ws.grad, ws.rows, T - 1 if last_only else 0, whole(shape.hidden_size), ws.counter,
     )  # fmt: skip
     return loss, ws.grad, ws.h[:, T].copy(), (ws.c[:, T] if ws.c.size else c).copy()
 
@@ -299,6 +333,8 @@ def train_steps(
     grad_clip: float | None = None,
     grad_clip_norm: float | None = None,
     last_only: bool = False,
+    dropout: float = 0.0,
+    masks: Any = None,
     bfloat16: bool = False,
     smooth_loss: float = np.inf,
     stop_below: float = -np.inf,
@@ -311,27 +347,32 @@ def train_steps(
     """
     constants = np.array(list(spec.hyper_values(optimizer, hyper).values()), np.float64)
     checks.train_steps(
-        theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, optimizer, threads, workspace,
-        bfloat16,
+        theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, spec.slots(optimizer, hyper), dropout,
+        masks, threads, workspace, bfloat16,
     )  # fmt: skip
-    ws = workspace or spec.workspace(shape, seq_length, starts.shape[1], theta.dtype, bfloat16)
+    ws = workspace or spec.workspace(shape, seq_length, starts.shape[1], theta.dtype, dropout, bfloat16)
     if not bfloat16:
         ws = ws._replace(pairs=None)
     limits = np.array([grad_scale, _limit(grad_clip), _limit(grad_clip_norm)])
     losses, watch = np.empty(len(starts)), np.array([smooth_loss, stop_below], np.float64)
-    who = plan(shape.hidden_size, starts.shape[1], threads, shape.cell, bfloat16)
-    single = who if len(who.members) == 1 else plan(shape.hidden_size, starts.shape[1], 1, shape.cell, bfloat16)
+    B, kind = starts.shape[1], (shape.cell, bfloat16, shape.embedding_size)
+    who = plan(shape.hidden_size, B, threads, *kind)
+    single = who if len(who.members) == 1 else plan(shape.hidden_size, B, 1, *kind)
     first = seq_length - 1 if last_only else 0
     offsets = spec.offsets(shape)
     read_only = _read_only(ids)
     numbers = np.zeros((len(who.members), 16), theta.dtype)
+    buffers = [
+        getattr(ws, name) for name in Workspace._fields if name not in ("table", "dropped")
+    ]  # those are in extra
 
     def run(begin: int, end: int, who: Plan) -> int:
         ws.counter[:], ws.status[:] = 0, -1
         shared: tuple[Any, ...] = (
             theta, state, read_only, starts[begin:end], reset[begin:end], learning_rate[begin:end], offsets,
-            int(step) + begin, _CODES[optimizer], constants, limits, first, *ws, watch, losses[begin:end], who.members,
-            who.pieces, numbers,
+            int(step) + begin, _code(optimizer, hyper), constants, limits, first,
+            _extra(ws, None if masks is None else masks[begin:end], dropout), *buffers, watch, losses[begin:end],
+            who.members, who.pieces, numbers,
         )  # fmt: skip
         return _together(lambda thread: loops.train_loop(*shared, thread), len(who.members), ws.counter)
 
@@ -344,17 +385,10 @@ def train_steps(
         if who is single or not len(starts):
             done = run(0, len(starts), single)
         else:
-            kind = (
-                shape,
-                starts.shape[1],
-                seq_length,
-                optimizer,
-                theta.dtype.char,
-                len(who.members),
-                last_only,
-                bfloat16,
+            pace = _pace(
+                (shape, B, seq_length, optimizer, theta.dtype.char, len(who.members), last_only, dropout, bfloat16)
             )
-            done = _at_best_pace(_pace(kind), run, len(starts), who, single, ws.counter)
+            done = _at_best_pace(pace, run, len(starts), who, single, ws.counter)
     finally:
         _arrange(who, theta, state, offsets, ws.grad, False)
     h[...] = ws.h[:, 0]
@@ -380,8 +414,8 @@ def score(
     ws.h[:, 0] = h
     ws.c[:, :1] = c[:, None]  # nothing, for cells that have none
     loops.score_pass(
-        theta, spec.offsets(shape), _read_only(x), ws.h, ws.c, ws.gates, ws.packed[:, :, :0], ws.logits,
-        whole(shape.hidden_size), ws.counter, log_probs,
+        theta, spec.offsets(shape), _read_only(x), ws.h, ws.c, ws.gates, ws.packed[:, :, :0], _extra(ws, None, 0.0),
+        ws.logits, whole(shape.hidden_size), ws.counter, log_probs,
     )  # fmt: skip
     h[...] = ws.h[:, T]
     c[...] = ws.c[:, T] if ws.c.size else c
@@ -410,9 +444,9 @@ def sample(
     cells[:, :1] = c[:, None]  # nothing, for cells that have none
     drawn = np.empty(uniforms.shape, np.int32)
     loops.sample_loop(
-        theta, spec.offsets(shape), x[None].copy(), uniforms, float(temperature), int(top_k), float(top_p),
-        states, cells, gates, np.empty((L, 4, 0), theta.dtype), logits, np.empty(V), np.empty(V, np.int64), whole(H),
-        _counter(), drawn, np.empty((0, B)) if log_probs is None else log_probs,
+        theta, spec.offsets(shape), x[None].copy(), uniforms, float(temperature), int(top_k), float(top_p), states,
+        cells, gates, np.empty((L, 4, 0), theta.dtype), _table(shape, theta.dtype), logits, np.empty(V),
+        np.empty(V, np.int64), whole(H), _counter(), drawn, np.empty((0, B)) if log_probs is None else log_probs,
     )  # fmt: skip
     h[...] = states[:, 0]
     c[...] = cells[:, 0] if cells.size else c

@@ -115,6 +115,20 @@ def run_forward(W_h, packed, pairs, h, c, gates, t0, t1, b0, b1, pieces, q0, q1,
             meet(counter, threads)
 
 
+@inner
+def drop(a, mask, scale, out, b0, b1, pieces, q0, q1):
+    """The part's out (T, B, H) = a times scale where mask is not zero, else 0; out may be a itself."""
+    factor, zero = a.dtype.type(scale), a.dtype.type(0)
+    for q in range(q0, q1):
+        j0, n = pieces[q, 0], pieces[q, 1]
+        for t in range(a.shape[0]):
+            for r in range(b0, b1):
+                row, kept, to = a[t, r, j0 : j0 + n], mask[t, r, j0 : j0 + n], out[t, r, j0 : j0 + n]
+                for j in range(n):
+                    value = row[j] * factor
+                    to[j] = value if kept[j] != 0 else zero
+
+
 # ------------------------------------------------------------------------------------------------------- backward
 @inner
 def _step_backward(dh, c, gates, dz, dh_next, dc_next, t, b0, b1, piece):

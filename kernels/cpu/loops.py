@@ -16,7 +16,7 @@ from kernels.cpu.layers import cells_at
 from kernels.cpu.pairs import pair_layers
 from kernels.cpu.products import add_product, copy_to_rows
 from kernels.cpu.team import meet
-from kernels.cpu.updates import ADAGRAD, CONSTANTS, SGD, constants
+from kernels.cpu.updates import ADAGRAD, CONSTANTS, MOMENTUM, SGD, constants
 from kernels.spec import SMOOTHING
 
 #: Rows of a gradient's contraction (T B) up to which it is applied as it is made.
@@ -82,6 +82,7 @@ def train_loop(
     hyper,
     limits,
     first,
+    extra,
     x,
     h,
     c,
@@ -109,10 +110,11 @@ def train_loop(
     """Run iterations, as one of a team whose members are all given the same arrays; return how many losses there are.
 
     `limits` is (grad_scale, grad_clip, grad_clip_norm), infinite for none; `first` is the first step whose loss counts;
-    `watch` is (smooth_loss, stop_below), the first of which is written; h and c hold the state carried in at [:, 0];
-    status[0] becomes the place of an id outside the vocabulary, which ends the call, and is -1 otherwise; members and
-    pieces are team.Plan's, whose panels theta and state are in the order of; numbers (members, CONSTANTS or more) is
-    for the constants of the update; the rest is as in numpy_ref.train_steps and spec.Workspace.
+    `watch` is (smooth_loss, stop_below), the first of which is written; extra is None or a model.Extra; h and c hold
+    the state carried in at [:, 0]; status[0] becomes the place of an id outside the vocabulary, which ends the call,
+    and is -1 otherwise; members and pieces are team.Plan's, whose panels theta and state are in the order of; numbers
+    (members, CONSTANTS or more) is for the constants of the update; the rest is as in numpy_ref.train_steps and
+    spec.Workspace.
     """
     T, B = x.shape[0] - 1, x.shape[1]
     V = logits.shape[2]
@@ -123,9 +125,10 @@ def train_loop(
     s0, s1 = model.slot(state, 0, theta), model.slot(state, 1, theta)
     has_norm = limits[2] < np.inf
     # A zero gradient leaves these two optimizers' parameters and memory as they are: most rows of W_x need no work.
-    sparse = (optimizer == SGD or optimizer == ADAGRAD) and not has_norm and T * B < 2 * V
+    embeds = model.has_embedding(extra)
+    sparse = (optimizer == SGD or optimizer == ADAGRAD) and not has_norm and T * B < 2 * V and not embeds
     # Few rows of dz stay in the first-level cache while the weights pass by once, for gradient and update together.
-    at_once = not has_norm and T * B <= AT_ONCE_ROWS
+    at_once = not has_norm and T * B <= AT_ONCE_ROWS and optimizer != MOMENTUM and not embeds
     if thread == 0:
         rows[:] = 0
         status[1] = 0 if sparse else -1
@@ -141,15 +144,19 @@ def train_loop(
             model.pack_layers(theta, offsets, packed, h.shape[3], pieces, q0, q1, thread, threads)
         if pairs is not None:
             pair_layers(theta, offsets, pairs, h.shape[3], pieces, q0, q1)
+        if extra is not None and extra.table.size > 0:
+            model.look_up(theta, offsets, extra.table, pieces, q0, q1, thread, threads)
         meet(counter, threads)  # the sequence, the state before it and the rows that it touches are there
         if status[0] >= 0 or counter[1] != 0:
             done = n
             break
         if gates.ndim == 4:
-            model.forward(theta, offsets, x[:T], h, c, gates, packed, pairs, b0, b1, pieces, q0, q1, counter, threads)
+            model.forward(
+                theta, offsets, x[:T], h, c, gates, packed, pairs, extra, n, b0, b1, pieces, q0, q1, counter, threads
+            )
         else:
-            rnn_gru.forward(theta, offsets, x[:T], h, gates, b0, b1)
-        model.readout(theta, offsets, x[1:], h, logits, row_loss, dh, first, b0, b1, thread, threads)
+            rnn_gru.forward(theta, offsets, x[:T], h, gates, extra, n, pieces, b0, b1)
+        model.readout(theta, offsets, x[1:], h, extra, logits, row_loss, dh, first, b0, b1, thread, threads)
         meet(counter, threads)  # the losses of all rows are there, and dh
         loss = model.total(row_loss)
         if thread == 0:
@@ -163,29 +170,33 @@ def train_loop(
             break
         if gates.ndim == 4:
             model.backward(
-                theta, offsets, h, c, gates, dz, dh, carry, partial, packed, pairs, b0, b1, pieces, q0, q1, counter,
-                threads,
+                theta, offsets, h, c, gates, dz, dh, carry, partial, packed, pairs, extra, n, b0, b1, pieces, q0, q1,
+                counter, threads,
             )  # fmt: skip
         else:
-            rnn_gru.backward(theta, offsets, h, gates, dz, dh, carry, b0, b1)
+            rnn_gru.backward(theta, offsets, h, gates, dz, dh, carry, extra, n, pieces, b0, b1)
         if not panelled:  # a panel's own dz is all that its weights wait for
             meet(counter, threads)  # dz of all layers is there, and nobody reads the weights any more
+        if extra is not None and extra.table.size > 0:
+            model.look_up_gradient(x[:T], dz, extra.table, thread, threads)
+            meet(counter, threads)  # all columns of the table's gradient are there
         constants(optimizer, hyper, step + n, rates[n], limits[0], limits[1], 1.0, k)
         what = model.BOTH if at_once else model.GRADIENT
         model.update(
-            what, theta, grad, s0, s1, offsets, x[:T], h, dz, logits, first, rows, status[1], optimizer, k, pieces, q0,
-            q1, thread, threads,
+            what, theta, grad, s0, s1, offsets, x[:T], h, extra, dz, logits, first, rows, status[1], optimizer,
+            k, pieces, q0, q1, thread, threads,
         )  # fmt: skip
-        if has_norm:
+        if has_norm or embeds:
             meet(counter, threads)  # the gradient is there
+        if has_norm:
             model.square_sums(grad, limits[0], limits[1], panels, thread, threads)
             meet(counter, threads)  # the sums of squares are there
             factor = model.norm_factor(panels, limits[2])
             constants(optimizer, hyper, step + n, rates[n], limits[0], limits[1], factor, k)
         if not at_once:
             model.update(
-                model.APPLY, theta, grad, s0, s1, offsets, x[:T], h, dz, logits, first, rows, status[1], optimizer, k,
-                pieces, q0, q1, thread, threads,
+                model.APPLY, theta, grad, s0, s1, offsets, x[:T], h, extra, dz, logits, first, rows, status[1],
+                optimizer, k, pieces, q0, q1, thread, threads,
             )  # fmt: skip
         meet(counter, threads)  # all parameters are updated, and nobody reads this sequence and its states any more
     if thread == 0:
@@ -198,24 +209,28 @@ def train_loop(
 
 @entry
 def model_pass(
-    theta, offsets, x, h, c, gates, dz, dh, carry, partial, packed, logits, row_loss, grad, rows, first, pieces,
-    counter,
+    theta, offsets, x, h, c, gates, dz, dh, carry, partial, packed, extra, logits, row_loss, grad, rows, first,
+    pieces, counter,
 ):  # fmt: skip
     """Loss and gradient of one sequence x (T+1, B); h and c hold the states of all steps, [:, 0] what came in."""
     T, B = x.shape[0] - 1, x.shape[1]
+    if extra is not None and extra.table.size > 0:
+        model.look_up(theta, offsets, extra.table, pieces, 0, 1, 0, 1)
     if gates.ndim == 4:
-        model.forward(theta, offsets, x[:T], h, c, gates, packed, None, 0, B, pieces, 0, 1, counter, 1)
+        model.forward(theta, offsets, x[:T], h, c, gates, packed, None, extra, 0, 0, B, pieces, 0, 1, counter, 1)
     else:
-        rnn_gru.forward(theta, offsets, x[:T], h, gates, 0, B)
-    model.readout(theta, offsets, x[1:], h, logits, row_loss, dh, first, 0, B, 0, 1)
+        rnn_gru.forward(theta, offsets, x[:T], h, gates, extra, 0, pieces, 0, B)
+    model.readout(theta, offsets, x[1:], h, extra, logits, row_loss, dh, first, 0, B, 0, 1)
     if gates.ndim == 4:
         model.backward(
-            theta, offsets, h, c, gates, dz, dh, carry, partial, packed, None, 0, B, pieces, 0, 1, counter, 1
-        )  # fmt: skip
+            theta, offsets, h, c, gates, dz, dh, carry, partial, packed, None, extra, 0, 0, B, pieces, 0, 1, counter, 1
+        )
     else:
-        rnn_gru.backward(theta, offsets, h, gates, dz, dh, carry, 0, B)
+        rnn_gru.backward(theta, offsets, h, gates, dz, dh, carry, extra, 0, pieces, 0, B)
+    if extra is not None and extra.table.size > 0:
+        model.look_up_gradient(x[:T], dz, extra.table, 0, 1)
     model.update(
-        model.GRADIENT, theta, grad, theta, theta, offsets, x[:T], h, dz, logits, first, rows, -1, SGD,
+        model.GRADIENT, theta, grad, theta, theta, offsets, x[:T], h, extra, dz, logits, first, rows, -1, SGD,
         carry[0, 0], pieces, 0, 1, 0, 1,
     )  # fmt: skip
     return model.total(row_loss)
@@ -255,24 +270,26 @@ def _log_prob(logits, target):
 
 
 @thin
-def _logits(theta, offsets, x, h, c, gates, packed, logits, pieces, counter):
+def _logits(theta, offsets, x, h, c, gates, packed, extra, logits, pieces, counter):
     """Logits (T, B, V) after each of the inputs x[:T]; h and c hold the states of all steps, [:, 0] what came in."""
     L, steps, B, H = h.shape
     T, _, V = logits.shape
     last = offsets.shape[0] - 1
     if gates.ndim == 4:
-        model.forward(theta, offsets, x[:T], h, c, gates, packed, None, 0, B, pieces, 0, 1, counter, 1)
+        model.forward(theta, offsets, x[:T], h, c, gates, packed, None, extra, 0, 0, B, pieces, 0, 1, counter, 1)
     else:
-        rnn_gru.forward(theta, offsets, x[:T], h, gates, 0, B)
+        rnn_gru.forward(theta, offsets, x[:T], h, gates, extra, 0, pieces, 0, B)
     copy_to_rows(theta[offsets[last] : offsets[last] + V], logits.reshape(logits.size), 0, V, T * B)
     W_y = theta[offsets[last - 1] : offsets[last]]
     add_product(h, ((L - 1) * steps + 1) * B * H, H, W_y, 0, V, logits, 0, V, T * B, H, V)
 
 
 @entry
-def score_pass(theta, offsets, x, h, c, gates, packed, logits, pieces, counter, log_probs):
+def score_pass(theta, offsets, x, h, c, gates, packed, extra, logits, pieces, counter, log_probs):
     """Log probabilities (T, B) of x[1:]; h and c hold the states of all steps, [:, 0] what came in."""
-    _logits(theta, offsets, x, h, c, gates, packed, logits, pieces, counter)
+    if extra is not None and extra.table.size > 0:
+        model.look_up(theta, offsets, extra.table, pieces, 0, 1, 0, 1)
+    _logits(theta, offsets, x, h, c, gates, packed, extra, logits, pieces, counter)
     T, B, _ = logits.shape
     for t in range(T):
         for r in range(B):
@@ -368,7 +385,7 @@ def _draw(logits, weights, order, u, temperature, top_k, top_p):
 
 @entry
 def sample_loop(
-    theta, offsets, x, uniforms, temperature, top_k, top_p, h, c, gates, packed, logits, weights, order, pieces,
+    theta, offsets, x, uniforms, temperature, top_k, top_p, h, c, gates, packed, extra, logits, weights, order, pieces,
     counter, drawn, log_probs,
 ):  # fmt: skip
     """Draw characters; the buffers h, c, gates, logits are those of a model with T = 1; x (1, B) is overwritten.
@@ -376,8 +393,10 @@ def sample_loop(
     log_probs is (n, B), or of no size where nobody asks for them.
     """
     B = x.shape[1]
+    if extra is not None and extra.table.size > 0:
+        model.look_up(theta, offsets, extra.table, pieces, 0, 1, 0, 1)
     for n in range(uniforms.shape[0]):
-        _logits(theta, offsets, x, h, c, gates, packed, logits, pieces, counter)
+        _logits(theta, offsets, x, h, c, gates, packed, extra, logits, pieces, counter)
         _begin(h, c, False, False, 0, B, pieces, 0, 1)
         for r in range(B):
             x[0, r] = _draw(logits[0, r], weights, order, uniforms[n, r], temperature, top_k, top_p)

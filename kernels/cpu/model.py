@@ -2,15 +2,19 @@
 pieces q0:q1 (team.py). What passes through the layers of other cells is in rnn_gru.py.
 
 Layers find their parameters in the flat vectors by `offsets` (spec.offsets): W_x, W_h, b of each layer, then W_y, b_y.
+An embedding lies before them. Its product with W_x is a table of which ids are rows: all of a text's V rows cost less
+than those of T B steps, as long as V is the smaller number. Backward, the table's gradient gives those of both.
 Buffers are those of spec.Workspace. Members meet (team.py) within a layer, at every step, where they share its streams,
 and between the phases of an iteration (loops.py). Nothing is allocated.
 """
 
 import math
+from typing import Any, NamedTuple
 
 from kernels.cpu.jit import inner, thin
 from kernels.cpu.layers import (
     add_gradient_ids,
+    drop,
     flow_back,
     project_floats,
     project_ids,
@@ -31,7 +35,7 @@ from kernels.cpu.products import (
     pack_transposed,
     product_transposed,
 )
-from kernels.cpu.team import is_apart, share, spans
+from kernels.cpu.team import is_apart, meet, share, spans
 from kernels.cpu.tiles import TILE_ROWS
 from kernels.cpu.updates import apply_tile, square_sum
 from kernels.cpu.vectors import stay_out_of_line
@@ -39,6 +43,21 @@ from kernels.spec import NORM_PANEL
 
 #: What a pass over the parameters does: write their gradient, apply one that was written, or both, block by block.
 GRADIENT, APPLY, BOTH = range(3)
+
+
+class Extra(NamedTuple):
+    """What dropout and an embedding need. Who has neither passes None, and is compiled without any of it."""
+
+    table: Any  # as in spec.Workspace
+    dropped: Any  # likewise
+    masks: Any  # (n, L, T, B, H) uint8, read-only; of no size without dropout
+    scale: float  # by which kept values are multiplied
+
+
+@inner
+def has_embedding(extra):
+    """Whether ids are rows of an embedding."""
+    return extra is not None and extra.table.size > 0
 
 
 @inner
@@ -74,19 +93,64 @@ def _layer(pairs, layer):
 
 
 @inner
+def _rows(R, thread, threads):
+    """The member's range of R rows of a product, never one row of several (products.py)."""
+    r0, r1 = share(R // 8 * 8, 8, thread, threads)
+    return r0, R if thread == threads - 1 else r1
+
+
+@thin
+def look_up(theta, offsets, table, pieces, q0, q1, thread, threads):
+    """table (V, N) = embedding @ W_x: the member's columns, or its share of the rows that all members read."""
+    V, N = table.shape
+    E, flat = offsets[0] // V, table.reshape(table.size)
+    r0, r1 = (0, V) if q1 - q0 < pieces.shape[0] else _rows(V, thread, threads)
+    for q in range(q0, q1):
+        count, length, step = spans(pieces[q])
+        for s in range(count):
+            begin = pieces[q, 2] + s * step
+            length = N if pieces.shape[0] == 1 else length  # other cells have no pieces
+            clear_rows(flat, r0 * N + begin, N, r1 - r0, length)
+            add_product(
+                theta, r0 * E, E, theta, offsets[0] + begin, N, flat, r0 * N + begin, N, r1 - r0, E, length
+            )  # fmt: skip
+
+
+@inner
+def look_up_gradient(x, dz, table, thread, threads):
+    """The member's columns of the table's gradient, in the table's place, for ids x (T, B)."""
+    V, N = table.shape
+    flat = table.reshape(table.size)
+    n0, n1 = share(N, 48, thread, threads)
+    clear_rows(flat, n0, N, V, n1 - n0)
+    add_gradient_ids(x, dz.reshape(dz.size), 0, flat, 0, N, n0, n1)
+
+
+@inner
+def passed_up(h, extra, layer):
+    """What a layer passes up, (T, B, H) as an array of one dimension and where it begins in it."""
+    _, steps, B, H = h.shape
+    if extra is not None and extra.dropped.size > 0:
+        return extra.dropped.reshape(extra.dropped.size), layer * (steps - 1) * B * H
+    return h.reshape(h.size), (layer * steps + 1) * B * H
+
+
+@inner
 def stretch_of(T, B):
     """Steps whose input's part is computed at once: one of a batch, as it fills the tiles and stays in the cache."""
     return 1 if B >= TILE_ROWS else T
 
 
 @thin
-def forward(theta, offsets, x, h, c, gates, packed, pairs, b0, b1, pieces, q0, q1, counter, threads):
+def forward(theta, offsets, x, h, c, gates, packed, pairs, extra, n, b0, b1, pieces, q0, q1, counter, threads):
     """Run all layers over inputs x (T, B) from h[:, 0], c[:, 0]: the member's part."""
     L, T, B, N = gates.shape
     stretch = stretch_of(T, B)
     for layer in range(L):
         at = 3 * layer
         W_x, W_h, b = block(theta, offsets, at), block(theta, offsets, at + 1), block(theta, offsets, at + 2)
+        if extra is not None and extra.table.size > 0 and layer == 0:
+            W_x = extra.table.reshape(extra.table.size)
         z, cells = gates[layer].reshape(T * B * N), c[layer].reshape((T + 1) * B * (N // 4))
         for t0 in range(0, T, stretch):
             t1 = t0 + stretch
@@ -94,19 +158,25 @@ def forward(theta, offsets, x, h, c, gates, packed, pairs, b0, b1, pieces, q0, q
                 project_ids(x, W_x, b, z, t0, t1, b0, b1, pieces, q0, q1)
             else:
                 below = h[layer - 1, 1:]
+                if extra is not None and extra.dropped.size > 0:
+                    below = extra.dropped[layer - 1]
                 project_floats(below, W_x, packed[layer, 2], b, z, t0, t1, b0, b1, pieces, q0, q1)
             run_forward(
                 W_h, packed[layer, 0], _layer(pairs, layer), h[layer], cells, z, t0, t1, b0, b1, pieces, q0, q1,
                 counter, threads,
             )  # fmt: skip
+        if extra is not None and extra.dropped.size > 0:
+            drop(h[layer, 1:], extra.masks[n, layer], extra.scale, extra.dropped[layer], b0, b1, pieces, q0, q1)
+            if q1 - q0 < pieces.shape[0]:
+                meet(counter, threads)
 
 
 @thin
-def readout(theta, offsets, targets, h, logits, row_loss, dh, first, b0, b1, thread, threads):
+def readout(theta, offsets, targets, h, extra, logits, row_loss, dh, first, b0, b1, thread, threads):
     """Logits, their loss by row (T, B), their gradient in their place, and dh, that of the last layer's h.
 
     Steps before `first` are not read: their loss and dh are zero. A member with some of the streams takes the rows of
-    those, which it alone has made; else it takes some of all rows, but never one row of several (products.py).
+    those, which it alone has made; else it takes some of all rows.
     """
     T, B, _ = logits.shape
     for t in range(first):
@@ -114,23 +184,22 @@ def readout(theta, offsets, targets, h, logits, row_loss, dh, first, b0, b1, thr
             row_loss[t, r] = 0
             dh[t, r] = 0
     if b1 - b0 == B:
-        R = (T - first) * B
-        r0, r1 = share(R // 8 * 8, 8, thread, threads)
-        r1 = R if thread == threads - 1 else r1
-        _readout_rows(theta, offsets, targets, h, logits, row_loss, dh, first * B + r0, r1 - r0)
+        r0, r1 = _rows((T - first) * B, thread, threads)
+        _readout_rows(theta, offsets, targets, h, extra, logits, row_loss, dh, first * B + r0, r1 - r0)
     else:
         for t in range(first, T):
-            _readout_rows(theta, offsets, targets, h, logits, row_loss, dh, t * B + b0, b1 - b0)
+            _readout_rows(theta, offsets, targets, h, extra, logits, row_loss, dh, t * B + b0, b1 - b0)
 
 
 @thin
-def _readout_rows(theta, offsets, targets, h, logits, row_loss, dh, row, R):
+def _readout_rows(theta, offsets, targets, h, extra, logits, row_loss, dh, row, R):
     """The same for R rows from `row` on, of T B rows."""
-    L, steps, B, H = h.shape
+    L, _, B, H = h.shape
     V, last = logits.shape[2], offsets.shape[0] - 1
     W_y, b_y = block(theta, offsets, last - 1), theta[offsets[last] : offsets[last] + V]
     copy_to_rows(b_y, logits.reshape(logits.size), row * V, V, R)
-    add_product(h, (((L - 1) * steps + 1) * B + row) * H, H, W_y, 0, V, logits, row * V, V, R, H, V)
+    top, at = passed_up(h, extra, L - 1)
+    add_product(top, at + row * H, H, W_y, 0, V, logits, row * V, V, R, H, V)
     for r in range(row, row + R):
         t, stream = r // B, r % B
         row_loss[t, stream] = softmax_loss(logits[t, stream], targets[t, stream], logits[t, stream])
@@ -149,12 +218,15 @@ def total(row_loss):
 
 @thin
 def backward(
-    theta, offsets, h, c, gates, dz, dh, carry, partial, packed, pairs, b0, b1, pieces, q0, q1, counter, threads
+    theta, offsets, h, c, gates, dz, dh, carry, partial, packed, pairs, extra, n, b0, b1, pieces, q0, q1, counter,
+    threads,
 ):  # fmt: skip
-    """From dh of the last layer's h to dz (L, T, B, 4H) of all layers: the member's part."""
+    """From dh of what the last layer passed up to dz (L, T, B, 4H) of all layers: the member's part."""
     L, T, B, N = gates.shape
     H, stretch = N // 4, stretch_of(T, B)
     for layer in range(L - 1, -1, -1):
+        if extra is not None and extra.dropped.size > 0:
+            drop(dh, extra.masks[n, layer], extra.scale, dh, b0, b1, pieces, q0, q1)
         for q in range(q0, q1):
             for r in range(b0, b1):
                 carry[0, r, pieces[q, 0] : pieces[q, 0] + pieces[q, 1]] = 0
@@ -272,17 +344,35 @@ def _input_rows(what, x, d, d_at, N, theta, grad, s0, s1, offset, rows, count, n
 
 
 @thin
+def _embedding(what, table, theta, grad, s0, s1, at, optimizer, k, thread, threads):
+    """The member's share of the embedding and of W_x, at theta[at]: gradients table @ W_x' and embedding' @ table.
+
+    The embedding is shared out by rows, W_x by columns; table holds the gradient of their product.
+    """
+    V, N = table.shape
+    E, flat = at // V, table.reshape(table.size)
+    n0, n1 = share(N, 48, thread, threads)
+    _weight(what, theta, 0, E, flat, 0, V, N, theta, grad, s0, s1, at, 0, E, n0, n1, optimizer, k)
+    r0, r1 = _rows(V, thread, threads)
+    if what == APPLY:
+        _apply_rows(theta, grad, s0, s1, r0 * E, r0 * E, r1 - r0, E, 0, E, optimizer, k)
+    else:
+        product_transposed(flat, r0 * N, N, theta, at, N, grad, r0 * E, E, r1 - r0, E, N)
+
+
+@thin
 def update(
-    what, theta, grad, s0, s1, offsets, x, h, dz, dlogits, first, rows, count, optimizer, k, pieces, q0, q1, thread,
-    threads,
+    what, theta, grad, s0, s1, offsets, x, h, extra, dz, dlogits, first, rows, count, optimizer, k, pieces, q0, q1,
+    thread, threads,
 ):  # fmt: skip
     """Write the member's share of grad (N,), apply it, or both: see GRADIENT, APPLY, BOTH.
 
-    Of the layers' matrices a member takes the columns of its pieces, or some; of the readout's some rows.
+    Of the layers' matrices a member takes the columns of its pieces, or some; of the readout's some rows. With an
+    embedding members must meet between GRADIENT and APPLY, and BOTH is not for it: W_x and it need each other.
     """
     (L, steps, B, H), V, N, last = h.shape, dlogits.shape[2], dz.shape[-1], offsets.shape[0] - 1
     T, R, blocks = steps - 1, (steps - 1) * B, (last - 1) // L
-    d, sides = dz.reshape(dz.size), dz.size // (L * R * N)
+    states, d, sides = h.reshape(h.size), dz.reshape(dz.size), dz.size // (L * R * N)
     panelled = pieces.shape[0] > 1 and is_apart(pieces[0])
     for q in range(q0 if panelled else 0, q1 if panelled else 1):
         before, width = (4 * pieces[q, 0], 4 * pieces[q, 1]) if panelled else (0, N)  # columns in the pieces before it
@@ -292,21 +382,24 @@ def update(
             d_at = R * (sides * layer * N + before)
             s_at = d_at + (sides - 1) * R * N  # a GRU's ds; else there is one dz for both sides
             to = offsets[at + 1] + H * before
-            _weight(what, h, h_at, H, d, s_at, R, width, theta, grad, s0, s1, to, 0, H, n0, n1, optimizer, k)
-            if layer == 0:
+            _weight(what, states, h_at, H, d, s_at, R, width, theta, grad, s0, s1, to, 0, H, n0, n1, optimizer, k)
+            if layer == 0 and not has_embedding(extra):
                 to = offsets[at] + V * before
                 _input_rows(what, x, d, d_at, width, theta, grad, s0, s1, to, rows, count, n0, n1, optimizer, k)
-            else:
-                to, below = offsets[at] + H * before, h_at - R * H  # from the second state on
-                _weight(what, h, below, H, d, d_at, R, width, theta, grad, s0, s1, to, 0, H, n0, n1, optimizer, k)
+            elif layer > 0:
+                to = offsets[at] + H * before
+                below, b_at = passed_up(h, extra, layer - 1)
+                _weight(what, below, b_at, H, d, d_at, R, width, theta, grad, s0, s1, to, 0, H, n0, n1, optimizer, k)
             for side in range(sides):
                 to = offsets[at + 2 + side] + before
                 _bias(what, d, d_at + side * R * N, R, width, theta, grad, s0, s1, to, n0, n1, optimizer, k)
+    if extra is not None and extra.table.size > 0:
+        _embedding(what, extra.table, theta, grad, s0, s1, offsets[0], optimizer, k, thread, threads)
     k0, k1 = share(H, TILE_ROWS, thread, threads)
     flat, row, read = dlogits.reshape(dlogits.size), first * B, (T - first) * B
-    top = ((L - 1) * (T + 1) * B + B + row) * H
+    top, t_at = passed_up(h, extra, L - 1)
     to = offsets[last - 1]
-    _weight(what, h, top, H, flat, row * V, read, V, theta, grad, s0, s1, to, k0, k1, 0, V, optimizer, k)
+    _weight(what, top, t_at + row * H, H, flat, row * V, read, V, theta, grad, s0, s1, to, k0, k1, 0, V, optimizer, k)
     if thread == threads - 1:
         _bias(what, flat, row * V, read, V, theta, grad, s0, s1, offsets[last], 0, V, optimizer, k)
 

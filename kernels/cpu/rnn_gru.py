@@ -18,7 +18,7 @@ from kernels.cpu.cells import gru_forward as gru_step_forward
 from kernels.cpu.cells import rnn_backward as rnn_step_backward
 from kernels.cpu.cells import rnn_forward as rnn_step_forward
 from kernels.cpu.jit import entry, inner, thin
-from kernels.cpu.layers import add_gradient_ids
+from kernels.cpu.layers import add_gradient_ids, drop
 from kernels.cpu.model import block, stretch_of
 from kernels.cpu.products import add_outer, add_product, add_rows, address, copy_to_rows, product_transposed
 from kernels.spec import GRUCache, GRUGrads, RNNCache, RNNGrads
@@ -104,8 +104,8 @@ def _gates_of(h, gates, layer):
 
 
 @thin
-def forward(theta, offsets, x, h, gates, b0, b1):
-    """Run all layers over inputs x (T, B) from h[:, 0]: the member's part."""
+def forward(theta, offsets, x, h, gates, extra, n, pieces, b0, b1):
+    """Run all layers over inputs x (T, B) from h[:, 0], iteration n of the masks: the member's part."""
     L, (T, B), sides = h.shape[0], x.shape, gates.shape[1]
     stretch = stretch_of(T, B)
     for layer in range(L):
@@ -113,21 +113,30 @@ def forward(theta, offsets, x, h, gates, b0, b1):
         W_x, W_h = block(theta, offsets, at), block(theta, offsets, at + 1)
         b_x, b_h = block(theta, offsets, at + 2), block(theta, offsets, at + 1 + sides)
         z, z_at = _gates_of(h, gates, layer)
+        if extra is not None and extra.table.size > 0 and layer == 0:
+            W_x = extra.table.reshape(extra.table.size)
         for t0 in range(0, T, stretch):
             t1 = t0 + stretch
             if layer == 0:
                 _project_ids(x, W_x, b_x, z, z_at, t0, t1, b0, b1)
             else:
-                _project_floats(h[layer - 1, 1:], W_x, b_x, z, z_at, t0, t1, b0, b1)
+                below = h[layer - 1, 1:]
+                if extra is not None and extra.dropped.size > 0:
+                    below = extra.dropped[layer - 1]
+                _project_floats(below, W_x, b_x, z, z_at, t0, t1, b0, b1)
             _run_forward(h[layer], W_h, b_h, z, z_at, sides, t0, t1, b0, b1)
+        if extra is not None and extra.dropped.size > 0:
+            drop(h[layer, 1:], extra.masks[n, layer], extra.scale, extra.dropped[layer], b0, b1, pieces, 0, 1)
 
 
 @thin
-def backward(theta, offsets, h, gates, dz, dh, carry, b0, b1):
-    """From dh of the last layer's h to dz (L, sides, T, B, N) of all layers: the member's part."""
+def backward(theta, offsets, h, gates, dz, dh, carry, extra, n, pieces, b0, b1):
+    """From dh of what the last layer passed up to dz (L, sides, T, B, N) of all layers: the member's part."""
     L, sides, T, B, N = dz.shape
     H, stretch = h.shape[3], stretch_of(T, B)
     for layer in range(L - 1, -1, -1):
+        if extra is not None and extra.dropped.size > 0:
+            drop(dh, extra.masks[n, layer], extra.scale, dh, b0, b1, pieces, 0, 1)
         for r in range(b0, b1):
             carry[0, r] = 0
             carry[1, r] = 0

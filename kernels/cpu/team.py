@@ -35,7 +35,9 @@ class Plan(NamedTuple):
     panelled: bool  # whether gates, cells, weights and optimizer memory lie piece by piece
 
 
-def plan(hidden_size: int, batch_size: int, threads: int, cell: str = "lstm", bfloat16: bool = False) -> Plan:
+def plan(
+    hidden_size: int, batch_size: int, threads: int, cell: str = "lstm", bfloat16: bool = False, embedding_size: int = 0
+) -> Plan:
     """Choose what is shared out, and among how many of `threads`: the one place that decides.
 
     Small batches of middling models are cut into panels of hidden units (spec.unit_panels). Otherwise streams are
@@ -44,7 +46,7 @@ def plan(hidden_size: int, batch_size: int, threads: int, cell: str = "lstm", bf
     docs/performance.md. Of cells other than the LSTM nothing but streams is shared out.
     """
     H, B, threads = hidden_size, batch_size, threads if CAN_YIELD else 1
-    panels = unit_panels(H, B, cell, bfloat16)
+    panels = unit_panels(H, B, cell, bfloat16, embedding_size)
     if panels > 1:
         n = min(threads, panels)
         cuts = [H // 4 * p // panels * 4 for p in range(panels)] + [H]

@@ -17,8 +17,10 @@ from kernels.cpu.jit import inner
 from kernels.cpu.tiles import each_width, products_of
 from kernels.cpu.vectors import I64, VECTOR_BYTES, Number, Vectors, for_each_vector, loop, real_type
 
-#: Numbers by which compiled code knows the optimizers of spec.OPTIMIZERS.
-SGD, ADAGRAD, RMSPROP, ADAM = range(4)
+#: Numbers by which compiled code knows the optimizers of spec.OPTIMIZERS; SGD with momentum is another than without.
+SGD, ADAGRAD, RMSPROP, ADAM, MOMENTUM = range(5)
+#: Those that can be applied right after a tile of the gradient is made: each makes more code to compile.
+AT_ONCE = (SGD, ADAGRAD, RMSPROP, ADAM)
 CONSTANTS = 10
 _SCALE, _LIMIT, _FACTOR, _RATE, _EPSILON, _DECAY1, _REST1, _DECAY2, _REST2, _ROOT = range(CONSTANTS)
 
@@ -32,6 +34,8 @@ def constants(optimizer, hyper, step, rate, scale, limit, factor, k):
     k[_SCALE], k[_LIMIT], k[_FACTOR], k[_RATE] = scale, limit, factor, rate
     if optimizer == ADAGRAD:
         k[_EPSILON] = hyper[0]
+    elif optimizer == MOMENTUM:
+        k[_DECAY1] = hyper[0]
     elif optimizer == RMSPROP:
         k[_DECAY1], k[_REST1], k[_EPSILON] = hyper[0], 1.0 - hyper[0], hyper[1]
     elif optimizer == ADAM:
@@ -46,6 +50,9 @@ def _new_values(optimizer: int, k: list[Number], grad: Number, theta: Number, s0
     g = _clamp(k[_SCALE] * grad, k[_LIMIT]) * k[_FACTOR]
     if optimizer == SGD:
         return [theta - k[_RATE] * g]
+    if optimizer == MOMENTUM:
+        s = k[_DECAY1] * s0() + g
+        return [theta - k[_RATE] * s, s]
     if optimizer == ADAGRAD:  # epsilon inside the root
         s = s0() + g * g
         return [theta - (k[_RATE] * g).over((s + k[_EPSILON]).root()), s]
@@ -62,13 +69,15 @@ def _clamp(g: Number, limit: Number) -> Number:
     return g.at_most(limit).at_least(-limit)
 
 
-def _emit(builder: Any, vec: Vectors, optimizer: Any, k: Any, arrays: list[Any], body: Any) -> None:
-    """Emit ``body(step)`` for the one of the optimizers that it is; step(grad, at, mask) updates a vector there."""
+def _emit(
+    builder: Any, vec: Vectors, codes: tuple[int, ...], optimizer: Any, k: Any, arrays: list[Any], body: Any
+) -> None:
+    """Emit ``body(step)`` for the one of the optimizers `codes` that it is; step(grad, at, mask) updates a vector."""
     end, never = builder.append_basic_block("end"), builder.append_basic_block("never")
     choice = builder.switch(optimizer, never)
     builder.position_at_end(never)
     builder.unreachable()
-    for code in (SGD, ADAGRAD, RMSPROP, ADAM):
+    for code in codes:
         block = builder.append_basic_block(f"optimizer{code}")
         choice.add_case(I64(code), block)
         builder.position_at_end(block)
@@ -101,7 +110,7 @@ def apply_tile(typing, zero, optimizer, k, grad, theta, s0, s1, n):
                 builder, vec, n, lambda at, mask: step(vec.load(vec.element(grad, at), mask), at, mask)
             )  # fmt: skip
 
-        _emit(builder, vec, optimizer, k, arrays, body)
+        _emit(builder, vec, (*AT_ONCE, MOMENTUM), optimizer, k, arrays, body)
         return context.get_dummy_value()
 
     return signature, emit
@@ -149,7 +158,7 @@ def outer_update_tile(R: int, C: int) -> Any:
 
                     loop(builder, I64(R), [], rows)
 
-                _emit(builder, vec, optimizer, k, arrays, body)
+                _emit(builder, vec, AT_ONCE, optimizer, k, arrays, body)
 
             each_width(builder, vec, C, N, run)
             return context.get_dummy_value()
