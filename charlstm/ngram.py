@@ -96,8 +96,9 @@ class Model:
 
         Notes
         -----
-        Sorts M integers once, and allocates some 10 bytes a character; then 30 to 60 for each distinct gram. Each time
-        that V ** order does not fit into 63 bits, it sorts once more, looks up, and allocates 30 bytes a character.
+        Sorts M integers once, and allocates some 10 bytes a character; then 30 to 60 for each distinct gram. For each
+        time that (V + 1) ** (order + 1) is too large for 63 bits, it sorts once more, looks up, and allocates 30 bytes
+        a character.
         """
         if order not in ORDERS:
             raise UserError(f"--order: expected {ORDERS[0]} to {ORDERS[-1]}, got {order}")
