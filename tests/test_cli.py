@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,6 +99,62 @@ def test_the_original_presets_take_input_txt(charlstm_command, tmp_path, preset)
     assert done.returncode == 0, done.stderr
     assert "training on input.txt" in done.stderr.decode()
     assert f"model   {preset[-4:].strip('-').upper()}, 1 x 8 hidden units" in done.stderr.decode()
+
+
+def test_the_list_of_presets(charlstm_command):
+    done = charlstm_command("train", "--preset", "list")
+    head, *lines = done.stdout.decode().splitlines()
+    assert head.split() == ["preset", "replaces", "model", "reads", "learns", "by", "budget"]
+    assert [line.split()[0] for line in lines] == list(PRESETS)
+    keras = next(line for line in lines if line.startswith("keras-lstm-text"))
+    assert re.split("  +", keras)[1:] == [
+        "lstm_text_generation.py", "1 x 128", "128 x 40:3", "rmsprop 0.01, constant", "60 epochs",
+    ]  # fmt: skip
+
+
+def test_the_original_style_prints_that_alone_on_stdout(charlstm_command, text_file):
+    done = charlstm_command(
+        "train", text_file, "--preset", "min-char-lstm", "--hidden-size", 8, "--iterations", 201, "--style", "original"
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode().splitlines()
+    assert lines[0] == "data has 3000 characters, 11 unique."
+    assert lines[-1].startswith("iter 200 (p=208), loss ")
+    assert "done    201 iterations reached" in done.stderr.decode()
+    again = charlstm_command("train", "--resume", "--iterations", 401, "--style", "original")
+    assert re.findall("^iter .*?,", again.stdout.decode(), re.MULTILINE) == ["iter 400 (p=416),"]
+
+
+def test_keywords(charlstm_command, text_file, tmp_path):
+    trained = charlstm_command("train", text_file, *TINY, "--iterations", 30, "--sample-every", 10, "--quiet")
+    assert trained.returncode == 0, trained.stderr
+    samples = tmp_path / "runs" / "book" / "samples.txt"
+    head, words = "# iteration 0  loss 1.000000  temperature 0.8\n", re.findall(r"\w+", made_up_text())
+    samples.write_text(f"{head}{words[0]} zebra {words[0]} zebra {words[0]}\n\n{head}quagga\n\n")
+    done = charlstm_command("keywords", "runs/book", "--top", 2)
+    assert done.returncode == 0, done.stderr
+    assert [line.split() for line in done.stdout.decode().splitlines()] == [
+        ["word", "in", "samples", "in", "text"], [words[0], "3", str(words.count(words[0]))], ["zebra", "2", "0"], [],
+        ["2", "of", "3", "words", "are", "not", "in", "book:"], ["zebra", "2"], ["quagga", "1"],
+    ]  # fmt: skip
+    told = [json.loads(line) for line in charlstm_command("keywords", "runs/book", "--json").stdout.splitlines()]
+    assert told[1] == {"word": "zebra", "in_samples": 2, "in_text": 0}
+    assert len(told) == 3
+
+
+def test_patience_ends_a_run_and_the_way_on_is_told(charlstm_command, text_file):
+    done = charlstm_command(
+        "train", text_file, *TINY, "--iterations", 400, "--validation", 0.2, "--validate-every", 5, "--patience", 2,
+        "--learning-rate", 9, "--schedule", "constant",
+    )  # fmt: skip
+    notes = done.stderr.decode()
+    assert "done    the patience of 2 evaluations reached" in notes
+    assert re.search(r"iteration \d+  validation \d+\.\d{4} bits/char \(\d+\.\d{4} nats\), perplexity", notes)
+    assert re.search(r"to beat \d\.\d{3} bits per character on the 600 kept back", notes)
+    on = re.search(r"go on   charlstm (.*)", notes)[1].split()
+    more = charlstm_command(*on)
+    assert more.returncode == 0, more.stderr
+    assert "iterations reached" in more.stderr.decode()
 
 
 def test_a_closed_pipe_ends_quietly(trained, tmp_path):
@@ -243,6 +300,13 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
         (["train", "book.txt", "--preset", "slow"], f"--preset: expected one of {', '.join(PRESETS)}, got 'slow'"),
         (["train", "book.txt", "--backend", "cupy"], "--backend cupy: the cupy backend is not part of this version; use 'numba' (fast) or 'numpy' (the reference)"),
         (["train", "book.txt", "--hiden-size", "3"], "No such option"),
+        (["train", "book.txt", "--style", "old"], "--style: expected own or original, got 'old'"),
+        (["train", "book.txt", "--style", "original"], "--style original: preset fast has none; those that have: min-char-lstm, min-char-rnn, karpathy-min-char-rnn, min-char-lstm-mod-2, keras-lstm-text"),
+        (["train", "book.txt", "--preset", "min-char-lstm", "--style", "original", "--quiet"], "--style original: prints what the script does; --quiet prints less"),
+        (["train", "book.txt", "--preset", "min-char-lstm", "--style", "original", "--report-every", "7"], "--report-every: the original prints every 200 iterations, of which 7 is no divisor; --style own does not mind"),
+        (["train", "book.txt", "--windows", "40"], "--windows: expected MAXLEN:STEP, for example 40:3, got '40'"),
+        (["train", "book.txt", "--patience", "3"], "--patience: needs --validation"),
+        (["keywords", "nowhere"], "nowhere/samples.txt: cannot be read: No such file or directory"),
         (["train", "book.txt", "--bytes", "--lower"], "--bytes: takes the text as it is; --lower does not go with it"),
         (["train", "file:///book.txt"], "file:///book.txt: only http and https URLs are read; a file is given by its path"),
         (["train", "book.txt", "--from", "nowhere"], "nowhere: no such run folder"),

@@ -289,6 +289,41 @@ def test_a_smoothed_loss_below_the_limit_ends_the_call_before_that_update(ops, t
     assert all((a == b).all() for a, b in zip((theta, state, h, c), whole, strict=True))
 
 
+@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("why", ["low", "nan"])
+def test_an_end_at_the_last_iteration_of_a_stretch_ends_the_call(ops, monkeypatch, why, at):
+    """A call of several threads is cut into stretches: it once went on behind an iteration that was to end it."""
+    pytest.importorskip("numba")
+    from kernels.cpu.team import Pace
+
+    monkeypatch.setattr(Pace, "iterations", lambda self, left, now: min(left, 2))
+    shape, (starts, reset, rates) = Shape(11, 64), plan(8)  # of a size that two threads share
+    options = {"shape": shape, "seq_length": 5}
+
+    def arrays():
+        theta, state, *_, ids = training(shape=shape)
+        return theta, state, *np.zeros((2, 1, 3, 64)), ids
+
+    if why == "nan":
+        rates[at - 1 : at] = np.nan
+    else:
+        losses = ops.train_steps(*arrays(), starts, reset, rates, **options) / 3
+        curve = [40.0]
+        for loss in losses[: at + 1]:
+            curve.append(spec.SMOOTHING * curve[-1] + (1 - spec.SMOOTHING) * loss)
+        assert curve[at + 1] < min(curve[: at + 1])
+        options |= {"smooth_loss": 40.0, "stop_below": (curve[at] + curve[at + 1]) / 2}
+    found = []
+    for threads in (1, 2):
+        theta, *rest, ids = arrays()
+        if why == "nan" and at == 0:
+            theta[:] = np.nan
+        losses = ops.train_steps(theta, *rest, ids, starts, reset, rates, threads=threads, **options)
+        found.append([len(losses), *(a.tobytes() for a in (losses, theta, *rest))])
+    assert found[0][0] == at + 1
+    assert found[1] == found[0]
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_sampling_follows_the_uniforms_and_goes_on(ops, ref, cell):
     shape = SHAPE._replace(cell=cell)

@@ -264,16 +264,25 @@ def _pace(kind: Any) -> Pace:
 
 
 def _at_best_pace(
-    pace: Pace, run: Callable[[int, int, Plan], int], total: int, team: Plan, single: Plan, counter: np.ndarray
+    pace: Pace,
+    run: Callable[[int, int, Plan], int],
+    is_last: Callable[[int], bool],
+    total: int,
+    team: Plan,
+    single: Plan,
+    counter: np.ndarray,
 ) -> int:
-    """Run iterations 0 to total - 1 in stretches, each by the team or by one thread; return how many were run."""
+    """Run iterations 0 to total - 1 in stretches, each by the team or by one thread; return how many were run.
+
+    `is_last` tells of the last one of a stretch whether it ends the call, without its update.
+    """
     done = 0
     while done < total:
         begun = perf_counter()
         end = done + pace.iterations(total - done, begun)
         reached = done + run(done, end, single if pace.alone else team)
         now = perf_counter()
-        if reached < end:
+        if reached < end or is_last(end - 1):
             return reached
         pace.record(end - done, now - begun, int(counter[2]), now)
         done = end
@@ -376,6 +385,9 @@ def train_steps(
         )  # fmt: skip
         return _together(lambda thread: loops.train_loop(*shared, thread), len(who.members), ws.counter)
 
+    def is_last(n: int) -> bool:
+        return bool(watch[0] < watch[1]) or not np.isfinite(losses[n])
+
     cells = _first_cells(ws.c, who)
     ws.h[:, 0] = h
     for cell, piece in cells:
@@ -388,7 +400,7 @@ def train_steps(
             pace = _pace(
                 (shape, B, seq_length, optimizer, theta.dtype.char, len(who.members), last_only, dropout, bfloat16)
             )
-            done = _at_best_pace(pace, run, len(starts), who, single, ws.counter)
+            done = _at_best_pace(pace, run, is_last, len(starts), who, single, ws.counter)
     finally:
         _arrange(who, theta, state, offsets, ws.grad, False)
     h[...] = ws.h[:, 0]
