@@ -96,8 +96,9 @@ class Model:
 
         Notes
         -----
-        Sorts M integers once, and allocates some 10 bytes a character; then 30 to 60 for each distinct gram. Each time
-        that V ** order does not fit into 63 bits, it sorts once more, looks up, and allocates 30 bytes a character.
+        Sorts M integers once, and allocates some 10 bytes a character; then 30 to 60 for each distinct gram. For each
+        time that (V + 1) ** (order + 1) is too large for 63 bits, it sorts once more, looks up, and allocates 30 bytes
+        a character.
         """
         if order not in ORDERS:
             raise UserError(f"--order: expected {ORDERS[0]} to {ORDERS[-1]}, got {order}")
@@ -199,10 +200,11 @@ class Model:
         """The next character, for a number drawn from [0, 1)."""
         R, rank, level = self.vocab_size + 1, 0, self.levels[0]
         for longer, character in zip(self.levels[1:], reversed(history), strict=False):
-            place, found = _look_up(longer.contexts, np.array([rank * R + character]))
-            if not found[0]:
+            key = rank * R + character
+            place = int(np.searchsorted(longer.contexts, key))
+            if place == len(longer.contexts) or longer.contexts[place] != key:
                 break
-            rank, level = int(place[0]), longer
+            rank, level = place, longer
         begin = int(level.starts[rank])
         end = int(level.starts[rank + 1]) if rank + 1 < len(level.starts) else len(level.grams)
         below = int(level.upto[begin] - level.counts[begin])

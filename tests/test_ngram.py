@@ -209,6 +209,21 @@ def test_the_first_state_is_known_and_drawn_by_frequency_or_from_all_alike(by_fr
     assert begun.keys() <= known.keys()
 
 
+@pytest.mark.parametrize("order", [1, 3, 8])
+def test_every_part_of_the_unit_interval_draws_its_character_or_state(order):
+    ids, V = ids_of(TEXT), len(Vocabulary.of(TEXT))
+    model, plain = Model.learn(ids, V, order), Plain(ids, V, order)
+    for context in contexts_of(ids, V, order):
+        ends = [tuple(context[len(context) - k :]) for k in range(min(len(context), order) + 1)]
+        after = next(plain.raw[k][ends[k]] for k in range(len(ends) - 1, -1, -1) if ends[k] in plain.raw[k])
+        total = after.total()
+        assert Counter(model._draw(context[-order:], (n + 0.5) / total) for n in range(total)) == after
+    total, known = len(ids) - order, model.num_contexts
+    states = Counter(tuple(model._state((n + 0.5) / total, True)) for n in range(total))
+    assert states == {state: after.total() for state, after in plain.raw[order].items()}
+    assert {tuple(model._state((n + 0.5) / known, False)) for n in range(known)} == plain.raw[order].keys()
+
+
 def test_dead_ends_go_on_from_a_shorter_context():
     text = "xyxyxyxz"  # what follows z is unknown, at any length
     vocabulary = Vocabulary.of(text)
