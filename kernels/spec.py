@@ -276,11 +276,10 @@ def unit_panels(
 def packs(hidden_size: int, batch_size: int, itemsize: int, cell: str = "lstm") -> bool:
     """Whether an LSTM's recurrent matrix is copied, once an iteration, into the order in which products read it.
 
-    That pays where its rows lie far apart and are read for many streams, and the matrix is not cut into panels.
+    That pays where its rows lie far apart and are read for many streams. What is cut into panels is not packed.
     """
     size = 4 * hidden_size**2 * itemsize
-    large = size >= 2**22 and batch_size * size >= 2**27
-    return cell == "lstm" and large and unit_panels(hidden_size, batch_size) == 1
+    return cell == "lstm" and size >= 2**22 and batch_size * size >= 2**27
 
 
 class Workspace(NamedTuple):
@@ -330,7 +329,7 @@ def workspace_layout(
         "dh": ((T, B, H), real),
         "carry": ((2, B, H), real),
         "partial": ((2, 2, panels if panels > 1 else 0, B, -(-H // 16) * 16), real),
-        "packed": ((L, 4, 4 * H * (H + 16) if packs(H, B, real.itemsize, cell) else 0), real),
+        "packed": ((L, 4, 4 * H * (H + 16) if panels == 1 and packs(H, B, real.itemsize, cell) else 0), real),
         "table": ((V if E > 0 else 0, CELLS[cell] * H), real),
         "dropped": ((L if dropout > 0 else 0, T, B, H), real),
         "logits": ((T, B, V), real),

@@ -63,6 +63,13 @@ def test_an_embedding_lies_before_all_else():
     assert spec.params(np.zeros(spec.num_parameters(plain)), plain).embedding is None
 
 
+def test_what_is_cut_into_panels_is_not_packed():
+    shape = Shape(5, 3000, 2)
+    plain, rounded = (spec.workspace_layout(shape, 1, 1, "float32", 0.0, bfloat16) for bfloat16 in (False, True))
+    assert plain["packed"][0][2] > 0 == plain["partial"][0][2]
+    assert rounded["packed"][0][2] == 0 < rounded["partial"][0][2]
+
+
 def test_momentum_needs_memory():
     assert [spec.slots(name) for name in spec.OPTIMIZERS] == [0, 1, 1, 2]
     assert (spec.slots("sgd", {"momentum": 0.9}), spec.slots("sgd", {"momentum": 0.0})) == (1, 0)
