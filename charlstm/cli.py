@@ -196,9 +196,10 @@ def _note_line_to_beat(trainer: Any, screen: Any) -> None:
     """Say how well a Markov model predicts the text that is kept back."""
     from charlstm.ngram import line_to_beat
 
-    learned, kept_back = trainer.corpus.split(trainer.config.validation)
-    bits = line_to_beat(learned, kept_back, len(trainer.corpus.vocabulary))
-    screen.note(f"to beat {bits:.3f} bits per character on the {len(kept_back):,} kept back: a Markov model of order 5")
+    bits = line_to_beat(trainer.ids, trainer.kept_back, len(trainer.corpus.vocabulary))
+    screen.note(
+        f"to beat {bits:.3f} bits per character on the {len(trainer.kept_back):,} kept back: a Markov model of order 5"
+    )
 
 
 def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:

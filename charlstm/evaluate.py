@@ -61,14 +61,13 @@ def encode(model: Checkpoint, text: str, unknown: str = "error") -> np.ndarray:
     if unknown not in ("error", "skip"):
         raise UserError(f"--unknown: expected error or skip, got {unknown!r}")
     text = text.lower() if model.config.lower else text
-    if unknown == "skip":
-        text = model.vocabulary.without_unknown(text)
-    if not text:
-        raise UserError("there is nothing to score: the text has no character that the model knows")
     try:
-        return model.vocabulary.encode(text)
+        ids = model.vocabulary.encode(text, unknown)
     except UserError as error:
         raise UserError(f"{error}; --unknown skip leaves such characters out") from None
+    if not len(ids):
+        raise UserError("there is nothing to score: the text has no character that the model knows")
+    return ids
 
 
 def log_probs(model: Checkpoint, ids: np.ndarray, backend: str = "auto") -> Iterator[np.ndarray]:

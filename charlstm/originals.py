@@ -5,6 +5,7 @@ modified min-char-lstm.py, and lstm_text_generation.py of the Keras examples.
 """
 
 import sys
+from abc import ABC, abstractmethod
 from time import strftime
 
 from charlstm.config import Config
@@ -14,7 +15,7 @@ from charlstm.progress import Progress
 from charlstm.trainer import Trainer
 
 
-class Original:
+class Original(ABC):
     """What all the scripts have in common; a display."""
 
     every, line = 0, ""  #: iterations from one line to the next, and the line, if the script has one
@@ -23,9 +24,9 @@ class Original:
         self.trainer = trainer
         self.header(trainer.corpus)
 
+    @abstractmethod
     def header(self, corpus: Corpus) -> None:
         """Print what comes before training."""
-        raise NotImplementedError
 
     def show(self, progress: Progress) -> None:
         """Print what is due."""
@@ -37,7 +38,10 @@ class Original:
 
     def report(self, progress: Progress) -> None:
         """Print an iteration's line, where the script would."""
+        if self.every and progress.iteration % self.every == 0:
+            print(self.line.format(n=progress.iteration, p=self.position(progress), loss=progress.smooth_loss))
 
+    @abstractmethod
     def sample(self, progress: Progress) -> None:
         """Print a sample."""
 
@@ -63,10 +67,6 @@ class MinCharLSTM(Original):
         print(f"data has {len(corpus.ids)} characters, {len(characters)} unique.")
         print("char_to_ix", {character: k for k, character in enumerate(characters)})
         print("ix_to_char", dict(enumerate(characters)))
-
-    def report(self, progress: Progress) -> None:
-        if progress.iteration % self.every == 0:
-            print(self.line.format(n=progress.iteration, p=self.position(progress), loss=progress.smooth_loss))
 
     def sample(self, progress: Progress) -> None:
         print(f"----\n {progress.sample} \n----")

@@ -172,6 +172,14 @@ def read(ops: Any, theta: Any, shape: Shape, ids: Any, h: Any, c: Any) -> Iterat
         yield ops.score(theta, h, c, x, shape=shape, workspace=workspace if len(x) > READ_STEPS else None)[:, 0]
 
 
+def _state_before_last(ops: Any, theta: Any, shape: Shape, ids: Any) -> tuple[np.ndarray, np.ndarray]:
+    """h and c (L, 1, H) of a model that has read all of the ids, from a zero state on, but for the last."""
+    h, c = zero_state(shape, theta.dtype)
+    for _ in read(ops, theta, shape, ids, h, c):
+        pass
+    return h, c
+
+
 def continued(
     ops: Any, theta: Any, shape: Shape, prime: Any, uniforms: Any, temperature: float, window: bool
 ) -> np.ndarray:
@@ -180,9 +188,7 @@ def continued(
     With `window` the last W characters are read anew, from a zero state, for each one: as Keras' example does it.
     """
     if not window:
-        h, c = zero_state(shape, theta.dtype)
-        for _ in read(ops, theta, shape, prime, h, c):
-            pass
+        h, c = _state_before_last(ops, theta, shape, prime)
         return ops.sample(theta, h, c, prime[-1:], uniforms[:, None], shape=shape, temperature=temperature)[:, 0]
     drawn = np.concatenate([prime, np.empty(len(uniforms), np.int32)])
     for n, u in enumerate(uniforms, len(prime)):
@@ -247,10 +253,7 @@ def _draw(
     randoms = [np.random.RandomState(seed) for seed in seeds]
     endings = [_Ending(options.stop) for _ in seeds]
     decoders = [model.vocabulary.decoder() for _ in seeds]
-    h, c = zero_state(shape, model.theta.dtype)
-    for _ in read(ops, model.theta, shape, ids, h, c):
-        pass
-    h, c = (np.repeat(state, len(seeds), axis=1) for state in (h, c))
+    h, c = (np.repeat(a, len(seeds), axis=1) for a in _state_before_last(ops, model.theta, shape, ids))
     last, left, piece = np.full(len(seeds), ids[-1], np.int32), options.length, 32
     while left != 0 and not all(ending.found for ending in endings):
         steps = piece if left is None else min(piece, left)

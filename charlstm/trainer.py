@@ -57,10 +57,10 @@ class Trainer:
             raise UserError("no budget: give --iterations, --epochs, --max-chars, --seconds or --until-loss")
         self.config = config
         self.corpus = corpus
-        self._ids, self._kept_back = corpus.split(config.validation)
+        self.ids, self.kept_back = corpus.split(config.validation)
         self.threads = config.threads or usable_cores()
         self.shape = shape_of(config, len(corpus.vocabulary))
-        self.batches = _batches(config, len(self._ids))
+        self.batches = _batches(config, len(self.ids))
         self._ops = kernels.load(self.backend)
         self._dropout = dropout.rounded(config.dropout)
         self._workspace = spec.workspace(
@@ -244,7 +244,7 @@ class Trainer:
 
         One that is made only because the run ends lets nobody wait: a run that goes on is as if it had not ended.
         """
-        marks, bits = self.marks, bits_per_char(self._ops, self.theta, self.shape, self._kept_back)
+        marks, bits = self.marks, bits_per_char(self._ops, self.theta, self.shape, self.kept_back)
         is_best = bits < marks.get("best_validation", math.inf)
         if is_best:
             marks["best_validation"] = bits
@@ -322,7 +322,7 @@ class Trainer:
             self.marks["best_shown"] = self.smooth_loss
             starts, _ = self.batches.plan(begin, self.iteration)
             save_below = 1.0 if self.config.save_below is None else self.config.save_below
-            sample = self._sample(theta, self.h[:, :1].copy(), self.c[:, :1].copy(), starts[0, 0])
+            sample = self._sample_from(theta, self.h[:, :1].copy(), self.c[:, :1].copy(), int(starts[0, 0]))
             is_kept = self.smooth_loss < save_below * self.start_loss
             yield replace(sample, iteration=begin, is_kept=is_kept)
 
@@ -338,7 +338,7 @@ class Trainer:
         starts, reset = self.batches.plan(begin, end)
         mean, rate = config.loss_reduction == "mean", self._dropout
         return self._ops.train_steps(
-            theta, state, h, c, self._ids, starts, reset, rates,
+            theta, state, h, c, self.ids, starts, reset, rates,
             shape=self.shape,
             seq_length=config.seq_length,
             step=begin,
@@ -385,18 +385,17 @@ class Trainer:
             chars_per_second=self._rate,
         )
 
-    def _sample(self, theta: Any = None, h: Any = None, c: Any = None, at: int | None = None) -> Progress:
-        """Text from the first stream's state, begun with the character that it reads next; training is not touched.
+    def _sample(self) -> Progress:
+        """Text from the first stream's state, begun with the character that it reads next; training is not touched."""
+        starts, reset = self.batches.plan(self.iteration, self.iteration + 1)
+        h, c = (np.zeros_like(a[:, :1]) if reset[0] else a[:, :1].copy() for a in (self.h, self.c))
+        return self._sample_from(self.theta, h, c, int(starts[0, 0]))
 
-        Or of other parameters, from a state of one stream (which is overwritten), begun with the character at a place.
-        """
+    def _sample_from(self, theta: Any, h: Any, c: Any, at: int) -> Progress:
+        """Text from a state of one stream, h and c (L, 1, H), which are overwritten, begun with the id at a place."""
         config = self.config
-        if h is None or c is None or at is None:
-            starts, reset = self.batches.plan(self.iteration, self.iteration + 1)
-            h, c = (np.zeros_like(a[:, :1]) if reset[0] else a[:, :1].copy() for a in (self.h, self.c))
-            at = int(starts[0, 0])
         drawn = self._ops.sample(
-            self.theta if theta is None else theta, h, c, self._ids[at : at + 1].astype(np.int32),
+            theta, h, c, self.ids[at : at + 1].astype(np.int32),
             self.random.random_sample((config.sample_length, 1)), shape=self.shape, temperature=config.temperature,
         )  # fmt: skip
         text = self.corpus.vocabulary.decode(drawn[:, 0])
@@ -405,8 +404,8 @@ class Trainer:
     def _epoch_samples(self) -> Iterator[Progress]:
         """Texts at several temperatures, all of which go on from the same piece of the text."""
         config = self.config
-        begin = self.random.randint(0, len(self._ids) - _PRIME + 1)
-        prime = self._ids[begin : begin + _PRIME].astype(np.int32)
+        begin = self.random.randint(0, len(self.ids) - _PRIME + 1)
+        prime = self.ids[begin : begin + _PRIME].astype(np.int32)
         for temperature in _TEMPERATURES:
             uniforms = self.random.random_sample(config.sample_length)
             drawn = continued(

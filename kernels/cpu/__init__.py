@@ -177,20 +177,27 @@ def adam(
     _update("adam", theta, grad, state, step, learning_rate, grad_clip, beta1, beta2, epsilon)
 
 
-def _extra(ws: Workspace, masks: Any, dropout: float) -> Extra | None:
-    """What a pass with dropout, masks (n, L, T, B, H), or with an embedding needs; None where there is neither."""
-    if masks is None and ws.table.size == 0:
+def _extra(table: Any, dropped: Any, masks: Any = None, dropout: float = 0.0) -> Extra | None:
+    """What a pass with dropout, masks (n, L, T, B, H), or with an embedding needs; None where there is neither.
+
+    table and dropped are as in Workspace.
+    """
+    if masks is None and table.size == 0:
         return None
     masks = np.empty((0,) * 5, np.uint8) if masks is None else masks
-    return Extra(ws.table, ws.dropped, _read_only(masks), 1 / (1 - dropout))
+    return Extra(table, dropped, _read_only(masks), 1 / (1 - dropout))
 
 
-def _table(shape: Shape, dtype: Any) -> Extra | None:
-    """What a pass without dropout needs of its own for an embedding; None where there is none."""
-    if shape.embedding_size == 0:
-        return None
-    table = spec.aligned_zeros((shape.vocab_size, spec.CELLS[shape.cell] * shape.hidden_size), dtype)
-    return Extra(table, np.empty((0,) * 4, dtype), _read_only(np.empty((0,) * 5, np.uint8)), 1.0)
+def _carry_in(h: Any, c: Any, states: Any, cells: Any) -> None:
+    """Put a state, h and c (L, B, H), before the first step of states and cells (L, T+1, B, H)."""
+    states[:, 0] = h
+    cells[:, :1] = c[:, None]  # nothing, for cells of kinds that have none
+
+
+def _carry_out(states: Any, cells: Any, t: int, h: Any, c: Any) -> None:
+    """Write the state before step t into h and c; c stays where there are no cells."""
+    h[...] = states[:, t]
+    c[...] = cells[:, t] if cells.size else c
 
 
 def loss_and_grad(
@@ -211,12 +218,11 @@ def loss_and_grad(
     """
     T = checks.model(theta, h, c, x, shape, workspace, dropout, masks) - 1
     ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype, dropout)
-    ws.h[:, 0] = h
-    ws.c[:, :1] = c[:, None]  # nothing, for cells that have none
+    _carry_in(h, c, ws.h, ws.c)
     loss = loops.model_pass(
         theta, spec.offsets(shape), x, ws.h, ws.c, ws.gates, ws.dz, ws.dh, ws.carry, ws.partial[:, :, :0],
-        ws.packed[:, :, :0], _extra(ws, None if masks is None else masks[None], dropout), ws.logits, ws.row_loss,
-        ws.grad, ws.rows, T - 1 if last_only else 0, whole(shape.hidden_size), ws.counter,
+        ws.packed[:, :, :0], _extra(ws.table, ws.dropped, None if masks is None else masks[None], dropout), ws.logits,
+        ws.row_loss, ws.grad, ws.rows, T - 1 if last_only else 0, whole(shape.hidden_size), ws.counter,
     )  # fmt: skip
     return loss, ws.grad, ws.h[:, T].copy(), (ws.c[:, T] if ws.c.size else c).copy()
 
@@ -380,8 +386,8 @@ def train_steps(
         shared: tuple[Any, ...] = (
             theta, state, read_only, starts[begin:end], reset[begin:end], learning_rate[begin:end], offsets,
             int(step) + begin, _code(optimizer, hyper), constants, limits, first,
-            _extra(ws, None if masks is None else masks[begin:end], dropout), *buffers, watch, losses[begin:end],
-            who.members, who.pieces, numbers,
+            _extra(ws.table, ws.dropped, None if masks is None else masks[begin:end], dropout), *buffers, watch,
+            losses[begin:end], who.members, who.pieces, numbers,
         )  # fmt: skip
         return _together(lambda thread: loops.train_loop(*shared, thread), len(who.members), ws.counter)
 
@@ -423,14 +429,12 @@ def score(
     T, B = len(x) - 1, x.shape[1]
     ws = workspace or spec.workspace(shape, T, B, theta.dtype)
     log_probs = np.empty((T, B)) if out is None else out
-    ws.h[:, 0] = h
-    ws.c[:, :1] = c[:, None]  # nothing, for cells that have none
+    _carry_in(h, c, ws.h, ws.c)
     loops.score_pass(
-        theta, spec.offsets(shape), _read_only(x), ws.h, ws.c, ws.gates, ws.packed[:, :, :0], _extra(ws, None, 0.0),
-        ws.logits, whole(shape.hidden_size), ws.counter, log_probs,
+        theta, spec.offsets(shape), _read_only(x), ws.h, ws.c, ws.gates, ws.packed[:, :, :0],
+        _extra(ws.table, ws.dropped), ws.logits, whole(shape.hidden_size), ws.counter, log_probs,
     )  # fmt: skip
-    h[...] = ws.h[:, T]
-    c[...] = ws.c[:, T] if ws.c.size else c
+    _carry_out(ws.h, ws.c, T, h, c)
     return log_probs
 
 
@@ -451,17 +455,16 @@ def sample(
     checks.sample(theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs)
     L, B, H = h.shape
     V, layout = shape.vocab_size, spec.workspace_layout(shape, 1, B, theta.dtype)
-    states, cells, gates, logits = (spec.aligned_zeros(*layout[name]) for name in ("h", "c", "gates", "logits"))
-    states[:, 0] = h
-    cells[:, :1] = c[:, None]  # nothing, for cells that have none
+    names = ("h", "c", "gates", "table", "dropped", "logits")
+    states, cells, gates, table, dropped, logits = (spec.aligned_zeros(*layout[name]) for name in names)
+    _carry_in(h, c, states, cells)
     drawn = np.empty(uniforms.shape, np.int32)
     loops.sample_loop(
         theta, spec.offsets(shape), x[None].copy(), uniforms, float(temperature), int(top_k), float(top_p), states,
-        cells, gates, np.empty((L, 4, 0), theta.dtype), _table(shape, theta.dtype), logits, np.empty(V),
+        cells, gates, np.empty((L, 4, 0), theta.dtype), _extra(table, dropped), logits, np.empty(V),
         np.empty(V, np.int64), whole(H), _counter(), drawn, np.empty((0, B)) if log_probs is None else log_probs,
     )  # fmt: skip
-    h[...] = states[:, 0]
-    c[...] = cells[:, 0] if cells.size else c
+    _carry_out(states, cells, 0, h, c)
     return drawn
 
 
