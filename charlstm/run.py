@@ -122,7 +122,7 @@ def start(
         For a text, an option or a folder that will not do; nothing has been written then.
     """
     config = config or (from_model(model.config) if model else from_preset())
-    corpus = read_corpus(sources, config, model.vocabulary if model else None, fetch)
+    corpus = corpora.kept(read_corpus(sources, config, model.vocabulary if model else None, fetch))
     trainer = Trainer(config, corpus)  # before the folder: what is wrong with the options shows here
     if model:
         if (trainer.shape, corpus.vocabulary) != (model.shape, model.vocabulary):

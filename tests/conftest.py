@@ -22,6 +22,14 @@ if MUTANT and not Path(kernels.__file__).is_relative_to(MUTANT):
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the texts and traces of ../shared")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_texts(tmp_path_factory):
+    """No test touches the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHARLSTM_DATA_DIR", str(tmp_path_factory.mktemp("texts")))
+        yield
+
+
 @pytest.fixture(params=BACKENDS, scope="session")
 def ops(request):
     return kernels.load(request.param)
