@@ -131,8 +131,14 @@ def lowered(text: Iterable[str]) -> Iterator[str]:
         cut = at if at >= 0 and _is_passed_over(now[at + 1 :]) else len(now)
         now, held = now[:cut], now[cut:]
         if now:
-            yield now.lower() if now.isascii() else (before + now).lower()[len(before) :]
+            yield now.lower() if now.isascii() else _lowered(before, now, held[:1])
             before = "a" if _is_in_word(before, now) else ""
+
+
+def _lowered(before: str, text: str, after: str) -> str:
+    """The text in lower case, between what does not change its length there."""
+    whole = (before + text + after).lower()
+    return whole[len(before) : len(whole) - len(after)]
 
 
 def _is_passed_over(text: str) -> bool:
