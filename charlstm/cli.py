@@ -81,6 +81,11 @@ def cli() -> None:
     "--resume", metavar="[=RUN]", help="go on with a run, by default the newest; budgets are totals over all of it"
 )
 @click.option(
+    "--force-corpus",
+    is_flag=True,
+    help="with --resume: go on with another text, TEXT; --unknown says what becomes of characters that it adds",
+)
+@click.option(
     "--from", "from_run", metavar="RUN", help="begin with the best weights of a run, and keep its sizes and vocabulary"
 )
 @click.option("--offline", is_flag=True, help="download nothing: URLs and built-in texts come from the cache")
@@ -89,8 +94,8 @@ def cli() -> None:
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a report on stdout")
 @click.pass_context
 def train(
-    ctx: click.Context, text: tuple[str, ...], out: str | None, resume: str | None, from_run: str | None, offline: bool,
-    style: str, quiet: bool, as_json: bool, **_: Any,
+    ctx: click.Context, text: tuple[str, ...], out: str | None, resume: str | None, from_run: str | None,
+    force_corpus: bool, offline: bool, style: str, quiet: bool, as_json: bool, **_: Any,
 ) -> int:  # fmt: skip
     """Train on TEXT: files, folders of .txt, - for stdin, http(s) URLs, or built-in texts (`charlstm data list`).
 
@@ -117,6 +122,8 @@ def train(
     from charlstm.run import resume as resume_run
     from charlstm.run import start
 
+    if force_corpus and (resume is None or not text):
+        raise UserError("--force-corpus: goes with --resume and a TEXT")
     screen = display.choose(quiet, as_json)
     fetch = partial(data.fetch, offline=offline, note=None if quiet else screen.note)
     if resume is not None:
@@ -124,7 +131,7 @@ def train(
             raise UserError("--out: a run that is resumed stays in its folder")
         if from_run is not None:
             raise UserError("--from: a run that is resumed has its weights")
-        run = resume_run(None if resume == _NEWEST else resume, text, given, fetch)
+        run = resume_run(None if resume == _NEWEST else resume, text, given, fetch, force_corpus=force_corpus)
     elif from_run is not None:
         if not text:
             raise UserError("--from: give the TEXT to go on with")
@@ -173,16 +180,24 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
     if config.validation and not start_at:
         _note_line_to_beat(trainer, screen)
     screen.note(f"folder  {run.folder}" + (f", going on after {start_at:,} iterations" if start_at else ""))
+    _tell_notes(run, screen)
     with _CompileNote(screen), _Signals(run, screen) as signals:
         try:
             for progress in run.train():
                 screen.show(progress)
+                _tell_notes(run, screen)
                 run.stop = run.stop or screen.gone  # whoever read the output has gone: save, and end like them
         finally:
             screen.close()
     if run.stop:
         return signals.exit_code
     return _finish(run, screen, start_at, show_sample)
+
+
+def _tell_notes(run: Any, screen: Any) -> None:
+    """Show what the run has to say, once."""
+    while run.notes:
+        screen.note(run.notes.pop(0))
 
 
 def _text_line(corpus: Any) -> str:
@@ -252,7 +267,10 @@ class _CompileNote:
 
 
 class _Signals:
-    """The first Ctrl-C or SIGTERM ends training after its iteration, saving; a second Ctrl-C leaves at once."""
+    """The first Ctrl-C or SIGTERM ends training after its iteration, saving; a second one leaves at once.
+
+    SIGUSR1, where a system has it, saves, and training goes on.
+    """
 
     def __init__(self, run: Any, screen: Any) -> None:
         self.run, self.screen, self.exit_code = run, screen, 0
@@ -260,7 +278,10 @@ class _Signals:
     def __enter__(self) -> "_Signals":
         import signal
 
-        self._old = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop}
+        if hasattr(signal, "SIGUSR1"):
+            handlers[signal.SIGUSR1] = self._save
+        self._old = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         return self
 
     def __exit__(self, error: Any, *_: Any) -> None:
@@ -277,6 +298,9 @@ class _Signals:
             raise click.exceptions.Exit(128 + number)
         self.exit_code, self.run.stop = 128 + number, True
         self.screen.note("stopping after this iteration and saving; Ctrl-C again leaves at once")
+
+    def _save(self, number: int, frame: Any) -> None:
+        self.run.save = True
 
 
 _CHECKPOINT = click.option("--checkpoint", metavar="last|best|PATH", default="best", help="which of the run's [best]")

@@ -11,6 +11,7 @@ from conftest import made_up_text
 
 import charlstm
 from charlstm import checkpoint as checkpoints
+from charlstm import disk
 from charlstm import trainer as trainers
 from charlstm.checkpoint import Checkpoint
 from charlstm.config import Config, from_model, from_preset
@@ -67,9 +68,12 @@ def test_the_run_folder(text_file, tmp_path, backend):
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["backend"] == backend
     assert environment["versions"]["numpy"] == np.__version__
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "best.safetensors", "config.toml", "environment.json", "last.safetensors", "metrics.jsonl", "samples.txt",
+    assert {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*")} == {
+        ".lock", "best.safetensors", "checkpoints", "checkpoints/step-000000000001.safetensors",
+        "checkpoints/step-000000000060.safetensors", "config.toml", "environment.json", "last.safetensors",
+        "metrics.jsonl", "samples.txt",
     }  # fmt: skip
+    assert (tmp_path / "run" / "last.safetensors").samefile(tmp_path / "run/checkpoints/step-000000000060.safetensors")
     assert run.load("last").iteration == 60
 
 
@@ -221,6 +225,11 @@ def test_resume_refuses_what_would_not_be_the_same_run(corpus, text_file, tmp_pa
     finish(start([text_file], small(iterations=4)))
     newest = resume()
     assert newest.folder.as_posix() == "runs/book-2"
+    with pytest.raises(
+        UserError, match="runs/book-2: in use by this process: wait for it, or stop it; if it is gone, rem"
+    ):
+        resume()
+    newest.lock.release()
     text_file.write_text(made_up_text(seed=8))
     with pytest.raises(UserError, match="not the text"):
         resume()
@@ -316,9 +325,9 @@ def test_writing_fails_whole(saved, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        checkpoints.write_atomically(path, saved.trainer.checkpoint().to_bytes())
+        disk.write(path, saved.trainer.checkpoint().to_bytes())
     assert path.read_bytes() == before
-    assert not list(saved.folder.glob(".*"))
+    assert not list(saved.folder.glob(".*.tmp"))
 
 
 def test_best_is_the_checkpoint_of_the_lowest_smoothed_loss(corpus, tmp_path):
@@ -476,7 +485,7 @@ def test_resuming_touches_no_file_but_the_runs_own(saved, corpus):
     victim.write_text("precious")
     now = saved.trainer.checkpoint()
     now.files = {"../victim.txt": 0, "metrics.jsonl": 10**6}
-    checkpoints.write_atomically(saved.folder / "last.safetensors", now.to_bytes())
+    disk.write(saved.folder / "last.safetensors", now.to_bytes())
     (saved.folder / "metrics.jsonl").write_text("short\n")
     resume(saved.folder, corpus)
     assert victim.read_text() == "precious"
