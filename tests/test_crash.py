@@ -5,7 +5,7 @@ import shutil
 import pytest
 from conftest import made_up_text
 from faults import FULL, Died, Disk
-from test_run import everything, finish
+from small_runs import everything, finish
 
 from charlstm import run as runs
 from charlstm import store
