@@ -77,6 +77,25 @@ def text_file(tmp_path):
 
 
 @pytest.fixture
+def corpus():
+    from charlstm.corpus import Corpus
+
+    return Corpus.from_text(made_up_text(), "book")
+
+
+@pytest.fixture
+def saved(corpus, tmp_path):
+    """A run that has been trained for twelve iterations."""
+    from small_runs import finish, small
+
+    from charlstm.run import start
+
+    run = start(corpus, small(iterations=12, hidden_size=3, num_layers=1), str(tmp_path / "run"))
+    finish(run)
+    return run
+
+
+@pytest.fixture
 def charlstm_command(tmp_path):
     """Run the command line in a process of its own, in tmp_path; returns the finished process."""
 
