@@ -16,10 +16,13 @@ from conftest import made_up_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from charlstm import checkpoint as checkpoints
 from charlstm import corpus, idcache, reading
+from charlstm.config import from_preset
 from charlstm.corpus import ByteVocabulary, Corpus, UnknownCharacters, Vocabulary
 from charlstm.errors import UserError
 from charlstm.reading import joined, lowered
+from charlstm.trainer import Trainer
 
 SETTINGS = settings(derandomize=True, max_examples=60, deadline=None, database=None)
 PIECES = (1, 2, 3, 7, 64)
@@ -513,9 +516,6 @@ def test_a_small_text_starts_at_once(tmp_path):
 
 # -------------------------------------------------------------------------------------------------------------- training
 def test_training_on_a_mapped_text_gives_the_same_bits(tmp_path, cache, monkeypatch, backend):
-    from charlstm.config import from_preset
-    from charlstm.trainer import Trainer
-
     text = "".join(map(chr, range(1000, 1300))) + made_up_text(4000)
     (tmp_path / "t.txt").write_text(text, encoding="utf-8")
     mapped = corpus.load([tmp_path / "t.txt"])
@@ -533,6 +533,35 @@ def test_training_on_a_mapped_text_gives_the_same_bits(tmp_path, cache, monkeypa
         weights.append(trainer.theta.tobytes())
         assert not hasattr(each.ids, "flush")  # a plain array: kernels know no other
     assert weights[0] == weights[1]
+
+
+def test_a_run_leaves_its_text_in_the_cache(tmp_path, cache, charlstm_command):
+    options = [
+        "--iterations",
+        "3",
+        "--hidden-size",
+        "8",
+        "--seq-length",
+        "5",
+        "--batch-size",
+        "2",
+        "--backend",
+        "numpy",
+    ]
+    text = made_up_text().encode()
+    done = charlstm_command("train", "-", *options, "--out", "a", stdin=text)
+    assert done.returncode == 0, done.stderr
+    old = checkpoints.load(tmp_path / "a", "last")
+    found = corpus.cached(old.corpus, old.vocabulary)
+    assert found.vocabulary.decode(found.ids).encode() == text
+    resumed = Trainer(old.config, found, old)
+    assert resumed.iteration == 3
+    (tmp_path / "file").write_text("in the way")
+    done = charlstm_command(
+        "train", "-", *options, "--out", "b", stdin=text, env={"CHARLSTM_DATA_DIR": str(tmp_path / "file")}
+    )
+    assert done.returncode == 0
+    assert b"to go on with this run the text will be needed again: " in done.stderr
 
 
 WATCHED = """
