@@ -226,17 +226,10 @@ class _Source:
 
     def _key(self) -> str:
         """What was read, and how: what the ids follow from."""
-        values = [
-            _FORMAT,
-            *sys.version_info[:2],
-            self.separator,
-            self.encoding,
-            self.lower,
-            self.as_bytes,
-            self.unknown,
-        ]
-        values.append(self.vocabulary and [self.vocabulary.kind, self.vocabulary.characters])
-        values.append([[part.is_built_in, part.sha256.hexdigest()] for part in self.parts])
+        options = [self.separator, self.encoding, self.lower, self.as_bytes, self.unknown]
+        known = None if self.vocabulary is None else [self.vocabulary.kind, self.vocabulary.characters]
+        read = [[part.is_built_in, part.sha256.hexdigest()] for part in self.parts]
+        values = [_FORMAT, *sys.version_info[:2], *options, known, read]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 

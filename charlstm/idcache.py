@@ -71,8 +71,7 @@ class Spool:
     def pieces(self) -> Iterator[np.ndarray]:
         """All ids, (n,) at a time, read-only."""
         for at in range(0, self.size, _PIECE):
-            self._file.seek(at)
-            yield np.frombuffer(self._file.read(min(_PIECE, self.size - at)), self.dtype)
+            yield np.frombuffer(self._read(at), self.dtype)
 
     def widened(self, dtype: np.dtype) -> "Spool":
         """The same ids in a larger type; this one is done with."""
@@ -117,7 +116,14 @@ class Spool:
         """Close, and remove an unfinished file."""
         self._file.close()
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            _remove(self._path)
+
+    def _read(self, at: int) -> bytes:
+        self._file.seek(at)
+        content = self._file.read(min(_PIECE, self.size - at))
+        if len(content) < min(_PIECE, self.size - at):
+            raise OSError(f"{self._path} became shorter while it was written")
+        return content
 
     def _write(self, at: int, content: bytes) -> None:
         if self._path is None and not self.trouble and at + len(content) > IN_MEMORY:
@@ -144,8 +150,8 @@ class Spool:
 
     def _into_memory(self, error: OSError) -> None:
         """The folder is full, say: take back what is in the file."""
-        self._file.seek(0)
-        self._held = io.BytesIO(self._file.read(self.size))
+        for at in range(0, self.size, _PIECE):
+            self._held.write(self._read(at))
         self.discard()
         self._path, self._file, self.trouble = None, self._held, _reason(error)
 

@@ -72,7 +72,7 @@ class Vocabulary:
         """
         known = self._known
         places = np.searchsorted(known, codes)
-        lacking = np.append(known, 2**32 - 1)[places] != codes
+        lacking = np.append(known, np.uint32(2**32 - 1))[places] != codes
         if unknown not in ("error", "skip"):
             places[lacking] = self._replacement(unknown)
         return places, lacking

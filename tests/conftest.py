@@ -30,6 +30,16 @@ def cache_of_texts(tmp_path_factory):
         yield
 
 
+@pytest.fixture
+def id_cache(tmp_path, monkeypatch):
+    """A cache of its own, and a limit so low that texts of a few kB count as large."""
+    from charlstm import idcache
+
+    monkeypatch.setenv("CHARLSTM_DATA_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(idcache, "IN_MEMORY", 100)
+    return idcache.folder()
+
+
 @pytest.fixture(params=BACKENDS, scope="session")
 def ops(request):
     return kernels.load(request.param)
