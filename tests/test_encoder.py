@@ -60,6 +60,15 @@ def test_a_models_vocabulary_gives_the_same_as_the_whole_text(tmp_path, monkeypa
             assert found.digest == Corpus("t", vocabulary, vocabulary.encode(text, unknown)).digest
 
 
+def test_another_model_reads_another_text(tmp_path, id_cache):
+    (tmp_path / "t.txt").write_text("abc" * 100)
+    for known in ("abc", "abcd", "ab", None):
+        vocabulary = None if known is None else Vocabulary(known)
+        found = corpus.load([tmp_path / "t.txt"], vocabulary=vocabulary, unknown="skip")
+        assert found.vocabulary == (vocabulary or Vocabulary("abc"))
+        assert len(found.ids) == (200 if known == "ab" else 300)
+
+
 def test_bytes_of_a_text_in_the_vocabulary_of_bytes(tmp_path, id_cache):
     (tmp_path / "t.txt").write_bytes("\ufeffé\r\n".encode() * 50)
     found = corpus.load([tmp_path / "t.txt"], vocabulary=ByteVocabulary())

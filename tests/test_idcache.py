@@ -161,6 +161,21 @@ def test_a_disk_that_gets_full_stops_nothing(tmp_path, id_cache, monkeypatch, fa
     assert names(id_cache) == []
 
 
+def test_an_unfinished_file_that_somebody_cuts_is_one_line(tmp_path, id_cache, monkeypatch):
+    finish = corpus.Encoder.finish
+
+    def cut(encoder):
+        [path] = id_cache.iterdir()
+        os.truncate(path, 1000)
+        return finish(encoder)
+
+    monkeypatch.setattr(corpus.Encoder, "finish", cut)
+    (tmp_path / "t.txt").write_text(made_up_text(5000))
+    with pytest.raises(UserError, match=r"new-.*\.tmp became shorter while it was written"):
+        corpus.load([tmp_path / "t.txt"])
+    assert names(id_cache) == []
+
+
 def test_reading_that_fails_leaves_no_file(tmp_path, id_cache):
     (tmp_path / "t.txt").write_bytes(made_up_text(5000).encode() + b"\xff")
     with pytest.raises(UserError, match="byte 5000 is not utf-8"):
