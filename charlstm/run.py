@@ -234,7 +234,7 @@ def resume(
             old = replace(old, corpus={**old.corpus, "digest": corpus.digest})
         trainer = Trainer(config, corpus, old)
         machine = records.bits_depend_on(trainer.backend)
-        notes += _differences(old.machine, machine)
+        notes += _differences(old.machine, machine) + _missing(folder, old.files)
         is_calibrated = not _has_budget(chosen or {})
         return Run(
             folder, trainer, lock, _best_loss(folder), is_calibrated, notes=notes, lengths=old.files, machine=machine,
@@ -243,6 +243,16 @@ def resume(
     except BaseException:
         lock.release()
         raise
+
+
+def _missing(folder: Path, lengths: dict[str, int]) -> list[str]:
+    """A line for each text file that is shorter than the checkpoint knows it."""
+    sizes = {name: path.stat().st_size if (path := folder / name).is_file() else 0 for name in (METRICS, SAMPLES)}
+    return [
+        f"{folder / name}: has {size:,} bytes of {lengths[name]:,}: what is missing is lost"
+        for name, size in sizes.items()
+        if size < lengths.get(name, 0)
+    ]
 
 
 def _folder_of(run: Path) -> Path:

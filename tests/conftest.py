@@ -22,6 +22,14 @@ if MUTANT and not Path(kernels.__file__).is_relative_to(MUTANT):
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the texts and traces of ../shared")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """Thousands of small files would take minutes; tests/faults.py models what waiting is for, and judges its order."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(params=BACKENDS, scope="session")
 def ops(request):
     return kernels.load(request.param)
