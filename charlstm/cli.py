@@ -511,16 +511,18 @@ def verify(run: str, as_json: bool) -> int:
 
     from charlstm.inspection import verify as findings
 
-    faults = 0
+    faulty = []
     for found in findings(run):
-        faults += bool(found.fault)
+        faulty += [found.file] if found.fault else []
         if as_json:
             click.echo(json.dumps(asdict(found)))
         else:
             click.echo(f"{found.file:42} {'DAMAGED  ' + found.fault if found.fault else 'whole    ' + found.what}")
+    if faulty:
+        raise RunFailed(f"{run}: damaged: {', '.join(faulty)}")
     if not as_json:
-        click.echo(f"{faults} damaged" if faults else "all files are whole")
-    return 1 if faults else 0
+        click.echo("all files are whole")
+    return 0
 
 
 @cli.command("inspect")

@@ -53,6 +53,7 @@ class Run:
     notes: list[str] = field(default_factory=list)  #: what a person should know; the command line shows and empties it
     lengths: dict[str, int] = field(default_factory=dict)  #: where the text files end, as of the last checkpoint
     machine: dict[str, Any] = field(default_factory=dict)  #: what the bits depend on
+    saved: int | None = None  #: the iteration of the newest checkpoint
     disk_fault: str | None = None  #: why the disk did not take what was last written
 
     @property
@@ -112,7 +113,7 @@ class Run:
         if saved != trainer.iteration and not self._attempt(lambda: self._save(logs, is_best)):
             raise NotSaved(
                 f"{self.folder}: iteration {trainer.iteration:,} could not be saved: {self.disk_fault}; "
-                + (f"the newest checkpoint is of iteration {saved:,}" if saved >= 0 else "nothing has been saved since")
+                + ("nothing has been saved yet" if self.saved is None else f"the newest is of iteration {self.saved:,}")
             )
 
     def _save(self, logs: dict[str, disk.Log], is_best: bool) -> None:
@@ -126,7 +127,7 @@ class Run:
         if "best_validation" not in now.marks:
             is_best = now.smooth_loss < self.best_loss
         store.save(self.folder, now.to_bytes(), now.iteration, is_best=is_best, keep=trainer.config.keep)
-        self.best_loss = now.smooth_loss if is_best else self.best_loss
+        self.saved, self.best_loss = now.iteration, now.smooth_loss if is_best else self.best_loss
         if self.disk_fault is not None:
             self.notes.append(f"saved   iteration {now.iteration:,}: the disk takes it again")
             self.disk_fault = None
@@ -233,14 +234,25 @@ def resume(
             old = replace(old, corpus={**old.corpus, "digest": corpus.digest})
         trainer = Trainer(config, corpus, old)
         machine = records.bits_depend_on(trainer.backend)
-        notes += _differences(old.machine, machine)
+        notes += _differences(old.machine, machine) + _missing(folder, old.files)
         is_calibrated = not _has_budget(chosen or {})
         return Run(
-            folder, trainer, lock, _best_loss(folder), is_calibrated, notes=notes, lengths=old.files, machine=machine
-        )
+            folder, trainer, lock, _best_loss(folder), is_calibrated, notes=notes, lengths=old.files, machine=machine,
+            saved=old.iteration,
+        )  # fmt: skip
     except BaseException:
         lock.release()
         raise
+
+
+def _missing(folder: Path, lengths: dict[str, int]) -> list[str]:
+    """A line for each text file that is shorter than the checkpoint knows it."""
+    sizes = {name: path.stat().st_size if (path := folder / name).is_file() else 0 for name in (METRICS, SAMPLES)}
+    return [
+        f"{folder / name}: has {size:,} bytes of {lengths[name]:,}: what is missing is lost"
+        for name, size in sizes.items()
+        if size < lengths.get(name, 0)
+    ]
 
 
 def _folder_of(run: Path) -> Path:

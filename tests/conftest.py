@@ -40,6 +40,14 @@ def id_cache(tmp_path, monkeypatch):
     return idcache.folder()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """Thousands of small files would take minutes; tests/faults.py models what waiting is for, and judges its order."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(params=BACKENDS, scope="session")
 def ops(request):
     return kernels.load(request.param)
