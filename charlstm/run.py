@@ -54,6 +54,7 @@ class Run:
     lengths: dict[str, int] = field(default_factory=dict)  #: where the text files end, as of the last checkpoint
     machine: dict[str, Any] = field(default_factory=dict)  #: what the bits depend on
     saved: int | None = None  #: the iteration of the newest checkpoint
+    _extra: int = 0  # bytes of metrics.jsonl that a run that goes on does not have
     disk_fault: str | None = None  #: why the disk did not take what was last written
 
     @property
@@ -96,7 +97,9 @@ class Run:
         due, saved, is_best = -float("inf"), -1, False  # one is due at once, for there to be something to go back to
         for progress in trainer.run():
             if progress.kind in ("report", "evaluation"):
-                logs[METRICS].add(records.metrics_line(progress))
+                line = records.metrics_line(progress)
+                logs[METRICS].add(line)
+                self._extra = len(line) if progress.is_extra else 0
                 is_best = is_best or progress.is_best
             elif progress.kind == "sample":
                 logs[SAMPLES].add(records.sample_block(progress) if progress.is_kept else b"")
@@ -123,6 +126,7 @@ class Run:
             log.sync()
         now = trainer.checkpoint()
         now.files = {name: log.length for name, log in logs.items()}
+        now.files[METRICS] -= self._extra
         now.machine = self.machine
         if "best_validation" not in now.marks:
             is_best = now.smooth_loss < self.best_loss

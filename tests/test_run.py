@@ -76,12 +76,17 @@ def test_smoothing_is_the_original_scripts(corpus, tmp_path):
         {"cell": "gru"},
         {"cell": "rnn", "backend": "numpy"},
         {"optimizer": "sgd", "learning_rate": 0.5, "momentum": 0.9, "dropout": 0.3, "embedding_size": 5},
+        {"batch_size": 9, "schedule": "decay", "decay_every": 0.3, "report_every": 1, "backend": "numpy"},
+        {"windows": "9:4", "batch_size": 20, "num_layers": 1, "epoch_samples": "state", "optimizer": "rmsprop"},
+        {"schedule": "plateau", "validation": 0.1, "validate_every": 7, "plateau_patience": 1, "learning_rate": 0.3},
+        {"batch_size": 1, "optimizer": "adagrad", "learning_rate": 0.1, "show_below": 1.0, "loss_reduction": "sum"},
     ],
     ids=str,
 )
-@pytest.mark.parametrize("stops", [[0], [1], [25], [33], [20, 33, 47]], ids=str)
+@pytest.mark.parametrize("stops", [[0], [1], [25], [33], [20, 33, 47, 47]], ids=str)
 def test_resuming_is_exact(corpus, tmp_path, stops, options):
-    options = {**options, "schedule": "constant"}
+    """47 is the edge of an epoch of nine streams."""
+    options = {"schedule": "constant", **options}
     finish(start(corpus, small(iterations=60, **options), str(tmp_path / "whole")))
     parts = tmp_path / "parts"
     run = start(corpus, small(iterations=stops[0], **options), str(parts))
@@ -91,6 +96,18 @@ def test_resuming_is_exact(corpus, tmp_path, stops, options):
     finish(run)
     whole, resumed = everything(tmp_path / "whole"), everything(parts)
     assert resumed[:4] == whole[:4]
+
+
+def test_a_run_that_goes_on_to_nowhere_keeps_its_last_evaluation(corpus, tmp_path):
+    run = start(corpus, small(iterations=33, validation=0.1, validate_every=10), str(tmp_path / "run"))
+    finish(run)
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert before.splitlines()[-1].startswith('{"iteration": 33, ')
+    again = resume(tmp_path / "run", corpus)
+    assert [p.kind for p in finish(again)] == ["evaluation"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[:-1] == before.splitlines()[:-1]
+    assert json.loads(before.splitlines()[-1]).items() >= {"iteration": 33, "chars": 693}.items()
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1].startswith('{"iteration": 33, ')
 
 
 def test_resuming_after_a_stop_in_the_middle_cuts_back_what_came_later(corpus, tmp_path, backend):
