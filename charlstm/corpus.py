@@ -144,6 +144,13 @@ def load(
     return Corpus(name, used, ids, origins, vocabulary is not None, digest, remark)
 
 
+def can_be_read_again(sources: Sequence[str]) -> bool:
+    """Whether a corpus' sources are all files, folders, URLs or built-in texts, which are there still."""
+    return bool(sources) and all(
+        data.is_url(name) or Path(name).is_file() or Path(name).is_dir() or name in data.BUILT_IN for name in sources
+    )
+
+
 def cached(facts: dict[str, Any], vocabulary: Vocabulary) -> Corpus | None:
     """The text that a checkpoint tells of (`Checkpoint.corpus`), from the ids that the cache has kept of it.
 

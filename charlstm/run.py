@@ -236,6 +236,7 @@ def resume(
         if force_corpus and corpus.digest != old.corpus["digest"]:
             notes.append(f"{corpus.name}: another text than before, {old.corpus['name']}, as was asked")
             old = replace(old, corpus={**old.corpus, "digest": corpus.digest})
+            corpus = corpora.kept(corpus)
         trainer = Trainer(config, corpus, old)
         machine = records.bits_depend_on(trainer.backend)
         notes += _differences(old.machine, machine) + _missing(folder, old.files)
@@ -312,18 +313,30 @@ def corpus_of(
     fetch: Fetch = data.fetch,
     is_frozen: bool = False,
 ) -> Corpus:
-    """The text that a run was trained on, from where it was, or from `sources`, then in its vocabulary if `is_frozen`.
+    """The text that a run was trained on: from `sources`, from where it was, or from the cache's copy.
+
+    Parameters
+    ----------
+    old, folder : the run
+    sources : the text, where it is not to be found where it was
+    fetch : turns a URL or a built-in name into a file
+    is_frozen : read it in the run's vocabulary, whatever its own is
 
     Raises
     ------
     UserError
-        Where it came from a place that cannot be read again, and no `sources` are given.
+        Where it is nowhere: it came from a pipe, say, or has moved, and the cache has no copy.
     """
-    if not sources:
-        if "-" in old.corpus["sources"] or not old.corpus["sources"]:
-            raise UserError(f"{folder}: its text came from {old.corpus['name']}: give it again as TEXT")
-        sources = old.corpus["sources"]
-    return read_corpus(sources, old.config, old.vocabulary if is_frozen or old.corpus.get("is_frozen") else None, fetch)
+    vocabulary = old.vocabulary if is_frozen or old.corpus.get("is_frozen") else None
+    if not sources and not corpora.can_be_read_again(old.corpus["sources"]):
+        copy = corpora.cached(old.corpus, old.vocabulary)
+        if copy is None:
+            raise UserError(
+                f"{folder}: its text came from {', '.join(old.corpus['sources']) or old.corpus['name']}, which is not "
+                "there, and no copy of it is in the cache: give it again as TEXT"
+            )
+        return copy
+    return read_corpus(sources or old.corpus["sources"], old.config, vocabulary, fetch)
 
 
 def read_corpus(

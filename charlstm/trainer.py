@@ -95,7 +95,7 @@ class Trainer:
         if old.corpus["digest"] != self.corpus.digest:
             raise UserError(
                 f"{self.corpus.name}: not the text that this run was trained on "
-                f"({old.corpus['name']}, {old.corpus['num_ids']:,} characters)"
+                f"({old.corpus['name']}, {old.corpus['num_ids']:,} characters); --force-corpus goes on with it"
             )
         self.random = np.random.RandomState()
         self.random.set_state(old.random_state)
