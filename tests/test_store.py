@@ -185,6 +185,14 @@ def test_what_is_read_back_must_be_what_was_written(tmp_path, monkeypatch):
 
 
 # -------------------------------------------------------------------------------------------------------------- lock
+def wait_until(child, is_true):
+    end = time.monotonic() + 100
+    while not is_true():
+        assert child.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_a_second_process_is_refused_and_a_dead_one_is_not_in_the_way(text_file, tmp_path, charlstm_command):
     command = [
         sys.executable, "-m", "charlstm", "train", text_file, "--out", "run", "--backend", "numpy", "--hidden-size", "4",
@@ -192,9 +200,7 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_in_the_way(text_file,
     ]  # fmt: skip
     child = subprocess.Popen(command, cwd=tmp_path)
     try:
-        while not (tmp_path / "run" / "last.safetensors").exists():
-            assert child.poll() is None
-            time.sleep(0.01)
+        wait_until(child, (tmp_path / "run" / "last.safetensors").exists)
         refused = charlstm_command("train", "--resume=run")
         assert refused.returncode == 2
         assert refused.stderr.decode() == (
@@ -207,9 +213,7 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_in_the_way(text_file,
         if hasattr(signal, "SIGUSR1"):
             before = steps(tmp_path / "run")
             child.send_signal(signal.SIGUSR1)
-            while steps(tmp_path / "run") == before:
-                assert child.poll() is None
-                time.sleep(0.01)
+            wait_until(child, lambda: steps(tmp_path / "run") != before)
         assert child.poll() is None
     finally:
         child.kill()
