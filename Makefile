@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST = $(VENV)/bin/python -m pytest
+SHARED_OUT = -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-peers test-long lint format bench clean
 
@@ -11,7 +12,7 @@ demo: $(VENV)/.installed  ## train on the text inside Python for a minute, and l
 	$(VENV)/bin/charlstm train
 
 test: $(VENV)/.installed-test  ## the whole suite, but for what needs PyTorch or an hour
-	$(PYTEST) -m "not long"
+	$(PYTEST) $(SHARED_OUT) -m "not long"
 
 test-peers: $(VENV)/.installed-peers  ## what PyTorch judges
 	$(PYTEST) -m peers

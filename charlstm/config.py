@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
 from charlstm.errors import UserError
-from charlstm.presets import PRESETS
+from charlstm.presets import PRESETS, WITH_SCHEDULE
 
 _MAX_SEED = 2**32 - 1
 
@@ -243,7 +243,7 @@ def from_preset(preset: str = "fast", **chosen: Any) -> Config:
     unknown = sorted(set(chosen) - names)
     if unknown:
         raise UserError(f"unknown option {unknown[0]!r}: options are {', '.join(sorted(names))}")
-    base = dict(PRESETS.get(preset, {}))
+    base = PRESETS.get(preset, {}) | WITH_SCHEDULE.get((preset, chosen.get("schedule", "")), {})
     if any(chosen.get(name) is not None for name in BUDGETS):
         base |= dict.fromkeys(BUDGETS)
     return Config(**{**base, "preset": preset, **chosen})

@@ -121,6 +121,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+#: What a preset sets besides, where a schedule is chosen that is not its own; docs/recipes.md says how it was.
+WITH_SCHEDULE: dict[tuple[str, str], dict[str, Any]] = {
+    ("min-char-lstm-mod-2", "decay"): {  # the rate that starts higher and is trimmed, of which its author wrote
+        "learning_rate": 0.2,
+        "decay_factor": 0.8,
+        "decay_every": 50.0,
+        "decay_after": 50.0,
+        "decay_floor": 0.05,
+    },
+}
+
 #: What each preset replaces, in a few words, for `--preset list`.
 REPLACES = {
     "fast": "-",

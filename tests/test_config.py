@@ -115,3 +115,11 @@ def test_every_option_has_help():
     for item in fields(Config):
         assert item.metadata["help"]
         assert not item.metadata["help"].endswith(".")
+
+
+def test_a_preset_with_another_schedule():
+    plain, decaying = from_preset("min-char-lstm-mod-2"), from_preset("min-char-lstm-mod-2", schedule="decay")
+    assert (plain.learning_rate, plain.schedule) == (0.1, "constant")
+    assert (decaying.learning_rate, decaying.decay_factor, decaying.decay_floor) == (0.2, 0.8, 0.05)
+    assert from_preset("min-char-lstm-mod-2", schedule="decay", learning_rate=0.3).learning_rate == 0.3
+    assert from_preset("min-char-lstm", schedule="decay").learning_rate == 0.1
