@@ -2,8 +2,8 @@
 
 Arrays in are CuPy's, or anything that has memory on the device and says so (``__cuda_array_interface__``, DLPack): it
 is taken as it is, without copying. A NumPy array is refused, as by CuPy itself; :mod:`kernels.gpu.host` takes those.
-Arrays out are CuPy's. Work is queued on the current stream. `threads` is for processors and means nothing here; of a
-`workspace`, whose buffers suit processors, the gradient alone is used: CuPy keeps freed memory at hand by itself.
+Arrays out are CuPy's. Work is queued on the current stream. `threads` is for processors and means nothing here; nor does a
+`workspace`, whose sizes alone are checked: CuPy keeps freed memory at hand by itself.
 """
 
 from functools import wraps
@@ -22,7 +22,7 @@ from kernels.spec import GRUCache, GRUGrads, LSTMCache, LSTMGrads, RNNCache, RNN
 
 _NOT_ARRAYS = frozenset(
     "step learning_rate grad_clip grad_clip_norm momentum epsilon rho beta1 beta2 shape seq_length optimizer hyper "
-    "grad_scale last_only dropout bfloat16 smooth_loss stop_below threads temperature top_k top_p".split()
+    "grad_scale last_only dropout bfloat16 smooth_loss stop_below threads temperature top_k top_p workspace".split()
 )
 
 
@@ -33,7 +33,7 @@ def _taking_device_arrays(op: Any) -> Any:
     def taken(name: str, value: Any) -> Any:
         if value is None:
             return None
-        if isinstance(value, tuple):  # a cache, gradients, buffers, a workspace
+        if isinstance(value, tuple):  # a cache, gradients, buffers
             fields = getattr(value, "_fields", range(len(value)))
             arrays = [taken(f"{name}.{field}", each) for field, each in zip(fields, value, strict=True)]
             return type(value)(*arrays) if hasattr(value, "_fields") else tuple(arrays)
@@ -222,7 +222,7 @@ def loss_and_grad(
 ) -> tuple[float, Any, Any, Any]:  # fmt: skip
     """Loss and gradient of a whole model over one sequence, as :func:`kernels.numpy_ref.loss_and_grad`."""
     T = checks.model(theta, h, c, x, shape, workspace, dropout, masks) - 1
-    grad = cupy.empty_like(theta) if workspace is None else workspace.grad
+    grad = cupy.empty_like(theta)
     model = Model(theta, shape, T, x.shape[1], first=T - 1 if last_only else 0, dropout=dropout, grad=grad)
     model.x[...] = x
     if masks is not None:
@@ -263,7 +263,7 @@ def train_steps(
             rule=(optimizer, values), limits=(grad_scale, grad_clip), watch=(smooth_loss, stop_below),
         )  # fmt: skip
     T, (n, B) = seq_length, starts.shape
-    grad = cupy.empty_like(theta) if workspace is None else workspace.grad
+    grad = cupy.empty_like(theta)
     model = Model(
         theta, shape, T, B, first=T - 1 if last_only else 0, dropout=dropout, bfloat16=bfloat16, grad=grad
     )
