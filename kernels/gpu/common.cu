@@ -37,9 +37,10 @@ __device__ __forceinline__ real clipped(real g, real limit) { return g > limit ?
 // ------------------------------------------------------------------------------------------------------- update rules
 enum { SGD, MOMENTUM, ADAGRAD, RMSPROP, ADAM };
 
-// The constants of a rule, in the order of spec.OPTIMIZERS; `root` is Adam's 1 / (1 - beta2^k).
+// The constants of a rule, in the order of spec.OPTIMIZERS; 1 - a and 1 - b, which lose digits where they are computed in
+// float; `root` is Adam's 1 / (1 - beta2^k).
 struct Rule {
-    real a, b, c, rate, root;
+    real a, b, c, rest_a, rest_b, rate, root;
 };
 
 // The parameter after one update by the gradient g; its memory s0, s1 is written where the rule has any.
@@ -56,12 +57,12 @@ template <int kind> __device__ __forceinline__ real updated(real theta, real g, 
         return theta - rule.rate * g / sqrt(s + rule.a);
     }
     if (kind == RMSPROP) {
-        const real s = rule.a * *s0 + (1 - rule.a) * g * g;
+        const real s = rule.a * *s0 + rule.rest_a * g * g;
         *s0 = s;
         return theta - rule.rate * g / (sqrt(s) + rule.b);
     }
-    const real m = rule.a * *s0 + (1 - rule.a) * g;
-    const real v = rule.b * *s1 + (1 - rule.b) * g * g;
+    const real m = rule.a * *s0 + rule.rest_a * g;
+    const real v = rule.b * *s1 + rule.rest_b * g * g;
     *s0 = m;
     *s1 = v;
     return theta - rule.rate * m / (sqrt(v * rule.root) + rule.c);

@@ -51,12 +51,12 @@ class Memory(NamedTuple):
 
 def memory(H: int, T: int, V: int, itemsize: int, most: int) -> Memory | None:
     """What small.cu needs and puts into at most that many bytes; None where they are too few."""
-    warps, _, columns = sizes(H)
-    used = (T + 1) * H + max(warps * 32 * columns, T * (V + H)) + H + 2 * T + 1
+    warps, rows, columns = sizes(H)
+    used = (T + 2) * warps * rows + max(warps * 32 * columns, T * (V + H)) + 2 * T + 1
     room, shared, scratch = most // itemsize - 64, 0, 0  # it has a number of its own beside them
     if used > room:
         return None
-    for what, length in ((_GATES, T * 4 * H), (_CELLS, (T + 1) * H), (_READOUT, H * (V | 1))):
+    for what, length in ((_GATES, T * 32 * columns), (_CELLS, (T + 1) * H), (_READOUT, H * (V | 1))):
         if used + length <= room:
             used, shared = used + length, shared | what
         elif what != _READOUT:  # which then stays where it is
@@ -120,47 +120,37 @@ class _Block:
     ) -> None:  # fmt: skip
         V, H, real = shape.vocab_size, shape.hidden_size, theta.dtype
         kind = updates.kind(*rule)
-        self._threads = 32 * sizes(H).warps
-        self._kernel = kernel(H, kind, real)
         place = memory(H, T, V, real.itemsize, most_shared_memory())
         if place is None:
             raise RuntimeError("fits() is asked before")
+        self._threads = 32 * sizes(H).warps
+        self._kernel = function("small", "train_small", real, defines(H, T, V, kind, place.shared))
         self._memory = place.size
         self._kernel.max_dynamic_shared_size_bytes = max(place.size, 48 * 1024)
         scale, clip = limits
         slots = [state[k] if k < len(state) else theta for k in range(2)]  # what a rule does not have, it never touches
-        offset = {name: np.int32(at) for name, at, _ in spec.blocks(shape)}
         self._state = (theta, *slots)
         self._carried = (h, c, cupy.asarray(np.array(watch, np.float64)))
-        self._status = empty((2,), np.int32)
-        self._fixed = (
-            self._status, empty((max(1, place.scratch),), real),
-            *(offset[name] for name in ("W_h_l0", "b_l0", "W_y", "b_y")), np.int32(T), np.int32(V),
-        )  # fmt: skip
-        self._numbers = (
-            np.int32(place.shared), real.type(scale), real.type(np.inf if clip is None else clip),
-            *updates.constants(*rule, real),
-        )  # fmt: skip
+        self._status, self._scratch = empty((2,), np.int32), empty((max(1, place.scratch),), real)
+        limit = real.type(np.inf if clip is None else clip)
+        self._numbers = (real.type(scale), limit, *updates.constants(*rule, real))
 
     def run(self, x: Any, reset: Any, rates: Any, roots: Any, losses: Any) -> tuple[int, int]:
         """Run the iterations whose ids are x (count, T+1, 1); return how many losses are known, and why it ended.
 
         Waits for it: 0 is for the end of the iterations, 1 for a smoothed loss that is low, 2 for one not finite.
         """
-        arguments = (*self._state, x, reset, rates, roots, *self._carried, losses, *self._fixed, np.int32(len(x)))
-        self._kernel((1,), (self._threads,), (*arguments, *self._numbers), shared_mem=self._memory)
+        arrays = (*self._state, x, reset, rates, roots, *self._carried, losses, self._status, self._scratch)
+        arguments = (*arrays, np.int32(len(x)), *self._numbers)
+        self._kernel((1,), (self._threads,), arguments, shared_mem=self._memory)
         known, why = self._status.get().tolist()
         return known, why
 
 
-def kernel(H: int, kind: str, dtype: Any) -> Any:
-    """The kernel for H hidden units and one update rule."""
-    return function("small", "train_small", dtype, defines(H, kind))
-
-
-def defines(H: int, kind: str) -> dict[str, Any]:
+def defines(H: int, T: int, V: int, kind: str, shared: int) -> dict[str, Any]:
     """What small.cu is to know at compile time."""
-    return {"HH": H, "WARPS": sizes(H).warps, "RULE": kind.upper(), "SMOOTHING": spec.SMOOTHING}
+    known = {"HIDDEN": H, "STEPS": T, "IDS": V, "WARPS": sizes(H).warps, "SHARED": shared}
+    return {**known, "RULE": kind.upper(), "SMOOTHING": spec.SMOOTHING}
 
 
 class _Pace:

@@ -40,8 +40,8 @@ KERNEL clip(real* grad, const real* factor, long long n, real limit) {
 
 #define UPDATE(name, kind, slots)                                                                                     \
     KERNEL name(real* theta, const real* grad, real* state, const real* factor, long long n, real scale, real limit,  \
-                real a, real b, real c, real rate, real root) {                                                       \
-        const Rule rule = {a, b, c, rate, root};                                                                      \
+                real a, real b, real c, real rest_a, real rest_b, real rate, real root) {                             \
+        const Rule rule = {a, b, c, rest_a, rest_b, rate, root};                                                                     \
         EACH(k, n) {                                                                                                  \
             const real g = clipped(grad[k] * scale, limit) * factor[0];                                               \
             theta[k] = updated<kind>(theta[k], g, state + (slots > 0 ? k : 0), state + (slots > 1 ? n + k : 0), rule); \

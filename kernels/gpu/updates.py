@@ -40,8 +40,9 @@ def kind(optimizer: str, hyper: dict[str, float]) -> str:
 
 
 def constants(optimizer: str, hyper: dict[str, float], dtype: Any) -> list[Any]:
-    """The rule's constants a, b, c in the order of spec.OPTIMIZERS, what it has not being 0."""
-    return [dtype.type(value) for value in [*hyper.values(), 0.0, 0.0, 0.0][:3]]
+    """The rule's constants a, b, c in the order of spec.OPTIMIZERS, what it has not being 0; 1 - a and 1 - b."""
+    a, b, c = [*hyper.values(), 0.0, 0.0][:3]
+    return [dtype.type(value) for value in (a, b, c, 1 - a, 1 - b)]
 
 
 def rates(optimizer: str, hyper: dict[str, float], step: int, learning_rate: Any) -> tuple[Any, Any]:
