@@ -1,8 +1,8 @@
 // Training of a small LSTM (one layer, one stream, ids in): one block runs many iterations of forward, backward, clip and
 // update, with nothing but its own barriers.
 //
-// The recurrent matrix stays in registers, each element in one place: warp w has its rows w, w + WARPS, ..., lane l of
-// those the columns l, l + 32, ... That serves both ways: a product with h adds up over rows, so over warps, through shared memory;
+// While steps are made the recurrent matrix is in registers, each element in one place: warp w has its rows w, w + WARPS,
+// ..., lane l of those the columns l, l + 32, ... That serves both ways: a product with h adds up over rows, so over warps, through shared memory;
 // one with dz over columns, so over the lanes of one warp, by shuffles. There is hardly a register to spare, so sizes are
 // known at compile time: HIDDEN, STEPS, IDS, WARPS, what lies in SHARED memory, and the RULE (of common.cu).
 
@@ -93,8 +93,7 @@ __device__ __forceinline__ real gate_of(real z) {
     return threadIdx.x / H == 2 ? real(tanh(z)) : sigmoid(z);
 }
 
-// W_h after its update, in registers and in theta. dW_h = h' dz over all steps takes the registers of the weights, which
-// are in theta, too: beside them there is no room.
+// W_h after its update. dW_h = h' dz over all steps takes the registers of the weights: beside them there is no room.
 __device__ __forceinline__ void update_recurrent(real (&w)[ROWS][COLUMNS], const real* h, const real* dz,
                                                  const Vectors& flat, const Rule& rule, real scale, real limit) {
 #pragma unroll
@@ -119,7 +118,7 @@ __device__ __forceinline__ void update_recurrent(real (&w)[ROWS][COLUMNS], const
         for (int j = 0; j < COLUMNS; ++j)
             if (is_row(i) && is_column(j)) {
                 const int at = W_H + row_of(i) * GATES + column_of(j);
-                w[i][j] = flat.theta[at] = stepped(flat.theta[at], w[i][j], flat, at, rule, scale, limit);
+                flat.theta[at] = stepped(flat.theta[at], w[i][j], flat, at, rule, scale, limit);
             }
 }
 
@@ -196,7 +195,6 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
     real* W_y = READOUT_SHARED ? memory + READOUT : theta + W_Y;           // (H, V)
 
     real w[ROWS][COLUMNS];
-    load_recurrent(w, theta);
     if (READOUT_SHARED)
         for (int n = tid; n < H * V; n += THREADS) W_y[n / V * STRIDE + n % V] = theta[W_Y + n];
     for (int k = tid; k < (T + 1) * UNITS; k += THREADS) h[k] = 0;
@@ -214,6 +212,7 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
         }
         __syncthreads();  // the first state and the ids are there; W_y is as the last update left it
 
+        load_recurrent(w, theta);
 #pragma unroll 1
         for (int t = 0; t < T; ++t) {
             multiply_by_h(w, h + t * UNITS, partial);
@@ -263,7 +262,7 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
             break;
         }
 
-        load_recurrent(w, theta);  // again: the loops above want registers, too
+        load_recurrent(w, theta);  // again: the loops above want registers, and take those of w
         real dc = 0;
 #pragma unroll 1
         for (int t = T - 1; t >= 0; --t) {
