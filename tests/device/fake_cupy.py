@@ -46,6 +46,11 @@ class Array(np.ndarray):
 def asarray(array, dtype=None):
     if isinstance(array, Array) and dtype in (None, array.dtype):
         return array
+    if hasattr(array, "__cuda_array_interface__"):
+        told = array.__cuda_array_interface__
+        real = np.dtype(told["typestr"])
+        memory = (ctypes.c_char * (int(np.prod(told["shape"])) * real.itemsize)).from_address(told["data"][0])
+        return np.frombuffer(memory, real).reshape(told["shape"]).view(Array)
     return np.array(array, dtype, order="C").view(Array)
 
 
