@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,7 +39,7 @@ class Checkpoint:
     theta (N,), state (S, N), h and c (L, B, H): see kernels.spec. `iteration` is the number of updates made, `seconds`
     the training time, `smooth_loss` in nats per sequence, `loss_sum` and `loss_count` what the next line of
     metrics.jsonl will average, `files` the lengths of the run's text files at this moment, `marks` what the trainer has
-    to beat.
+    to beat, `machine` what the bits depend on: processor, versions and backend.
     """
 
     config: Config
@@ -59,6 +58,7 @@ class Checkpoint:
     corpus: dict[str, Any]
     files: dict[str, int] = field(default_factory=dict)
     marks: dict[str, float] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> Shape:
@@ -102,7 +102,7 @@ class Checkpoint:
             "vocabulary": self.vocabulary.characters,
             "vocabulary_kind": self.vocabulary.kind,
             "random": [kind, int(place), int(has_gauss), float(gauss)],
-            **{name: getattr(self, name) for name in (*_PLAIN, "marks")},
+            **{name: getattr(self, name) for name in (*_PLAIN, *_LATER)},
         }
         contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
         data = save(contiguous, {"charlstm": json.dumps(rest)})
@@ -150,7 +150,7 @@ class Checkpoint:
         _fill(h, tensors["h"], "h")
         _fill(c, tensors["c"], "c")
         random_state = (kind, tensors["random_key"], place, has_gauss, gauss)
-        plain = {item: rest[item] for item in _PLAIN} | {"marks": rest.get("marks", {})}  # older files have none
+        plain = {item: rest[item] for item in _PLAIN} | {item: rest.get(item, {}) for item in _LATER}
         return cls(config, vocabulary, theta, state, h, c, random_state, **plain)
 
 
@@ -168,6 +168,7 @@ def _fill(array: np.ndarray, tensor: np.ndarray, name: str) -> None:
 _PLAIN = (
     "iteration", "position", "seconds", "smooth_loss", "loss_sum", "loss_count", "corpus", "files",
 )  # fmt: skip
+_LATER = ("marks", "machine")  # which the oldest files do not have
 
 
 def _text(data: bytes, name: str) -> dict[str, Any]:
@@ -187,29 +188,6 @@ def _digest_place(data: bytes) -> slice:
     """Where the digest's 64 characters stand; nowhere (an empty slice) in a file that has none."""
     found = _DIGEST.search(data)
     return slice(*found.span(1)) if found else slice(0, 0)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file's content: written beside it, flushed to the disk, then renamed."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # the rename itself must reach the disk; Windows has no such call
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def load(path: str | os.PathLike[str], which: str = "best") -> Checkpoint:
@@ -234,6 +212,9 @@ def find(path: str | os.PathLike[str], which: str = "best") -> Path:
         return next((at for at in (Path(which), folder / which) if at.is_file()), Path(which))
     file = folder / f"{which}.safetensors"
     if not file.is_file():
+        steps = sorted((folder / "checkpoints").glob("step-*.safetensors"))
+        if steps:  # whoever wrote it came no further
+            return steps[-1]
         raise UserError(f"{folder}: no checkpoint here ({file.name} is missing): is this the folder of a run?")
     return file
 

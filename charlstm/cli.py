@@ -81,6 +81,11 @@ def cli() -> None:
     "--resume", metavar="[=RUN]", help="go on with a run, by default the newest; budgets are totals over all of it"
 )
 @click.option(
+    "--force-corpus",
+    is_flag=True,
+    help="with --resume: go on with another text, TEXT; --unknown says what becomes of characters that it adds",
+)
+@click.option(
     "--from", "from_run", metavar="RUN", help="begin with the best weights of a run, and keep its sizes and vocabulary"
 )
 @click.option("--offline", is_flag=True, help="download nothing: URLs and built-in texts come from the cache")
@@ -89,8 +94,8 @@ def cli() -> None:
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a report on stdout")
 @click.pass_context
 def train(
-    ctx: click.Context, text: tuple[str, ...], out: str | None, resume: str | None, from_run: str | None, offline: bool,
-    style: str, quiet: bool, as_json: bool, **_: Any,
+    ctx: click.Context, text: tuple[str, ...], out: str | None, resume: str | None, from_run: str | None,
+    force_corpus: bool, offline: bool, style: str, quiet: bool, as_json: bool, **_: Any,
 ) -> int:  # fmt: skip
     """Train on TEXT: files, folders of .txt, - for stdin, http(s) URLs, or built-in texts (`charlstm data list`).
 
@@ -117,6 +122,8 @@ def train(
     from charlstm.run import resume as resume_run
     from charlstm.run import start
 
+    if force_corpus and (resume is None or not text):
+        raise UserError("--force-corpus: goes with --resume and a TEXT")
     screen = display.choose(quiet, as_json)
     fetch = partial(data.fetch, offline=offline, note=None if quiet else screen.note)
     if resume is not None:
@@ -124,7 +131,7 @@ def train(
             raise UserError("--out: a run that is resumed stays in its folder")
         if from_run is not None:
             raise UserError("--from: a run that is resumed has its weights")
-        run = resume_run(None if resume == _NEWEST else resume, text, given, fetch)
+        run = resume_run(None if resume == _NEWEST else resume, text, given, fetch, force_corpus=force_corpus)
     elif from_run is not None:
         if not text:
             raise UserError("--from: give the TEXT to go on with")
@@ -173,16 +180,24 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
     if config.validation and not start_at:
         _note_line_to_beat(trainer, screen)
     screen.note(f"folder  {run.folder}" + (f", going on after {start_at:,} iterations" if start_at else ""))
+    _tell_notes(run, screen)
     with _CompileNote(screen), _Signals(run, screen) as signals:
         try:
             for progress in run.train():
                 screen.show(progress)
+                _tell_notes(run, screen)
                 run.stop = run.stop or screen.gone  # whoever read the output has gone: save, and end like them
         finally:
             screen.close()
     if run.stop:
         return signals.exit_code
     return _finish(run, screen, start_at, show_sample)
+
+
+def _tell_notes(run: Any, screen: Any) -> None:
+    """Show what the run has to say, once."""
+    while run.notes:
+        screen.note(run.notes.pop(0))
 
 
 def _text_line(corpus: Any) -> str:
@@ -252,7 +267,10 @@ class _CompileNote:
 
 
 class _Signals:
-    """The first Ctrl-C or SIGTERM ends training after its iteration, saving; a second Ctrl-C leaves at once."""
+    """The first Ctrl-C or SIGTERM ends training after its iteration, saving; a second one leaves at once.
+
+    SIGUSR1, where a system has it, saves, and training goes on.
+    """
 
     def __init__(self, run: Any, screen: Any) -> None:
         self.run, self.screen, self.exit_code = run, screen, 0
@@ -260,7 +278,10 @@ class _Signals:
     def __enter__(self) -> "_Signals":
         import signal
 
-        self._old = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop}
+        if hasattr(signal, "SIGUSR1"):
+            handlers[signal.SIGUSR1] = self._save
+        self._old = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         return self
 
     def __exit__(self, error: Any, *_: Any) -> None:
@@ -278,8 +299,14 @@ class _Signals:
         self.exit_code, self.run.stop = 128 + number, True
         self.screen.note("stopping after this iteration and saving; Ctrl-C again leaves at once")
 
+    def _save(self, number: int, frame: Any) -> None:
+        self.run.save = True
+
 
 _CHECKPOINT = click.option("--checkpoint", metavar="last|best|PATH", default="best", help="which of the run's [best]")
+_CHECKPOINT_LAST = click.option(
+    "--checkpoint", metavar="last|best|PATH", default="last", help="which of the run's [last]"
+)
 _UNKNOWN = click.option(
     "--unknown", metavar="error|skip", default="error", help="characters of TEXT it never saw [error]"
 )
@@ -469,6 +496,71 @@ def ngram(
         _write(piece)
     if sys.stdout.isatty():
         _write("\n")
+    return 0
+
+
+@cli.command()
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object a file")
+def verify(run: str, as_json: bool) -> int:
+    """Look at every file of the folder RUN: checkpoints must match their digests; exit with 1 where one is damaged."""
+    import json
+    from dataclasses import asdict
+
+    from charlstm.inspection import verify as findings
+
+    faulty = []
+    for found in findings(run):
+        faulty += [found.file] if found.fault else []
+        if as_json:
+            click.echo(json.dumps(asdict(found)))
+        else:
+            click.echo(f"{found.file:42} {'DAMAGED  ' + found.fault if found.fault else 'whole    ' + found.what}")
+    if faulty:
+        raise RunFailed(f"{run}: damaged: {', '.join(faulty)}")
+    if not as_json:
+        click.echo("all files are whole")
+    return 0
+
+
+@cli.command("inspect")
+@click.argument("run")
+@_CHECKPOINT_LAST
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+def inspect_run(run: str, checkpoint: str, as_json: bool) -> int:
+    """Show what RUN, a run folder or a checkpoint file, holds: text, sizes, options, progress, history."""
+    import json
+
+    from charlstm.inspection import inspect
+
+    found = inspect(run, checkpoint)
+    if as_json:
+        click.echo(json.dumps(found))
+        return 0
+    text, model, machine = found["text"], found["model"], found["machine"]
+    click.echo(f"text     {text['name']}: {text['num_ids']:,} long, SHA-256 of its ids {text['digest'][:16]}...")
+    click.echo(
+        f"model    {model['cell'].upper()}, {model['num_layers']} x {model['hidden_size']} hidden units, "
+        f"{model['vocabulary']} characters, {model['parameters']:,} parameters, {model['dtype']}"
+    )
+    click.echo(f"preset   {found['preset']}" + (", with" if found["options"] else ""))
+    for name, value in found["options"].items():
+        click.echo(f"         --{name.replace('_', '-')} {'none' if value is None else value}")
+    click.echo(
+        f"trained  {found['iteration']:,} iterations, {found['chars']:,} characters, {found['seconds']:.1f} s, "
+        f"smoothed loss {found['smooth_loss']:.4f}"
+    )
+    if machine:
+        versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+        click.echo(f"on       {machine['processor']}, {machine['backend']}, {versions}")
+    if found["history"]:
+        click.echo(f"\n{'iteration':>12} {'loss':>9} {'bits/char':>9} {'measured':>9} {'rate':>9}")
+    for line in found["history"]:
+        measured = f"{line['val_bits_per_char']:.4f}" if "val_bits_per_char" in line else "-"
+        click.echo(
+            f"{line['iteration']:12,} {line['loss']:9.2f} {line['bits_per_char']:9.4f} {measured:>9} "
+            f"{line['learning_rate']:9.2g}"
+        )
     return 0
 
 

@@ -105,6 +105,7 @@ class Config:
 
     report_every: int = _option(100, "iterations between lines of metrics.jsonl", low=1)
     save_every: float = _option(30.0, "seconds between checkpoints", above=0)
+    keep: int = _option(3, "checkpoints that are kept, the newest ones; the best is, too", low=1, high=1_000_000)
     sample_every: int = _option(500, "iterations between samples while training (0: never)", low=0)
     sample_length: int = _option(200, "characters in such a sample", low=1, high=1_000_000)
     temperature: float = _option(

@@ -44,7 +44,7 @@ class Json(Silent):
 
     def show(self, progress: Progress) -> None:
         if progress.kind in ("report", "evaluation"):
-            from charlstm.run import metrics_line
+            from charlstm.records import metrics_line
 
             sys.stdout.write(metrics_line(progress).decode())
             sys.stdout.flush()

@@ -1,51 +1,60 @@
 """A run folder: what a training run leaves behind, and the way back into it.
 
 ``config.toml`` (what was asked), ``environment.json`` (where), ``metrics.jsonl`` (a line a report), ``samples.txt``
-(``# iteration N  loss X  temperature T``, the text, an empty line), ``last.safetensors`` and ``best.safetensors`` (the
-newest checkpoint, and the one of the lowest loss on what was kept back, or else of the lowest smoothed loss).
+(``# iteration N  loss X  temperature T``, the text, an empty line), and the checkpoints, as `charlstm.store` has them.
 """
 
-import json
 import os
-import platform
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from time import perf_counter, strftime
-from typing import Any, BinaryIO
+from time import perf_counter
+from typing import Any
 
 from charlstm import checkpoint as checkpoints
 from charlstm import corpus as corpora
-from charlstm import data
+from charlstm import data, disk, records, store
 from charlstm.checkpoint import Checkpoint
 from charlstm.config import BUDGETS, Config, from_model, from_preset
 from charlstm.corpus import Corpus, Fetch, Vocabulary
-from charlstm.errors import UserError
-from charlstm.machine import processor, usable_cores, versions
+from charlstm.errors import RunFailed, UserError
+from charlstm.lock import LOCK, Lock
 from charlstm.progress import Progress
+from charlstm.records import METRICS, SAMPLES
 from charlstm.trainer import Trainer
-
-METRICS, SAMPLES = "metrics.jsonl", "samples.txt"
 
 #: Options that may differ from the run's own when it goes on: they change no size, and nothing of the past.
 CHANGEABLE = (
     *BUDGETS, "backend", "threads", "learning_rate", "schedule", "warmup", "decay_factor", "decay_every", "decay_after",
-    "decay_floor", "plateau_patience", "patience", "validate_every", "report_every", "save_every", "sample_every",
-    "sample_length", "temperature", "show_below", "save_below", "epoch_samples",
+    "decay_floor", "plateau_patience", "patience", "validate_every", "report_every", "save_every", "keep",
+    "sample_every", "sample_length", "temperature", "show_below", "save_below", "epoch_samples",
 )  # fmt: skip
+
+
+class NotSaved(RunFailed):
+    """The disk did not take the last checkpoint of a run."""
 
 
 @dataclass
 class Run:
-    """A training run and its folder. Iterate :meth:`train` to let it happen."""
+    """A training run and its folder, which is locked until it has been trained or is forgotten.
+
+    Iterate :meth:`train` to let it happen.
+    """
 
     folder: Path
     trainer: Trainer
+    lock: Lock
     best_loss: float = float("inf")
     calibrated: bool = False  #: the budget is a number of iterations already, and stays that
     stop: bool = False  #: set it, from a signal's handler for example, and training ends after the next tick
+    save: bool = False  #: set it, and the next tick is saved
     last: Progress | None = None
+    notes: list[str] = field(default_factory=list)  #: what a person should know; the command line shows and empties it
+    lengths: dict[str, int] = field(default_factory=dict)  #: where the text files end, as of the last checkpoint
+    machine: dict[str, Any] = field(default_factory=dict)  #: what the bits depend on
+    saved: int | None = None  #: the iteration of the newest checkpoint
+    disk_fault: str | None = None  #: why the disk did not take what was last written
 
     @property
     def config(self) -> Config:
@@ -53,50 +62,98 @@ class Run:
         return self.trainer.config
 
     def train(self) -> Iterator[Progress]:
-        """Train, write the folder's files, and pass on every Progress."""
+        """Train, write the folder's files, and pass on every Progress.
+
+        A disk that takes nothing does not end it: a note tells, and what was not written is tried again.
+
+        Raises
+        ------
+        NotSaved
+            If, at the end, the disk does not take the last checkpoint.
+        charlstm.trainer.Diverged
+            If the loss stops being finite.
+        """
         folder, trainer = self.folder, self.trainer
-        if not self.calibrated:
-            trainer.calibrate()
-            self.calibrated = True
-        write_toml(folder / "config.toml", trainer.config)
-        with open(folder / METRICS, "ab") as metrics, open(folder / SAMPLES, "ab") as samples:
-            saved_at, saved = -float("inf"), -1  # the first save is due at once: there is something to go back to then
-            for progress in trainer.run():
-                if progress.kind in ("report", "evaluation"):
-                    metrics.write(metrics_line(progress))
-                    if progress.is_best:
-                        self._save_best(trainer.checkpoint().to_bytes())
-                elif progress.kind == "sample":
-                    samples.write(sample_block(progress) if progress.is_kept else b"")
-                else:
-                    self.last = progress
-                    if self.stop:
-                        break
-                    if perf_counter() - saved_at >= trainer.config.save_every:
-                        self._save(metrics, samples)
-                        saved_at, saved = perf_counter(), trainer.iteration
-                yield progress
-            if saved != trainer.iteration:
-                self._save(metrics, samples)
+        self.lock.acquire()
+        try:
+            if not self.calibrated:
+                trainer.calibrate()
+                self.calibrated = True
+            store.sweep(folder)
+            disk.write(folder / "config.toml", records.toml(trainer.config))
+            logs = {name: disk.Log(folder / name, self.lengths.get(name, 0)) for name in (METRICS, SAMPLES)}
+            try:
+                yield from self._train(logs)
+            finally:
+                self._attempt(lambda: _flush(logs))
+                for log in logs.values():
+                    log.close()
+        finally:
+            self.lock.release()
 
-    def _save(self, metrics: BinaryIO, samples: BinaryIO) -> None:
-        for file in (metrics, samples):
-            file.flush()
-            os.fsync(file.fileno())
-        now = self.trainer.checkpoint()
-        now.files = {METRICS: metrics.tell(), SAMPLES: samples.tell()}
-        data = now.to_bytes()
-        checkpoints.write_atomically(self.folder / "last.safetensors", data)
-        if "best_validation" not in now.marks and now.smooth_loss < self.best_loss:
-            self.best_loss = now.smooth_loss
-            self._save_best(data)
+    def _train(self, logs: dict[str, disk.Log]) -> Iterator[Progress]:
+        trainer = self.trainer
+        due, saved, is_best = -float("inf"), -1, False  # one is due at once, for there to be something to go back to
+        for progress in trainer.run():
+            if progress.kind in ("report", "evaluation"):
+                logs[METRICS].add(records.metrics_line(progress))
+                is_best = is_best or progress.is_best
+            elif progress.kind == "sample":
+                logs[SAMPLES].add(records.sample_block(progress) if progress.is_kept else b"")
+            else:
+                self.last = progress
+                self._attempt(lambda: _flush(logs))
+                if self.stop:
+                    break
+                if is_best or self.save or perf_counter() >= due:
+                    saved = trainer.iteration if self._attempt(lambda: self._save(logs, is_best)) else saved  # noqa: B023
+                    due = perf_counter() + trainer.config.save_every
+                    self.save = is_best = False
+            yield progress
+        if saved != trainer.iteration and not self._attempt(lambda: self._save(logs, is_best)):
+            raise NotSaved(
+                f"{self.folder}: iteration {trainer.iteration:,} could not be saved: {self.disk_fault}; "
+                + ("nothing has been saved yet" if self.saved is None else f"the newest is of iteration {self.saved:,}")
+            )
 
-    def _save_best(self, data: bytes) -> None:
-        checkpoints.write_atomically(self.folder / "best.safetensors", data)
+    def _save(self, logs: dict[str, disk.Log], is_best: bool) -> None:
+        """Save what the trainer has; `is_best`: nothing was better on the text that is kept back."""
+        trainer = self.trainer
+        for log in logs.values():
+            log.sync()
+        now = trainer.checkpoint()
+        now.files = {name: log.length for name, log in logs.items()}
+        now.machine = self.machine
+        if "best_validation" not in now.marks:
+            is_best = now.smooth_loss < self.best_loss
+        store.save(self.folder, now.to_bytes(), now.iteration, is_best=is_best, keep=trainer.config.keep)
+        self.saved, self.best_loss = now.iteration, now.smooth_loss if is_best else self.best_loss
+        if self.disk_fault is not None:
+            self.notes.append(f"saved   iteration {now.iteration:,}: the disk takes it again")
+            self.disk_fault = None
+
+    def _attempt(self, write: Callable[[], None]) -> bool:
+        """Whether the disk took it; a note tells of the first time that it did not."""
+        try:
+            write()
+        except OSError as error:
+            if self.disk_fault is None:
+                self.notes.append(
+                    f"{self.folder}: cannot be written: {error.strerror or error}; training goes on, and writing is "
+                    f"tried again every {self.config.save_every:g} s"
+                )
+            self.disk_fault = error.strerror or str(error)
+            return False
+        return True
 
     def load(self, which: str = "best") -> Checkpoint:
         """The run's checkpoint, "best" or "last"."""
         return checkpoints.load(self.folder, which)
+
+
+def _flush(logs: dict[str, disk.Log]) -> None:
+    for log in logs.values():
+        log.flush()
 
 
 def start(
@@ -128,16 +185,14 @@ def start(
         if (trainer.shape, corpus.vocabulary) != (model.shape, model.vocabulary):
             raise UserError(f"{corpus.name}: the model to begin with has another vocabulary, or other sizes")
         trainer.theta[...] = model.theta
-    if out is not None and os.path.isdir(out) and any(Path(out).iterdir()):
-        what = f"go on with it by --resume={out}" if (Path(out) / "last.safetensors").exists() else "it is not empty"
-        raise UserError(f"--out {out}: exists already ({what}); give another folder")
     try:
-        folder = _new_folder(corpus.name) if out is None else Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_atomically(folder / "environment.json", _environment(trainer.backend))
+        folder = _new_folder(corpus.name) if out is None else _empty_folder(Path(out))
+        lock = Lock(folder)
+        _empty_folder(folder)  # still, now that it is locked
+        disk.write(folder / "environment.json", records.environment(trainer.backend))
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
-    return Run(folder, trainer)
+    return Run(folder, trainer, lock, machine=records.bits_depend_on(trainer.backend))
 
 
 def resume(
@@ -145,8 +200,10 @@ def resume(
     sources: Sequence[str | os.PathLike[str]] | Corpus = (),
     chosen: dict[str, Any] | None = None,
     fetch: Fetch = data.fetch,
+    *,
+    force_corpus: bool = False,
 ) -> Run:
-    """Go on with a run where its last checkpoint left it, by default with the newest run below runs/.
+    """Go on with a run where its newest whole checkpoint left it, by default with the newest run below runs/.
 
     Parameters
     ----------
@@ -154,28 +211,94 @@ def resume(
     sources : the text, where it is not to be found where it was
     chosen : options to change, of CHANGEABLE; budgets are totals
     fetch : turns a URL or a built-in name into a file
+    force_corpus : take a text that is not the run's own; its characters must be in the run's vocabulary, or `unknown`,
+        which may be chosen then, says what becomes of them
 
     Raises
     ------
     UserError
-        For a run without a checkpoint, another text, or an option that cannot change.
+        For a run without a checkpoint, or that another process has; another text; an option that cannot change.
     """
-    folder = _newest() if run is None else Path(run)
-    folder = folder.parent if os.path.isfile(folder) else folder
-    old = checkpoints.load(folder, "last")
-    chosen = chosen or {}
-    for name in chosen:
-        if name not in CHANGEABLE and chosen[name] != getattr(old.config, name):
+    folder = _newest() if run is None else _folder_of(Path(run))
+    checkpoints.find(folder, "last")  # before the lock, which would be the first file of a folder that is no run's
+    try:
+        lock = Lock(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    try:
+        old, notes = store.newest(folder)
+        config = _changed(old.config, chosen or {}, (*CHANGEABLE, "unknown") if force_corpus else CHANGEABLE, notes)
+        corpus = corpus_of(replace(old, config=config), folder, sources, fetch, is_frozen=force_corpus)
+        if force_corpus and corpus.digest != old.corpus["digest"]:
+            notes.append(f"{corpus.name}: another text than before, {old.corpus['name']}, as was asked")
+            old = replace(old, corpus={**old.corpus, "digest": corpus.digest})
+        trainer = Trainer(config, corpus, old)
+        machine = records.bits_depend_on(trainer.backend)
+        notes += _differences(old.machine, machine) + _missing(folder, old.files)
+        is_calibrated = not _has_budget(chosen or {})
+        return Run(
+            folder, trainer, lock, _best_loss(folder), is_calibrated, notes=notes, lengths=old.files, machine=machine,
+            saved=old.iteration,
+        )  # fmt: skip
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _missing(folder: Path, lengths: dict[str, int]) -> list[str]:
+    """A line for each text file that is shorter than the checkpoint knows it."""
+    sizes = {name: path.stat().st_size if (path := folder / name).is_file() else 0 for name in (METRICS, SAMPLES)}
+    return [
+        f"{folder / name}: has {size:,} bytes of {lengths[name]:,}: what is missing is lost"
+        for name, size in sizes.items()
+        if size < lengths.get(name, 0)
+    ]
+
+
+def _folder_of(run: Path) -> Path:
+    """The folder of a run that is named by it, or by its last checkpoint."""
+    if run.is_file() and run.parent.name == "checkpoints":
+        raise UserError(
+            f"--resume={run}: goes on from a run's newest checkpoint: give its folder; --from={run} begins a new run "
+            "with this one"
+        )
+    return run.parent if run.is_file() else run
+
+
+def _changed(old: Config, chosen: dict[str, Any], changeable: tuple[str, ...], notes: list[str]) -> Config:
+    """The config with the chosen options, each told in a note; new budgets take the place of the old."""
+    changes = {name: value for name, value in chosen.items() if value != getattr(old, name)}
+    for name in changes:
+        if name not in changeable:
             raise UserError(f"--{name.replace('_', '-')} cannot change when a run goes on")
-    budget = dict.fromkeys(BUDGETS) if any(chosen.get(name) is not None for name in BUDGETS) else {}
-    config = replace(old.config, **{**budget, **chosen})
-    corpus = corpus_of(old, folder, sources, fetch)
-    trainer = Trainer(config, corpus, old)
-    resumed = Run(folder, trainer, _best_loss(folder), calibrated=not budget)
-    for name in (METRICS, SAMPLES):  # what was written after the checkpoint will be written again
-        if (folder / name).exists():
-            os.truncate(folder / name, min(old.files.get(name, 0), (folder / name).stat().st_size))
-    return resumed
+    if _has_budget(chosen):
+        changes = {**dict.fromkeys(BUDGETS), **{name: chosen[name] for name in chosen if name in BUDGETS}, **changes}
+    config = replace(old, **changes)
+    words = (
+        f"--{name.replace('_', '-')} {_word(getattr(old, name))} -> {_word(getattr(config, name))}"
+        for name in changes
+        if getattr(old, name) != getattr(config, name)
+    )
+    notes += [f"changed {word}" for word in words]
+    return config
+
+
+def _has_budget(chosen: dict[str, Any]) -> bool:
+    return any(chosen.get(name) is not None for name in BUDGETS)
+
+
+def _word(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _differences(old: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """A line for what differs from where the checkpoint was written, if anything does that bits depend on."""
+    if not old:
+        return []
+    flat = [{**machine, **machine["versions"], "versions": None} for machine in (old, now)]
+    names = [name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)]
+    words = ", ".join(f"{name} {flat[0].get(name, 'none')} -> {flat[1].get(name, 'none')}" for name in names)
+    return [f"differs {words}: the bits from here on may not be those of a run that never stopped"] if names else []
 
 
 def corpus_of(
@@ -183,8 +306,9 @@ def corpus_of(
     folder: str | os.PathLike[str],
     sources: Sequence[str | os.PathLike[str]] | Corpus = (),
     fetch: Fetch = data.fetch,
+    is_frozen: bool = False,
 ) -> Corpus:
-    """The text that a run was trained on, from where it was, or from `sources`.
+    """The text that a run was trained on, from where it was, or from `sources`, then in its vocabulary if `is_frozen`.
 
     Raises
     ------
@@ -195,7 +319,7 @@ def corpus_of(
         if "-" in old.corpus["sources"] or not old.corpus["sources"]:
             raise UserError(f"{folder}: its text came from {old.corpus['name']}: give it again as TEXT")
         sources = old.corpus["sources"]
-    return read_corpus(sources, old.config, old.vocabulary if old.corpus.get("is_frozen") else None, fetch)
+    return read_corpus(sources, old.config, old.vocabulary if is_frozen or old.corpus.get("is_frozen") else None, fetch)
 
 
 def read_corpus(
@@ -217,10 +341,24 @@ def read_corpus(
 
 
 def _new_folder(name: str) -> Path:
-    """runs/NAME, or the first of NAME-2, NAME-3, ... that does not exist."""
+    """Make runs/NAME, or the first of NAME-2, NAME-3, ... that does not exist."""
     number = 1
-    while (folder := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
-        number += 1
+    while True:
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def _empty_folder(folder: Path) -> Path:
+    """Make a folder, which may exist if there is nothing in it."""
+    disk.make_folder(folder)
+    if {path.name for path in folder.iterdir()} - {LOCK}:
+        what = f"go on with it by --resume={folder}" if (folder / store.LAST).exists() else "it is not empty"
+        raise UserError(f"--out {folder}: exists already ({what}); give another folder")
     return folder
 
 
@@ -238,46 +376,3 @@ def _newest() -> Path:
     if not found:
         raise UserError("--resume: there is no run with a checkpoint below runs/; name its folder: --resume=RUN")
     return max(found, key=lambda path: path.stat().st_mtime).parent
-
-
-# ------------------------------------------------------------------------------------------------------------ files
-def metrics_line(progress: Progress) -> bytes:
-    """One line of metrics.jsonl."""
-    names = (
-        "iteration", "chars", "epoch", "loss", "smooth_loss", "bits_per_char", "perplexity", "learning_rate", "seconds",
-        "chars_per_second",
-    )  # fmt: skip
-    values = {name: getattr(progress, name) for name in names}
-    if progress.val_bits_per_char is not None:
-        values["val_bits_per_char"] = progress.val_bits_per_char
-        values["val_perplexity"] = 2**progress.val_bits_per_char
-    for name, digits in (("epoch", 6), ("seconds", 6), ("chars_per_second", 1)):
-        values[name] = round(values[name], digits)
-    return json.dumps(values).encode() + b"\n"
-
-
-def sample_block(progress: Progress) -> bytes:
-    """One block of samples.txt; a text that the sample goes on from comes first."""
-    head = f"# iteration {progress.iteration}  loss {progress.smooth_loss:.6f}  temperature {progress.temperature:g}"
-    return f"{head}\n{progress.prime}{progress.sample}\n\n".encode("utf-8", "backslashreplace")
-
-
-def write_toml(path: Path, config: Config) -> None:
-    """Write a config, options that are unset left out."""
-    import tomli_w
-
-    values = {name: value for name, value in asdict(config).items() if value is not None}
-    checkpoints.write_atomically(path, tomli_w.dumps(values).encode())
-
-
-def _environment(backend: str) -> bytes:
-    facts = {
-        "started": strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv,
-        "backend": backend,
-        "platform": platform.platform(),
-        "processor": processor(),
-        "cores": usable_cores(),
-        "versions": versions(),
-    }
-    return json.dumps(facts, indent=2).encode() + b"\n"

@@ -25,6 +25,14 @@ if MUTANT and not Path(kernels.__file__).is_relative_to(MUTANT):
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the texts and traces of ../shared")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """Thousands of small files would take minutes; tests/faults.py models what waiting is for, and judges its order."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(params=BACKENDS, scope="session")
 def ops(request):
     return load(request.param)
@@ -76,6 +84,25 @@ def text_file(tmp_path):
     path = tmp_path / "book.txt"
     path.write_text(made_up_text())
     return path
+
+
+@pytest.fixture
+def corpus():
+    from charlstm.corpus import Corpus
+
+    return Corpus.from_text(made_up_text(), "book")
+
+
+@pytest.fixture
+def saved(corpus, tmp_path):
+    """A run that has been trained for twelve iterations."""
+    from small_runs import finish, small
+
+    from charlstm.run import start
+
+    run = start(corpus, small(iterations=12, hidden_size=3, num_layers=1), str(tmp_path / "run"))
+    finish(run)
+    return run
 
 
 @pytest.fixture

@@ -34,9 +34,16 @@ ALLOWED = {
         "charlstm.errors", "charlstm.evaluate", "charlstm.initial", "charlstm.machine", "charlstm.progress",
         "charlstm.sampler", "charlstm.schedules", "kernels", "kernels.spec",
     },
+    "charlstm.disk": set(),
+    "charlstm.lock": {"charlstm.errors"},
+    "charlstm.store": {"charlstm", "charlstm.checkpoint", "charlstm.disk", "charlstm.errors"},
+    "charlstm.records": {"charlstm.config", "charlstm.machine", "charlstm.progress"},
     "charlstm.run": {
-        "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.data", "charlstm.errors",
-        "charlstm.machine", "charlstm.progress", "charlstm.trainer",
+        "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.data", "charlstm.disk",
+        "charlstm.errors", "charlstm.lock", "charlstm.progress", "charlstm.records", "charlstm.store", "charlstm.trainer",
+    },
+    "charlstm.inspection": {
+        "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.errors", "charlstm.records", "charlstm.store",
     },
     "charlstm.originals": {"charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.progress", "charlstm.trainer"},
     "charlstm.limits": {"kernels.spec"},
@@ -44,7 +51,7 @@ ALLOWED = {
         "charlstm", "charlstm.batches", "charlstm.corpus", "charlstm.errors", "charlstm.initial", "charlstm.limits",
         "kernels", "kernels.spec", "kernels.testing",
     },
-    "charlstm.display": {"charlstm.progress", "charlstm.run"},
+    "charlstm.display": {"charlstm.progress", "charlstm.records"},
 }  # fmt: skip
 NEVER_SHIPPED = {"tests", "benchmarks", "torch", "jax", "pytest"}
 ONLY_IN = {"cupy": "kernels/gpu", "numba": "kernels/cpu", "llvmlite": "kernels/cpu"}

@@ -8,39 +8,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from conftest import made_up_text
+from small_runs import SMALL, everything, finish, small
 
 import charlstm
-from charlstm import checkpoint as checkpoints
+from charlstm import disk
 from charlstm import trainer as trainers
-from charlstm.checkpoint import Checkpoint
-from charlstm.config import Config, from_model, from_preset
+from charlstm.config import Config, from_model
 from charlstm.corpus import ByteVocabulary, Corpus
 from charlstm.errors import UserError
 from charlstm.run import Run, resume, start
 from charlstm.trainer import Diverged, Trainer
-
-SMALL = {
-    "hidden_size": 11, "num_layers": 2, "seq_length": 7, "batch_size": 3, "report_every": 10, "sample_every": 25,
-    "sample_length": 30,
-}  # fmt: skip
-
-
-def small(**options):
-    return from_preset(**{**SMALL, **options})
-
-
-def finish(run):
-    return list(run.train())
-
-
-@pytest.fixture
-def corpus():
-    return Corpus.from_text(made_up_text(), "book")
-
-
-@pytest.fixture(params=["numba", "numpy"])
-def backend(request):
-    return request.param
 
 
 def test_the_run_folder(text_file, tmp_path, backend):
@@ -67,9 +44,12 @@ def test_the_run_folder(text_file, tmp_path, backend):
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["backend"] == backend
     assert environment["versions"]["numpy"] == np.__version__
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "best.safetensors", "config.toml", "environment.json", "last.safetensors", "metrics.jsonl", "samples.txt",
+    assert {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*")} == {
+        ".lock", "best.safetensors", "checkpoints", "checkpoints/step-000000000001.safetensors",
+        "checkpoints/step-000000000060.safetensors", "config.toml", "environment.json", "last.safetensors",
+        "metrics.jsonl", "samples.txt",
     }  # fmt: skip
+    assert (tmp_path / "run" / "last.safetensors").samefile(tmp_path / "run/checkpoints/step-000000000060.safetensors")
     assert run.load("last").iteration == 60
 
 
@@ -86,16 +66,6 @@ def test_smoothing_is_the_original_scripts(corpus, tmp_path):
     for p in (p for p in finish(run) if p.kind == "report"):
         smooth = 0.999 * smooth + 0.001 * p.loss
         assert p.smooth_loss == pytest.approx(smooth, rel=1e-12)
-
-
-def everything(folder):
-    """A run's results as bytes: weights and memory, samples, metrics without the fields that tell the time."""
-    last = checkpoints.load(folder, "last")
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    timeless = [{k: v for k, v in line.items() if k not in ("seconds", "chars_per_second")} for line in lines]
-    arrays = [a.tobytes() for a in (last.theta, last.state, last.h, last.c)]
-    best = checkpoints.load(folder, "best")
-    return arrays, last.smooth_loss, timeless, (folder / "samples.txt").read_bytes(), best.iteration
 
 
 @pytest.mark.parametrize(
@@ -221,6 +191,11 @@ def test_resume_refuses_what_would_not_be_the_same_run(corpus, text_file, tmp_pa
     finish(start([text_file], small(iterations=4)))
     newest = resume()
     assert newest.folder.as_posix() == "runs/book-2"
+    with pytest.raises(
+        UserError, match="runs/book-2: in use by this process: wait for it, or stop it; if it is gone, rem"
+    ):
+        resume()
+    newest.lock.release()
     text_file.write_text(made_up_text(seed=8))
     with pytest.raises(UserError, match="not the text"):
         resume()
@@ -236,89 +211,6 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(corpus, tmp_pa
     ):
         finish(worse)
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == kept
-
-
-# ------------------------------------------------------------------------------------------------------- checkpoint
-@pytest.fixture
-def saved(corpus, tmp_path):
-    run = start(corpus, small(iterations=12, hidden_size=3, num_layers=1), str(tmp_path / "run"))
-    finish(run)
-    return run
-
-
-def test_a_checkpoint_holds_everything(saved):
-    now, read = saved.trainer.checkpoint(), saved.load("last")
-    for name in ("config", "vocabulary", "iteration", "position", "seconds", "smooth_loss", "loss_sum", "corpus"):
-        assert getattr(read, name) == getattr(now, name), name
-    for name in ("theta", "state", "h", "c"):
-        assert getattr(read, name).tobytes() == getattr(now, name).tobytes()
-    assert read.to_bytes() == (saved.folder / "last.safetensors").read_bytes()
-    random = np.random.RandomState()
-    random.set_state(read.random_state)
-    assert random.random_sample() == saved.trainer.random.random_sample()
-    assert read.position == 12 % saved.trainer.batches.iterations_per_pass * 7
-
-
-@pytest.mark.parametrize("cell", ["gru", "rnn"])
-def test_checkpoints_of_the_other_cells(corpus, tmp_path, cell, backend):
-    run = start(corpus, small(iterations=12, cell=cell, backend=backend), str(tmp_path / "run"))
-    finish(run)
-    now, read = run.trainer.checkpoint(), run.load("last")
-    assert read.shape.cell == read.config.cell == cell
-    for name in ("theta", "state", "h", "c"):
-        assert getattr(read, name).tobytes() == getattr(now, name).tobytes()
-    assert not read.c.any()
-    assert read.h.any()
-    assert len(read.sample("ab", length=20, seed=1)) == 22
-    with pytest.raises(UserError, match="--cell cannot change when a run goes on"):
-        resume(tmp_path / "run", corpus, {"cell": "lstm"})
-
-
-def test_it_opens_as_plain_safetensors(saved):
-    from safetensors.numpy import load_file
-
-    tensors = load_file(saved.folder / "last.safetensors")
-    assert tensors["W_x_l0"].shape == (len(saved.trainer.corpus.vocabulary), 12)
-    assert set(tensors) == {"W_x_l0", "W_h_l0", "b_l0", "W_y", "b_y", "optimizer", "h", "c", "random_key"}
-
-
-def test_every_flipped_bit_and_every_truncation_is_refused(saved):
-    data = (saved.folder / "last.safetensors").read_bytes()
-    random = np.random.RandomState(0)
-    header = int.from_bytes(data[:8], "little") + 8
-    places = [*range(0, 300, 7), *random.randint(0, header, 150), *random.randint(header, len(data), 150)]
-    for place in places:
-        broken = bytearray(data)
-        broken[place] ^= 1 << random.randint(8)
-        with pytest.raises(UserError, match=r"x: (damaged|not a checkpoint|a safetensors file|written in format)"):
-            Checkpoint.from_bytes(bytes(broken), "x")
-    for length in [*range(0, 200), *random.randint(0, len(data), 100)]:
-        with pytest.raises(UserError, match="^x: "):
-            Checkpoint.from_bytes(data[:length], "x")
-    with pytest.raises(UserError, match="x: damaged"):
-        Checkpoint.from_bytes(data + b"\0", "x")
-
-
-def test_a_newer_format_is_refused_by_its_number(saved):
-    data = (saved.folder / "last.safetensors").read_bytes()
-    newer = data.replace(rb"\"format_version\": 1", rb"\"format_version\": 2")
-    assert newer != data
-    with pytest.raises(UserError, match="x: written in format 2, this version of charlstm reads 1"):
-        Checkpoint.from_bytes(newer, "x")
-
-
-def test_writing_fails_whole(saved, monkeypatch):
-    path = saved.folder / "last.safetensors"
-    before = path.read_bytes()
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoints.write_atomically(path, saved.trainer.checkpoint().to_bytes())
-    assert path.read_bytes() == before
-    assert not list(saved.folder.glob(".*"))
 
 
 def test_best_is_the_checkpoint_of_the_lowest_smoothed_loss(corpus, tmp_path):
@@ -476,7 +368,7 @@ def test_resuming_touches_no_file_but_the_runs_own(saved, corpus):
     victim.write_text("precious")
     now = saved.trainer.checkpoint()
     now.files = {"../victim.txt": 0, "metrics.jsonl": 10**6}
-    checkpoints.write_atomically(saved.folder / "last.safetensors", now.to_bytes())
+    disk.write(saved.folder / "last.safetensors", now.to_bytes())
     (saved.folder / "metrics.jsonl").write_text("short\n")
     resume(saved.folder, corpus)
     assert victim.read_text() == "precious"
@@ -487,13 +379,6 @@ def test_a_damaged_best_does_not_stand_in_the_way(saved, corpus):
     (saved.folder / "best.safetensors").write_bytes(b"damaged")
     finish(resume(saved.folder / "last.safetensors", corpus, {"iterations": 20}))
     assert saved.load("best").iteration <= 20
-
-
-def test_an_undamaged_file_of_another_make_is_one_line(saved):
-    now = saved.trainer.checkpoint()
-    now.state = now.state[:1]
-    with pytest.raises(UserError, match="x: undamaged, but not what this version of charlstm writes"):
-        Checkpoint.from_bytes(now.to_bytes(), "x")
 
 
 def test_weights_that_are_not_finite_are_not_saved(corpus, tmp_path):

@@ -1,0 +1,58 @@
+"""The texts in a run's folder: a line of metrics.jsonl, a block of samples.txt, config.toml, environment.json."""
+
+import json
+import platform
+import sys
+from dataclasses import asdict
+from time import strftime
+
+from charlstm.config import Config
+from charlstm.machine import processor, usable_cores, versions
+from charlstm.progress import Progress
+
+METRICS, SAMPLES = "metrics.jsonl", "samples.txt"
+
+
+def metrics_line(progress: Progress) -> bytes:
+    """One line of metrics.jsonl."""
+    names = (
+        "iteration", "chars", "epoch", "loss", "smooth_loss", "bits_per_char", "perplexity", "learning_rate", "seconds",
+        "chars_per_second",
+    )  # fmt: skip
+    values = {name: getattr(progress, name) for name in names}
+    if progress.val_bits_per_char is not None:
+        values["val_bits_per_char"] = progress.val_bits_per_char
+        values["val_perplexity"] = 2**progress.val_bits_per_char
+    for name, digits in (("epoch", 6), ("seconds", 6), ("chars_per_second", 1)):
+        values[name] = round(values[name], digits)
+    return json.dumps(values).encode() + b"\n"
+
+
+def sample_block(progress: Progress) -> bytes:
+    """One block of samples.txt; a text that the sample goes on from comes first."""
+    head = f"# iteration {progress.iteration}  loss {progress.smooth_loss:.6f}  temperature {progress.temperature:g}"
+    return f"{head}\n{progress.prime}{progress.sample}\n\n".encode("utf-8", "backslashreplace")
+
+
+def toml(config: Config) -> bytes:
+    """A config as config.toml has it: options that are unset are left out."""
+    import tomli_w
+
+    return tomli_w.dumps({name: value for name, value in asdict(config).items() if value is not None}).encode()
+
+
+def environment(backend: str) -> bytes:
+    """Where a run began."""
+    facts = {
+        "started": strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "platform": platform.platform(),
+        "cores": usable_cores(),
+        **bits_depend_on(backend),
+    }
+    return json.dumps(facts, indent=2).encode() + b"\n"
+
+
+def bits_depend_on(backend: str) -> dict[str, str | dict[str, str]]:
+    """What has to be the same for a run that goes on to give the same bits as one that never stopped."""
+    return {"backend": backend, "processor": processor(), "versions": versions()}

@@ -1,0 +1,29 @@
+"""Runs that take milliseconds, and what is compared of them."""
+
+import json
+
+from charlstm import checkpoint as checkpoints
+from charlstm.config import from_preset
+
+SMALL = {
+    "hidden_size": 11, "num_layers": 2, "seq_length": 7, "batch_size": 3, "report_every": 10, "sample_every": 25,
+    "sample_length": 30,
+}  # fmt: skip
+
+
+def small(**options):
+    return from_preset(**{**SMALL, **options})
+
+
+def finish(run):
+    return list(run.train())
+
+
+def everything(folder):
+    """A run's results as bytes: weights and memory, samples, metrics without the fields that tell the time."""
+    last = checkpoints.load(folder, "last")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timeless = [{k: v for k, v in line.items() if k not in ("seconds", "chars_per_second")} for line in lines]
+    arrays = [a.tobytes() for a in (last.theta, last.state, last.h, last.c)]
+    best = checkpoints.load(folder, "best")
+    return arrays, last.smooth_loss, timeless, (folder / "samples.txt").read_bytes(), best.iteration
