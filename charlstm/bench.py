@@ -138,7 +138,7 @@ class Ours:
     ) -> None:
         T, B, H, L = work.seq_length, work.batch_size, work.shape.hidden_size, work.shape.num_layers
         self.work, self.ids, self.threads, self.iteration = work, ids, threads, 0
-        self._ops, self._plan = kernels.load(backend), work.plan(len(ids))
+        self._ops, self._plan = kernels.load_for_host(backend), work.plan(len(ids))
         self.bfloat16 = dtype == "bfloat16"
         dtype = "float32" if self.bfloat16 else dtype
         self.theta = work.weights(dtype)
@@ -209,7 +209,7 @@ def check_gradients(backend: str) -> float:
     RunFailed
         If it is too large: the speed of kernels that compute something else is of no interest.
     """
-    errors = [check.error for check in gradient_errors(kernels.load(backend), cells=("lstm",))]
+    errors = [check.error for check in gradient_errors(kernels.load_for_host(backend), cells=("lstm",))]
     worst = float(np.max(errors))  # NaN if any is
     if not worst < GRADIENT_TOLERANCE:
         raise RunFailed(f"a gradient is wrong (relative error {worst:.1e}; see charlstm gradcheck): no speed is told")
