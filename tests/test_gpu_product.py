@@ -15,6 +15,7 @@ import kernels
 from charlstm.cli import _guarded
 from charlstm.config import from_preset
 from charlstm.corpus import Corpus
+from charlstm.run import resume
 from charlstm.sampler import choose_backend
 from charlstm.trainer import Trainer
 from kernels.gpu import presence
@@ -37,7 +38,7 @@ def has_gpu(monkeypatch):
 def train(out, backend, iterations=30, **options):
     text = out.parent / "book.txt"
     text.write_text(made_up_text())
-    options = {"sample_every": 0, "dtype": "float64", "report_every": 1, **options}
+    options = {"sample_every": 0, "dtype": "float64", "report_every": 1, "schedule": "constant", **options}
     return charlstm.train(text, out=str(out), backend=backend, iterations=iterations, seed=3, **options)
 
 
@@ -60,7 +61,7 @@ def test_a_run_is_that_of_the_processor(has_gpu, tmp_path, sizes):
 @pytest.mark.parametrize(("first", "then"), [("numpy", "cupy"), ("cupy", "numpy")])
 def test_a_run_goes_on_elsewhere_and_says_where_exactness_ends(has_gpu, tmp_path, first, then):
     train(tmp_path / "run", first, **SMALL)
-    resumed = charlstm.resume(tmp_path / "run", backend=then, iterations=50)
+    resumed = resume(tmp_path / "run", (), {"backend": then, "iterations": 50})
     assert any(note.startswith(f"differs backend {first} -> {then}") for note in resumed.notes)
     for _ in resumed.train():
         pass
@@ -141,7 +142,7 @@ def test_a_command_says_it_in_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book.txt").write_text(made_up_text())
     assert _guarded(["train", "book.txt", "--backend", "cupy"]) == 2
-    assert capsys.readouterr().err.strip() == "--backend cupy: the cupy backend needs the NVIDIA driver"
+    assert capsys.readouterr().err.strip() == "charlstm: --backend cupy: the cupy backend needs the NVIDIA driver"
     with pytest.raises(kernels.BackendUnavailable, match="the cupy backend needs the NVIDIA driver"):
         kernels.load("cupy")
     assert "cupy" not in kernels.available()

@@ -39,7 +39,7 @@ class _Call:
 
     def copied(self, value: Any) -> Any:
         """What stands for an argument on the device; an array that is given twice is one there, too."""
-        if isinstance(value, np.ndarray):
+        if _is_of_host(value):
             if id(value) not in self._copies:
                 copy = cupy.asarray(value) if value.flags.c_contiguous else cupy.asarray(value.copy())
                 self._copies[id(value)] = value, copy
@@ -48,7 +48,7 @@ class _Call:
 
     def put_back(self, value: Any) -> None:
         """Bring an argument of the host up to date."""
-        if isinstance(value, np.ndarray):
+        if _is_of_host(value):
             value[...] = self._copies[id(value)][1].get()
         _mapped(self.put_back, value)
 
@@ -58,6 +58,10 @@ class _Call:
             own = [host for host, copy in self._copies.values() if copy is value]
             return own[0] if own else value.get()
         return _mapped(self.returned, value)
+
+
+def _is_of_host(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and not isinstance(value, cupy.ndarray)  # tests have arrays that are both
 
 
 def _mapped(function: Any, value: Any) -> Any:
