@@ -80,9 +80,8 @@ class Trainer:
             self._begin()
         else:
             self._go_on(checkpoint)
-        self.theta, self.state, self.h, self.c = (
-            kernels.to_device(self.backend, array) for array in (self.theta, self.state, self.h, self.c)
-        )
+        for name in ("theta", "state", "h", "c"):
+            setattr(self, name, kernels.to_device(self.backend, getattr(self, name)))
 
     def _begin(self) -> None:
         config = self.config

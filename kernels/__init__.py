@@ -1,7 +1,7 @@
 """LSTM, GRU, RNN and optimizer kernels: one contract (:mod:`kernels.spec`), several backends with the same functions.
 
-Those of numpy and numba take NumPy arrays, those of cupy arrays on the device; :func:`load_for_host` gives functions for
-NumPy arrays whatever the backend.
+Those of numpy and numba take NumPy arrays, those of cupy arrays on the device; :func:`load_for_host` gives functions
+for NumPy arrays whatever the backend.
 
 >>> import kernels
 >>> "numpy" in kernels.available()

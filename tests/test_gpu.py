@@ -4,6 +4,7 @@ and the very CUDA source. Mutations of that source (test_mutations.py) must turn
 
 import json
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,7 +49,9 @@ def launches(count):
 
 
 # ---------------------------------------------------------------------------------------------------- what judges all
-@pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.long), pytest.param("rnn", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "cell", ["lstm", pytest.param("gru", marks=pytest.mark.long), pytest.param("rnn", marks=pytest.mark.long)]
+)
 def test_gradients_by_central_differences(gpu, cell):
     for check in testing.gradient_errors(gpu, cells=(cell,)):
         assert check.error < testing.GRADIENT_TOLERANCE, check
@@ -116,7 +119,7 @@ def test_our_own_trace(gpu, cell):
 # ------------------------------------------------------------------------------------------------- the small model's block
 def train_both(gpu, ref, size, dtype, rule="adagrad", options=None, n=7):
     """Train with both, compare all that is written, and return the losses."""
-    T, B, V, H, L = size
+    T, B, V, H, _ = size
     optimizer, hyper = RULES[rule]
     shape, theta, h, c, _ = model(size, dtype)
     theta = theta / np.sqrt(H).astype(dtype)
@@ -284,12 +287,10 @@ def test_memory_of_others_on_the_device_is_taken_without_copying(gpu):
 
     theirs = gpu.to_device(np.ones(4))
 
-    class Tensor:
-        __cuda_array_interface__ = {
-            "shape": (4,), "typestr": "<f8", "version": 3, "data": (theirs.data.ptr, False), "strides": None,
-        }  # fmt: skip
+    told = {"shape": (4,), "typestr": "<f8", "version": 3, "data": (theirs.data.ptr, False), "strides": None}
+    tensor = SimpleNamespace(__cuda_array_interface__=told)
 
-    ops.sgd(Tensor(), gpu.to_device(np.ones(4)), gpu.to_device(np.zeros((0, 4))), 0, learning_rate=0.25)
+    ops.sgd(tensor, gpu.to_device(np.ones(4)), gpu.to_device(np.zeros((0, 4))), 0, learning_rate=0.25)
     assert theirs.get().tolist() == [0.75] * 4
 
 

@@ -113,7 +113,11 @@ def test_the_small_models_block_holds_its_weights_in_registers(dtype, H, rule, s
 @pytest.mark.parametrize("file", [*BUDGETS, "small"])
 def test_no_memory_is_read_as_if_nobody_wrote_it(file):
     """ld.global.nc goes through a cache that no write reaches; who writes what is too easily changed to rely on it."""
-    found = compiled("small", "float32", 90, block("float32", 112, "ADAGRAD")[2]) if file == "small" else compiled(file, "float32", 90)
+    found = (
+        compiled("small", "float32", 90, block("float32", 112, "ADAGRAD")[2])
+        if file == "small"
+        else compiled(file, "float32", 90)
+    )
     assert "ld.global.nc" not in found.ptx
 
 
@@ -141,7 +145,7 @@ def test_spills_and_doubles_are_seen():
     """The test of these tests: a block whose weights do not fit spills, and a double is counted."""
     found = compiled("small", "float32", 90, block("float32", 126, "ADAGRAD")[2])
     assert found.kernels["train_small"].spilled > 0
-    wrong = nvrtc.compiled("typedef float real;\nextern \"C\" __global__ void f(real* a) { a[0] *= 1.5; }", (), 90)
+    wrong = nvrtc.compiled('typedef float real;\nextern "C" __global__ void f(real* a) { a[0] *= 1.5; }', (), 90)
     assert doubles(wrong.ptx, "f") > 0
-    nc = nvrtc.compiled("extern \"C\" __global__ void f(const float* __restrict__ a, float* b) { b[0] = a[0]; }", (), 90)
+    nc = nvrtc.compiled('extern "C" __global__ void f(const float* __restrict__ a, float* b) { b[0] = a[0]; }', (), 90)
     assert "ld.global.nc" in nc.ptx

@@ -51,7 +51,9 @@ def losses(run):
 def test_a_run_is_that_of_the_processor(has_gpu, tmp_path, sizes):
     ours, theirs = (train(tmp_path / name, name, sample_every=20, **sizes) for name in ("cupy", "numpy"))
     assert losses(ours) == pytest.approx(losses(theirs), rel=1e-9)
-    assert (ours.folder / "samples.txt").read_text().splitlines()[1:] == (theirs.folder / "samples.txt").read_text().splitlines()[1:]
+    assert (ours.folder / "samples.txt").read_text().splitlines()[1:] == (
+        theirs.folder / "samples.txt"
+    ).read_text().splitlines()[1:]
     kept = charlstm.load(ours.folder)
     for name in ("theta", "state", "h", "c"):
         assert type(getattr(kept, name)) is np.ndarray
@@ -97,7 +99,7 @@ class Driver:
     def __init__(self, version, devices, result=0):
         self.version, self.devices, self.result = version, devices, result
 
-    def cuDriverGetVersion(self, place):  # noqa: N802: the driver's name for it
+    def cuDriverGetVersion(self, place):  # noqa: N802
         ctypes.cast(place, ctypes.POINTER(ctypes.c_int))[0] = self.version
         return 0
 

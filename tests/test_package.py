@@ -18,6 +18,7 @@ OURS = sorted(p.relative_to(ROOT).as_posix() for top in ("kernels", "charlstm") 
 
 CUDA = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "kernels" / "gpu").glob("*.cu"))
 
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """Wheel and sdist, built with the tools at hand (no network) from a copy of what is tracked or new."""

@@ -79,7 +79,7 @@ def backward(
     calls = []
     for t in reversed(range(len(dh))):
         if cell == "lstm":
-            arrays = (dh[t], dh_next, dc, gates[t], c[t], c[t + 1], dz[t])
+            arrays: tuple[Any, ...] = (dh[t], dh_next, dc, gates[t], c[t], c[t + 1], dz[t])
         elif cell == "gru":
             arrays = (dh[t], dh_next, gates[0, t], gates[1, t], h[t], dz[0, t], dz[1, t])
         else:

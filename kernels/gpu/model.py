@@ -124,12 +124,15 @@ class Model:
     def _loss_calls(self) -> list[Call]:
         rows, V = self.logits.shape
         targets = self.x[1:][self._first :]
-        loss = launch("model", "cross_entropy", self._real, -(-rows // 8), self.logits, targets, self._row_loss, rows, V)
+        loss = launch(
+            "model", "cross_entropy", self._real, -(-rows // 8), self.logits, targets, self._row_loss, rows, V
+        )
         return [loss, launch("model", "sum_in_double", self._real, 1, self._row_loss, self._loss, rows)]
 
     def _backward_calls(self) -> list[Call]:
         params, grads, real = self._params, spec.params(self.grad, self.shape), self._real
-        L, T, B, H = self.h.shape[0], self.h.shape[1] - 1, *self.h.shape[2:]
+        L, rows_of_h, B, H = self.h.shape
+        T = rows_of_h - 1
         read = self._passed_up(L - 1)[self._first :]
         dh = zeros((T, B, H), real)  # of the last layer, where steps that do not count stay zero
         below = empty((T, B, H), real)

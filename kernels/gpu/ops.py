@@ -2,8 +2,8 @@
 
 Arrays in are CuPy's, or anything that has memory on the device and says so (``__cuda_array_interface__``, DLPack): it
 is taken as it is, without copying. A NumPy array is refused, as by CuPy itself; :mod:`kernels.gpu.host` takes those.
-Arrays out are CuPy's. Work is queued on the current stream. `threads` is for processors and means nothing here; nor does a
-`workspace`, whose sizes alone are checked: CuPy keeps freed memory at hand by itself.
+Arrays out are CuPy's. Work is queued on the current stream. `threads` is for processors and means nothing here; of a
+`workspace` the sizes alone are checked: CuPy keeps freed memory at hand by itself.
 """
 
 from functools import wraps
@@ -20,10 +20,10 @@ from kernels.gpu.model import Model, gather
 from kernels.gpu.products import empty
 from kernels.spec import GRUCache, GRUGrads, LSTMCache, LSTMGrads, RNNCache, RNNGrads, Shape, Workspace
 
-_NOT_ARRAYS = frozenset(
-    "step learning_rate grad_clip grad_clip_norm momentum epsilon rho beta1 beta2 shape seq_length optimizer hyper "
-    "grad_scale last_only dropout bfloat16 smooth_loss stop_below threads temperature top_k top_p workspace".split()
-)
+#: Arguments that are arrays, or tuples of them; the learning_rate of train_steps is one, too.
+_ARRAYS = {"x", "h0", "c0", "W_x", "W_h", "b", "b_x", "b_h", "out", "dh", "cache", "dh_last", "dc_last", "dz"}
+_ARRAYS |= {"logits", "targets", "theta", "grad", "state", "h", "c", "ids", "starts", "reset", "masks", "uniforms"}
+_ARRAYS |= {"log_probs"}
 
 
 def _taking_device_arrays(op: Any) -> Any:
@@ -43,7 +43,7 @@ def _taking_device_arrays(op: Any) -> Any:
     def checked(*args: Any, **kwargs: Any) -> Any:
         bound = parameters.bind(*args, **kwargs)
         for name, value in bound.arguments.items():
-            if name not in _NOT_ARRAYS or (op.__name__ == "train_steps" and name == "learning_rate"):
+            if name in _ARRAYS or (op.__name__ == "train_steps" and name == "learning_rate"):
                 bound.arguments[name] = taken(name, value)
         return op(*bound.args, **bound.kwargs)
 
@@ -264,9 +264,7 @@ def train_steps(
         )  # fmt: skip
     T, (n, B) = seq_length, starts.shape
     grad = cupy.empty_like(theta)
-    model = Model(
-        theta, shape, T, B, first=T - 1 if last_only else 0, dropout=dropout, bfloat16=bfloat16, grad=grad
-    )
+    model = Model(theta, shape, T, B, first=T - 1 if last_only else 0, dropout=dropout, bfloat16=bfloat16, grad=grad)
     clipping = updates.Clipping(theta.size, theta.dtype, grad_scale, grad_clip, grad_clip_norm)
     resets, losses = reset.get(), np.empty(n)
     model.carry_in(h, c)
@@ -294,7 +292,9 @@ def train_steps(
 
 
 @_taking_device_arrays
-def score(theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, out: Any = None) -> Any:
+def score(
+    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, out: Any = None
+) -> Any:
     """Log probability of each character of a text, as :func:`kernels.numpy_ref.score`."""
     checks.score(theta, h, c, x, shape, workspace, out)
     T, B = len(x) - 1, x.shape[1]

@@ -59,7 +59,7 @@ def _devices() -> int:
 def _loads(library: str) -> bool:
     """Whether a library of CUDA is where CuPy looks for it."""
     try:
-        from cuda.pathfinder import load_nvidia_dynamic_lib
+        from cuda.pathfinder import load_nvidia_dynamic_lib  # noqa: PLC0415
     except ImportError:  # an older CuPy finds its libraries by itself
         return True
     try:

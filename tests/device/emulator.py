@@ -75,7 +75,9 @@ class Function:
         if not (len(grid) == len(block) == 1 and grid[0] >= 1 and 1 <= block[0] <= 1024):
             raise LaunchError(f"{self.name}: no launch of {grid} blocks of {block} threads")
         if shared_mem > self.max_dynamic_shared_size_bytes:
-            raise LaunchError(f"{self.name}: {shared_mem} bytes of shared memory, and {self.max_dynamic_shared_size_bytes} allowed")
+            raise LaunchError(
+                f"{self.name}: {shared_mem} bytes of shared memory, and {self.max_dynamic_shared_size_bytes} allowed"
+            )
         values = [self._value(k, *pair) for k, pair in enumerate(zip(args, self.parameters, strict=True))]
         pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
         Function.launches += 1

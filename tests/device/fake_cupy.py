@@ -10,6 +10,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+
 from device import emulator
 
 
@@ -85,7 +86,9 @@ def _gemm(dtype):
 
     def gemm(handle, turn_a, turn_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
         assert handle == "cublas handle"
-        scale, kept = (np.frombuffer((ctypes.c_char * dtype.itemsize).from_address(at), dtype)[0] for at in (alpha, beta))
+        scale, kept = (
+            np.frombuffer((ctypes.c_char * dtype.itemsize).from_address(at), dtype)[0] for at in (alpha, beta)
+        )
         left = columns_first(a, k, m, lda).T if turn_a else columns_first(a, m, k, lda)
         right = columns_first(b, n, k, ldb).T if turn_b else columns_first(b, k, n, ldb)
         out = columns_first(c, m, n, ldc)
