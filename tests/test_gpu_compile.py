@@ -145,7 +145,7 @@ def test_spills_and_doubles_are_seen():
     """The test of these tests: a block whose weights do not fit spills, and a double is counted."""
     found = compiled("small", "float32", 90, block("float32", 126, "ADAGRAD")[2])
     assert found.kernels["train_small"].spilled > 0
-    wrong = nvrtc.compiled('typedef float real;\nextern "C" __global__ void f(real* a) { a[0] *= 1.5; }', (), 90)
+    wrong = nvrtc.compiled('typedef float real;\nextern "C" __global__ void f(real* a) { a[0] *= 1.1; }', (), 90)
     assert doubles(wrong.ptx, "f") > 0
     nc = nvrtc.compiled('extern "C" __global__ void f(const float* __restrict__ a, float* b) { b[0] = a[0]; }', (), 90)
     assert "ld.global.nc" in nc.ptx

@@ -18,6 +18,9 @@ __device__ __forceinline__ real sigmoid(real x) {
     return (x >= 0 ? real(1) : e) / (1 + e);
 }
 
+// Less than any number: where a search for the largest begins.
+__device__ __forceinline__ real minus_infinity() { return log(real(0)); }
+
 template <class number> __device__ __forceinline__ number warp_sum(number x) {
     for (int other = 16; other > 0; other /= 2) x += __shfl_xor_sync(ALL_LANES, x, other);
     return x;

@@ -71,7 +71,7 @@ KERNEL cross_entropy(real* logits, const int* targets, real* row_loss, int rows,
     for (int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32; row < rows; row += warps) {
         real* at = logits + (long long)row * V;
         const int target = targets[row];
-        real top = at[0], total = 0, at_target = 0;
+        real top = minus_infinity(), total = 0, at_target = 0;
         for (int v = lane; v < V; v += 32) top = at[v] > top ? at[v] : top;
         top = warp_max(top);
         for (int v = lane; v < V; v += 32) {
@@ -91,7 +91,7 @@ KERNEL log_probs(const real* logits, const int* targets, double* out, int rows, 
     const int lane = threadIdx.x % 32, warps = gridDim.x * blockDim.x / 32;
     for (int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32; row < rows; row += warps) {
         const real* at = logits + (long long)row * V;
-        double top = at[0], total = 0;
+        double top = minus_infinity(), total = 0;
         for (int v = lane; v < V; v += 32) top = at[v] > top ? at[v] : top;
         top = warp_max(top);
         for (int v = lane; v < V; v += 32) total += exp(at[v] - top);

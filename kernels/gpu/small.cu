@@ -161,7 +161,7 @@ __device__ __forceinline__ void update_readout(real* W_y, const real* h_after, c
 __device__ __forceinline__ void cross_entropy(real* logits, const int* targets, real* row_loss) {
     const int lane = threadIdx.x % 32;
     for (int t = threadIdx.x / 32; t < T; t += WARPS) {
-        real *at = logits + t * V, top = at[0], total = 0, at_target = 0;
+        real *at = logits + t * V, top = minus_infinity(), total = 0, at_target = 0;
         for (int v = lane; v < V; v += 32) top = at[v] > top ? at[v] : top;
         top = warp_max(top);
         for (int v = lane; v < V; v += 32) {

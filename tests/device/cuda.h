@@ -12,7 +12,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -100,6 +99,8 @@ struct Warp {
     char order[2];  // addresses for ThreadSanitizer, by turns: who is late at one must not see what is left at the next
 };
 
+constexpr unsigned MOST = 1024;  // threads of a block
+
 struct Grid {
     dim3 blocks, threads;
     size_t memory;
@@ -118,10 +119,12 @@ struct Block {
     Grid* grid;
     dim3 index{};
     Context outside;
-    std::vector<Thread> threads;
-    std::vector<Warp> warps;
-    std::deque<Thread*> ready;
-    unsigned alive = 0, arrived = 0, turn = 0;
+    // Plain arrays: ThreadSanitizer would take what the library's containers do for the kernel's doing.
+    Thread threads[MOST];
+    Warp warps[MOST / 32];
+    Thread* ready[MOST];  // those that can run, in a ring
+    unsigned first = 0, waiting = 0;
+    unsigned count = 0, alive = 0, arrived = 0, turn = 0;
     uint64_t random = 0;
     char* memory = nullptr;
     bool failed = false;
@@ -157,12 +160,12 @@ UNWATCHED inline void wait_for(Wait what) {
 
 UNWATCHED inline void release(Thread& thread) {
     thread.wait = RUNS;
-    block->ready.push_back(&thread);
+    block->ready[(block->first + block->waiting++) % MOST] = &thread;
 }
 
 UNWATCHED inline void release_all() {
-    for (Thread& thread : block->threads)
-        if (thread.wait != ENDED) release(thread);
+    for (unsigned n = 0; n < block->count; ++n)
+        if (block->threads[n].wait != ENDED) release(block->threads[n]);
 }
 
 // ----------------------------------------------------------------------------------------------------------- barriers
@@ -170,8 +173,8 @@ UNWATCHED inline void block_barrier() {
     Block* here = block;
     char* order = &here->order[here->turn % 2];
     FOR_TSAN(__tsan_release(order);)
-    if (here->alive != here->threads.size()) fail("a barrier that threads which have ended will not reach");
-    if (++here->arrived == here->threads.size()) {
+    if (here->alive != here->count) fail("a barrier that threads which have ended will not reach");
+    if (++here->arrived == here->count) {
         here->arrived = 0, here->turn++;
         release_all();
     }
@@ -187,7 +190,7 @@ UNWATCHED inline void grid_barrier() {
     char* order = &grid->order[grid->turn % 2];
     FOR_TSAN(__tsan_release(order);)
     if (!grid->cooperative) fail("a grid barrier in a launch that is not cooperative");
-    if (++here->arrived == here->threads.size()) {
+    if (++here->arrived == here->count) {
         here->arrived = 0;
         std::unique_lock<std::mutex> held(grid->lock);
         const unsigned turn = grid->turn;
@@ -243,10 +246,12 @@ UNWATCHED inline void entry() {
 UNWATCHED inline Thread* next_ready(Block& here) {
     if (here.random) {
         here.random ^= here.random << 13, here.random ^= here.random >> 7, here.random ^= here.random << 17;
-        std::swap(here.ready.front(), here.ready[here.random % here.ready.size()]);
+        Thread*& chosen = here.ready[(here.first + here.random % here.waiting) % MOST];
+        Thread* kept = chosen;
+        chosen = here.ready[here.first], here.ready[here.first] = kept;
     }
-    Thread* next = here.ready.front();
-    here.ready.pop_front();
+    Thread* next = here.ready[here.first];
+    here.first = (here.first + 1) % MOST, here.waiting--;
     return next;
 }
 
@@ -255,9 +260,8 @@ UNWATCHED inline void run_block(Grid& grid, Block& here, unsigned number) {
     block = &here;
     here.grid = &grid, here.index = {number, 0, 0}, here.alive = count, here.arrived = here.turn = 0;
     here.random = grid.seed ? grid.seed * 0x9E3779B97F4A7C15u + number * 0xD1B54A32D192ED03u | 1 : 0;
-    here.threads.resize(count);
-    here.warps.assign((count + 31) / 32, Warp{});
-    here.ready.clear();
+    here.count = count, here.first = here.waiting = 0;
+    for (unsigned warp = 0; warp < MOST / 32; ++warp) here.warps[warp] = Warp{};
     memset(here.memory, 0xff, grid.memory);
     FOR_TSAN(here.fiber = __tsan_get_current_fiber();)
     for (unsigned n = 0; n < count; ++n) {
@@ -270,30 +274,30 @@ UNWATCHED inline void run_block(Grid& grid, Block& here, unsigned number) {
         FOR_TSAN(thread.fiber = __tsan_create_fiber(0);)
         release(thread);
     }
-    while (!here.failed && !here.ready.empty()) {
+    while (!here.failed && here.waiting) {
         self = next_ready(here);
         FOR_TSAN(__tsan_switch_to_fiber(self->fiber, 1);)
         go(here.outside, self->context);
     }
     if (!here.failed && here.alive) fail("threads that wait for others which never come");
-    FOR_TSAN(for (Thread& thread : here.threads) __tsan_destroy_fiber(thread.fiber);)
+    FOR_TSAN(for (unsigned n = 0; n < count; ++n) __tsan_destroy_fiber(here.threads[n].fiber);)
     std::lock_guard<std::mutex> held(grid.lock);
     grid.gone++, grid.changed.notify_all();
 }
 
 struct Kept {  // stacks of one launch's blocks, kept for the next
-    Block block;
+    Block* block = new Block;
     ~Kept() {
-        for (Thread& thread : block.threads) munmap(thread.stack, STACK);
+        for (Thread& thread : block->threads)
+            if (thread.stack) munmap(thread.stack, STACK);
+        delete block;
     }
 };
 
 UNWATCHED inline void run_blocks(Grid& grid, unsigned first, unsigned end) {
     static thread_local Kept kept;
-    Block& here = kept.block;
+    Block& here = *kept.block;
     here.failed = false;
-    if (here.threads.size() > grid.threads.x)
-        for (size_t n = grid.threads.x; n < here.threads.size(); ++n) munmap(here.threads[n].stack, STACK);
     here.memory = (char*)malloc(grid.memory + !grid.memory);  // of exactly that size: AddressSanitizer sees its end
     for (unsigned number = first; number < end && !here.failed; ++number) run_block(grid, here, number);
     free(here.memory);
@@ -319,7 +323,9 @@ int launch(void (*kernel)(A...), unsigned blocks, unsigned threads, size_t memor
     grid.body = [](void* given) {
         apply(((Call*)given)->kernel, ((Call*)given)->values, std::index_sequence_for<A...>{});
     };
-    if (cooperative) {
+    bool is_side_by_side = cooperative;
+    FOR_TSAN(is_side_by_side = true;)  // what one block leaves in shared memory is no business of the next
+    if (is_side_by_side) {
         std::vector<std::thread> all;
         for (unsigned n = 0; n < blocks; ++n) all.emplace_back([&grid, n] { run_blocks(grid, n, n + 1); });
         for (std::thread& one : all) one.join();

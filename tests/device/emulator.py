@@ -10,9 +10,13 @@ from pathlib import Path
 import numpy as np
 
 HEADER = Path(__file__).parent / "cuda.h"
+FOLDER = Path(__file__).parents[2] / "kernels" / "gpu"
 CACHE = Path(__file__).parents[2] / ".pytest_cache" / "emulated"
 COMPILER = shutil.which("g++")
 REASON = "needs g++ to run CUDA source on the processor"
+
+#: What the threads of a block wait at.
+BARRIER = re.compile(r"__syncthreads\(\);")
 
 _KERNEL = re.compile(r"^KERNEL (\w+)\(|^(\w+)\(real\* theta, real\* s0", re.MULTILINE)
 _DYNAMIC = re.compile(r"extern __shared__ (\w+) (\w+)\[\];")
