@@ -1,7 +1,7 @@
 // Drawing characters: a block of 256 has a stream. Probabilities are in double for either type, and what is drawn is
 // fed back through x.
 
-// The sum of 256 threads' numbers, given to all of them; `parts` may be used again after it.
+// The sum of 256 threads' numbers, given to all of them; `parts` may be used again after the next barrier.
 __device__ double block_sum(double x, double* parts) {
     parts[threadIdx.x] = x;
     for (int half = 128; half > 0; half /= 2) {
@@ -9,9 +9,7 @@ __device__ double block_sum(double x, double* parts) {
         if (threadIdx.x < half) parts[threadIdx.x] += parts[threadIdx.x + half];
     }
     __syncthreads();
-    const double sum = parts[0];
-    __syncthreads();
-    return sum;
+    return parts[0];
 }
 
 // The place of the largest of l (V,), the first of equals, given to all threads.

@@ -10,7 +10,7 @@ constexpr int H = HIDDEN, T = STEPS, V = IDS;
 constexpr int GATES = 4 * H, THREADS = 32 * WARPS, ROWS = (H + WARPS - 1) / WARPS, COLUMNS = (GATES + 31) / 32;
 // Rows of h and of gates are as long as all warps and lanes reach: what is beyond H and 4H is zero, and needs no asking.
 constexpr int UNITS = WARPS * ROWS, PADDED = 32 * COLUMNS;
-constexpr int AT_ONCE = 7;  // columns of a product with h
+constexpr int AT_ONCE = 7, ROWS_AT_ONCE = 4;  // columns of a product with h, rows of one with dz: for want of registers
 
 // Where the blocks of the flat vectors begin: W_x, W_h, b, W_y, b_y.
 constexpr int W_H = V * GATES, BIAS = W_H + H * GATES, W_Y = BIAS + GATES, B_Y = W_Y + H * V;
@@ -57,7 +57,7 @@ __device__ __forceinline__ void load_recurrent(real (&w)[ROWS][COLUMNS], const r
             w[i][j] = is_row(i) && is_column(j) ? theta[W_H + row_of(i) * GATES + column_of(j)] : real(0);
 }
 
-// partial[w][r] = what warp w's rows add to z[r], for h of one step; a few columns at a time, for want of registers.
+// partial[w][r] = what warp w's rows add to z[r], for h of one step; a few columns at a time.
 __device__ __forceinline__ void multiply_by_h(const real (&w)[ROWS][COLUMNS], const real* h, real* partial) {
 #pragma unroll
     for (int first = 0; first < COLUMNS; first += AT_ONCE) {
@@ -76,15 +76,24 @@ __device__ __forceinline__ void multiply_by_h(const real (&w)[ROWS][COLUMNS], co
     }
 }
 
-// dh_next = dz W_h', each warp its rows.
+// dh_next = dz W_h', each warp its rows, a few at a time.
 __device__ __forceinline__ void multiply_by_dz(const real (&w)[ROWS][COLUMNS], const real* dz, real* dh_next) {
 #pragma unroll
-    for (int i = 0; i < ROWS; ++i) {
-        real sum = 0;
+    for (int first = 0; first < ROWS; first += ROWS_AT_ONCE) {
+        real sums[ROWS_AT_ONCE];
 #pragma unroll
-        for (int j = 0; j < COLUMNS; ++j) sum += dz[column_of(j)] * w[i][j];
-        sum = warp_sum(sum);
-        if (threadIdx.x % 32 == 0) dh_next[row_of(i)] = sum;
+        for (int i = 0; i < ROWS_AT_ONCE; ++i) sums[i] = 0;
+#pragma unroll
+        for (int j = 0; j < COLUMNS; ++j) {
+            const real dz_r = dz[column_of(j)];
+#pragma unroll
+            for (int i = 0; i < ROWS_AT_ONCE && first + i < ROWS; ++i) sums[i] += dz_r * w[first + i][j];
+        }
+#pragma unroll
+        for (int i = 0; i < ROWS_AT_ONCE && first + i < ROWS; ++i) {
+            const real sum = warp_sum(sums[i]);
+            if (threadIdx.x % 32 == 0) dh_next[row_of(first + i)] = sum;
+        }
     }
 }
 

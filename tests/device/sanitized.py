@@ -29,13 +29,15 @@ def launches(ops):
 
 
 def drawing(ops):
-    """Characters, with all that truncates."""
+    """Characters, with all that truncates, and without."""
     shape = Shape(41, 3)
     theta = np.random.RandomState(0).randn(spec.num_parameters(shape))
     uniforms, log_probs = np.random.RandomState(1).random_sample((5, 2)), np.zeros((5, 2))
-    options = {"temperature": 0.8, "top_k": 9, "top_p": 0.9, "log_probs": log_probs}
-    drawn = ops.sample(theta, *np.zeros((2, 1, 2, 3)), np.zeros(2, np.int32), uniforms, shape=shape, **options)
-    return drawn, log_probs
+    first, found = np.zeros(2, np.int32), []
+    for options in ({"top_k": 9, "top_p": 0.9}, {}, {"temperature": 0.0}):
+        options = {"temperature": 0.8, "log_probs": log_probs, **options}
+        found += [ops.sample(theta, *np.zeros((2, 1, 2, 3)), first, uniforms, shape=shape, **options), log_probs.copy()]
+    return found
 
 
 def _train(ops, shape, B, n=3, T=4, **options):
