@@ -15,6 +15,7 @@ from test_chain import CELLS, EXTRAS, PATHS, RULES, SIZES, agree, follow, masks_
 import kernels
 from charlstm.bench import WORKS, text_ids
 from kernels import spec, testing
+from kernels.gpu.block import memory
 from kernels.spec import Shape
 from kernels.testing import FLOAT64_TOLERANCE, float32_excess, relative_error
 
@@ -155,11 +156,11 @@ def test_a_block_of_any_size(gpu, ref, size, dtype):
         train_both(gpu, ref, size, dtype, n=4)
 
 
-def memory_that_holds(small, size, shared):
+def memory_that_holds(size, shared):
     """The least shared memory with which a block puts just that into it."""
     T, _, V, H, _ = size
     for most in range(1000, 100_000, 8):
-        found = small.memory(H, T, V, 8, most)
+        found = memory(H, T, V, 8, most)
         if found is not None and found.shared == shared:
             return most
     raise AssertionError(f"nothing between 1 and 100 kB gives {shared}")
@@ -167,9 +168,9 @@ def memory_that_holds(small, size, shared):
 
 @pytest.mark.skipif(IS_REAL, reason="a device has the memory that it has")
 @pytest.mark.parametrize("shared", [0, 1, 2, 3, 7])
-def test_what_finds_no_room_in_shared_memory_lies_elsewhere(gpu, ref, small, monkeypatch, shared):
+def test_what_finds_no_room_in_shared_memory_lies_elsewhere(gpu, ref, monkeypatch, shared):
     size = (5, 1, 35, 7, 1)
-    most = memory_that_holds(small, size, shared)
+    most = memory_that_holds(size, shared)
     monkeypatch.setitem(fake_cupy.ATTRIBUTES, "MaxSharedMemoryPerBlockOptin", most)
     with launches(2):
         train_both(gpu, ref, size, "float64", "adam")

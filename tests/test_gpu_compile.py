@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from device import emulator, nvrtc
 
-from kernels import spec
+from kernels.gpu.block import defines
 
 pytestmark = pytest.mark.skipif(nvrtc.wheel() is None, reason=nvrtc.REASON)
 
@@ -81,10 +81,8 @@ def test_kernels_keep_their_budget(file, dtype, architecture):
 
 
 def block(dtype, H, rule, shared=7, T=16, V=71):
-    """What small.cu is compiled with, as small.py has it."""
-    warps = 4 if H <= 28 else 8 if H <= 56 else 16
-    sizes = {"HIDDEN": H, "STEPS": T, "IDS": V, "WARPS": warps, "SHARED": shared}
-    return "small", dtype, tuple({**sizes, "RULE": rule, "SMOOTHING": spec.SMOOTHING}.items())
+    """What small.cu is compiled with."""
+    return "small", dtype, tuple(defines(H, T, V, rule, shared).items())
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -128,10 +126,9 @@ def test_the_launcher_compiles_what_is_tested_here():
     from conftest import load
 
     load("cupy")
-    from kernels.gpu import launch, small
+    from kernels.gpu import launch
 
     assert launch.options("float32", {"HIDDEN": 3}) == ("--std=c++17", "-DREAL=float", "-DHIDDEN=3")
-    assert tuple(small.defines(112, 16, 71, "adagrad", 7).items()) == block("float32", 112, "ADAGRAD")[2]
     assert launch.source("cells") == source("cells")
     assert {path.stem for path in Path(FOLDER).glob("*.cu")} == {*BUDGETS, "small", "common"}
 

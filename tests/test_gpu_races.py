@@ -52,7 +52,7 @@ def test_nothing_is_seen_in_the_source_as_it_is(sanitizer):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("file", "line"), list(barriers()), ids=lambda value: str(value))
+@pytest.mark.parametrize(("file", "line"), list(barriers()), ids=str)
 def test_a_barrier_that_is_taken_away_is_missed(file, line):
     outcomes = {}
     for sanitizer in ("none", "thread"):

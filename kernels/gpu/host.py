@@ -31,6 +31,12 @@ def to_device(array: np.ndarray) -> Any:
     return cupy.asarray(array)
 
 
+def device_name() -> str:
+    """What the current device is called."""
+    runtime = cupy.cuda.runtime
+    return str(runtime.getDeviceProperties(runtime.getDevice())["name"].decode())
+
+
 class _Call:
     """The arrays of one call: those of the host, and their copies."""
 

@@ -7,61 +7,21 @@ iterations are cut into launches changes no bit.
 
 from collections.abc import Iterator
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import cupy
 import numpy as np
 
-from kernels import spec
 from kernels.gpu import updates
+from kernels.gpu.block import defines, in_registers, memory, sizes
 from kernels.gpu.launch import function
 from kernels.gpu.model import gather
 from kernels.gpu.products import empty
 from kernels.spec import Shape
 
-#: Most registers that the recurrent matrix may take of a thread's 128, of 32 bits each.
-REGISTERS = 98
 _LAUNCH_SECONDS = 0.5
 _FIRST_LAUNCH = 50  # iterations
 _MOST_ITERATIONS = 2**15  # whose ids are gathered at once
-_GATES, _CELLS, _READOUT = 1, 2, 4  # what small.cu may have in shared memory
-
-
-class Sizes(NamedTuple):
-    """How a block is laid out for H hidden units."""
-
-    warps: int
-    rows: int  # of W_h, to a warp
-    columns: int  # of W_h, to a lane
-
-
-def sizes(H: int) -> Sizes:
-    """Few warps for few units: barriers and partial sums cost by the warp."""
-    warps = 4 if H <= 28 else 8 if H <= 56 else 16
-    return Sizes(warps, -(-H // warps), -(-4 * H // 32))
-
-
-class Memory(NamedTuple):
-    """Shared memory, in bytes, what of it is not always there, and numbers that have to lie elsewhere."""
-
-    size: int
-    shared: int
-    scratch: int
-
-
-def memory(H: int, T: int, V: int, itemsize: int, most: int) -> Memory | None:
-    """What small.cu needs and puts into at most that many bytes; None where they are too few."""
-    warps, rows, columns = sizes(H)
-    used = (T + 2) * warps * rows + max(warps * 32 * columns, T * (V + H)) + 2 * T + 1
-    room, shared, scratch = most // itemsize - 64, 0, 0  # it has a number of its own beside them
-    if used > room:
-        return None
-    for what, length in ((_GATES, T * 32 * columns), (_CELLS, (T + 1) * H), (_READOUT, H * (V | 1))):
-        if used + length <= room:
-            used, shared = used + length, shared | what
-        elif what != _READOUT:  # which then stays where it is
-            scratch += length
-    return Memory(used * itemsize, shared, scratch)
 
 
 def most_shared_memory() -> int:
@@ -76,10 +36,7 @@ def fits(shape: Shape, T: int, B: int, dtype: Any) -> bool:
     V, H, L, cell, E = shape
     if (B, L, cell, E) != (1, 1, "lstm", 0):
         return False
-    _, rows, columns = sizes(H)
-    if rows * columns * dtype.itemsize // 4 > REGISTERS:
-        return False
-    return memory(H, T, V, dtype.itemsize, most_shared_memory()) is not None
+    return in_registers(H, dtype.itemsize) and memory(H, T, V, dtype.itemsize, most_shared_memory()) is not None
 
 
 def train(
@@ -145,12 +102,6 @@ class _Block:
         self._kernel((1,), (self._threads,), arguments, shared_mem=self._memory)
         known, why = self._status.get().tolist()
         return known, why
-
-
-def defines(H: int, T: int, V: int, kind: str, shared: int) -> dict[str, Any]:
-    """What small.cu is to know at compile time."""
-    known = {"HIDDEN": H, "STEPS": T, "IDS": V, "WARPS": sizes(H).warps, "SHARED": shared}
-    return {**known, "RULE": kind.upper(), "SMOOTHING": spec.SMOOTHING}
 
 
 class _Pace:

@@ -132,6 +132,7 @@ def _modules():
     cuda.device = SimpleNamespace(get_cublas_handle=lambda: "cublas handle")
     cuda.runtime = SimpleNamespace(
         getDevice=lambda: 0,
+        getDeviceProperties=lambda device: {"name": b"imitated"},
         deviceGetAttribute=lambda name, device: ATTRIBUTES[name],
         **{f"cudaDevAttr{name}": name for name in ATTRIBUTES},
     )

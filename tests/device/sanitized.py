@@ -9,8 +9,8 @@ threads, and compared with the reference. Exit code 0: all is well; 3: something
 import sys
 
 import numpy as np
-from device import emulator, fake_cupy
 
+from device import emulator, fake_cupy
 from kernels import numpy_ref as ref
 from kernels import spec
 from kernels.spec import Shape
@@ -34,8 +34,8 @@ def drawing(ops):
     theta = np.random.RandomState(0).randn(spec.num_parameters(shape))
     uniforms, log_probs = np.random.RandomState(1).random_sample((5, 2)), np.zeros((5, 2))
     first, found = np.zeros(2, np.int32), []
-    for options in ({"top_k": 9, "top_p": 0.9}, {}, {"temperature": 0.0}):
-        options = {"temperature": 0.8, "log_probs": log_probs, **options}
+    for how in ({"top_k": 9, "top_p": 0.9}, {}, {"temperature": 0.0}):
+        options = {"temperature": 0.8, "log_probs": log_probs, **how}
         found += [ops.sample(theta, *np.zeros((2, 1, 2, 3)), first, uniforms, shape=shape, **options), log_probs.copy()]
     return found
 
@@ -46,7 +46,15 @@ def _train(ops, shape, B, n=3, T=4, **options):
     arrays = [theta, np.zeros((2, len(theta))), *random.randn(2, L, B, H)]
     ids, starts = random.randint(0, shape.vocab_size, 60).astype(np.uint8), np.arange(n * B).reshape(n, B) * 3
     losses = ops.train_steps(
-        *arrays, ids, starts, np.arange(n) == 1, np.full(n, 0.01), shape=shape, seq_length=T, optimizer="adam", **options
+        *arrays,
+        ids,
+        starts,
+        np.arange(n) == 1,
+        np.full(n, 0.01),
+        shape=shape,
+        seq_length=T,
+        optimizer="adam",
+        **options,
     )
     return losses, *arrays
 
