@@ -2,8 +2,8 @@
 
 The small model's block is on one multiprocessor. Each part of an iteration takes as many cycles as the busiest of
 three: multiply-adds, words of shared memory (32 a cycle), bytes from the second-level cache (64 a cycle); what threads
-wait for at each barrier comes on top. Larger models take the time that the processor needs for launches, or the device for
-multiply-adds or bytes of memory, whichever is most. All of it is arithmetic; nothing of it was measured.
+wait for at each barrier comes on top. Larger models take the time that the processor needs for launches, or the device
+for multiply-adds or bytes of memory, whichever is most. All of it is arithmetic; nothing of it was measured.
 """
 
 from typing import NamedTuple
@@ -82,6 +82,14 @@ def table():
         row = " | ".join(in_words(seconds(WORKS[name], device)) for device in DEVICES)
         lines.append(f"| `{name}` | {row} |")
     return "\n".join(lines)
+
+
+def block_figures(work):
+    """Millions of multiply-adds of the block, without what is padded and with it, and megabytes that it moves."""
+    H, V, T = work.shape.hidden_size, work.shape.vocab_size, work.seq_length
+    warps, rows, columns = sizes(H)
+    weights, readout = warps * rows * 32 * columns, 3 * T * H * V
+    return (12 * T * H * H + readout) / 1e6, (3 * T * weights + readout) / 1e6, (6 * 4 * weights + 8 * H * V) / 1e6
 
 
 if __name__ == "__main__":
