@@ -17,7 +17,7 @@ test-peers: $(VENV)/.installed-peers  ## what PyTorch judges
 	$(PYTEST) -m peers
 
 test-compile: $(VENV)/.installed-gpu-test  ## the CUDA source through NVIDIA's compiler, for every architecture
-	$(PYTEST) tests/test_gpu_compile.py
+	$(PYTEST) tests/test_gpu_compile.py tests/test_gpu_ptx.py -m "long or not long"
 
 gpu-test:  ## on a machine with a GPU, with the CuPy that PYTHON has: the tests of the device, then its benchmarks
 	CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -m gpu tests/test_gpu_device.py

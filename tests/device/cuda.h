@@ -363,10 +363,11 @@ template <class T> T unpacked(uint64_t bits) {
 }
 }  // namespace device
 
-#define EXPORT_KERNEL(name)                                                                                       \
+// `more` bytes of shared memory are the kernel's own, beside what the launch asks for.
+#define EXPORT_KERNEL(name, more)                                                                                 \
     extern "C" int launch_##name(unsigned blocks, unsigned threads, size_t memory, int cooperative, uint64_t seed, \
                                  void** values) {                                                                  \
-        return device::launch(&name, blocks, threads, memory, cooperative, seed, values);                          \
+        return device::launch(&name, blocks, threads, memory + more, cooperative, seed, values);                   \
     }                                                                                                              \
     extern "C" const char* signature_##name() {                                                                    \
         static const std::string all = device::signature(&name);                                                   \

@@ -35,8 +35,12 @@ def kernels_of(source):
 def build(source, options=(), sanitizer=None, edit=lambda text: text):
     """Compile a source; return the shared library's path. What was built before is taken from a cache."""
     text = _DYNAMIC.sub(r"\1* \2 = DYNAMIC_SHARED(\1);", edit(source))
-    exports = "".join(f"EXPORT_KERNEL({name})\n" for name in kernels_of(source))
-    unit = f'#include "{HEADER.name}"\n#line 1 "kernels.cu"\n{text}\n{exports}'
+    exports = "".join(f"EXPORT_KERNEL({name}, 0)\n" for name in kernels_of(source))
+    return compiled(f'#include "{HEADER.name}"\n#line 1 "kernels.cu"\n{text}\n{exports}', options, sanitizer)
+
+
+def compiled(unit, options=(), sanitizer=None):
+    """Compile C++ that includes cuda.h; return the shared library's path."""
     command = [
         COMPILER, "-std=c++20", "-O2", "-march=native", "-ffp-contract=fast", "-g1", "-w", "-fPIC", "-shared",
         "-pthread", f"-I{HEADER.parent}", *(o for o in options if o.startswith("-D")),

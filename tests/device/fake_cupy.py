@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
-from device import emulator
+from device import emulator, nvrtc, ptx
 
 
 class Array(np.ndarray):
@@ -103,16 +103,26 @@ class RawModule:
     """CUDA source, built when a kernel of it is asked for."""
 
     sanitizer, edit = None, staticmethod(lambda text: text)
+    architecture = None  # a number: the real compiler's PTX is run, instead of the source
 
     def __init__(self, *, code, options=(), enable_cooperative_groups=False):
         self._code, self._options, self._cooperative = code, options, enable_cooperative_groups
-        self._library = None
+        self._library = self._through_ptx = None
 
     def get_function(self, name):
         if self._library is None:
             path = emulator.build(self._code, self._options, self.sanitizer, self.edit)
             self._library = ctypes.CDLL(str(path))
-        return emulator.Function(self._library, name, self._cooperative)
+        made = emulator.Function(self._library, name, self._cooperative)
+        if self.architecture is None:
+            return made
+        compiled = nvrtc.compiled(self._code, self._options, self.architecture)
+        if self._through_ptx is None:
+            unit = ptx.translated(compiled.ptx, emulator.kernels_of(self._code))
+            self._through_ptx = ctypes.CDLL(str(emulator.compiled(unit)))
+        executed = emulator.Function(self._through_ptx, name, self._cooperative)
+        executed.parameters = made.parameters  # PTX does not know what a pointer is of
+        return executed
 
 
 #: Attributes of the device that is imitated; tests set them.

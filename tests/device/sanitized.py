@@ -23,6 +23,11 @@ def block(ops):
     return _train(ops, Shape(35, 7), 1)
 
 
+def block_in_float(ops):
+    """The same in float32."""
+    return _train(ops, Shape(35, 7), 1, dtype="float32")
+
+
 def launches(ops):
     """The same by launches, for a model of two layers and two streams, with a norm to be held down."""
     return _train(ops, Shape(35, 5, 2), 2, grad_clip_norm=0.1)
@@ -40,10 +45,11 @@ def drawing(ops):
     return found
 
 
-def _train(ops, shape, B, n=3, T=4, **options):
+def _train(ops, shape, B, n=3, T=4, dtype="float64", **options):
     random, L, H = np.random.RandomState(0), shape.num_layers, shape.hidden_size
     theta = random.randn(spec.num_parameters(shape)) * 0.4
     arrays = [theta, np.zeros((2, len(theta))), *random.randn(2, L, B, H)]
+    arrays = [array.astype(dtype) for array in arrays]
     ids, starts = random.randint(0, shape.vocab_size, 60).astype(np.uint8), np.arange(n * B).reshape(n, B) * 3
     losses = ops.train_steps(
         *arrays,
