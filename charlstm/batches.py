@@ -14,6 +14,9 @@ import numpy as np
 
 from charlstm.errors import UserError
 
+_SHUFFLED = 2**22  # windows of which the order is drawn as a whole, 32 MiB; that of more is computed, place by place
+_ROUNDS = 8
+
 
 @dataclass(frozen=True)
 class Streams:
@@ -102,10 +105,43 @@ class Windows:
         while n < end:
             epoch, first = divmod(n, each)
             count = min(each - first, end - n)
-            order = _order(self.num_windows, self.seed, epoch)[first * B : (first + count) * B]
+            order = _ordered(self.num_windows, self.seed, epoch, first * B, (first + count) * B)
             starts[n - begin : n - begin + count] = order.reshape(count, B) * self.step
             n += count
         return starts, np.ones(end - begin, bool)
+
+
+def _ordered(count: int, seed: int, epoch: int, begin: int, end: int) -> np.ndarray:
+    """Places begin to end - 1 of an epoch's order of all numbers below `count`, each once; integers."""
+    if count <= _SHUFFLED:
+        return _order(count, seed, epoch)[begin:end]
+    keys = np.random.RandomState([seed, epoch]).randint(0, 2**64, _ROUNDS, np.uint64)
+    return _scattered(np.arange(begin, end, dtype=np.uint64), count, keys)
+
+
+def _scattered(numbers: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
+    """Each of the numbers (n,) uint64, all below `count`, as another one below `count`, different ones for different.
+
+    A Feistel network with a key a round, on as many bits as `count` takes; what gets too large goes through it again.
+    Source: Black and Rogaway 2002, Ciphers with arbitrary finite domains, the cycle-walking cipher.
+    """
+    half = np.uint64((int(count - 1).bit_length() + 1) // 2)
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    numbers, again = numbers.copy(), np.ones(len(numbers), bool)
+    while again.any():
+        left, right = numbers[again] >> half, numbers[again] & mask
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        numbers[again] = left << half | right
+        again = numbers >= count
+    return numbers
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """Every bit of x, uint64, changes about half of those of the result: the end of SplitMix64."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 @lru_cache(2)  # an epoch is read in many short calls

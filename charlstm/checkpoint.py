@@ -126,9 +126,11 @@ class Checkpoint:
         blanked = hashlib.sha256(data[: place.start] + _BLANK.encode() + data[place.stop :])
         if blanked.hexdigest().encode() != data[place]:
             raise UserError(f"{name}: damaged: its content does not match its SHA-256")
+        from safetensors import SafetensorError
+
         try:
             return cls._from_parts(data, rest)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, SafetensorError) as error:
             raise UserError(f"{name}: undamaged, but not what this version of charlstm writes: {error}") from None
 
     @classmethod
@@ -141,6 +143,8 @@ class Checkpoint:
         vocabulary = ByteVocabulary() if is_bytes else Vocabulary(rest["vocabulary"])
         kind, place, has_gauss, gauss = rest["random"]
         shape = shape_of(config, len(vocabulary))
+        if spec.num_parameters(shape) > len(data):
+            raise ValueError("it has not as many bytes as the model has parameters")
         theta = spec.aligned_zeros(spec.num_parameters(shape), config.real)
         for block, view in spec.named(theta, shape).items():
             _fill(view, tensors[block], block)
@@ -150,7 +154,11 @@ class Checkpoint:
         _fill(h, tensors["h"], "h")
         _fill(c, tensors["c"], "c")
         random_state = (kind, tensors["random_key"], place, has_gauss, gauss)
+        np.random.RandomState().set_state(random_state)  # or a ValueError now, not when it is needed
         plain = {item: rest[item] for item in _PLAIN} | {item: rest.get(item, {}) for item in _LATER}
+        for item, kind in {**_PLAIN, **_LATER}.items():
+            if not isinstance(plain[item], kind) or (kind is int and plain[item] < 0):
+                raise TypeError(f"{item} is {plain[item]!r}")
         return cls(config, vocabulary, theta, state, h, c, random_state, **plain)
 
 
@@ -162,13 +170,16 @@ def shape_of(config: Config, vocab_size: int) -> Shape:
 def _fill(array: np.ndarray, tensor: np.ndarray, name: str) -> None:
     if tensor.shape != array.shape:
         raise ValueError(f"{name} has the shape {tensor.shape}, not {array.shape}")
+    if tensor.dtype != array.dtype:
+        raise ValueError(f"{name} is {tensor.dtype}, not {array.dtype}")
     array[...] = tensor
 
 
-_PLAIN = (
-    "iteration", "position", "seconds", "smooth_loss", "loss_sum", "loss_count", "corpus", "files",
-)  # fmt: skip
-_LATER = ("marks", "machine")  # which the oldest files do not have
+_PLAIN: dict[str, Any] = {
+    "iteration": int, "position": int, "seconds": int | float, "smooth_loss": int | float, "loss_sum": int | float,
+    "loss_count": int, "corpus": dict, "files": dict,
+}  # fmt: skip
+_LATER: dict[str, Any] = {"marks": dict, "machine": dict}  # which the oldest files do not have
 
 
 def _text(data: bytes, name: str) -> dict[str, Any]:

@@ -1,144 +1,25 @@
 """Files, folders, standard input, URLs and built-in names -> text -> vocabulary -> ids."""
 
-import codecs
 import hashlib
+import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import AnyStr, ClassVar
+from typing import Any
 
 import numpy as np
 
-from charlstm import data
+from charlstm import data, idcache
+from charlstm.encoder import ByteEncoder, Encoder
 from charlstm.errors import UserError
+from charlstm.reading import Fetch, Part, joined, lowered
+from charlstm.vocabulary import ByteVocabulary, UnknownCharacters, Vocabulary
 
-_NAMED = 5  # characters that the message about unknown ones names
-Fetch = Callable[[str], Path]
-
-
-class UnknownCharacters(UserError):
-    """A text has characters that the vocabulary lacks."""
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The distinct characters of a text, sorted by code point; a character's id is its place."""
-
-    characters: str
-    kind: ClassVar[str] = "characters"
-
-    @classmethod
-    def of(cls, text: str) -> "Vocabulary":
-        """The vocabulary of a text."""
-        return cls("".join(map(chr, np.unique(_code_points(text)))))
-
-    def __len__(self) -> int:
-        return len(self.characters)
-
-    @property
-    def id_dtype(self) -> np.dtype:
-        """The smallest unsigned integer type that holds every id."""
-        return np.min_scalar_type(max(len(self) - 1, 0))
-
-    def encode(self, text: str, unknown: str = "error") -> np.ndarray:
-        """Ids of the text's characters, read-only.
-
-        Parameters
-        ----------
-        text : str
-        unknown : what to do with characters that the vocabulary lacks: "error", "skip" to leave them out, or
-            "replace:CHAR" to read CHAR in their place
-
-        Raises
-        ------
-        UnknownCharacters
-            For characters that the vocabulary lacks, naming the first few kinds and the first place.
-        UserError
-            For an `unknown` that is none of these.
-        """
-        codes, known = _code_points(text), self._known
-        places = np.searchsorted(known, codes)
-        lacking = known[np.minimum(places, len(known) - 1)] != codes
-        if unknown == "skip":
-            places = places[~lacking]
-        elif unknown != "error":
-            places[lacking] = self._replacement(unknown)
-        elif lacking.any():
-            raise UnknownCharacters(_unknown_message(text, lacking))
-        ids = places.astype(self.id_dtype)
-        ids.flags.writeable = False
-        return ids
-
-    def _replacement(self, unknown: str) -> int:
-        """The id of CHAR in "replace:CHAR"."""
-        character = unknown.removeprefix("replace:")
-        if not unknown.startswith("replace:") or len(character) != 1 or character not in self.characters:
-            raise UserError(
-                f"--unknown: expected error, skip, or replace: and one character that the model knows, got {unknown!r}"
-            )
-        return self.characters.index(character)
-
-    def decode(self, ids: np.ndarray) -> str:
-        """The text that the ids stand for."""
-        return self._known[ids].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
-
-    def decoder(self) -> Callable[[np.ndarray, bool], str]:
-        """A `decode` for a text that comes in pieces; its second argument is true for the last one."""
-        return lambda ids, final: self.decode(ids)
-
-    def without_unknown(self, text: str) -> str:
-        """The text with the characters that the vocabulary lacks left out."""
-        return self.decode(self.encode(text, "skip"))
-
-    @cached_property
-    def _known(self) -> np.ndarray:
-        return _code_points(self.characters)
-
-
-class ByteVocabulary(Vocabulary):
-    """The 256 byte values. A text's ids are its UTF-8; bytes that are none show as U+FFFD."""
-
-    kind = "bytes"
-
-    def __init__(self) -> None:
-        super().__init__("".join(map(chr, range(256))))
-
-    def encode(self, text: str, unknown: str = "error") -> np.ndarray:
-        """Ids of the text's bytes, read-only; no byte is unknown. Lone surrogates become "?"."""
-        return np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
-
-    def decode(self, ids: np.ndarray) -> str:
-        """The text that the ids stand for."""
-        return self.decoder()(ids, True)
-
-    def decoder(self) -> Callable[[np.ndarray, bool], str]:
-        """A `decode` that keeps the bytes of a character cut in two until the rest of it comes."""
-        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        return lambda ids, final: utf8.decode(np.asarray(ids, np.uint8).tobytes(), final)
-
-    def without_unknown(self, text: str) -> str:
-        """The text as it is: every byte is known."""
-        return text
-
-
-def _code_points(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
-
-
-def _unknown_message(text: str, lacking: np.ndarray) -> str:
-    codes, at = _code_points(text)[lacking], int(np.argmax(lacking))
-    kinds, first = np.unique(codes, return_index=True)
-    named = [repr(chr(code)) for code in kinds[np.argsort(first)][:_NAMED]]
-    if len(kinds) == 1:
-        return f"the character {named[0]} at place {at} is not in the model's vocabulary"
-    more = f" and {len(kinds) - _NAMED} more" if len(kinds) > _NAMED else ""
-    return (
-        f"the characters {named[0]} (at place {at}), {', '.join(named[1:])}{more} are not in the model's vocabulary, "
-        f"{len(codes):,} in {len(text):,}"
-    )
+__all__ = ["ByteVocabulary", "Corpus", "Fetch", "UnknownCharacters", "Vocabulary", "cached", "kept", "load"]
+_FORMAT = 1  # of what the cache remembers; a text is read again where that is another
 
 
 @dataclass(frozen=True)
@@ -150,11 +31,13 @@ class Corpus:
     ids: np.ndarray
     sources: tuple[str, ...] = ()
     is_frozen: bool = False  #: the vocabulary is a model's, not this text's own
+    known_digest: str = ""  #: what `digest` is, where that has been computed
+    remark: str = ""  #: what whoever trains on it should be told
 
     def __post_init__(self) -> None:
         if not len(self.ids):
             raise UserError(f"{self.name}: the text is empty")
-        if not self.is_frozen and (self.ids == self.ids[0]).all():
+        if not self.is_frozen and not _differ(self.ids):
             single = self.vocabulary.decode(self.ids[:1])
             raise UserError(
                 f"{self.name}: the text has a single distinct character, {single!r}: there is nothing to learn"
@@ -201,9 +84,12 @@ class Corpus:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of vocabulary and ids."""
-        return hashlib.sha256(
-            self.vocabulary.characters.encode("utf-8", "surrogatepass") + b"\0" + self.ids.tobytes()
-        ).hexdigest()
+        return self.known_digest or idcache.digest_of(self.vocabulary, self.ids)
+
+
+def _differ(ids: np.ndarray) -> bool:
+    """Whether there are two different ids; a comparison of all at once would take as much memory again."""
+    return any((ids[at : at + 2**20] != ids[0]).any() for at in range(0, len(ids), 2**20))
 
 
 def load(
@@ -217,7 +103,10 @@ def load(
     unknown: str = "error",
     fetch: Fetch = data.fetch,
 ) -> Corpus:
-    """Read text and encode it.
+    """Read text, each byte of it once, in pieces, and encode it.
+
+    Ids that take more than `charlstm.idcache.IN_MEMORY` bytes are mapped from a file in the cache. A second start on
+    the same files only computes their SHA-256, and that of the ids.
 
     Parameters
     ----------
@@ -238,25 +127,117 @@ def load(
         For a download that failed.
     """
     names = [os.fspath(source) for source in sources] or ["python-docs"]
-    parts = [part for name in names for part in _expand(name)]
-    kept = tuple(str(Path(name).resolve()) if _exists(name) else name for name in names)
-    if as_bytes:
-        content = _joined([_content(part, fetch) for part in parts], separator.encode("utf-8", "surrogateescape"))
-        return Corpus.from_bytes(content, _name(names[0]), kept)
-    text = _joined([_text(_content(part, fetch), part, encoding) for part in parts], separator)
+    parts = [Part(part, fetch) for part in [part for name in names for part in _expand(name)]]
+    origins = tuple(str(Path(name).resolve()) if _exists(name) else name for name in names)
+    name, vocabulary = _name(names[0]), None if as_bytes else vocabulary
+    source = _Source(parts, separator, encoding, lower, as_bytes, vocabulary, unknown)
     try:
-        return Corpus.from_text(text.lower() if lower else text, _name(names[0]), kept, vocabulary, unknown)
+        found = source.recalled() or source.encoded()
     except UnknownCharacters as error:
         raise UserError(
-            f"{_name(names[0])}: {error}; --unknown skip leaves such characters out, "
-            "--unknown replace:CHAR reads CHAR instead"
+            f"{name}: {error}; --unknown skip leaves such characters out, --unknown replace:CHAR reads CHAR instead"
         ) from None
+    except OSError as error:  # of the cache: its folder went away, say
+        raise UserError(f"{idcache.folder()}: {error.strerror or error}") from None
+    used, ids, digest, trouble = found
+    remark = f"the text stays in memory: {trouble}" if trouble else ""
+    return Corpus(name, used, ids, origins, vocabulary is not None, digest, remark)
 
 
-def _joined(texts: list[AnyStr], separator: AnyStr) -> AnyStr:
-    """All texts in one, the separator after each, but the last, that does not end in it."""
-    ended = (text if text.endswith(separator) else text + separator for text in texts[:-1])
-    return separator[:0].join(ended) + texts[-1]
+def can_be_read_again(sources: Sequence[str]) -> bool:
+    """Whether a corpus' sources are all files, folders, URLs or built-in texts, which are there still."""
+    return bool(sources) and all(
+        data.is_url(name) or Path(name).is_file() or Path(name).is_dir() or name in data.BUILT_IN for name in sources
+    )
+
+
+def cached(facts: dict[str, Any], vocabulary: Vocabulary) -> Corpus | None:
+    """The text that a checkpoint tells of (`Checkpoint.corpus`), from the ids that the cache has kept of it.
+
+    None if it has none, or damaged ones: all are read, and compared with the digest.
+    """
+    ids = idcache.find(facts["digest"], vocabulary)
+    if ids is None:
+        return None
+    sources = tuple(facts["sources"])
+    return Corpus(facts["name"], vocabulary, ids, sources, bool(facts.get("is_frozen")), facts["digest"])
+
+
+def kept(corpus: Corpus) -> Corpus:
+    """The same text, which :func:`cached` will find while the cache keeps it; if it will not, the remark says why."""
+    trouble = idcache.keep(corpus.ids, corpus.vocabulary, corpus.digest)
+    if not trouble or corpus.remark:
+        return corpus
+    remark = f"to go on with this run the text will be needed again: {trouble}"
+    return replace(corpus, known_digest=corpus.digest, remark=remark)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a text is read from, and how."""
+
+    parts: list[Part]
+    separator: str
+    encoding: str
+    lower: bool
+    as_bytes: bool
+    vocabulary: Vocabulary | None
+    unknown: str
+
+    def encoded(self) -> tuple[Vocabulary, np.ndarray, str, str]:
+        """Vocabulary, ids, digest, and why they are not in a file, if they should be."""
+        is_bytes = self.as_bytes or (self.vocabulary is not None and self.vocabulary.kind == "bytes")
+        encoder: Any = ByteEncoder(self.vocabulary) if is_bytes else Encoder(self.vocabulary, self.unknown)
+        try:
+            for piece in self._bytes() if is_bytes else self._text():
+                encoder.add(piece)
+            vocabulary, ids, digest = encoder.finish()
+        except BaseException:
+            encoder.spool.discard()
+            raise
+        if self._size and ids.nbytes > idcache.IN_MEMORY and not encoder.spool.trouble:
+            idcache.remember(self._size, self._key(), digest, vocabulary)
+        return vocabulary, ids, digest, encoder.spool.trouble
+
+    def _text(self) -> Iterator[str]:
+        text = joined((part.text(self.encoding) for part in self.parts), self.separator)
+        return lowered(text) if self.lower else text
+
+    def _bytes(self) -> Iterator[bytes]:
+        if not self.as_bytes:
+            return (piece.encode("utf-8", "replace") for piece in self._text())
+        return joined((part.pieces() for part in self.parts), self.separator.encode("utf-8", "surrogateescape"))
+
+    def recalled(self) -> tuple[Vocabulary, np.ndarray, str, str] | None:
+        """The same, if the cache has what these very bytes became."""
+        if not self._size or not idcache.may_recall(self._size):
+            return None
+        for part in self.parts:
+            for _ in part.pieces():
+                pass
+        noted = idcache.recall(self._size, self._key())
+        if noted is None:
+            return None
+        digest, characters = noted
+        own = ByteVocabulary() if self.as_bytes else Vocabulary(characters)
+        vocabulary = own if self.vocabulary is None else self.vocabulary
+        ids = idcache.find(digest, vocabulary)
+        return None if ids is None else (vocabulary, ids, digest, "")
+
+    @cached_property
+    def _size(self) -> int:
+        """The bytes of large files; 0 for what is small, or can be read only once."""
+        sizes = [part.size for part in self.parts]
+        total = sum(size or 0 for size in sizes)
+        return total if None not in sizes and total > idcache.IN_MEMORY else 0
+
+    def _key(self) -> str:
+        """What was read, and how: what the ids follow from."""
+        options = [self.separator, self.encoding, self.lower, self.as_bytes, self.unknown]
+        known = None if self.vocabulary is None else [self.vocabulary.kind, self.vocabulary.characters]
+        read = [[part.is_built_in, part.sha256.hexdigest()] for part in self.parts]
+        values = [_FORMAT, *sys.version_info[:2], *options, known, read]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _name(source: str) -> str:
@@ -299,42 +280,3 @@ def _expand(name: str) -> list[str | Path]:
 def _is_ours(path: Path) -> bool:
     """Whether this is what a model wrote, in a run's folder: no text to learn from."""
     return path.name == "samples.txt" and (path.parent / "metrics.jsonl").exists()
-
-
-def _content(part: str | Path, fetch: Fetch) -> bytes:
-    """The bytes of a file (a Path), or of standard input, a URL or a built-in text (a name)."""
-    if part == "python-docs":
-        return _python_docs().encode()
-    if part == "-" and sys.stdin is None:
-        raise UserError("stdin: cannot be read: it is closed")
-    path = fetch(part) if isinstance(part, str) and part != "-" else part
-    try:
-        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def _text(content: bytes, part: str | Path, encoding: str) -> str:
-    """The text that a part's bytes are, its lines ending in line feeds."""
-    where = "stdin" if part == "-" else str(part)
-    if isinstance(part, str) and part in data.BUILT_IN:
-        encoding = "utf-8"
-    try:
-        text = content.decode(encoding)
-    except LookupError:
-        raise UserError(f"--encoding: Python knows no encoding {encoding!r}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{where}: byte {error.start} is not {encoding} ({error.reason}): "
-            "give the file's own encoding with --encoding, for example --encoding latin-1"
-        ) from None
-    except UnicodeError as error:
-        raise UserError(f"{where}: cannot be read as {encoding}: {error}") from None
-    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _python_docs() -> str:
-    """The topics of Python's own help system, which every CPython carries."""
-    from pydoc_data.topics import topics
-
-    return "\n".join(topics[name] for name in sorted(topics))

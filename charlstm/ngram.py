@@ -42,6 +42,7 @@ SMOOTHINGS = ("kneser-ney", "witten-bell", "none")
 _LARGEST = 2**63 - 1
 _LINE_ORDER, _LINE_CHARS = 5, 5_000_000
 _PIECE = 64
+_MEASURED = 2**20  # characters at a time: the memory that measuring takes does not grow with the text
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class Model:
     def bits_per_char(self, ids: np.ndarray, smoothing: str = "kneser-ney") -> float:
         """-sum log2 p / (M - 1) of ids[1:], for ids (M,), given up to `order` of the ids before.
 
-        Infinite without smoothing, if a character has no probability. Each distinct gram is looked up once.
+        Infinite without smoothing, if a character has no probability. Each distinct gram of a
+        piece of _MEASURED ids is looked up once.
 
         Raises
         ------
@@ -139,10 +141,16 @@ class Model:
         """
         if len(ids) < 2:
             raise UserError(f"bits per character: needs at least 2 characters to measure, got {len(ids)}")
-        nothing = np.full(self.order - 1, self.vocab_size, np.min_scalar_type(self.vocab_size))
-        windows, counts = _distinct(np.concatenate([nothing, ids]), self.order + 1, self.vocab_size + 1)
+        bits = sum(self._bits(ids, begin, smoothing) for begin in range(1, len(ids), _MEASURED))
+        return bits / (len(ids) - 1)
+
+    def _bits(self, ids: np.ndarray, begin: int, smoothing: str) -> float:
+        """-sum log2 p of ids[begin : begin + _MEASURED]."""
+        nothing = np.full(max(0, self.order - begin), self.vocab_size, np.min_scalar_type(self.vocab_size))
+        known = ids[max(0, begin - self.order) : begin + _MEASURED]
+        windows, counts = _distinct(np.concatenate([nothing, known]), self.order + 1, self.vocab_size + 1)
         with np.errstate(divide="ignore"):
-            return float(-(counts * np.log2(self._probabilities(windows, smoothing))).sum() / (len(ids) - 1))
+            return float(-(counts * np.log2(self._probabilities(windows, smoothing))).sum())
 
     def probabilities(self, context: Sequence[int] | np.ndarray, smoothing: str = "kneser-ney") -> np.ndarray:
         """Of each next character, (V,) float64, after a context of any length, of which the last `order` count."""

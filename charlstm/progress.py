@@ -9,7 +9,8 @@ ENDLESS = 10**15  # iterations, where a loss alone ends the run
 class Progress:
     """Where training stands. Losses are in nats, summed over the steps of one stream whose loss counts.
 
-    A `report` is due for metrics.jsonl, an `evaluation` has `val_bits_per_char`, a `sample` is text just written by the
+    A `report` is due for metrics.jsonl, an `evaluation` has `val_bits_per_char`, and `is_extra` where it is made only
+    because the run ends: one that goes on is as if it had not been. A `sample` is text just written by the
     model, after `prime` if that is not empty; `is_kept` says whether samples.txt wants it. Any other Progress is a
     `tick`: between two calls of the kernels, when `Trainer.checkpoint()` is that of `iteration`, as at an evaluation.
     """
@@ -31,6 +32,7 @@ class Progress:
     is_kept: bool = True
     val_bits_per_char: float | None = None
     is_best: bool = False
+    is_extra: bool = False
 
     @property
     def perplexity(self) -> float:

@@ -54,6 +54,7 @@ class Run:
     lengths: dict[str, int] = field(default_factory=dict)  #: where the text files end, as of the last checkpoint
     machine: dict[str, Any] = field(default_factory=dict)  #: what the bits depend on
     saved: int | None = None  #: the iteration of the newest checkpoint
+    _extra: int = 0  # bytes of metrics.jsonl that a run that goes on does not have
     disk_fault: str | None = None  #: why the disk did not take what was last written
 
     @property
@@ -96,7 +97,9 @@ class Run:
         due, saved, is_best = -float("inf"), -1, False  # one is due at once, for there to be something to go back to
         for progress in trainer.run():
             if progress.kind in ("report", "evaluation"):
-                logs[METRICS].add(records.metrics_line(progress))
+                line = records.metrics_line(progress)
+                logs[METRICS].add(line)
+                self._extra = len(line) if progress.is_extra else 0
                 is_best = is_best or progress.is_best
             elif progress.kind == "sample":
                 logs[SAMPLES].add(records.sample_block(progress) if progress.is_kept else b"")
@@ -123,6 +126,7 @@ class Run:
             log.sync()
         now = trainer.checkpoint()
         now.files = {name: log.length for name, log in logs.items()}
+        now.files[METRICS] -= self._extra
         now.machine = self.machine
         if "best_validation" not in now.marks:
             is_best = now.smooth_loss < self.best_loss
@@ -179,7 +183,7 @@ def start(
         For a text, an option or a folder that will not do; nothing has been written then.
     """
     config = config or (from_model(model.config) if model else from_preset())
-    corpus = read_corpus(sources, config, model.vocabulary if model else None, fetch)
+    corpus = corpora.kept(read_corpus(sources, config, model.vocabulary if model else None, fetch))
     trainer = Trainer(config, corpus)  # before the folder: what is wrong with the options shows here
     if model:
         if (trainer.shape, corpus.vocabulary) != (model.shape, model.vocabulary):
@@ -232,6 +236,7 @@ def resume(
         if force_corpus and corpus.digest != old.corpus["digest"]:
             notes.append(f"{corpus.name}: another text than before, {old.corpus['name']}, as was asked")
             old = replace(old, corpus={**old.corpus, "digest": corpus.digest})
+            corpus = corpora.kept(corpus)
         trainer = Trainer(config, corpus, old)
         machine = records.bits_depend_on(trainer.backend)
         notes += _differences(old.machine, machine) + _missing(folder, old.files)
@@ -308,18 +313,30 @@ def corpus_of(
     fetch: Fetch = data.fetch,
     is_frozen: bool = False,
 ) -> Corpus:
-    """The text that a run was trained on, from where it was, or from `sources`, then in its vocabulary if `is_frozen`.
+    """The text that a run was trained on: from `sources`, from where it was, or from the cache's copy.
+
+    Parameters
+    ----------
+    old, folder : the run
+    sources : the text, where it is not to be found where it was
+    fetch : turns a URL or a built-in name into a file
+    is_frozen : read it in the run's vocabulary, whatever its own is
 
     Raises
     ------
     UserError
-        Where it came from a place that cannot be read again, and no `sources` are given.
+        Where it is nowhere: it came from a pipe, say, or has moved, and the cache has no copy.
     """
-    if not sources:
-        if "-" in old.corpus["sources"] or not old.corpus["sources"]:
-            raise UserError(f"{folder}: its text came from {old.corpus['name']}: give it again as TEXT")
-        sources = old.corpus["sources"]
-    return read_corpus(sources, old.config, old.vocabulary if is_frozen or old.corpus.get("is_frozen") else None, fetch)
+    vocabulary = old.vocabulary if is_frozen or old.corpus.get("is_frozen") else None
+    if not sources and not corpora.can_be_read_again(old.corpus["sources"]):
+        copy = corpora.cached(old.corpus, old.vocabulary)
+        if copy is None:
+            raise UserError(
+                f"{folder}: its text came from {', '.join(old.corpus['sources']) or old.corpus['name']}, which is not "
+                "there, and no copy of it is in the cache: give it again as TEXT"
+            )
+        return copy
+    return read_corpus(sources or old.corpus["sources"], old.config, vocabulary, fetch)
 
 
 def read_corpus(

@@ -100,7 +100,7 @@ class Trainer:
         if old.corpus["digest"] != self.corpus.digest:
             raise UserError(
                 f"{self.corpus.name}: not the text that this run was trained on "
-                f"({old.corpus['name']}, {old.corpus['num_ids']:,} characters)"
+                f"({old.corpus['name']}, {old.corpus['num_ids']:,} characters); --force-corpus goes on with it"
             )
         self.random = np.random.RandomState()
         self.random.set_state(old.random_state)
@@ -203,6 +203,9 @@ class Trainer:
         every = self.config.sample_every
         with self._threads():
             self.train(self.iteration, self.iteration, np.empty(0))  # what has to be compiled is no training time
+            every_evaluation = self._evaluate_every
+            if every_evaluation and self.iteration % every_evaluation and self._ended_by() is not None:
+                yield self._evaluate(is_due=False)  # it goes on, to nowhere: see Progress.is_extra
             while self._ended_by() is None:
                 if every and self.iteration % every == 0:
                     yield self._sample()
@@ -257,7 +260,7 @@ class Trainer:
             self._waited("patience", bits)
             if self.config.schedule == "plateau":
                 self._heed_plateau(bits)
-        return replace(self._progress("evaluation"), val_bits_per_char=bits, is_best=is_best)
+        return replace(self._progress("evaluation"), val_bits_per_char=bits, is_best=is_best, is_extra=not is_due)
 
     def _waited(self, what: str, figure: float) -> float:
         """How many figures in a row, with this one, have been no better than the best before them."""

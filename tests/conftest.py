@@ -25,6 +25,24 @@ if MUTANT and not Path(kernels.__file__).is_relative_to(MUTANT):
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the texts and traces of ../shared")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_texts(tmp_path_factory):
+    """No test touches the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHARLSTM_DATA_DIR", str(tmp_path_factory.mktemp("texts")))
+        yield
+
+
+@pytest.fixture
+def id_cache(tmp_path, monkeypatch):
+    """A cache of its own, and a limit so low that texts of a few kB count as large."""
+    from charlstm import idcache
+
+    monkeypatch.setenv("CHARLSTM_DATA_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(idcache, "IN_MEMORY", 100)
+    return idcache.folder()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_the_disk():
     """Thousands of small files would take minutes; tests/faults.py models what waiting is for, and judges its order."""

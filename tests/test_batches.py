@@ -1,8 +1,11 @@
 """Windows: every one once an epoch, in an order that follows from the iteration alone, and never beyond the text."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from charlstm import batches
 from charlstm.batches import Windows
 from charlstm.errors import UserError
 
@@ -54,3 +57,49 @@ def test_fewer_windows_than_a_batch_are_a_users_mistake(num_ids, batch_size, way
 
 def test_a_text_that_just_fits():
     assert Windows(11, 10, 3, 1, 0).plan(0, 3)[0].tolist() == [[0], [0], [0]]
+
+
+@pytest.mark.parametrize("count", [11, 16, 17, 1000, 4096, 4097])
+def test_an_order_that_is_not_held_takes_every_window_once(monkeypatch, count):
+    monkeypatch.setattr(batches, "_SHUFFLED", 10)
+    orders = [batches._ordered(count, seed, epoch, 0, count) for seed, epoch in ((1, 0), (1, 1), (2, 0), (1, 0))]
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(count))
+    np.testing.assert_array_equal(orders[0], orders[3])
+    if count >= 1000:
+        for other in (np.arange(count), orders[1], orders[2]):
+            assert (orders[0] == other).sum() < 10  # one, in the mean
+        assert abs(np.corrcoef(orders[0][1:].astype(float), orders[0][:-1].astype(float))[0, 1]) < 0.1
+
+
+def test_a_large_text_is_planned_like_a_small_one(monkeypatch):
+    held = WINDOWS.plan(0, 30)[0]
+    monkeypatch.setattr(batches, "_SHUFFLED", 31)
+    np.testing.assert_array_equal(WINDOWS.plan(0, 30)[0], held)
+    monkeypatch.setattr(batches, "_SHUFFLED", 30)
+    whole = WINDOWS.plan(0, 30)[0]
+    assert (whole != held).any()
+    for epoch in range(4):
+        assert len(set(whole[7 * epoch : 7 * epoch + 7].ravel())) == 28
+    assert set(whole.ravel()) == set(range(0, 91, 3))
+    pieces = [WINDOWS.plan(a, b)[0] for a, b in ((0, 1), (1, 6), (6, 8), (8, 29), (29, 30))]
+    np.testing.assert_array_equal(np.concatenate(pieces), whole)
+
+
+def test_the_windows_of_a_text_of_a_gigabyte_take_no_memory():
+    huge = Windows(num_ids=10**9, length=40, step=3, batch_size=128, seed=1)
+    assert huge.num_windows == 333_333_320
+    tracemalloc.start()
+    starts, _ = huge.plan(10**6, 10**6 + 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**6
+    assert len(set(starts.ravel())) == 3 * 128
+    assert starts.min() >= 0
+    assert starts.max() + 40 < 10**9
+    assert (starts % 3 == 0).all()
+    assert batches._ordered(2**22 + 1, 1, 0, 0, 3).tolist() == [
+        3657121,
+        1161840,
+        3576889,
+    ]  # the bits of a run that goes on

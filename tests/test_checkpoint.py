@@ -1,5 +1,8 @@
 """Checkpoints: they hold everything, and nothing but what was written is ever read from them."""
 
+import hashlib
+import re
+
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -174,3 +177,30 @@ def test_an_undamaged_file_of_another_make_is_one_line(saved):
     now.state = now.state[:1]
     with pytest.raises(UserError, match="x: undamaged, but not what this version of charlstm writes"):
         Checkpoint.from_bytes(now.to_bytes(), "x")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"iteration": -1}, {"iteration": "12"}, {"seconds": None}, {"corpus": []}, {"marks": 3}, {"files": "x"},
+        {"random_state": ("MT19937", np.zeros(3), 0, 0, 0.0)}, {"h": np.zeros((1, 3, 3))}, {"theta": np.zeros(9999)},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_undamaged_nonsense_is_one_line(saved, changes):
+    """Some of these were found by a fuzzer (tests/fuzz.py)."""
+    now = saved.trainer.checkpoint()
+    for name, value in changes.items():
+        setattr(now, name, value)
+    with pytest.raises(UserError, match="x: undamaged, but not what this version of charlstm writes: "):
+        Checkpoint.from_bytes(now.to_bytes(), "x")
+
+
+def test_tensors_that_safetensors_refuses_are_one_line(saved):
+    """Found by a fuzzer: the digest is right, the library's own header is not."""
+    data = saved.trainer.checkpoint().to_bytes().replace(b'"data_offsets":[0,', b'"data_offsets":[1,')
+    digest = re.search(rb'sha256\\": \\"([0-9a-f]{64})', data)
+    blanked = data[: digest.start(1)] + b"0" * 64 + data[digest.end(1) :]
+    right = hashlib.sha256(blanked).hexdigest().encode()
+    with pytest.raises(UserError, match="x: undamaged, but not what this version of charlstm writes: "):
+        Checkpoint.from_bytes(data[: digest.start(1)] + right + data[digest.end(1) :], "x")

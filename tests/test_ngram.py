@@ -254,6 +254,19 @@ def test_a_seed_is_one_text_of_any_length():
 
 
 # ------------------------------------------------------------------------------------- the line to beat, markov-model.py
+@pytest.mark.parametrize("smoothing", ngram.SMOOTHINGS)
+@pytest.mark.parametrize("measured", [1, 2, 7, 1000])
+def test_a_large_text_is_measured_a_piece_at_a_time(monkeypatch, smoothing, measured):
+    text = made_up_text(2000)
+    vocabulary = Vocabulary.of(text)
+    ids = vocabulary.encode(text)
+    model = Model.learn(ids, len(vocabulary), 4)
+    whole = [model.bits_per_char(ids[:length], smoothing) for length in (2, 4, 5, 300)]
+    monkeypatch.setattr(ngram, "_MEASURED", measured)
+    found = [model.bits_per_char(ids[:length], smoothing) for length in (2, 4, 5, 300)]
+    np.testing.assert_allclose(found, whole, rtol=1e-12)
+
+
 def test_the_line_to_beat_is_order_5_of_the_first_five_million(monkeypatch):
     text = made_up_text(3000)
     corpus = Corpus.from_text(text)

@@ -1,6 +1,8 @@
 """Training from end to end: the run folder, resuming, checkpoints, samples."""
 
 import json
+import os
+import threading
 import tomllib
 from dataclasses import asdict
 from itertools import pairwise
@@ -76,12 +78,17 @@ def test_smoothing_is_the_original_scripts(corpus, tmp_path):
         {"cell": "gru"},
         {"cell": "rnn", "backend": "numpy"},
         {"optimizer": "sgd", "learning_rate": 0.5, "momentum": 0.9, "dropout": 0.3, "embedding_size": 5},
+        {"batch_size": 9, "schedule": "decay", "decay_every": 0.3, "report_every": 1, "backend": "numpy"},
+        {"windows": "9:4", "batch_size": 20, "num_layers": 1, "epoch_samples": "state", "optimizer": "rmsprop"},
+        {"schedule": "plateau", "validation": 0.1, "validate_every": 7, "plateau_patience": 1, "learning_rate": 0.3},
+        {"batch_size": 1, "optimizer": "adagrad", "learning_rate": 0.1, "show_below": 1.0, "loss_reduction": "sum"},
     ],
     ids=str,
 )
-@pytest.mark.parametrize("stops", [[0], [1], [25], [33], [20, 33, 47]], ids=str)
+@pytest.mark.parametrize("stops", [[0], [1], [25], [33], [20, 33, 47, 47]], ids=str)
 def test_resuming_is_exact(corpus, tmp_path, stops, options):
-    options = {**options, "schedule": "constant"}
+    """47 is the edge of an epoch of nine streams."""
+    options = {"schedule": "constant", **options}
     finish(start(corpus, small(iterations=60, **options), str(tmp_path / "whole")))
     parts = tmp_path / "parts"
     run = start(corpus, small(iterations=stops[0], **options), str(parts))
@@ -91,6 +98,18 @@ def test_resuming_is_exact(corpus, tmp_path, stops, options):
     finish(run)
     whole, resumed = everything(tmp_path / "whole"), everything(parts)
     assert resumed[:4] == whole[:4]
+
+
+def test_a_run_that_goes_on_to_nowhere_keeps_its_last_evaluation(corpus, tmp_path):
+    run = start(corpus, small(iterations=33, validation=0.1, validate_every=10), str(tmp_path / "run"))
+    finish(run)
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert before.splitlines()[-1].startswith('{"iteration": 33, ')
+    again = resume(tmp_path / "run", corpus)
+    assert [p.kind for p in finish(again)] == ["evaluation"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[:-1] == before.splitlines()[:-1]
+    assert json.loads(before.splitlines()[-1]).items() >= {"iteration": 33, "chars": 693}.items()
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1].startswith('{"iteration": 33, ')
 
 
 def test_resuming_after_a_stop_in_the_middle_cuts_back_what_came_later(corpus, tmp_path, backend):
@@ -180,7 +199,10 @@ def test_resume_refuses_what_would_not_be_the_same_run(corpus, text_file, tmp_pa
     assert resume(tmp_path / "run", corpus, {"hidden_size": 11}).trainer.iteration == 5
     with pytest.raises(UserError, match="other: not the text that this run was trained on"):
         resume(tmp_path / "run", Corpus.from_text(made_up_text(seed=9), "other"))
-    with pytest.raises(UserError, match="its text came from book: give it again"):
+    monkeypatch.setenv("CHARLSTM_DATA_DIR", str(tmp_path / "another cache"))
+    with pytest.raises(
+        UserError, match="run: its text came from book, which is not there, and no copy of it is in the ca"
+    ):
         resume(tmp_path / "run")
     with pytest.raises(UserError, match="no such run folder"):
         resume(tmp_path / "nowhere")
@@ -239,6 +261,31 @@ def test_how_the_text_is_read_is_kept(tmp_path, monkeypatch):
         resume(tmp_path / "run", chosen={"lower": False})
     model = run.load("last")
     assert model.sample("ABC", length=5, seed=1) == model.sample("abc", length=5, seed=1)
+
+
+def test_a_text_that_is_gone_comes_from_the_cache(text_file, tmp_path, charlstm_command):
+    options = ["--iterations", "5", "--out", "run", "--hidden-size", "4", "--backend", "numpy"]
+    done = charlstm_command("train", "-", *options, stdin=made_up_text().encode())
+    assert done.returncode == 0, done.stderr
+    assert charlstm_command("train", "--resume=run", "--iterations", "7").returncode == 0
+    finish(start([text_file], small(iterations=5), str(tmp_path / "moved")))
+    text_file.rename(tmp_path / "elsewhere.txt")
+    assert finish(resume(tmp_path / "moved", chosen={"iterations": 7}))[-1].iteration == 7
+    text_file.write_text(made_up_text(seed=8))  # but what is there is not passed over
+    with pytest.raises(UserError, match="not the text that this run was trained on"):
+        resume(tmp_path / "moved")
+    assert finish(resume(tmp_path / "moved", [tmp_path / "elsewhere.txt"], {"iterations": 9}))[-1].iteration == 9
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_waited_for_again(tmp_path):
+    pipe = tmp_path / "pipe.txt"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text(made_up_text()))
+    writer.start()
+    finish(start([pipe], small(iterations=5), str(tmp_path / "run")))
+    writer.join()
+    assert finish(resume(tmp_path / "run", chosen={"iterations": 7}))[-1].iteration == 7
 
 
 def test_a_model_of_bytes_writes_whole_characters(tmp_path):

@@ -185,16 +185,22 @@ def test_what_is_read_back_must_be_what_was_written(tmp_path, monkeypatch):
 
 
 # -------------------------------------------------------------------------------------------------------------- lock
+def wait_until(child, is_true):
+    end = time.monotonic() + 100
+    while not is_true():
+        assert child.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_a_second_process_is_refused_and_a_dead_one_is_not_in_the_way(text_file, tmp_path, charlstm_command):
     command = [
         sys.executable, "-m", "charlstm", "train", text_file, "--out", "run", "--backend", "numpy", "--hidden-size", "4",
-        "--iterations", "1000000", "--save-every", "0.01", "--quiet",
+        "--iterations", "1000000", "--save-every", "1000", "--quiet",
     ]  # fmt: skip
     child = subprocess.Popen(command, cwd=tmp_path)
     try:
-        while not (tmp_path / "run" / "last.safetensors").exists():
-            assert child.poll() is None
-            time.sleep(0.01)
+        wait_until(child, (tmp_path / "run" / "last.safetensors").exists)
         refused = charlstm_command("train", "--resume=run")
         assert refused.returncode == 2
         assert refused.stderr.decode() == (
@@ -205,15 +211,15 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_in_the_way(text_file,
         assert refused.returncode == 2
         assert b"--out run: exists already (go on with it by --resume=run)" in refused.stderr
         if hasattr(signal, "SIGUSR1"):
-            time.sleep(0.1)
+            before = steps(tmp_path / "run")
             child.send_signal(signal.SIGUSR1)
-            time.sleep(0.1)
+            wait_until(child, lambda: steps(tmp_path / "run") != before)
         assert child.poll() is None
     finally:
         child.kill()
         child.wait()
     assert json.loads((tmp_path / "run" / ".lock").read_text())["pid"] == child.pid
-    assert charlstm_command("train", "--resume=run", "--iterations", "1", "--backend", "numpy").returncode == 0
+    assert charlstm_command("train", "--resume=run", "--iterations", "1").returncode == 0
 
 
 def test_where_a_file_system_has_no_locks(tmp_path, monkeypatch):

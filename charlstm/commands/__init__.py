@@ -1,0 +1,1 @@
+"""The commands, a file for what each is about. `charlstm.cli` puts them together."""

@@ -1,0 +1,118 @@
+"""Commands about this machine: gradients, speed, backends and caches, the built-in texts."""
+
+from functools import partial
+
+import click
+
+
+@click.command()
+@click.option("--backend", metavar="all|numpy|numba|cupy", default="all", help="which to check [all that are present]")
+def gradcheck(backend: str) -> int:
+    """Check every gradient of every backend against central differences; exit with 1 where one is wrong."""
+    import kernels
+    from charlstm.sampler import choose_backend
+    from kernels.testing import GRADIENT_TOLERANCE, gradient_errors
+
+    names = kernels.available() if backend == "all" else (choose_backend(backend),)
+    worst = 0.0
+    for name in names:
+        click.echo(f"{'backend':8} {'op':20} {'tensor':12} {'error':>9}")
+        for check in gradient_errors(kernels.load_for_host(name)):
+            verdict = "" if check.error < GRADIENT_TOLERANCE else "   WRONG"
+            click.echo(f"{name:8} {check.op:20} {check.tensor:12} {check.error:9.1e}{verdict}")
+            worst = max(worst, check.error) if check.error == check.error else float("inf")
+    passed = worst < GRADIENT_TOLERANCE
+    verdict = "all right" if passed else "WRONG"
+    click.echo(f"worst relative error {worst:.1e} in float64 (limit {GRADIENT_TOLERANCE:g}): {verdict}")
+    return 0 if passed else 1
+
+
+@click.command()
+@click.option("--threads", type=click.IntRange(1, 256), help="the most to work with [all cores]")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
+def bench(threads: int | None, as_json: bool) -> int:
+    """Measure training and sampling here, beside the machine's own limit; at most two minutes.
+
+    The floor is the least time that the products, the reading of weights and the exponentials of a work can take on
+    this machine, whose limits are measured first. Exits with 1, and tells no speed, where a gradient is wrong.
+    """
+    import json
+    from dataclasses import asdict
+
+    from charlstm import bench, limits, machine
+
+    click.echo("checking the gradients and measuring the machine's limits ...", err=True)
+    worst = bench.check_gradients("numba")
+    found = limits.measure()
+    team = threads or machine.usable_cores()
+    where = {"processor": machine.processor(), "cores": machine.usable_cores(), "load": bench.load_average()}
+    if not as_json:
+        click.echo(f"{where['processor']}, {where['cores']} cores usable, load {where['load']}; one core at best:")
+        click.echo(found.in_words())
+        click.echo(f"\n{'work':16} {'threads':>7} {'iteration':>10} {'chars/s':>11} {'floor':>10} {'of floor':>8}")
+    rows = []
+    for row in bench.short(found, team):
+        rows.append({**asdict(row), "of_floor": row.of_floor})
+        if not as_json:
+            click.echo(
+                f"{row.work:16} {row.threads:7} {bench.in_words(row.seconds):>10} {row.chars_per_second:11,.0f} "
+                f"{bench.in_words(row.floor):>10} {row.of_floor:8.0%}"
+            )
+    if as_json:
+        everything = {"machine": where, "versions": machine.versions(), "limits": found.as_dict()}
+        click.echo(json.dumps({**everything, "worst_gradient_error": worst, "works": rows}))
+    return 0
+
+
+@click.group("data")
+def data_group() -> None:
+    """List the built-in texts, or download one."""
+
+
+@data_group.command("list")
+def data_list() -> int:
+    """Show every built-in text: its name, size in bytes, licence, whether it is here, and its URL."""
+    from charlstm import data
+
+    click.echo(f"{'name':16} {'bytes':>9}  {'licence':14} {'here':9} url")
+    for name, text in data.BUILT_IN.items():
+        here = "in Python" if not text.url else "cached" if data.cached(name) else "no"
+        size = f"{text.size:,}" if text.size else "-"
+        click.echo(f"{name:16} {size:>9}  {text.licence:14} {here:9} {text.url or '-'}")
+    return 0
+
+
+@data_group.command("get")
+@click.argument("name")
+@click.option("--offline", is_flag=True, help="download nothing: print where the copy in the cache is")
+def data_get(name: str, offline: bool) -> int:
+    """Download a built-in text or a URL, unless it is in the cache, and print the path of the file."""
+    from charlstm import data
+
+    click.echo(data.fetch(name, offline, note=partial(click.echo, err=True)))
+    return 0
+
+
+@click.command()
+@click.option("--clear-cache", is_flag=True, help="remove every compiled kernel")
+def info(clear_cache: bool) -> int:
+    """Show backends, cores, versions, the cache of compiled kernels, and what is missing."""
+    import kernels
+    from charlstm import data
+    from charlstm.machine import processor, usable_cores, versions
+
+    if clear_cache:
+        files, size = kernels.clear_kernel_cache()
+        click.echo(f"removed {files} compiled kernels, {size / 2**20:.1f} MiB")
+        return 0
+    for package, number in versions().items():
+        click.echo(f"{package:12} {number}")
+    click.echo(f"{'processor':12} {processor()}, {usable_cores()} cores usable")
+    for name in kernels.BACKENDS:
+        click.echo(f"{'backend':12} {name}: {kernels.missing(name) or 'present'}")
+    folder = kernels.kernel_cache_dir() if "numba" in kernels.available() else None
+    size = sum(path.stat().st_size for path in folder.iterdir()) if folder else 0
+    where = f"{folder} ({size / 2**20:.1f} MiB)" if folder else "none: no folder can be written, kernels compile anew"
+    click.echo(f"{'kernel cache':12} {where}")
+    click.echo(f"{'text cache':12} {data.cache_dir()}")
+    return 0

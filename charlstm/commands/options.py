@@ -1,0 +1,74 @@
+"""What several commands share: options, and how text is written."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, get_args, get_type_hints
+
+import click
+
+from charlstm.config import PRESETS, Config
+
+
+class _Number(click.ParamType):
+    """A number, or `none` where the option can be unset."""
+
+    def __init__(self, kind: type, optional: bool) -> None:
+        self.kind, self.optional = kind, optional
+        self.name = "integer" if kind is int else "number"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if self.optional and value == "none":
+            return None
+        try:
+            return self.kind(value)
+        except (TypeError, ValueError):
+            unset = " or none" if self.optional else ""
+            self.fail(f"expected {'a whole number' if self.kind is int else 'a number'}{unset}, got {value!r}")
+
+
+def config_options(command: Callable[..., Any], only: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """Give a command one option for each field of Config, or for some of them."""
+    kinds = get_type_hints(Config)
+    for item in reversed([item for item in fields(Config) if not only or item.name in only]):
+        kind, help = kinds[item.name], item.metadata["help"]
+        plain = next(k for k in (get_args(kind) or (kind,)) if k is not type(None))
+        choices = tuple(PRESETS) if item.name == "preset" else item.metadata["choices"]
+        name = item.name.replace("_", "-")
+        if plain is bool:
+            command = click.option(f"--{name}/--no-{name}", default=item.default, help=help)(command)
+            continue
+        if item.default is not None:
+            help = f"{help} [{item.default}]"
+        command = click.option(
+            f"--{name}",
+            type=str if plain is str else _Number(plain, type(None) in get_args(kind)),
+            metavar="|".join(choices) if choices else None,
+            help=help,
+        )(command)
+    return command
+
+
+CHECKPOINT = click.option("--checkpoint", metavar="last|best|PATH", default="best", help="which of the run's [best]")
+CHECKPOINT_LAST = click.option(
+    "--checkpoint", metavar="last|best|PATH", default="last", help="which of the run's [last]"
+)
+UNKNOWN = click.option(
+    "--unknown", metavar="error|skip", default="error", help="characters of TEXT it never saw [error]"
+)
+BACKEND = click.option(
+    "--backend", metavar="auto|numpy|numba|cupy", default="auto", help="who does the arithmetic [auto]"
+)
+
+
+def text_line(corpus: Any) -> str:
+    """The line that tells which text it is."""
+    own = not corpus.is_frozen and corpus.vocabulary.kind == "characters"
+    kinds = f"{len(corpus.vocabulary)} distinct" if own else f"a vocabulary of {len(corpus.vocabulary)}"
+    return f"text    {corpus.name}: {len(corpus.ids):,} {corpus.vocabulary.kind}, {kinds}"
+
+
+def write(text: str) -> None:
+    """Write to stdout, at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()

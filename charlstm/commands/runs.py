@@ -1,0 +1,71 @@
+"""Commands about a run's folder: is every file whole, and what does it hold?"""
+
+import click
+
+from charlstm.commands.options import CHECKPOINT_LAST
+from charlstm.errors import RunFailed
+
+
+@click.command()
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object a file")
+def verify(run: str, as_json: bool) -> int:
+    """Look at every file of the folder RUN: checkpoints must match their digests; exit with 1 where one is damaged."""
+    import json
+    from dataclasses import asdict
+
+    from charlstm.inspection import verify as findings
+
+    faulty = []
+    for found in findings(run):
+        faulty += [found.file] if found.fault else []
+        if as_json:
+            click.echo(json.dumps(asdict(found)))
+        else:
+            click.echo(f"{found.file:42} {'DAMAGED  ' + found.fault if found.fault else 'whole    ' + found.what}")
+    if faulty:
+        raise RunFailed(f"{run}: damaged: {', '.join(faulty)}")
+    if not as_json:
+        click.echo("all files are whole")
+    return 0
+
+
+@click.command("inspect")
+@click.argument("run")
+@CHECKPOINT_LAST
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+def inspect_run(run: str, checkpoint: str, as_json: bool) -> int:
+    """Show what RUN, a run folder or a checkpoint file, holds: text, sizes, options, progress, history."""
+    import json
+
+    from charlstm.inspection import inspect
+
+    found = inspect(run, checkpoint)
+    if as_json:
+        click.echo(json.dumps(found))
+        return 0
+    text, model, machine = found["text"], found["model"], found["machine"]
+    click.echo(f"text     {text['name']}: {text['num_ids']:,} long, SHA-256 of its ids {text['digest'][:16]}...")
+    click.echo(
+        f"model    {model['cell'].upper()}, {model['num_layers']} x {model['hidden_size']} hidden units, "
+        f"{model['vocabulary']} characters, {model['parameters']:,} parameters, {model['dtype']}"
+    )
+    click.echo(f"preset   {found['preset']}" + (", with" if found["options"] else ""))
+    for name, value in found["options"].items():
+        click.echo(f"         --{name.replace('_', '-')} {'none' if value is None else value}")
+    click.echo(
+        f"trained  {found['iteration']:,} iterations, {found['chars']:,} characters, {found['seconds']:.1f} s, "
+        f"smoothed loss {found['smooth_loss']:.4f}"
+    )
+    if machine:
+        versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+        click.echo(f"on       {machine['processor']}, {machine['backend']}, {versions}")
+    if found["history"]:
+        click.echo(f"\n{'iteration':>12} {'loss':>9} {'bits/char':>9} {'measured':>9} {'rate':>9}")
+    for line in found["history"]:
+        measured = f"{line['val_bits_per_char']:.4f}" if "val_bits_per_char" in line else "-"
+        click.echo(
+            f"{line['iteration']:12,} {line['loss']:9.2f} {line['bits_per_char']:9.4f} {measured:>9} "
+            f"{line['learning_rate']:9.2g}"
+        )
+    return 0

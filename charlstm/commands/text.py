@@ -1,0 +1,227 @@
+"""Commands about text: what a model writes, how well it predicts one, the Markov model, the words of the samples."""
+
+import sys
+from functools import partial
+from typing import Any
+
+import click
+
+from charlstm.commands.options import BACKEND, CHECKPOINT, UNKNOWN, config_options, text_line, write
+from charlstm.config import Config
+from charlstm.errors import UserError
+
+
+@click.command()
+@click.argument("run")
+@click.option("--length", type=int, default=500, show_default=True, help="characters to write; 0 for no end")
+@click.option("--prime", default="", metavar="TEXT", help="what the model reads, and prints, first")
+@click.option("--temperature", type=float, default=0.8, show_default=True, help="1 as it believes, lower is safer")
+@click.option("--argmax", is_flag=True, help="always the likeliest character: temperature 0")
+@click.option("--top-k", type=int, default=0, metavar="K", help="draw among the K likeliest characters [0: among all]")
+@click.option(
+    "--top-p", type=float, default=1.0, metavar="P",
+    help="of those, draw among the fewest that have the share P of their probability [1: among all]",
+)  # fmt: skip
+@click.option("--stop", metavar="STRING", help="end after STRING was written; in most shells $'\\n' is a line break")
+@click.option("--count", type=int, default=1, show_default=True, help="texts to write, with seeds from --seed on")
+@click.option("--seed", type=int, help="of the draws [another text each time]")
+@UNKNOWN
+@CHECKPOINT
+@BACKEND
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object a text, with log probabilities in nats")
+def sample(run: str, prime: str, argmax: bool, count: int, checkpoint: str, as_json: bool, **options: Any) -> int:
+    """Write text from the model of RUN, a run folder or a checkpoint file, to stdout.
+
+    Temperature comes before --top-k, and that before --top-p. Several texts come each under a line "--- 1 ---".
+
+    In JSON, text is what follows prime; log_probs and bits_per_char tell how probable the model finds it, that is at
+    temperature 1 and among all characters.
+    """
+    from charlstm import checkpoint as checkpoints
+
+    options["length"] = options["length"] or None
+    options["temperature"] = 0.0 if argmax else options["temperature"]
+    model = checkpoints.load(run, checkpoint)
+    if count == 1 and not as_json:
+        for piece in model.stream(prime, **options):
+            write(piece)
+        if sys.stdout.isatty():
+            write("\n")
+        return 0
+    for number, one in enumerate(model.samples(prime, count, **options), 1):
+        write(_sample_json(one) if as_json else f"--- {number} ---\n{one.prime}{one.text}\n")
+    return 0
+
+
+def _sample_json(sample: Any) -> str:
+    import json
+
+    names = ("prime", "text", "seed", "temperature", "bits_per_char")
+    values = {name: getattr(sample, name) for name in names}
+    return json.dumps({**values, "log_probs": sample.log_probs.tolist()}) + "\n"
+
+
+@click.command()
+@click.argument("run")
+@click.argument("text", nargs=-1, required=True)
+@click.option("--encoding", help="of TEXT [the run's own]")
+@UNKNOWN
+@CHECKPOINT
+@BACKEND
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+@click.option("--per-char", is_flag=True, help="print one JSON object a character: char, log_prob (nats), bits")
+def score(
+    run: str, text: tuple[str, ...], encoding: str | None, unknown: str, checkpoint: str, backend: str, as_json: bool,
+    per_char: bool,
+) -> int:  # fmt: skip
+    """Tell how well the model of RUN predicts TEXT: files, folders of .txt, - for stdin, URLs, or built-in texts.
+
+    Bits per character: the mean of -log2 p, p being the probability of a character given all before it. Perplexity:
+    2 to that power; a guess among so many equals would be as hard. The model begins in a zero state and predicts the
+    first character after a line break.
+    """
+    import json
+
+    from charlstm import checkpoint as checkpoints
+    from charlstm import corpus, evaluate
+
+    if as_json and per_char:
+        raise UserError("--per-char prints JSON already: give it or --json")
+    model = checkpoints.load(run, checkpoint)
+    config = model.config
+    found_text = corpus.load(
+        text, encoding or config.encoding, lower=config.lower, as_bytes=config.bytes, vocabulary=model.vocabulary,
+        unknown=unknown,
+    )  # fmt: skip
+    ids, name = found_text.ids, found_text.name
+    if per_char:
+        _write_characters(model.vocabulary.characters, ids, evaluate.log_probs(model, ids, backend))
+        return 0
+    found = evaluate.score_ids(model, ids, backend)
+    if as_json:
+        names = ("chars", "bits_per_char", "nats_per_char", "perplexity", "nats")
+        write(json.dumps({"name": name, **{each: getattr(found, each) for each in names}}) + "\n")
+        return 0
+    write(
+        f"{name}: {found.chars:,} {model.vocabulary.kind}, {found.bits_per_char:.4f} bits per character "
+        f"({found.nats_per_char:.4f} nats), perplexity {found.perplexity:.4f}\n"
+    )
+    return 0
+
+
+def _write_characters(characters: str, ids: Any, pieces: Any) -> None:
+    """Write a line of JSON for each of a text's characters, as their log probabilities come."""
+    import json
+    import math
+
+    at = 0
+    for log_probs in pieces:
+        scored = zip(ids[at : at + len(log_probs)].tolist(), log_probs.tolist(), strict=True)
+        lines = [{"char": characters[k], "log_prob": p, "bits": -p / math.log(2)} for k, p in scored]
+        write("".join(json.dumps(line) + "\n" for line in lines))
+        at += len(log_probs)
+
+
+@click.command()
+@click.argument("text", nargs=-1)
+@click.option(
+    "--order", type=click.IntRange(1, 8), help="characters that the next one is drawn by [5; --style original: 4]"
+)
+@click.option(
+    "--smoothing", type=click.Choice(["kneser-ney", "witten-bell", "none"]), default="kneser-ney", show_default=True,
+    help="of the probabilities that are measured; what is written is drawn without",
+)  # fmt: skip
+@click.option(
+    "--validation", type=float, default=0.1, show_default=True, help="part of the text, its end, kept back to measure"
+)
+@click.option("--length", type=int, default=200, show_default=True, help="characters to write; 0 for no end")
+@click.option("--prime", default="", metavar="TEXT", help="what to go on from [a context of the text, by frequency]")
+@click.option("--seed", type=int, help="of the draws [another text each time]")
+@partial(config_options, only=("encoding", "bytes", "lower", "separator"))
+@click.option("--offline", is_flag=True, help="download nothing: URLs and built-in texts come from the cache")
+@click.option("--style", metavar="own|original", default="own", help="original: print what markov-model.py prints")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
+def ngram(
+    text: tuple[str, ...], order: int | None, smoothing: str, validation: float, length: int, prime: str,
+    seed: int | None, offline: bool, style: str, as_json: bool, **reading: Any,
+) -> int:  # fmt: skip
+    """Learn the Markov model of TEXT, measure it on the text's end, and let it write.
+
+    TEXT is what `charlstm train` takes. The model predicts a character by the --order characters before it: what an
+    LSTM has to beat, on the same end of the text as `charlstm train --validation` keeps back.
+
+    Each character is drawn as often as it followed those before; where nothing ever followed them all, the last fewer
+    decide. Everything that is not kept back is learned, the last transition too, which markov-model.py loses: with
+    --style original it is lost, nothing is kept back, and the first context is drawn from all alike.
+    """
+    import json
+    from dataclasses import asdict
+
+    from charlstm import data
+    from charlstm import ngram as markov
+    from charlstm.run import read_corpus
+
+    if style not in ("own", "original"):
+        raise UserError(f"--style: expected own or original, got {style!r}")
+    if style == "original" and (as_json or prime):
+        raise UserError(f"--style original: {'--json' if as_json else '--prime'} does not go with it")
+    must_end = as_json or style == "original"
+    if length < must_end:
+        raise UserError(f"--length: expected at least {must_end:d}, got {length}")
+    given = {name: value for name, value in reading.items() if value is not None}
+    config = Config(validation=validation, seed=seed or 0, **given)
+    note = partial(click.echo, err=True)
+    corpus = read_corpus(text, config, None, partial(data.fetch, offline=offline, note=note))
+    if style == "original":
+        for line in markov.original(corpus.vocabulary.decode(corpus.ids), order or 4, length, seed):
+            write(line + "\n")
+        return 0
+    try:
+        start = corpus.vocabulary.encode(prime.lower() if config.lower else prime)
+    except UserError as error:
+        raise UserError(f"--prime: {error}") from None
+    note(text_line(corpus))
+    model, found = markov.learn_and_measure(corpus, order or 5, smoothing, validation)
+    note(f"model   Markov, order {found.order}, {found.contexts:,} contexts, {smoothing}")
+    note(f"done    {found.in_words} in {found.seconds:.1f} s")
+    written = markov.pieces(corpus.vocabulary, model.sample(length or None, start, seed))
+    if as_json:
+        write(json.dumps({**asdict(found), "text": "".join(written)}) + "\n")
+        return 0
+    for piece in written:
+        write(piece)
+    if sys.stdout.isatty():
+        write("\n")
+    return 0
+
+
+@click.command()
+@click.argument("run")
+@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="words to list")
+@click.option("--offline", is_flag=True, help="download nothing")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object a word")
+def keywords(run: str, top: int, offline: bool, as_json: bool) -> int:
+    """List the words that the saved samples of RUN use most, and those of them that its text never had."""
+    import json
+    from dataclasses import asdict
+
+    from charlstm import checkpoint, data
+    from charlstm import run as runs
+    from charlstm.keywords import keywords as found_in
+    from charlstm.keywords import samples_of
+
+    samples = samples_of(run)
+    corpus = runs.corpus_of(checkpoint.load(run, "last"), run, fetch=partial(data.fetch, offline=offline))
+    found = found_in(samples, corpus.vocabulary.decode(corpus.ids))
+    new = [each for each in found if not each.in_text]
+    if as_json:
+        for each in found[:top]:
+            click.echo(json.dumps(asdict(each)))
+        return 0
+    click.echo(f"{'word':20} {'in samples':>10} {'in text':>8}")
+    for each in found[:top]:
+        click.echo(f"{each.word:20} {each.in_samples:10,} {each.in_text:8,}")
+    click.echo(f"\n{len(new):,} of {len(found):,} words are not in {corpus.name}" + (":" if new else ""))
+    for each in new[:top]:
+        click.echo(f"{each.word:20} {each.in_samples:10,}")
+    return 0

@@ -1,0 +1,249 @@
+"""`charlstm train`: begin a run, or go on with one, and show it."""
+
+import os
+import shlex
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import click
+
+from charlstm.commands.options import config_options, text_line, write
+from charlstm.config import PRESETS, Config
+from charlstm.errors import UserError
+
+_NEWEST = "\0newest"
+
+
+class _Train(click.Command):
+    """`--resume` takes a value after "=" alone, so that it never eats a TEXT."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        args = [f"--resume={_NEWEST}" if a == "--resume" and k < end else a for k, a in enumerate(args)]
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_Train)
+@click.argument("text", nargs=-1)
+@config_options
+@click.option("--out", metavar="DIR", help="folder of the run [runs/NAME, NAME-2, ...]")
+@click.option(
+    "--resume", metavar="[=RUN]", help="go on with a run, by default the newest; budgets are totals over all of it"
+)
+@click.option(
+    "--force-corpus",
+    is_flag=True,
+    help="with --resume: go on with another text, TEXT; --unknown says what becomes of characters that it adds",
+)
+@click.option(
+    "--from", "from_run", metavar="RUN", help="begin with the best weights of a run, and keep its sizes and vocabulary"
+)
+@click.option("--offline", is_flag=True, help="download nothing: URLs and built-in texts come from the cache")
+@click.option("--style", metavar="own|original", default="own", help="original: print what the replaced script prints")
+@click.option("--quiet", is_flag=True, help="print nothing but errors")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object a report on stdout")
+@click.pass_context
+def train(
+    ctx: click.Context, text: tuple[str, ...], out: str | None, resume: str | None, from_run: str | None,
+    force_corpus: bool, offline: bool, style: str, quiet: bool, as_json: bool, **_: Any,
+) -> int:  # fmt: skip
+    """Train on TEXT: files, folders of .txt, - for stdin, http(s) URLs, or built-in texts (`charlstm data list`).
+
+    Without TEXT it is python-docs, the text inside Python. An option set to none is unset. Options given win over the
+    preset's; --preset list shows them all.
+    """
+    if ctx.params["preset"] == "list":
+        _list_presets()
+        return 0
+    if style not in ("own", "original"):
+        raise UserError(f"--style: expected own or original, got {style!r}")
+    if style == "original" and (quiet or as_json):
+        raise UserError(
+            f"--style original: prints what the script does; {'--quiet' if quiet else '--json'} prints less"
+        )
+    names = {item.name for item in fields(Config)}
+    given = {
+        name: value
+        for name, value in ctx.params.items()
+        if name in names and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    from charlstm import checkpoint, data, display, originals
+    from charlstm.config import from_model, from_preset
+    from charlstm.run import resume as resume_run
+    from charlstm.run import start
+
+    if force_corpus and (resume is None or not text):
+        raise UserError("--force-corpus: goes with --resume and a TEXT")
+    screen = display.choose(quiet, as_json)
+    fetch = partial(data.fetch, offline=offline, note=None if quiet else screen.note)
+    if resume is not None:
+        if out is not None:
+            raise UserError("--out: a run that is resumed stays in its folder")
+        if from_run is not None:
+            raise UserError("--from: a run that is resumed has its weights")
+        run = resume_run(None if resume == _NEWEST else resume, text, given, fetch, force_corpus=force_corpus)
+    elif from_run is not None:
+        if not text:
+            raise UserError("--from: give the TEXT to go on with")
+        model = checkpoint.load(from_run)
+        screen.note(f"from    {from_run}: the model after {model.iteration:,} iterations on {model.corpus['name']}")
+        config = from_model(model.config, given.pop("preset", "fast"), **given)
+        run = start(text, config, out, model=model, fetch=fetch)
+    else:
+        config = from_preset(given.pop("preset", "fast"), **given)
+        if not text and "min-char-" in config.preset and os.path.isfile("input.txt"):
+            text = ("input.txt",)
+            screen.note("no TEXT given: training on input.txt, as the original script does")
+        if style == "original":
+            originals.style_of(config)  # before anything is written
+        run = start(text, config, out, fetch=fetch)
+    if style == "original":
+        screen = display.Guarded(originals.style_of(run.config)(run.trainer))
+    return _train(run, screen, show_sample=not quiet and not as_json and style == "own")
+
+
+def _list_presets() -> None:
+    """Show every preset: what it replaces, its sizes, how it learns, and how long."""
+    from charlstm.config import BUDGETS, from_preset
+    from charlstm.presets import REPLACES
+
+    click.echo(f"{'preset':22} {'replaces':24} {'model':14} {'reads':12} {'learns by':28} budget")
+    for name in PRESETS:
+        config = from_preset(name)
+        model = f"{config.num_layers} x {config.hidden_size}"
+        reads = f"{config.batch_size} x {config.windows or config.seq_length}"
+        learns = f"{config.optimizer} {config.learning_rate:g}, {config.schedule}"
+        budget = ", ".join(f"{value:,.15g} {what}" for what in BUDGETS if (value := getattr(config, what)) is not None)
+        click.echo(f"{name:22} {REPLACES[name]:24} {model:14} {reads:12} {learns:28} {budget}")
+
+
+def _train(run: Any, screen: Any, show_sample: bool) -> int:
+    """Train, showing it; return the exit code."""
+    trainer, config, start_at = run.trainer, run.config, run.trainer.iteration
+    corpus = trainer.corpus
+    threads = "1 thread" if trainer.threads == 1 else f"up to {trainer.threads} threads"
+    screen.note(text_line(corpus))
+    if corpus.remark:
+        screen.note(f"        {corpus.remark}")
+    screen.note(
+        f"model   {config.cell.upper()}, {config.num_layers} x {config.hidden_size} hidden units, "
+        f"{len(trainer.theta):,} parameters ({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
+    )
+    if config.validation and not start_at:
+        _note_line_to_beat(trainer, screen)
+    screen.note(f"folder  {run.folder}" + (f", going on after {start_at:,} iterations" if start_at else ""))
+    _tell_notes(run, screen)
+    with _CompileNote(screen), _Signals(run, screen) as signals:
+        try:
+            for progress in run.train():
+                screen.show(progress)
+                _tell_notes(run, screen)
+                run.stop = run.stop or screen.gone  # whoever read the output has gone: save, and end like them
+        finally:
+            screen.close()
+    if run.stop:
+        return signals.exit_code
+    return _finish(run, screen, start_at, show_sample)
+
+
+def _tell_notes(run: Any, screen: Any) -> None:
+    """Show what the run has to say, once."""
+    while run.notes:
+        screen.note(run.notes.pop(0))
+
+
+def _note_line_to_beat(trainer: Any, screen: Any) -> None:
+    """Say how well a Markov model predicts the text that is kept back."""
+    from charlstm.ngram import line_to_beat
+
+    bits = line_to_beat(trainer.ids, trainer.kept_back, len(trainer.corpus.vocabulary))
+    screen.note(
+        f"to beat {bits:.3f} bits per character on the {len(trainer.kept_back):,} kept back: a Markov model of order 5"
+    )
+
+
+def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
+    """Say why training ended and how to go on, and let the model write."""
+    config, trainer = run.config, run.trainer
+    name = shlex.quote(str(run.folder))
+    more = (
+        f"--seconds {2 * max(config.seconds, trainer.seconds):.0f}"
+        if config.seconds
+        else f"--iterations {max(2 * trainer.iteration, 1)}"
+    ) + (" --patience none" if trainer.is_out_of_patience else "")
+    if trainer.iteration == start_at:
+        screen.note(f"nothing to do: this run has had {trainer.budget} ({trainer.iteration:,} iterations)")
+    else:
+        best = trainer.marks.get("best_validation")
+        kept_back = "" if best is None else f", {best:.3f} on the text that was kept back, at best"
+        screen.note(
+            f"done    {trainer.budget} reached: {trainer.iteration:,} iterations in {trainer.seconds:.1f} s, "
+            f"{run.last.bits_per_char:.3f} bits per character{kept_back}"
+        )
+    screen.note(f"go on   charlstm train --resume={name} {more}")
+    screen.note(f"write   charlstm sample {name}")
+    if show_sample and trainer.iteration > start_at:
+        text = run.load("last").sample(length=500, temperature=config.temperature, seed=config.seed)
+        screen.note("")
+        write(text + "\n")
+    return 0
+
+
+class _CompileNote:
+    """Says once that kernels are being compiled, when they are."""
+
+    def __init__(self, screen: Any) -> None:
+        self.screen, self.said = screen, False
+
+    def __call__(self, kernel: str) -> None:
+        if not self.said:
+            self.screen.note("        compiling kernels, once for this version and processor, about 20 s ...")
+            self.said = True
+
+    def __enter__(self) -> None:
+        import kernels
+
+        kernels.compile_listeners.append(self)
+
+    def __exit__(self, *_: Any) -> None:
+        import kernels
+
+        kernels.compile_listeners.remove(self)
+
+
+class _Signals:
+    """The first Ctrl-C or SIGTERM ends training after its iteration, saving; a second one leaves at once.
+
+    SIGUSR1, where a system has it, saves, and training goes on.
+    """
+
+    def __init__(self, run: Any, screen: Any) -> None:
+        self.run, self.screen, self.exit_code = run, screen, 0
+
+    def __enter__(self) -> "_Signals":
+        import signal
+
+        handlers = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop}
+        if hasattr(signal, "SIGUSR1"):
+            handlers[signal.SIGUSR1] = self._save
+        self._old = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        return self
+
+    def __exit__(self, error: Any, *_: Any) -> None:
+        import signal
+
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        if self.exit_code and error is None:
+            self.screen.note(f"stopped after {self.run.trainer.iteration:,} iterations, saved")
+            self.screen.note(f"go on   charlstm train --resume={shlex.quote(str(self.run.folder))}")
+
+    def _stop(self, number: int, frame: Any) -> None:
+        if self.exit_code:
+            raise click.exceptions.Exit(128 + number)
+        self.exit_code, self.run.stop = 128 + number, True
+        self.screen.note("stopping after this iteration and saving; Ctrl-C again leaves at once")
+
+    def _save(self, number: int, frame: Any) -> None:
+        self.run.save = True

@@ -1,0 +1,70 @@
+"""A fuzzer that follows coverage, for the readers of checkpoints and of texts: by hand, for as long as one likes.
+
+    pip install atheris
+    python tests/fuzz.py checkpoint -max_total_time=600
+    python tests/fuzz.py text -max_total_time=600
+
+It ends with a traceback and the bytes that led to it where anything but the one line for a person comes out.
+"""
+
+import hashlib
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["charlstm", "safetensors"]):
+    from charlstm import checkpoint as module
+    from charlstm import corpus
+    from charlstm.checkpoint import Checkpoint
+    from charlstm.errors import UserError
+
+HERE = Path(__file__).parent
+ENCODINGS = ("utf-8", "utf-16", "utf-32", "latin-1", "cp932", "utf-7", "utf-8-sig")
+
+
+def checkpoint(data):
+    """As they are, and with the digest that they should have, so that more than the digest is tried."""
+    place = module._digest_place(data)
+    tried = [data]
+    if place.stop > place.start:
+        digest = hashlib.sha256(data[: place.start] + b"0" * 64 + data[place.stop :]).hexdigest().encode()
+        tried.append(data[: place.start] + digest + data[place.stop :])
+    for content in tried:
+        try:
+            read = Checkpoint.from_bytes(content, "x")
+        except UserError as error:
+            if not str(error).startswith("x: "):
+                raise RuntimeError("the line does not name the file") from error
+        else:
+            read.to_bytes()
+
+
+def text(data):
+    """The first byte chooses how the rest is read."""
+    if not data:
+        return
+    how, rest = data[0], data[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.txt")
+        path.write_bytes(rest)
+        encoding = ENCODINGS[how % len(ENCODINGS)]
+        try:
+            read = corpus.load([path], encoding, lower=bool(how & 64), as_bytes=bool(how & 128))
+        except UserError:
+            return
+        content = read.vocabulary.decode(read.ids)
+        if not how & 128:
+            whole = rest.decode(encoding).removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+            if content != (whole.lower() if how & 64 else whole):
+                raise RuntimeError("read in pieces, it is another text")
+
+
+if __name__ == "__main__":
+    seeds = tempfile.mkdtemp()
+    for number, path in enumerate((HERE / "data").glob("*.safetensors")):
+        Path(seeds, f"{number}").write_bytes(path.read_bytes())
+    target = {"checkpoint": checkpoint, "text": text}[sys.argv.pop(1)]
+    atheris.Setup([*sys.argv, *([seeds] if target is checkpoint else []), "-max_len=9000"], target)
+    atheris.Fuzz()
