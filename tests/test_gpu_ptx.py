@@ -52,7 +52,7 @@ def test_a_kernel_by_hand():
     source = r"""
     extern "C" __global__ void kernel(const int* in, float* out) {
         const int k = threadIdx.x, v = in[k];
-        out[k] = (v >> 1) + (unsigned int)v % 7u + (v < 0 ? 0.5f : 0.25f) + __shfl_xor_sync(0xffffffffu, (float)k, 3);
+        out[k] = (v >> 1) + (int)((unsigned int)v % 7u) + (v < 0 ? 0.5f : 0.25f) + __shfl_xor_sync(0xffffffffu, (float)k, 3);
     }"""
     unit = ptx.translated(nvrtc.compiled(source, (), 90).ptx, ["kernel"])
     import ctypes

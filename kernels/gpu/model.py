@@ -174,7 +174,7 @@ def gather(ids: Any, starts: Any, steps: int, V: int) -> Any:
         ``ids: expected ids in [0, 71), got 71 at 7``: of those that are read, the first that is none of V.
     """
     n, B = starts.shape
-    x, bad = empty((n, steps, B), np.int32), cupy.full((1,), np.iinfo(np.uint64).max, np.uint64)
+    x, bad = empty((n, steps, B), np.int32), cupy.asarray(np.array([np.iinfo(np.uint64).max], np.uint64))
     name = f"gather_ids_{ids.dtype.itemsize}"
     each("model", name, np.dtype(np.float32), x.size, ids, starts, x, bad, n, steps, B, V)()
     at = int(bad.get()[0])

@@ -69,10 +69,6 @@ def zeros(dims, dtype=np.float64):
     return np.zeros(dims, dtype).view(Array)
 
 
-def full(dims, value, dtype):
-    return np.full(dims, value, dtype).view(Array)
-
-
 # -------------------------------------------------------------------------------------------------------------- cuBLAS
 def _gemm(dtype):
     def columns_first(address, rows, columns, leading):
@@ -134,7 +130,7 @@ def _modules():
     cupy.__spec__, cuda.__spec__ = ModuleSpec("cupy", None), ModuleSpec("cupy.cuda", None)
     cupy.__path__ = []
     cupy.ndarray, cupy.RawModule, cupy.cuda = Array, RawModule, cuda
-    for function in (asarray, empty, empty_like, zeros, full):
+    for function in (asarray, empty, empty_like, zeros):
         setattr(cupy, function.__name__, function)
     cuda.cublas = SimpleNamespace(
         sgemm=_gemm(np.dtype("f4")), dgemm=_gemm(np.dtype("f8")), setMathMode=lambda handle, mode: None
