@@ -6,7 +6,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST = $(VENV)/bin/python -m pytest
 SHARED_OUT = -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-peers test-long lint format bench clean
+.PHONY: demo test test-peers test-compile gpu-test test-long lint format bench clean
 
 demo: $(VENV)/.installed  ## train on the text inside Python for a minute, and let the model write
 	$(VENV)/bin/charlstm train
@@ -16,6 +16,14 @@ test: $(VENV)/.installed-test  ## the whole suite, but for what needs PyTorch or
 
 test-peers: $(VENV)/.installed-peers  ## what PyTorch judges
 	$(PYTEST) -m peers
+
+test-compile: $(VENV)/.installed-gpu-test  ## the CUDA source through NVIDIA's compiler, for every architecture
+	$(PYTEST) tests/test_gpu_compile.py tests/test_gpu_ptx.py -m "long or not long"
+
+gpu-test:  ## on a machine with a GPU, with the CuPy that PYTHON has: the tests of the device, then its benchmarks
+	CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -m gpu tests/test_gpu_device.py
+	CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -m "long or not long" tests/test_gpu.py tests/test_chain.py tests/test_ops.py
+	$(PYTHON) -m benchmarks.gpu
 
 test-long: $(VENV)/.installed-test  ## what is too heavy for every run
 	$(PYTEST) -m long

@@ -138,14 +138,16 @@ class Ours:
     ) -> None:
         T, B, H, L = work.seq_length, work.batch_size, work.shape.hidden_size, work.shape.num_layers
         self.work, self.ids, self.threads, self.iteration = work, ids, threads, 0
-        self._ops, self._plan = kernels.load(backend), work.plan(len(ids))
+        self._ops, self._plan = kernels.load_for_host(backend), work.plan(len(ids))
         self.bfloat16 = dtype == "bfloat16"
         dtype = "float32" if self.bfloat16 else dtype
         self.theta = work.weights(dtype)
         slots = spec.OPTIMIZERS[work.optimizer].slots if work.optimizer else 0
         self.state = spec.aligned_zeros((slots, len(self.theta)), dtype)
         self.h, self.c = (spec.aligned_zeros((L, B, H), dtype) for _ in range(2))
-        self._workspace = spec.workspace(work.shape, T, B, dtype, 0.0, self.bfloat16)
+        self._workspace = None if backend == "cupy" else spec.workspace(work.shape, T, B, dtype, 0.0, self.bfloat16)
+        for name in ("theta", "state", "h", "c", "ids"):  # on a device they stay there
+            setattr(self, name, kernels.to_device(backend, getattr(self, name)))
         self._random, self._last = np.random.RandomState(SEED), ids[:1].astype(np.int32)
 
     def run(self, count: int) -> np.ndarray:
@@ -209,7 +211,7 @@ def check_gradients(backend: str) -> float:
     RunFailed
         If it is too large: the speed of kernels that compute something else is of no interest.
     """
-    errors = [check.error for check in gradient_errors(kernels.load(backend), cells=("lstm",))]
+    errors = [check.error for check in gradient_errors(kernels.load_for_host(backend), cells=("lstm",))]
     worst = float(np.max(errors))  # NaN if any is
     if not worst < GRADIENT_TOLERANCE:
         raise RunFailed(f"a gradient is wrong (relative error {worst:.1e}; see charlstm gradcheck): no speed is told")

@@ -72,11 +72,10 @@ def encode(model: Checkpoint, text: str, unknown: str = "error") -> np.ndarray:
 
 def log_probs(model: Checkpoint, ids: np.ndarray, backend: str = "auto") -> Iterator[np.ndarray]:
     """Yield ln p of each of the ids as :class:`Score` has it, float64, piece by piece."""
-    ops = kernels.load(choose_backend(backend))
+    name = choose_backend(backend)
+    ops, theta = kernels.load_for_host(name), kernels.to_device(name, model.theta)
     first = np.array([first_id(model)], ids.dtype)
-    return read(
-        ops, model.theta, model.shape, np.concatenate([first, ids]), *zero_state(model.shape, model.theta.dtype)
-    )
+    return read(ops, theta, model.shape, np.concatenate([first, ids]), *zero_state(model.shape, theta.dtype))
 
 
 def score(model: Checkpoint, text: str, *, unknown: str = "error", backend: str = "auto") -> Score:

@@ -30,7 +30,7 @@ def usable_cores() -> int:
 def versions() -> dict[str, str]:
     """Versions of what the results depend on, of those that are installed."""
     found = {"python": platform.python_version()}
-    for package in ("charlstm", "numpy", "numba", "llvmlite", "safetensors"):
+    for package in ("charlstm", "numpy", "numba", "llvmlite", "safetensors", "cupy-cuda12x", "cupy-cuda13x"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

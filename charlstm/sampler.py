@@ -17,7 +17,7 @@ from kernels.spec import Shape
 
 
 def choose_backend(name: str) -> str:
-    """The backend that `name` stands for: "auto" is the fastest that can run here.
+    """The backend that `name` stands for: "auto" is the fastest on the processor; a GPU is used when it is asked for.
 
     Raises
     ------
@@ -249,18 +249,19 @@ def _draw(
     model: Checkpoint, ids: np.ndarray, options: Options, seeds: list[int]
 ) -> Iterator[list[tuple[str, np.ndarray]]]:
     """Yield, of each text, what comes next and its log probabilities; nothing of one that has ended."""
-    ops, shape = kernels.load(choose_backend(options.backend)), model.shape
+    ops, shape = kernels.load_for_host(choose_backend(options.backend)), model.shape
     randoms = [np.random.RandomState(seed) for seed in seeds]
     endings = [_Ending(options.stop) for _ in seeds]
     decoders = [model.vocabulary.decoder() for _ in seeds]
-    h, c = (np.repeat(a, len(seeds), axis=1) for a in _state_before_last(ops, model.theta, shape, ids))
+    theta = kernels.to_device(choose_backend(options.backend), model.theta)
+    h, c = (np.repeat(a, len(seeds), axis=1) for a in _state_before_last(ops, theta, shape, ids))
     last, left, piece = np.full(len(seeds), ids[-1], np.int32), options.length, 32
     while left != 0 and not all(ending.found for ending in endings):
         steps = piece if left is None else min(piece, left)
         uniforms = np.stack([random.random_sample(steps) for random in randoms], axis=1)
         log_probs = np.empty_like(uniforms)
         drawn = ops.sample(
-            model.theta, h, c, last, uniforms, shape=shape, temperature=options.temperature, top_k=options.top_k,
+            theta, h, c, last, uniforms, shape=shape, temperature=options.temperature, top_k=options.top_k,
             top_p=options.top_p, log_probs=log_probs,
         )  # fmt: skip
         last, piece = drawn[-1], min(2 * piece, 4096)

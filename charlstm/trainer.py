@@ -61,11 +61,14 @@ class Trainer:
         self.threads = config.threads or usable_cores()
         self.shape = shape_of(config, len(corpus.vocabulary))
         self.batches = _batches(config, len(self.ids))
-        self._ops = kernels.load(self.backend)
+        self._ops = kernels.load_for_host(self.backend)
+        self._text = kernels.to_device(self.backend, self.ids)  # where the kernels read it
         self._dropout = dropout.rounded(config.dropout)
-        self._workspace = spec.workspace(
-            self.shape, config.seq_length, config.batch_size, config.real, self._dropout, config.dtype == "bfloat16"
-        )
+        self._workspace = None  # a device keeps its own
+        if self.backend != "cupy":
+            self._workspace = spec.workspace(
+                self.shape, config.seq_length, config.batch_size, config.real, self._dropout, config.dtype == "bfloat16"
+            )
         self._mask = (config.num_layers, config.seq_length, config.batch_size, config.hidden_size)
         self._most = max(1, _MASK_BYTES // math.prod(self._mask)) if self._dropout else sys.maxsize  # to a call
         self.budget = "the budget"  # what ends the run, in words
@@ -77,6 +80,8 @@ class Trainer:
             self._begin()
         else:
             self._go_on(checkpoint)
+        for name in ("theta", "state", "h", "c"):
+            setattr(self, name, kernels.to_device(self.backend, getattr(self, name)))
 
     def _begin(self) -> None:
         config = self.config
@@ -341,7 +346,7 @@ class Trainer:
         starts, reset = self.batches.plan(begin, end)
         mean, rate = config.loss_reduction == "mean", self._dropout
         return self._ops.train_steps(
-            theta, state, h, c, self.ids, starts, reset, rates,
+            theta, state, h, c, self._text, starts, reset, rates,
             shape=self.shape,
             seq_length=config.seq_length,
             step=begin,
@@ -425,16 +430,17 @@ class Trainer:
         Diverged
             If a weight is not finite: such a model is not worth keeping.
         """
-        if not np.isfinite(self.theta).all():
+        theta, state, h, c = (kernels.to_host(array) for array in (self.theta, self.state, self.h, self.c))
+        if not np.isfinite(theta).all():
             raise Diverged(f"a weight is not finite after {self.iteration} iterations: {_STOPPED}")
         corpus = self.corpus
         return Checkpoint(
             config=self.config,
             vocabulary=corpus.vocabulary,
-            theta=self.theta,
-            state=self.state,
-            h=self.h,
-            c=self.c,
+            theta=theta,
+            state=state,
+            h=h,
+            c=c,
             random_state=tuple(self.random.get_state()),
             iteration=self.iteration,
             position=self.iteration % self.batches.iterations_per_pass * self.config.seq_length,

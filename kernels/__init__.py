@@ -1,5 +1,8 @@
 """LSTM, GRU, RNN and optimizer kernels: one contract (:mod:`kernels.spec`), several backends with the same functions.
 
+Those of numpy and numba take NumPy arrays, those of cupy arrays on the device; :func:`load_for_host` gives functions
+for NumPy arrays whatever the backend.
+
 >>> import kernels
 >>> "numpy" in kernels.available()
 True
@@ -15,12 +18,12 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 BACKENDS = ("numpy", "numba", "cupy")
 
-_MODULES = {"numpy": "kernels.numpy_ref", "numba": "kernels.cpu"}
-_NEEDS = {"numpy": ("numpy",), "numba": ("numba",)}
-_NOT_YET = "is not part of this version; use 'numba' (fast) or 'numpy' (the reference)"
+_MODULES = {"numpy": "kernels.numpy_ref", "numba": "kernels.cpu", "cupy": "kernels.gpu.ops"}
+_NEEDS = {"numpy": ("numpy",), "numba": ("numba",), "cupy": ()}
 
 #: Called with a kernel's name before it is compiled (not when it comes from the cache), for a line that says so.
 compile_listeners: list[Callable[[str], None]] = []
@@ -40,8 +43,11 @@ def missing(name: str) -> str | None:
     """
     if name not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
-    if name not in _MODULES:
-        return f"the {name} backend {_NOT_YET}"
+    if name == "cupy":
+        from kernels.gpu import presence
+
+        reason = presence.problem()
+        return None if reason is None else f"the cupy backend {reason}"
     absent = [package for package in _NEEDS[name] if find_spec(package) is None]
     if absent:
         return f"the {name} backend needs {', '.join(absent)}: pip install {' '.join(absent)}"
@@ -63,10 +69,40 @@ def load(name: str) -> ModuleType:
     ValueError
         If there is no backend of that name.
     """
+    return _load(name, _MODULES)
+
+
+def load_for_host(name: str) -> ModuleType:
+    """As :func:`load`, for NumPy arrays: those of a device are copied there and back, and pass where they are its own.
+
+    Raises
+    ------
+    BackendUnavailable, ValueError
+        As :func:`load`.
+    """
+    return _load(name, {**_MODULES, "cupy": "kernels.gpu.host"})
+
+
+def _load(name: str, modules: dict[str, str]) -> ModuleType:
     reason = missing(name)
     if reason is not None:
         raise BackendUnavailable(reason)
-    return import_module(_MODULES[name])
+    try:
+        return import_module(modules[name])
+    except ImportError as error:
+        if name != "cupy":
+            raise
+        raise BackendUnavailable(f"the cupy backend cannot be loaded: {str(error).partition(chr(10))[0]}") from error
+
+
+def to_device(name: str, array: Any) -> Any:
+    """An array (of NumPy) for a backend that keeps it: a copy on its device, or the array itself where it has none."""
+    return array if name != "cupy" else load_for_host(name).to_device(array)
+
+
+def to_host(array: Any) -> Any:
+    """A NumPy array as it is, one on a device as a copy."""
+    return array.get() if hasattr(array, "get") else array
 
 
 def kernel_cache_dir() -> Path | None:
@@ -91,5 +127,8 @@ __all__ = [
     "compile_listeners",
     "kernel_cache_dir",
     "load",
+    "load_for_host",
     "missing",
+    "to_device",
+    "to_host",
 ]

@@ -165,6 +165,7 @@ class Mutation(NamedTuple):
 _REF, _REF_CELLS, _UPDATES = "numpy_ref.py", "numpy_cells.py", "cpu/updates.py"
 _CELLS, _LAYERS, _MODEL, _LOOPS = "cpu/cells.py", "cpu/layers.py", "cpu/model.py", "cpu/loops.py"
 _PAIRS, _RNN_GRU = "cpu/pairs.py", "cpu/rnn_gru.py"
+_CUDA_CELLS, _SMALL = "gpu/cells.cu", "gpu/small.cu"
 MUTATIONS = (
     Mutation("dropped dc carry", "numpy", _REF_CELLS, "dc_next = dc_t * f", "dc_next = dc_t * 0"),
     Mutation("dropped dc carry", "numba", _CELLS, "row.store(dc_t * f, dc_next)", "row.store(dc_t * 0.0, dc_next)"),
@@ -178,8 +179,23 @@ MUTATIONS = (
     Mutation("skipped clip", "numba", _UPDATES, "return g.at_most(limit).at_least(-limit)", "return g"),
 )  # fmt: skip
 
-#: Mistakes in what not every model or only one backend has.
+#: Mistakes in what not every model or only one backend has; those above, for the GPU; and in CUDA source of its own.
 MORE_MUTATIONS = (
+    Mutation("dropped dc carry", "cupy", _CUDA_CELLS, "dc[n] = dc_t * f;", "dc[n] = 0;"),
+    Mutation("unwritten dW", "cupy", "gpu/layers.py", "calls = [product(flat(h[:-1]), from_h, grads[1], turn_a=True)]",
+             "calls = []"),
+    Mutation("wrong tanh branch", "cupy", _CUDA_CELLS, "(1 - tanh_c * tanh_c)", "(1 - tanh_c)"),
+    Mutation("off-by-one target", "cupy", "gpu/model.py", "self.x[1:][self._first :]", "self.x[:-1][self._first :]"),
+    Mutation("skipped clip", "cupy", "gpu/common.cu", "g > limit ? limit : g < -limit ? -limit : g;", "g;"),
+    Mutation("dropped dc carry of a block", "cupy", _SMALL, "dc *= f;", "dc = 0;"),
+    Mutation("a repeated id updated twice", "cupy", _SMALL, "is_done = is_done || id[t] == row;", "(void)row;"),
+    Mutation("state kept where it is to be zero", "cupy", _SMALL, "c[tid] = reset[n] ? real(0) : c[T * H + tid]",
+             "c[tid] = c[T * H + tid]"),
+    Mutation("last rows of a product left out", "cupy", _SMALL, "first < ROWS; first += ROWS_AT_ONCE",
+             "first < ROWS && first < 1; first += ROWS_AT_ONCE"),
+    Mutation("a factor turned the wrong way", "cupy", "gpu/products.py", "_TURNED if turn_b", "_TURNED if not turn_b"),
+    Mutation("dropped dh z of the GRU", "cupy", _CUDA_CELLS, "dh_next[n] = dh_t * z;", "dh_next[n] = 0;"),
+    Mutation("dropout's gradient unscaled", "cupy", "gpu/model.py", "*self._drop(k, dh, dh), _cleared", "_cleared"),
     Mutation("dropped dh z of the GRU", "numpy", _REF_CELLS, "@ W_h.T + dh_t * z", "@ W_h.T"),
     Mutation("dropped dh z of the GRU", "numba", _CELLS, "row.store(dh_t * z, kept)", "row.store(dh_t * 0.0, kept)"),
     Mutation("reset gate left out of ds", "numpy", _REF_CELLS, "[da_r, da_z, da_n * r]", "[da_r, da_z, da_n]"),

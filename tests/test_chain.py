@@ -385,7 +385,10 @@ def test_trace_of_the_original_script(ops, tmp_path):
     import charlstm
 
     oracle = json.loads((SHARED / "oracle" / "lstm-us-constitution-seed123.json").read_text())
-    backend = next(name for name in kernels.BACKENDS if kernels.missing(name) is None and kernels.load(name) is ops)
+    loaded = {kernels.load_for_host(name): name for name in kernels.available()}
+    if ops not in loaded:
+        pytest.skip("a run needs a device of its own, not one that is imitated")
+    backend = loaded[ops]
     count = 4000 if backend != "numpy" else 1200  # the reference takes ten seconds for 4,000
     charlstm.train(
         SHARED / "data" / oracle["corpus"], preset="min-char-lstm", dtype="float64", seed=123, iterations=count,

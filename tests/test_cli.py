@@ -11,6 +11,7 @@ import time
 import pytest
 from conftest import made_up_text
 
+import kernels
 from charlstm.presets import PRESETS
 
 TINY = ("--hidden-size", 8, "--seq-length", 5, "--batch-size", 2)
@@ -298,7 +299,7 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
         (["train", "book.txt", "--learning-rate", "nan"], "--learning-rate: expected more than 0, got nan"),
         (["train", "book.txt", "--optimizer", "adm"], "--optimizer: expected one of adagrad, rmsprop, adam, sgd, got 'adm'"),
         (["train", "book.txt", "--preset", "slow"], f"--preset: expected one of {', '.join(PRESETS)}, got 'slow'"),
-        (["train", "book.txt", "--backend", "cupy"], "--backend cupy: the cupy backend is not part of this version; use 'numba' (fast) or 'numpy' (the reference)"),
+        (["train", "book.txt", "--backend", "cupy"], f"--backend cupy: {kernels.missing('cupy')}"),
         (["train", "book.txt", "--hiden-size", "3"], "No such option"),
         (["train", "book.txt", "--style", "old"], "--style: expected own or original, got 'old'"),
         (["train", "book.txt", "--style", "original"], "--style original: preset fast has none; those that have: min-char-lstm, min-char-rnn, karpathy-min-char-rnn, min-char-lstm-mod-2, keras-lstm-text"),
@@ -399,7 +400,7 @@ def test_info(charlstm_command):
     assert done.returncode == 0, done.stderr
     text = done.stdout.decode()
     assert "backend      numpy: present" in text
-    assert "backend      cupy: the cupy backend is not part of this version" in text
+    assert f"backend      cupy: {kernels.missing('cupy') or 'present'}" in text
     assert "kernel cache" in text
     assert "text cache" in text
 

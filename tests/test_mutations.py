@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import ROOT
+from device import emulator
 
 from kernels.testing import MORE_MUTATIONS, MUTATIONS, Mutation, plant
 
@@ -26,7 +27,8 @@ def run_chain(mutation, folder):
     if mutation.name != NONE:  # what is right may come from the cache: it is the very code of the real package
         environment["NUMBA_CACHE_DIR"] = str(folder / "cache")
     options = ["-c", folder / "pytest.ini", "-p", "no:cacheprovider", "-x", "-q"]
-    chosen = ["-k", "not float32 and not original", ROOT / "tests" / "test_chain.py"]
+    file = "test_gpu.py" if mutation.backend == "cupy" else "test_chain.py"
+    chosen = ["-k", "not float32 and not original and not work_that", ROOT / "tests" / file]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *map(str, options + chosen)],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False,
@@ -49,7 +51,12 @@ def outcomes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def more_outcomes(tmp_path_factory):
-    return run_chains(MORE_MUTATIONS, tmp_path_factory)
+    control = Mutation(NONE, "cupy", "spec.py", "GATE_I", "GATE_I")
+    return run_chains(filter(can_run, (control, *MORE_MUTATIONS)), tmp_path_factory)
+
+
+def can_run(mutation):
+    return mutation.backend != "cupy" or emulator.COMPILER is not None
 
 
 def name_of(mutation):
@@ -69,6 +76,8 @@ def test_a_planted_mistake_turns_the_chain_red(outcomes, mutation):
 @pytest.mark.long
 @pytest.mark.parametrize("mutation", MORE_MUTATIONS, ids=name_of)
 def test_a_mistake_in_what_only_one_backend_has_turns_it_red(more_outcomes, mutation):
+    if not can_run(mutation):
+        pytest.skip(emulator.REASON)
     is_red(more_outcomes[mutation.name, mutation.backend])
 
 
@@ -77,6 +86,14 @@ def test_without_a_mistake_it_is_green(outcomes, backend):
     done = outcomes[NONE, backend]
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
+
+
+@pytest.mark.long
+def test_without_a_mistake_the_gpus_chain_is_green(more_outcomes):
+    if (NONE, "cupy") not in more_outcomes:
+        pytest.skip(emulator.REASON)
+    done = more_outcomes[NONE, "cupy"]
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_backend_has_the_mutations():

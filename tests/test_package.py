@@ -16,6 +16,8 @@ from conftest import ROOT, made_up_text
 
 OURS = sorted(p.relative_to(ROOT).as_posix() for top in ("kernels", "charlstm") for p in (ROOT / top).rglob("*.py"))
 
+CUDA = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "kernels" / "gpu").glob("*.cu"))
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
@@ -44,14 +46,14 @@ def test_the_wheel_holds_the_packages_and_nothing_else(built):
         names = wheel.namelist()
     code = sorted(name for name in names if ".dist-info/" not in name)
     assert [name for name in code if name.endswith(".py")] == OURS
-    assert [name for name in code if not name.endswith(".py")] == ["charlstm/py.typed", "kernels/py.typed"]
+    assert [name for name in code if not name.endswith(".py")] == ["charlstm/py.typed", *CUDA, "kernels/py.typed"]
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
 def test_the_sdist_holds_the_sources(built):
     with tarfile.open(built[1]) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    assert {*OURS, "setup.cfg", "pyproject.toml", "README.md", "LICENSE"} <= names
+    assert {*OURS, *CUDA, "setup.cfg", "pyproject.toml", "README.md", "LICENSE"} <= names
 
 
 def test_the_installed_wheel_trains_and_samples_outside_the_source_tree(built, tmp_path):

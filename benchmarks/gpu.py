@@ -1,0 +1,53 @@
+"""``python -m benchmarks.gpu``: times of our works on the GPU of this machine, into benchmarks/results/DEVICE.json.
+
+Needs nothing but what the GPU backend needs. Each work is done in rounds of about half a second; kept are the medians.
+"""
+
+import sys
+from datetime import UTC, datetime
+from statistics import median
+from time import perf_counter
+
+import kernels
+from benchmarks import results, works
+from charlstm import machine
+from charlstm.bench import SHORT, WORKS, Ours, in_words, iterations_for
+
+ROUNDS = 7
+
+
+def main():
+    reason = kernels.missing("cupy")
+    if reason is not None:
+        print(reason, file=sys.stderr)
+        return 1
+    device = kernels.load_for_host("cupy").device_name()
+    rows = [measured(WORKS[name]) for name in SHORT]
+    for row in rows:
+        print(f"{row['work']:16} {in_words(row['median'])} an iteration, {row['chars_per_second']:,.0f} characters/s")
+    name = "-".join("".join(c if c.isalnum() else " " for c in device.lower()).split())
+    path = results.FOLDER / f"{name}.json"
+    about = {"device": device, "processor": machine.processor(), "versions": machine.versions()}
+    results.write({"date": datetime.now(UTC).date().isoformat(), "machine": about, "gpu": rows}, path)
+    print(f"results in {path}")
+    return 0
+
+
+def measured(work):
+    """Times of one work, in seconds an iteration."""
+    run = Ours(work, works.ids(work), "cupy").run
+    count = iterations_for(run, 0.5)
+    rounds = []
+    for _ in range(ROUNDS):
+        begin = perf_counter()
+        run(count)  # what it returns is on the host: it has waited
+        rounds.append((perf_counter() - begin) / count)
+    each = median(rounds)
+    return {
+        "work": work.name, "median": each, "least": min(rounds), "most": max(rounds), "iterations": count,
+        "chars_per_second": work.chars / each,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

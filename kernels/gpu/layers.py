@@ -1,0 +1,114 @@
+"""One layer on the device, forward and backward, as a list of calls: products of cuBLAS and a kernel for each step.
+
+Buffers are fixed when the list is made, so that a pass that is made again and again costs Python nothing but its
+launches. What comes from the input is one product over all steps; so are the gradients of the weights.
+"""
+
+from typing import Any
+
+from kernels.gpu.launch import Call, each, launch
+from kernels.gpu.products import flat, product
+
+_FILE = "cells"
+
+
+def forward(cell: str, x: Any, parameters: Any, h: Any, c: Any, gates: Any, W_h: Any = None) -> list[Call]:
+    """The calls that run a layer over all steps, from the state in h[0] (and c[0]) on.
+
+    Parameters
+    ----------
+    cell : of spec.CELLS
+    x : (T, B) int32 ids or (T, B, D) floats; read
+    parameters : LayerParams or GRULayerParams; read
+    h : (T+1, B, H); written but for h[0]
+    c : the same for an LSTM, else not used
+    gates : LSTM (T, B, 4H); GRU (2, T, B, 3H); RNN not used; written
+    W_h : a copy of the recurrent matrix to be read instead of it
+    """
+    T, B, H = h.shape[0] - 1, h.shape[1], h.shape[2]
+    W_h = parameters.W_h if W_h is None else W_h
+    calls = _from_input(x, parameters, {"lstm": gates, "gru": gates[0], "rnn": h[1:]}[cell])
+    for t in range(T):
+        if cell == "lstm":
+            calls += [product(h[t], W_h, gates[t], add=True), _step("lstm_cell", gates[t], c[t], c[t + 1], h[t + 1])]
+        elif cell == "gru":
+            calls += [product(h[t], W_h, gates[1, t])]
+            calls += [_step("gru_cell", gates[0, t], gates[1, t], parameters.b_h, h[t], h[t + 1])]
+        else:
+            calls += [product(h[t], W_h, h[t + 1], add=True), each(_FILE, "rnn_cell", h.dtype, B * H, h[t + 1], B, H)]
+    return calls
+
+
+def _step(name: str, *arrays: Any) -> Call:
+    """A kernel of a step; the last of the arrays before the sizes is (B, H)."""
+    B, H = arrays[-1].shape
+    return each(_FILE, name, arrays[-1].dtype, B * H, *arrays, B, H)
+
+
+def _from_input(x: Any, parameters: Any, out: Any) -> list[Call]:
+    """``out = x W_x + b`` over all steps."""
+    W_x, bias = parameters.W_x, parameters[2]
+    columns = W_x.shape[1]
+    rows = out.size // columns
+    if x.ndim == 2:
+        return [each("model", "table_rows", out.dtype, out.size, x, W_x, bias, out, rows, columns)]
+    spread = each("model", "repeated", out.dtype, out.size, bias, out, rows, columns)
+    return [spread, product(flat(x), W_x, flat(out), add=True)]
+
+
+def backward(
+    cell: str, dh: Any, x: Any, parameters: Any, states: tuple[Any, Any, Any], dz: Any, carry: tuple[Any, Any],
+    grads: Any, dx: Any, one_hot: Any, W_h: Any = None,
+) -> list[Call]:  # fmt: skip
+    """The calls that backpropagate through a layer.
+
+    Parameters
+    ----------
+    cell, x, parameters, W_h : as for :func:`forward`; read
+    dh : (T, B, H), gradient with respect to h[1:]; read before dx is written, so they may be the same
+    states : h, c, gates, as :func:`forward` left them; read
+    dz : the shape of gates, of an RNN (T, B, H); written
+    carry : dh_next and dc_next (B, H): the gradient with respect to the last state, then that to the first; written
+    grads : dW_x, dW_h and the biases' gradients; written
+    dx : (T, B, D) where x holds floats; written
+    one_hot : (T B, V) where it holds ids: each one's row of the unit matrix; read
+    """
+    h, c, gates = states
+    dh_next, dc = carry
+    W_h = parameters.W_h if W_h is None else W_h
+    calls = []
+    for t in reversed(range(len(dh))):
+        if cell == "lstm":
+            arrays: tuple[Any, ...] = (dh[t], dh_next, dc, gates[t], c[t], c[t + 1], dz[t])
+        elif cell == "gru":
+            arrays = (dh[t], dh_next, gates[0, t], gates[1, t], h[t], dz[0, t], dz[1, t])
+        else:
+            arrays = (dh[t], dh_next, h[t + 1], dz[t])
+        B, H = dh_next.shape
+        calls += [each(_FILE, f"{cell}_cell_back", h.dtype, B * H, *arrays, B, H)]
+        from_h = dz[1, t] if cell == "gru" else dz[t]
+        calls += [product(from_h, W_h, dh_next, turn_b=True, add=cell == "gru")]
+    sides = (dz[0], dz[1]) if cell == "gru" else (dz, dz)
+    return calls + _weights(x, h, parameters.W_x, sides, grads, dx, one_hot)
+
+
+def _weights(x: Any, h: Any, W_x: Any, sides: tuple[Any, Any], grads: Any, dx: Any, one_hot: Any) -> list[Call]:
+    """The gradients of what all steps share, given those (T, B, ...) of x W_x and of h W_h."""
+    from_x, from_h = map(flat, sides)
+    calls = [product(flat(h[:-1]), from_h, grads[1], turn_a=True)]
+    if x.ndim == 2:
+        calls += [product(one_hot, from_x, grads[0], turn_a=True)]
+    else:
+        calls += [product(flat(x), from_x, grads[0], turn_a=True), product(from_x, W_x, flat(dx), turn_b=True)]
+    return calls + [column_sums(side, bias) for side, bias in zip((from_x, from_h), grads[2:], strict=False)]
+
+
+def column_sums(a: Any, out: Any) -> Call:
+    """``out = a.sum(axis=0)`` of a matrix."""
+    rows, columns = a.shape
+    return launch("model", "column_sums", a.dtype, -(-columns // 32), a, out, rows, columns)
+
+
+def one_hot(x: Any, out: Any) -> Call:
+    """Row n of out (T B, V) = that of the unit matrix for the n-th id."""
+    return each("model", "one_hot", out.dtype, out.size, x, out, *out.shape)

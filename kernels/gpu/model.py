@@ -1,0 +1,183 @@
+"""A whole model on the device: layers, readout and loss as lists of calls over buffers that one object owns."""
+
+from typing import Any
+
+import cupy
+import numpy as np
+
+from kernels import spec
+from kernels.gpu import layers
+from kernels.gpu.launch import Call, each, launch, run
+from kernels.gpu.products import empty, flat, product, zeros
+from kernels.spec import Shape
+
+
+class Model:
+    """Passes over a model of fixed sizes; the parameters are read where they lie, so they may change between passes.
+
+    Parameters
+    ----------
+    theta : (N,)
+    shape : Shape
+    T, B : steps and streams
+    first : the first step whose prediction counts
+    dropout : as for train_steps
+    bfloat16 : whether recurrent matrices are read as copies rounded to bfloat16
+    grad : (N,) for the gradient; without one there is no way back
+    """
+
+    def __init__(
+        self, theta: Any, shape: Shape, T: int, B: int, *, first: int = 0, dropout: float = 0.0, bfloat16: bool = False,
+        grad: Any = None,
+    ) -> None:  # fmt: skip
+        self.shape, self.grad = shape, grad
+        self._real, self._first, self._scale = theta.dtype, first, theta.dtype.type(1 / (1 - dropout))
+        V, H, L, cell, E = shape
+        self.x = zeros((T + 1, B), np.int32)
+        self.h = empty((L, T + 1, B, H), theta.dtype)
+        self.c = empty((L, T + 1 if cell == "lstm" else 0, B, H), theta.dtype)
+        gates = {"lstm": (L, T, B, 4 * H), "gru": (L, 2, T, B, 3 * H), "rnn": (L, 1, 0, B, H)}[cell]
+        self._gates = empty(gates, theta.dtype)
+        self._embedded = empty((T, B, E), theta.dtype)
+        self._dropped = empty((L, T, B, H) if dropout else (0, T, B, H), theta.dtype)
+        self.masks = empty(self._dropped.shape, np.uint8)
+        self._rounded = empty((L, H, spec.CELLS[cell] * H), theta.dtype) if bfloat16 else [None] * L
+        self.logits = empty(((T - first) * B, V), theta.dtype)
+        self._row_loss = empty((len(self.logits),), theta.dtype)
+        self._loss = empty((1,), np.float64)
+        self._params = spec.params(theta, shape)
+        self._forward = self._forward_calls()
+        self._backward = [] if grad is None else self._loss_calls() + self._backward_calls()
+
+    # ------------------------------------------------------------------------------------------------------ state
+    def carry_in(self, h: Any, c: Any) -> None:
+        """Put a state, h and c (L, B, H), before the first step."""
+        self.h[:, 0] = h
+        if self.c.size:
+            self.c[:, 0] = c
+
+    def carry_out(self, t: int, h: Any, c: Any) -> None:
+        """Write the state before step t into h and c; c stays where there are no cells."""
+        h[...] = self.h[:, t]
+        if self.c.size:
+            c[...] = self.c[:, t]
+
+    # ------------------------------------------------------------------------------------------------------ passes
+    def forward(self) -> None:
+        """From ids in x and a state before the first step to states and logits."""
+        run(self._forward)
+
+    def backward(self) -> None:
+        """From logits to their gradient, the loss and the gradient; :meth:`forward` comes before."""
+        run(self._backward)
+
+    def loss(self) -> float:
+        """The loss of the last :meth:`backward`; waits for it."""
+        return float(self._loss.get()[0])
+
+    def log_probs(self, out: Any) -> None:
+        """Write ln softmax(logits)[target] into out (T, B) float64; :meth:`forward` comes before."""
+        rows, V = self.logits.shape
+        launch("model", "log_probs", self._real, -(-rows // 8), self.logits, self.x[1:], out, rows, V)()
+
+    # ------------------------------------------------------------------------------------------------------- calls
+    def _rows_below(self, layer: int) -> Any:
+        """What a layer reads: ids, their embedding, or what the layer below passes up."""
+        if layer == 0:
+            return self.x[:-1] if self._params.embedding is None else self._embedded
+        return self._passed_up(layer - 1)
+
+    def _passed_up(self, layer: int) -> Any:
+        return self._dropped[layer] if self._dropped.size else self.h[layer, 1:]
+
+    def _cells(self, layer: int) -> Any:
+        return self.c[layer] if self.c.size else None
+
+    def _drop(self, layer: int, into: Any, values: Any) -> list[Call]:
+        """What dropout does to (T, B, H)."""
+        if not self._dropped.size:
+            return []
+        mask, n = self.masks[layer], np.int64(values.size)
+        return [each("model", "dropped", self._real, values.size, values, mask, into, self._scale, n)]
+
+    def _forward_calls(self) -> list[Call]:
+        params, calls = self._params, []
+        if params.embedding is not None:
+            out = self._embedded
+            sizes = (out.size // out.shape[2], out.shape[2])
+            calls += [each("model", "embedded", self._real, out.size, self.x[:-1], params.embedding, out, *sizes)]
+        for k, layer in enumerate(params.layers):
+            copy = self._rounded[k]
+            if copy is not None:
+                calls += [
+                    each("model", "rounded_to_bfloat16", self._real, copy.size, layer.W_h, copy, np.int64(copy.size))
+                ]
+            calls += layers.forward(
+                self.shape.cell, self._rows_below(k), layer, self.h[k], self._cells(k), self._gates[k], copy
+            )
+            calls += self._drop(k, self._dropped[k : k + 1], self.h[k, 1:])
+        rows, V = self.logits.shape
+        read = flat(self._passed_up(len(params.layers) - 1)[self._first :])
+        calls += [each("model", "repeated", self._real, self.logits.size, params.b_y, self.logits, rows, V)]
+        return [*calls, product(read, params.W_y, self.logits, add=True)]
+
+    def _loss_calls(self) -> list[Call]:
+        rows, V = self.logits.shape
+        targets = self.x[1:][self._first :]
+        loss = launch(
+            "model", "cross_entropy", self._real, -(-rows // 8), self.logits, targets, self._row_loss, rows, V
+        )
+        return [loss, launch("model", "sum_in_double", self._real, 1, self._row_loss, self._loss, rows)]
+
+    def _backward_calls(self) -> list[Call]:
+        params, grads, real = self._params, spec.params(self.grad, self.shape), self._real
+        L, rows_of_h, B, H = self.h.shape
+        T = rows_of_h - 1
+        read = self._passed_up(L - 1)[self._first :]
+        dh = zeros((T, B, H), real)  # of the last layer, where steps that do not count stay zero
+        below = empty((T, B, H), real)
+        dz = empty((T, B, H) if self.shape.cell == "rnn" else self._gates.shape[1:], real)
+        carry = empty((2, B, H), real)
+        table = empty((T * B, self.shape.vocab_size), real)
+        calls = [
+            product(flat(read), self.logits, grads.W_y, turn_a=True),
+            layers.column_sums(self.logits, grads.b_y),
+            product(self.logits, params.W_y, flat(dh[self._first :]), turn_b=True),
+            layers.one_hot(self.x[:-1], table),
+        ]
+        for k in reversed(range(L)):
+            rows = self._rows_below(k)
+            dx = None if rows.ndim == 2 else below if k else empty(self._embedded.shape, real)
+            states = (self.h[k], self._cells(k), self._gates[k])
+            calls += [*self._drop(k, dh, dh), _cleared(carry)]
+            calls += layers.backward(
+                self.shape.cell, dh, rows, params.layers[k], states, dz, (carry[0], carry[1]), grads.layers[k], dx,
+                table, self._rounded[k],
+            )  # fmt: skip
+            dh = dx
+        if params.embedding is not None:
+            calls += [product(table, flat(dh), grads.embedding, turn_a=True)]
+        return calls
+
+
+def _cleared(array: Any) -> Call:
+    """A call that sets an array to zero."""
+    return lambda: array.fill(0)
+
+
+def gather(ids: Any, starts: Any, steps: int, V: int) -> Any:
+    """The ids that iterations read, (n, steps, B) int32: ``ids[starts[n, b] + t]``.
+
+    Raises
+    ------
+    ValueError
+        ``ids: expected ids in [0, 71), got 71 at 7``: of those that are read, the first that is none of V.
+    """
+    n, B = starts.shape
+    x, bad = empty((n, steps, B), np.int32), cupy.asarray(np.array([np.iinfo(np.uint64).max], np.uint64))
+    name = f"gather_ids_{ids.dtype.itemsize}"
+    each("model", name, np.dtype(np.float32), x.size, ids, starts, x, bad, n, steps, B, V)()
+    at = int(bad.get()[0])
+    if at < len(ids):
+        raise ValueError(f"ids: expected ids in [0, {V}), got {int(ids[at])} at {at}")
+    return x

@@ -1,0 +1,336 @@
+"""The door: every op of spec.OPS for arrays on the device.
+
+Arrays in are CuPy's, or anything that has memory on the device and says so (``__cuda_array_interface__``, DLPack): it
+is taken as it is, without copying. A NumPy array is refused, as by CuPy itself; :mod:`kernels.gpu.host` takes those.
+Arrays out are CuPy's. Work is queued on the current stream. `threads` is for processors and means nothing here; of a
+`workspace` the sizes alone are checked: CuPy keeps freed memory at hand by itself.
+"""
+
+from functools import wraps
+from inspect import signature
+from typing import Any
+
+import cupy
+import numpy as np
+
+from kernels import checks, spec
+from kernels.gpu import layers, small, updates
+from kernels.gpu.launch import launch, on_device, run
+from kernels.gpu.model import Model, gather
+from kernels.gpu.products import empty
+from kernels.spec import GRUCache, GRUGrads, LSTMCache, LSTMGrads, RNNCache, RNNGrads, Shape, Workspace
+
+#: Arguments that are arrays, or tuples of them; the learning_rate of train_steps is one, too.
+_ARRAYS = {"x", "h0", "c0", "W_x", "W_h", "b", "b_x", "b_h", "out", "dh", "cache", "dh_last", "dc_last", "dz"}
+_ARRAYS |= {"logits", "targets", "theta", "grad", "state", "h", "c", "ids", "starts", "reset", "masks", "uniforms"}
+_ARRAYS |= {"log_probs"}
+
+
+def _taking_device_arrays(op: Any) -> Any:
+    """Let an op have CuPy arrays alone: others are taken over, or refused, by name."""
+    parameters = signature(op)
+
+    def taken(name: str, value: Any) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, tuple):  # a cache, gradients, buffers
+            fields = getattr(value, "_fields", range(len(value)))
+            arrays = [taken(f"{name}.{field}", each) for field, each in zip(fields, value, strict=True)]
+            return type(value)(*arrays) if hasattr(value, "_fields") else tuple(arrays)
+        return on_device(name, value)
+
+    @wraps(op)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        bound = parameters.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            if name in _ARRAYS or (op.__name__ == "train_steps" and name == "learning_rate"):
+                bound.arguments[name] = taken(name, value)
+        return op(*bound.args, **bound.kwargs)
+
+    return checked
+
+
+# --------------------------------------------------------------------------------------------------------- one layer
+@_taking_device_arrays
+def lstm_forward(
+    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, out: tuple[Any, Any, Any] | None = None
+) -> tuple[Any, Any, LSTMCache]:
+    """Run one LSTM layer over T steps and B streams, as :func:`kernels.numpy_ref.lstm_forward`."""
+    sizes = checks.lstm_forward(x, h0, c0, W_x, W_h, b, out)
+    T, B, H = sizes["T"], sizes["B"], sizes["H"]
+    dims = ((T + 1, B, H), (T + 1, B, H), (T, B, 4 * H))
+    h, c, gates = out or (empty(each, h0.dtype) for each in dims)
+    h[0], c[0] = h0, c0
+    run(layers.forward("lstm", x, spec.LayerParams(W_x, W_h, b), h, c, gates))
+    return h, c, LSTMCache(x, h, c, gates, W_x, W_h)
+
+
+@_taking_device_arrays
+def lstm_backward(
+    dh: Any, cache: LSTMCache, dh_last: Any = None, dc_last: Any = None, *, out: LSTMGrads | None = None, dz: Any = None
+) -> LSTMGrads:
+    """Backpropagate through one LSTM layer, as :func:`kernels.numpy_ref.lstm_backward`."""
+    checks.lstm_backward(dh, cache, dh_last, dc_last, out, dz)
+    x, h, c, gates, W_x, W_h = cache
+    if out is None:
+        out = LSTMGrads(_like_floats(x), *map(cupy.empty_like, (h[0], c[0], W_x, W_h, W_x[0])))
+    out.dc0[...] = 0 if dc_last is None else dc_last
+    _backward("lstm", dh, cache, (h, c, gates), dh_last, out, dz, out.dc0, out[3:])
+    return out
+
+
+@_taking_device_arrays
+def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None) -> tuple[Any, RNNCache]:
+    """Run one layer of the plain recurrent network, as :func:`kernels.numpy_ref.rnn_forward`."""
+    sizes = checks.rnn_forward(x, h0, W_x, W_h, b, out)
+    h = empty((sizes["T"] + 1, *h0.shape), h0.dtype) if out is None else out
+    h[0] = h0
+    run(layers.forward("rnn", x, spec.LayerParams(W_x, W_h, b), h, None, h))
+    return h, RNNCache(x, h, W_x, W_h)
+
+
+@_taking_device_arrays
+def rnn_backward(
+    dh: Any, cache: RNNCache, dh_last: Any = None, *, out: RNNGrads | None = None, dz: Any = None
+) -> RNNGrads:
+    """Backpropagate through one layer of the plain network, as :func:`kernels.numpy_ref.rnn_backward`."""
+    checks.rnn_backward(dh, cache, dh_last, out, dz)
+    x, h, W_x, W_h = cache
+    if out is None:
+        out = RNNGrads(_like_floats(x), *map(cupy.empty_like, (h[0], W_x, W_h, W_x[0])))
+    _backward("rnn", dh, cache, (h, None, h[1:]), dh_last, out, dz, None, out[2:])
+    return out
+
+
+@_taking_device_arrays
+def gru_forward(
+    x: Any, h0: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, *, out: tuple[Any, Any] | None = None
+) -> tuple[Any, GRUCache]:
+    """Run one GRU layer over T steps and B streams, as :func:`kernels.numpy_ref.gru_forward`."""
+    sizes = checks.gru_forward(x, h0, W_x, W_h, b_x, b_h, out)
+    T, B, H = sizes["T"], sizes["B"], sizes["H"]
+    h, gates = out or (empty((T + 1, B, H), h0.dtype), empty((2, T, B, 3 * H), h0.dtype))
+    h[0] = h0
+    run(layers.forward("gru", x, spec.GRULayerParams(W_x, W_h, b_x, b_h), h, None, gates))
+    return h, GRUCache(x, h, gates, W_x, W_h)
+
+
+@_taking_device_arrays
+def gru_backward(
+    dh: Any, cache: GRUCache, dh_last: Any = None, *, out: GRUGrads | None = None, dz: Any = None
+) -> GRUGrads:
+    """Backpropagate through one GRU layer, as :func:`kernels.numpy_ref.gru_backward`."""
+    checks.gru_backward(dh, cache, dh_last, out, dz)
+    x, h, gates, W_x, W_h = cache
+    if out is None:
+        out = GRUGrads(_like_floats(x), *map(cupy.empty_like, (h[0], W_x, W_h, W_x[0], W_x[0])))
+    _backward("gru", dh, cache, (h, None, gates), dh_last, out, dz, None, out[2:])
+    return out
+
+
+def _like_floats(x: Any) -> Any:
+    return None if x.ndim == 2 else cupy.empty_like(x)
+
+
+def _backward(
+    cell: str, dh: Any, cache: Any, states: Any, dh_last: Any, out: Any, dz: Any, dc: Any, grads: Any
+) -> None:
+    """Backpropagate through a layer into `out`; dc holds what comes from the last cell state."""
+    x, W_x, W_h = cache.x, cache.W_x, cache.W_h
+    out.dh0[...] = 0 if dh_last is None else dh_last
+    table = None
+    if x.ndim == 2:
+        table = empty((x.size, len(W_x)), W_x.dtype)
+        layers.one_hot(x, table)()
+    dz = empty(states[2].shape, W_x.dtype) if dz is None else dz
+    parameters = spec.LayerParams(W_x, W_h, None)
+    run(layers.backward(cell, dh, x, parameters, states, dz, (out.dh0, dc), grads, out.dx, table))
+
+
+# ------------------------------------------------------------------------------------------------ loss and optimizers
+@_taking_device_arrays
+def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tuple[float, Any]:
+    """Loss and gradient of a softmax readout, as :func:`kernels.numpy_ref.softmax_cross_entropy`."""
+    checks.softmax_cross_entropy(logits, targets, out)
+    dlogits = cupy.empty_like(logits) if out is None else out
+    dlogits[...] = logits
+    rows, V = targets.size, logits.shape[2]
+    row_loss, loss = empty((rows,), logits.dtype), empty((1,), np.float64)
+    launch("model", "cross_entropy", logits.dtype, -(-rows // 8), dlogits, targets, row_loss, rows, V)()
+    launch("model", "sum_in_double", logits.dtype, 1, row_loss, loss, rows)()
+    return float(loss.get()[0]), dlogits
+
+
+@_taking_device_arrays
+def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | None = None) -> None:
+    """Clip a flat gradient in place, by element and then by norm, as :func:`kernels.numpy_ref.clip`."""
+    spec.check(grad=(grad, "N"))
+    updates.clip(grad, grad_clip, grad_clip_norm)
+
+
+def _update(
+    name: str, theta: Any, grad: Any, state: Any, step: int, rate: float, grad_clip: float | None, *values: float
+) -> None:
+    hyper = dict(zip(spec.OPTIMIZERS[name].hyper, values, strict=True))
+    checks.optimizer(theta, grad, state, spec.slots(name, hyper))
+    rates, roots = updates.rates(name, hyper, step, [rate])
+    clipping = updates.Clipping(theta.size, theta.dtype, 1.0, grad_clip)
+    updates.update(name, hyper, theta, grad, state, rates[0], roots[0], clipping)
+
+
+@_taking_device_arrays
+def sgd(
+    theta: Any, grad: Any, state: Any, step: int, *, learning_rate: float, grad_clip: float | None = None,
+    momentum: float = 0.0,
+) -> None:  # fmt: skip
+    """Gradient descent in place, as :func:`kernels.numpy_ref.sgd`."""
+    _update("sgd", theta, grad, state, step, learning_rate, grad_clip, momentum)
+
+
+@_taking_device_arrays
+def adagrad(
+    theta: Any, grad: Any, state: Any, step: int, *, learning_rate: float, grad_clip: float | None = None,
+    epsilon: float = 1e-8,
+) -> None:  # fmt: skip
+    """Adagrad in place, clip and update in one pass, as :func:`kernels.numpy_ref.adagrad`."""
+    _update("adagrad", theta, grad, state, step, learning_rate, grad_clip, epsilon)
+
+
+@_taking_device_arrays
+def rmsprop(
+    theta: Any, grad: Any, state: Any, step: int, *, learning_rate: float, grad_clip: float | None = None,
+    rho: float = 0.99, epsilon: float = 1e-8,
+) -> None:  # fmt: skip
+    """RMSprop in place, clip and update in one pass, as :func:`kernels.numpy_ref.rmsprop`."""
+    _update("rmsprop", theta, grad, state, step, learning_rate, grad_clip, rho, epsilon)
+
+
+@_taking_device_arrays
+def adam(
+    theta: Any, grad: Any, state: Any, step: int, *, learning_rate: float, grad_clip: float | None = None,
+    beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8,
+) -> None:  # fmt: skip
+    """Adam in place, clip and update in one pass, as :func:`kernels.numpy_ref.adam`."""
+    _update("adam", theta, grad, state, step, learning_rate, grad_clip, beta1, beta2, epsilon)
+
+
+# ------------------------------------------------------------------------------------------------------- whole model
+@_taking_device_arrays
+def loss_and_grad(
+    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, last_only: bool = False, dropout: float = 0.0,
+    masks: Any = None, workspace: Workspace | None = None,
+) -> tuple[float, Any, Any, Any]:  # fmt: skip
+    """Loss and gradient of a whole model over one sequence, as :func:`kernels.numpy_ref.loss_and_grad`."""
+    T = checks.model(theta, h, c, x, shape, workspace, dropout, masks) - 1
+    grad = cupy.empty_like(theta)
+    model = Model(theta, shape, T, x.shape[1], first=T - 1 if last_only else 0, dropout=dropout, grad=grad)
+    model.x[...] = x
+    if masks is not None:
+        model.masks[...] = masks
+    model.carry_in(h, c)
+    model.forward()
+    model.backward()
+    h_last, c_last = h.copy(), c.copy()
+    model.carry_out(T, h_last, c_last)
+    return model.loss(), grad, h_last, c_last
+
+
+@_taking_device_arrays
+def train_steps(
+    theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, learning_rate: Any, *, shape: Shape,
+    seq_length: int, step: int = 0, optimizer: str = "adagrad", hyper: dict[str, float] | None = None,
+    grad_scale: float = 1.0, grad_clip: float | None = None, grad_clip_norm: float | None = None,
+    last_only: bool = False, dropout: float = 0.0, masks: Any = None, bfloat16: bool = False,
+    smooth_loss: float = np.inf, stop_below: float = -np.inf, workspace: Workspace | None = None, threads: int = 1,
+) -> Any:  # fmt: skip
+    """Run n iterations, as :func:`kernels.numpy_ref.train_steps`.
+
+    A small model (small.py says which) is trained by one block of threads, thousands of iterations to a launch; others
+    by a launch or a product for each step, with the loss read back after each iteration.
+    """
+    values = spec.hyper_values(optimizer, hyper)
+    checks.train_steps(
+        theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, spec.slots(optimizer, hyper), dropout,
+        masks, threads, workspace, bfloat16,
+    )  # fmt: skip
+    if not len(starts):
+        return empty((0,), np.float64)
+    rates, roots = updates.rates(optimizer, values, step, learning_rate.get())
+    has_extras = dropout > 0 or bfloat16 or last_only or grad_clip_norm is not None
+    if not has_extras and small.fits(shape, seq_length, starts.shape[1], theta.dtype):
+        return small.train(
+            theta, state, h, c, ids, starts, reset, rates, roots, shape, seq_length,
+            rule=(optimizer, values), limits=(grad_scale, grad_clip), watch=(smooth_loss, stop_below),
+        )  # fmt: skip
+    T, (n, B) = seq_length, starts.shape
+    grad = cupy.empty_like(theta)
+    model = Model(theta, shape, T, B, first=T - 1 if last_only else 0, dropout=dropout, bfloat16=bfloat16, grad=grad)
+    clipping = updates.Clipping(theta.size, theta.dtype, grad_scale, grad_clip, grad_clip_norm)
+    resets, losses = reset.get(), np.empty(n)
+    model.carry_in(h, c)
+    for k, x in enumerate(gather(ids, starts, T + 1, shape.vocab_size)):
+        if resets[k]:
+            model.h[:, 0] = 0
+            model.c[:, :1] = 0
+        model.x[...] = x
+        if masks is not None:
+            model.masks[...] = masks[k]
+        model.forward()
+        model.backward()
+        losses[k] = model.loss()
+        smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * losses[k] / B
+        ends_low, is_finite = smooth_loss < stop_below, np.isfinite(losses[k])
+        if not ends_low:
+            model.h[:, 0] = model.h[:, T]
+            model.c[:, :1] = model.c[:, T:]
+        if ends_low or not is_finite:
+            losses = losses[: k + 1]
+            break
+        updates.update(optimizer, values, theta, grad, state, rates[k], roots[k], clipping)
+    model.carry_out(0, h, c)
+    return cupy.asarray(losses)
+
+
+@_taking_device_arrays
+def score(
+    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, out: Any = None
+) -> Any:
+    """Log probability of each character of a text, as :func:`kernels.numpy_ref.score`."""
+    checks.score(theta, h, c, x, shape, workspace, out)
+    T, B = len(x) - 1, x.shape[1]
+    log_probs = empty((T, B), np.float64) if out is None else out
+    model = Model(theta, shape, T, B)
+    model.x[...] = x
+    model.carry_in(h, c)
+    model.forward()
+    model.log_probs(log_probs)
+    model.carry_out(T, h, c)
+    return log_probs
+
+
+@_taking_device_arrays
+def sample(
+    theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, temperature: float = 1.0, top_k: int = 0,
+    top_p: float = 1.0, log_probs: Any = None,
+) -> Any:  # fmt: skip
+    """Draw many characters, as :func:`kernels.numpy_ref.sample`; what is drawn is fed back on the device."""
+    checks.sample(theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs)
+    B, V = len(x), shape.vocab_size
+    model, scratch = Model(theta, shape, 1, B), empty((B, 2, V), np.float64)
+    drawn = empty(uniforms.shape, np.int32)
+    log_probs = empty(uniforms.shape, np.float64) if log_probs is None else log_probs
+    model.x[0] = x
+    model.carry_in(h, c)
+    how = (V, np.float64(temperature), int(top_k), np.float64(top_p))
+    for k in range(len(uniforms)):
+        model.forward()
+        launch(
+            "sample", "draw", theta.dtype, B, model.logits, uniforms[k], model.x, drawn[k], log_probs[k], scratch, *how
+        )()
+        model.h[:, 0] = model.h[:, 1]
+        model.c[:, :1] = model.c[:, 1:]
+    model.carry_out(0, h, c)
+    return drawn
+
+
+__all__ = list(spec.OPS)

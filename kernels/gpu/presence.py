@@ -1,0 +1,69 @@
+"""What is missing for the GPU on this machine, found without importing CuPy: package, driver, device, library."""
+
+import ctypes
+import sys
+from functools import cache
+from importlib.util import find_spec
+
+_CUDA_SUCCESS = 0
+_LIBRARIES = {"nvrtc": "the compiler", "cublas": "the matrix products"}
+_OLDEST_FOR_13 = 13000  # what the driver says of itself: 1000 times the version of CUDA that it knows
+
+
+@cache
+def problem() -> str | None:
+    """Why the GPU cannot be used, in one line with what would help; None where it can."""
+    if find_spec("cupy") is None:
+        return f"needs CuPy: {_install(_driver_version())}"
+    version = _driver_version()
+    if version is None:
+        return "needs the NVIDIA driver, which was not found: install it from your system's packages, or from NVIDIA"
+    if _devices() == 0:
+        return "found the NVIDIA driver, but no GPU that it can use (CUDA_VISIBLE_DEVICES may hide it)"
+    lost = [name for name in _LIBRARIES if not _loads(name)]
+    if lost:
+        what = " and ".join(f"{name} ({_LIBRARIES[name]})" for name in lost)
+        return f"needs CUDA's libraries {what}: {_install(version)}, or a CUDA toolkit"
+    return None
+
+
+def _install(driver_version: int | None) -> str:
+    """The line that installs what runs with nothing but the driver."""
+    extra = "cuda12" if driver_version is not None and driver_version < _OLDEST_FOR_13 else "cuda13"
+    return f"pip install 'charlstm[{extra}]'" + ("" if driver_version else " (cuda12 for drivers before 580)")
+
+
+def _driver() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+
+
+def _driver_version() -> int | None:
+    """The driver's version; None where there is none."""
+    driver, version = _driver(), ctypes.c_int()
+    if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)) != _CUDA_SUCCESS:
+        return None
+    return version.value
+
+
+def _devices() -> int:
+    """Devices that the driver offers to this process."""
+    driver, count = _driver(), ctypes.c_int()
+    if driver is None or driver.cuInit(0) != _CUDA_SUCCESS:
+        return 0
+    return count.value if driver.cuDeviceGetCount(ctypes.byref(count)) == _CUDA_SUCCESS else 0
+
+
+def _loads(library: str) -> bool:
+    """Whether a library of CUDA is where CuPy looks for it."""
+    try:
+        from cuda.pathfinder import load_nvidia_dynamic_lib  # noqa: PLC0415
+    except ImportError:  # an older CuPy finds its libraries by itself
+        return True
+    try:
+        load_nvidia_dynamic_lib(library)
+    except RuntimeError:
+        return False
+    return True

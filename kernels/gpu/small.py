@@ -1,0 +1,122 @@
+"""Training of a small LSTM in one block of threads: many iterations to a launch, as small.cu says.
+
+For one layer, one stream and plain ids, where the recurrent matrix fits the block's registers and a sequence its shared
+memory. Launches are kept to about half a second, so that a display is drawn and Ctrl-C is heard in between; how
+iterations are cut into launches changes no bit.
+"""
+
+from collections.abc import Iterator
+from time import perf_counter
+from typing import Any
+
+import cupy
+import numpy as np
+
+from kernels.gpu import updates
+from kernels.gpu.block import defines, in_registers, memory, sizes
+from kernels.gpu.launch import function
+from kernels.gpu.model import gather
+from kernels.gpu.products import empty
+from kernels.spec import Shape
+
+_LAUNCH_SECONDS = 0.5
+_FIRST_LAUNCH = 50  # iterations
+_MOST_ITERATIONS = 2**15  # whose ids are gathered at once
+
+
+def most_shared_memory() -> int:
+    """Bytes of shared memory that a block may have on the current device."""
+    runtime = cupy.cuda.runtime
+    attribute = runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin
+    return int(runtime.deviceGetAttribute(attribute, runtime.getDevice()))
+
+
+def fits(shape: Shape, T: int, B: int, dtype: Any) -> bool:
+    """Whether one block can train such a model."""
+    V, H, L, cell, E = shape
+    if (B, L, cell, E) != (1, 1, "lstm", 0):
+        return False
+    return in_registers(H, dtype.itemsize) and memory(H, T, V, dtype.itemsize, most_shared_memory()) is not None
+
+
+def train(
+    theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, rates: Any, roots: Any, shape: Shape,
+    T: int, *, rule: tuple[str, dict[str, float]], limits: tuple[float, float | None], watch: tuple[float, float],
+) -> Any:  # fmt: skip
+    """Run the iterations that train_steps was asked for; arguments as there, and its result.
+
+    rates and roots (n,) are on the host, from updates.rates; rule: the optimizer and its constants; limits: grad_scale
+    and grad_clip; watch: smooth_loss and stop_below.
+    """
+    n, real = len(starts), theta.dtype
+    block = _Block(theta, state, h, c, shape, T, rule, limits, watch)
+    losses, done = empty((n,), np.float64), 0
+    pace = _Pace()
+    while done < n:
+        end = min(n, done + _MOST_ITERATIONS)
+        x = gather(ids, starts[done:end], T + 1, shape.vocab_size)
+        plan = [cupy.asarray(a[done:end].astype(real)) for a in (rates, roots)]
+        for begin, count in pace.launches(end - done):
+            part = slice(begin, begin + count)
+            known, why = block.run(
+                x[part], reset[done + begin : done + begin + count], plan[0][part], plan[1][part],
+                losses[done + begin : done + begin + count],
+            )  # fmt: skip
+            if why:
+                return losses[: done + begin + known]
+        done = end
+    return losses
+
+
+class _Block:
+    """The launches of one call: its kernel, its buffers, and what does not change from one to the next."""
+
+    def __init__(
+        self, theta: Any, state: Any, h: Any, c: Any, shape: Shape, T: int, rule: tuple[str, dict[str, float]],
+        limits: tuple[float, float | None], watch: tuple[float, float],
+    ) -> None:  # fmt: skip
+        V, H, real = shape.vocab_size, shape.hidden_size, theta.dtype
+        kind = updates.kind(*rule)
+        place = memory(H, T, V, real.itemsize, most_shared_memory())
+        if place is None:
+            raise RuntimeError("fits() is asked before")
+        self._threads = 32 * sizes(H).warps
+        self._kernel = function("small", "train_small", real, defines(H, T, V, kind, place.shared))
+        self._memory = place.size
+        self._kernel.max_dynamic_shared_size_bytes = max(place.size, 48 * 1024)
+        scale, clip = limits
+        slots = [state[k] if k < len(state) else theta for k in range(2)]  # what a rule does not have, it never touches
+        self._state = (theta, *slots)
+        self._carried = (h, c, cupy.asarray(np.array(watch, np.float64)))
+        self._status, self._scratch = empty((2,), np.int32), empty((max(1, place.scratch),), real)
+        limit = real.type(np.inf if clip is None else clip)
+        self._numbers = (real.type(scale), limit, *updates.constants(*rule, real))
+
+    def run(self, x: Any, reset: Any, rates: Any, roots: Any, losses: Any) -> tuple[int, int]:
+        """Run the iterations whose ids are x (count, T+1, 1); return how many losses are known, and why it ended.
+
+        Waits for it: 0 is for the end of the iterations, 1 for a smoothed loss that is low, 2 for one not finite.
+        """
+        arrays = (*self._state, x, reset, rates, roots, *self._carried, losses, self._status, self._scratch)
+        arguments = (*arrays, np.int32(len(x)), *self._numbers)
+        self._kernel((1,), (self._threads,), arguments, shared_mem=self._memory)
+        known, why = self._status.get().tolist()
+        return known, why
+
+
+class _Pace:
+    """How many iterations go into a launch: as many as take about half a second."""
+
+    def __init__(self) -> None:
+        self._count = _FIRST_LAUNCH
+
+    def launches(self, total: int) -> Iterator[tuple[int, int]]:
+        """Yield begin and count of each launch; each has ended when the next is asked for."""
+        begin = 0
+        while begin < total:
+            count = min(self._count, total - begin)
+            started = perf_counter()
+            yield begin, count
+            taken = max(perf_counter() - started, 1e-6)
+            self._count = max(1, min(4 * self._count, int(count * _LAUNCH_SECONDS / taken)))
+            begin += count

@@ -1,0 +1,110 @@
+"""Builds CUDA source for the processor (cuda.h) and launches its kernels, with arguments checked as no device does."""
+
+import ctypes
+import hashlib
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+HEADER = Path(__file__).parent / "cuda.h"
+FOLDER = Path(__file__).parents[2] / "kernels" / "gpu"
+CACHE = Path(__file__).parents[2] / ".pytest_cache" / "emulated"
+COMPILER = shutil.which("g++")
+REASON = "needs g++ to run CUDA source on the processor"
+
+#: What the threads of a block wait at.
+BARRIER = re.compile(r"__syncthreads\(\);")
+
+_KERNEL = re.compile(r"^KERNEL (\w+)\(|^(\w+)\(real\* theta, real\* s0", re.MULTILINE)
+_DYNAMIC = re.compile(r"extern __shared__ (\w+) (\w+)\[\];")
+_UPDATE = re.compile(r"^UPDATE\((\w+),", re.MULTILINE)
+
+
+class LaunchError(RuntimeError):
+    """A launch that a device would refuse, or that went wrong in a way which the emulation sees."""
+
+
+def kernels_of(source):
+    """Names of the kernels that a source defines."""
+    return [a or b for a, b in _KERNEL.findall(source) if "name" not in (a, b)] + _UPDATE.findall(source)
+
+
+def build(source, options=(), sanitizer=None, edit=lambda text: text):
+    """Compile a source; return the shared library's path. What was built before is taken from a cache."""
+    text = _DYNAMIC.sub(r"\1* \2 = DYNAMIC_SHARED(\1);", edit(source))
+    exports = "".join(f"EXPORT_KERNEL({name}, 0)\n" for name in kernels_of(source))
+    return compiled(f'#include "{HEADER.name}"\n#line 1 "kernels.cu"\n{text}\n{exports}', options, sanitizer)
+
+
+def compiled(unit, options=(), sanitizer=None):
+    """Compile C++ that includes cuda.h; return the shared library's path."""
+    command = [
+        COMPILER, "-std=c++20", "-O2", "-march=native", "-ffp-contract=fast", "-g1", "-w", "-fPIC", "-shared",
+        "-pthread", f"-I{HEADER.parent}", *(o for o in options if o.startswith("-D")),
+        *([f"-fsanitize={sanitizer}", "-fno-omit-frame-pointer"] if sanitizer else []),
+    ]  # fmt: skip
+    key = hashlib.sha256("\0".join([unit, HEADER.read_text(), *command]).encode()).hexdigest()[:20]
+    library = CACHE / f"{key}.so"
+    if not library.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            [*command, "-x", "c++", "-", "-o", str(library.with_suffix(".part"))],
+            input=unit, text=True, capture_output=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise LaunchError(done.stderr)
+        library.with_suffix(".part").replace(library)
+    return library
+
+
+class Function:
+    """A kernel, launched as CuPy launches one; `seed` shuffles the order of a block's threads."""
+
+    seed = 0
+    launches = 0  # of all kernels
+
+    def __init__(self, library, name, cooperative=False):
+        self.name, self.cooperative = name, cooperative
+        self.max_dynamic_shared_size_bytes = 48 * 1024
+        self._launch = getattr(library, f"launch_{name}")
+        self._launch.argtypes = [
+            ctypes.c_uint, ctypes.c_uint, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint64, ctypes.c_void_p,
+        ]  # fmt: skip
+        signature = getattr(library, f"signature_{name}")
+        signature.restype = library.launch_failure.restype = ctypes.c_char_p
+        self.parameters, self._failure = signature().decode().split(), library.launch_failure
+
+    def __call__(self, grid, block, args, *, shared_mem=0):
+        if len(args) != len(self.parameters):
+            raise LaunchError(f"{self.name}: {len(args)} arguments, and {len(self.parameters)} parameters")
+        if not (len(grid) == len(block) == 1 and grid[0] >= 1 and 1 <= block[0] <= 1024):
+            raise LaunchError(f"{self.name}: no launch of {grid} blocks of {block} threads")
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise LaunchError(
+                f"{self.name}: {shared_mem} bytes of shared memory, and {self.max_dynamic_shared_size_bytes} allowed"
+            )
+        values = [self._value(k, *pair) for k, pair in enumerate(zip(args, self.parameters, strict=True))]
+        pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
+        Function.launches += 1
+        if self._launch(grid[0], block[0], shared_mem, self.cooperative, self.seed, ctypes.addressof(pointers)):
+            raise LaunchError(f"{self.name}: {self._failure().decode()}")
+
+    def _value(self, k, argument, parameter):
+        """An argument's bytes, as a NumPy array of one element."""
+        wanted = f"{self.name}: argument {k}: {parameter} wanted, got"
+        if parameter.startswith("*"):
+            if not getattr(argument, "is_on_device", False):
+                raise TypeError(f"{wanted} {type(argument).__name__}")
+            if argument.dtype.kind + str(argument.dtype.itemsize) != parameter[1:]:
+                raise TypeError(f"{wanted} an array of {argument.dtype}")
+            if not argument.flags.c_contiguous:
+                raise TypeError(f"{wanted} an array with gaps")
+            return np.array([argument.data.ptr], np.uint64)
+        if type(argument) in (int, float, bool):  # as CuPy passes them
+            argument = {int: np.int64, float: np.float64, bool: np.bool_}[type(argument)](argument)
+        if not isinstance(argument, np.generic) or argument.dtype.kind + str(argument.dtype.itemsize) != parameter:
+            raise TypeError(f"{wanted} {getattr(argument, 'dtype', type(argument).__name__)}")
+        return np.array([argument])

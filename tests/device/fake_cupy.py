@@ -1,0 +1,159 @@
+"""As much of CuPy as kernels/gpu uses, on the processor, with CuPy's rules enforced.
+
+Device memory is an ndarray of its own kind: it does not mix with NumPy's, NumPy's arrays are no arguments of kernels,
+and `empty` holds NaN. Products follow cuBLAS: matrices by columns, as raw addresses, with a leading dimension each.
+"""
+
+import ctypes
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+
+from device import emulator, nvrtc, ptx
+
+
+class Array(np.ndarray):
+    """Memory of the device."""
+
+    is_on_device = True
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        for value in (*inputs, *(out or ())):
+            if type(value) is np.ndarray and value.ndim:
+                raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+        plain = [v.view(np.ndarray) if isinstance(v, Array) else v for v in inputs]
+        if out is not None:
+            options["out"] = tuple(v.view(np.ndarray) for v in out)
+        result = getattr(ufunc, method)(*plain, **options)
+        return out[0] if out is not None else np.asarray(result).view(Array)
+
+    def __setitem__(self, key, value):
+        if type(value) is np.ndarray and value.ndim:
+            raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+        super().__setitem__(key, value)
+
+    @property
+    def data(self):
+        """Where it lies."""
+        return SimpleNamespace(ptr=self.__array_interface__["data"][0])
+
+    def get(self):
+        """A copy for the host."""
+        return np.array(self.view(np.ndarray))
+
+
+def asarray(array, dtype=None):
+    if isinstance(array, Array) and dtype in (None, array.dtype):
+        return array
+    if hasattr(array, "__cuda_array_interface__"):
+        told = array.__cuda_array_interface__
+        real = np.dtype(told["typestr"])
+        memory = (ctypes.c_char * (int(np.prod(told["shape"])) * real.itemsize)).from_address(told["data"][0])
+        return np.frombuffer(memory, real).reshape(told["shape"]).view(Array)
+    return np.array(array, dtype, order="C").view(Array)
+
+
+def empty(dims, dtype=np.float64):
+    array = np.empty(dims, dtype)
+    array.reshape(-1).view(np.uint8)[...] = 0xFF  # NaN, where it holds floats
+    return array.view(Array)
+
+
+def empty_like(array):
+    return empty(array.shape, array.dtype)
+
+
+def zeros(dims, dtype=np.float64):
+    return np.zeros(dims, dtype).view(Array)
+
+
+# -------------------------------------------------------------------------------------------------------------- cuBLAS
+def _gemm(dtype):
+    def columns_first(address, rows, columns, leading):
+        if leading < max(1, rows):
+            raise RuntimeError("CUBLAS_STATUS_INVALID_VALUE")
+        size = leading * (columns - 1) + rows  # no byte more is read or written
+        memory = np.frombuffer((ctypes.c_char * (size * dtype.itemsize)).from_address(address), dtype)
+        return np.lib.stride_tricks.as_strided(
+            memory, (rows, columns), (dtype.itemsize, leading * dtype.itemsize), writeable=True
+        )
+
+    def gemm(handle, turn_a, turn_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+        assert handle == "cublas handle"
+        scale, kept = (
+            np.frombuffer((ctypes.c_char * dtype.itemsize).from_address(at), dtype)[0] for at in (alpha, beta)
+        )
+        left = columns_first(a, k, m, lda).T if turn_a else columns_first(a, m, k, lda)
+        right = columns_first(b, n, k, ldb).T if turn_b else columns_first(b, k, n, ldb)
+        out = columns_first(c, m, n, ldc)
+        made = scale * (left @ right)
+        out[...] = made + kept * out if kept else made
+
+    return gemm
+
+
+# ------------------------------------------------------------------------------------------------------------- modules
+class RawModule:
+    """CUDA source, built when a kernel of it is asked for."""
+
+    sanitizer, edit = None, staticmethod(lambda text: text)
+    architecture = None  # a number: the real compiler's PTX is run, instead of the source
+
+    def __init__(self, *, code, options=(), enable_cooperative_groups=False):
+        self._code, self._options, self._cooperative = code, options, enable_cooperative_groups
+        self._library = self._through_ptx = None
+
+    def get_function(self, name):
+        if self._library is None:
+            path = emulator.build(self._code, self._options, self.sanitizer, self.edit)
+            self._library = ctypes.CDLL(str(path))
+        made = emulator.Function(self._library, name, self._cooperative)
+        if self.architecture is None:
+            return made
+        compiled = nvrtc.compiled(self._code, self._options, self.architecture)
+        if self._through_ptx is None:
+            unit = ptx.translated(compiled.ptx, emulator.kernels_of(self._code))
+            self._through_ptx = ctypes.CDLL(str(emulator.compiled(unit)))
+        executed = emulator.Function(self._through_ptx, name, self._cooperative)
+        executed.parameters = made.parameters  # PTX does not know what a pointer is of
+        return executed
+
+
+#: Attributes of the device that is imitated; tests set them.
+ATTRIBUTES = {"MaxSharedMemoryPerBlockOptin": 101376, "MultiProcessorCount": 4}
+
+
+def _modules():
+    cupy, cuda = ModuleType("cupy"), ModuleType("cupy.cuda")
+    cupy.__spec__, cuda.__spec__ = ModuleSpec("cupy", None), ModuleSpec("cupy.cuda", None)
+    cupy.__path__ = []
+    cupy.ndarray, cupy.RawModule, cupy.cuda = Array, RawModule, cuda
+    for function in (asarray, empty, empty_like, zeros):
+        setattr(cupy, function.__name__, function)
+    cuda.cublas = SimpleNamespace(
+        sgemm=_gemm(np.dtype("f4")), dgemm=_gemm(np.dtype("f8")), setMathMode=lambda handle, mode: None
+    )
+    cuda.device = SimpleNamespace(get_cublas_handle=lambda: "cublas handle")
+    cuda.runtime = SimpleNamespace(
+        getDevice=lambda: 0,
+        getDeviceProperties=lambda device: {"name": b"imitated"},
+        deviceGetAttribute=lambda name, device: ATTRIBUTES[name],
+        **{f"cudaDevAttr{name}": name for name in ATTRIBUTES},
+    )
+    return {"cupy": cupy, "cupy.cuda": cuda}
+
+
+def load(name):
+    """Import a module of kernels.gpu with this in CuPy's place, which nobody else gets to see."""
+    from importlib import import_module
+
+    real = {key: sys.modules.pop(key) for key in list(sys.modules) if key.partition(".")[0] == "cupy"}
+    sys.modules.update(_modules())
+    try:
+        return import_module(name)
+    finally:
+        for key in ("cupy", "cupy.cuda"):
+            del sys.modules[key]
+        sys.modules.update(real)

@@ -1,0 +1,83 @@
+"""The real compiler, NVRTC, from its wheel (extra gpu-test): for any architecture, with neither CuPy nor a driver."""
+
+import ctypes
+import re
+from functools import cache
+from importlib.metadata import PackageNotFoundError, files, version
+from typing import NamedTuple
+
+PACKAGE = "nvidia-cuda-nvrtc"
+REASON = f"needs the compiler's wheel: pip install {PACKAGE} (extra gpu-test)"
+#: What CuPy adds to the options of a RawModule.
+CUPYS = ("-ftz=true", "--device-as-default-execution-space")
+
+
+def wheel():
+    """The version of the compiler's wheel; None where it is not installed."""
+    try:
+        return version(PACKAGE)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _library():
+    paths = [file.locate() for file in files(PACKAGE) if re.fullmatch(r"libnvrtc\.so\.\d+", file.name)]
+    return ctypes.CDLL(str(paths[0]))
+
+
+class Kernel(NamedTuple):
+    """What the assembler says of a kernel."""
+
+    registers: int
+    spilled: int  # bytes stored and loaded
+    shared: int  # bytes of static shared memory
+
+
+class Compiled(NamedTuple):
+    """A compiled source: its kernels by name, and its PTX."""
+
+    kernels: dict[str, Kernel]
+    ptx: str
+
+
+def compiled(source, options, architecture):
+    """Compile a source for an architecture, such as 80."""
+    _, log = _built(source, (*options, *CUPYS, f"-arch=sm_{architecture}", "--ptxas-options=-v"), "CUBIN")
+    ptx, _ = _built(source, (*options, *CUPYS, f"-arch=compute_{architecture}"), "PTX")
+    return Compiled(_kernels_in(log), ptx.rstrip(b"\0").decode())
+
+
+def _kernels_in(log):
+    found = {}
+    for part in log.split("Compiling entry function '")[1:]:
+        name = part.partition("'")[0]
+        spilled = sum(map(int, re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", part).groups()))
+        shared = re.search(r"(\d+) bytes smem", part)
+        registers = int(re.search(r"Used (\d+) registers", part).group(1))
+        found[name] = Kernel(registers, spilled, int(shared.group(1)) if shared else 0)
+    return found
+
+
+def _built(source, options, what):
+    """Compile; return the result and the log."""
+    nvrtc, program = _library(), ctypes.c_void_p()
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None)
+    try:
+        arguments = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+        result = nvrtc.nvrtcCompileProgram(program, len(options), arguments)
+        log = _read(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
+        if result:
+            raise RuntimeError(log.decode())
+        text = _read(getattr(nvrtc, f"nvrtcGet{what}Size"), getattr(nvrtc, f"nvrtcGet{what}"), program)
+        return text, log.decode()
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def _read(size_of, get, program):
+    size = ctypes.c_size_t()
+    size_of(program, ctypes.byref(size))
+    buffer = ctypes.create_string_buffer(size.value)
+    get(program, buffer)
+    return buffer.raw

@@ -1,0 +1,97 @@
+"""Runs kernels under a sanitizer, or with a line of their source edited: a process of its own, python -m device.sanitized.
+
+    python -m device.sanitized SANITIZER|none FILE LINE WORK...
+
+LINE of FILE (from 1; 0 for none) is emptied of its barrier before it is compiled. The works are done in several orders of
+threads, and compared with the reference. Exit code 0: all is well; 3: something is wrong; 66: the sanitizer saw it.
+"""
+
+import sys
+
+import numpy as np
+
+from device import emulator, fake_cupy
+from kernels import numpy_ref as ref
+from kernels import spec
+from kernels.spec import Shape
+
+SEEDS = (0, 1, 2)
+
+
+def block(ops):
+    """A few iterations of the small model's block."""
+    return _train(ops, Shape(35, 7), 1)
+
+
+def block_in_float(ops):
+    """The same in float32."""
+    return _train(ops, Shape(35, 7), 1, dtype="float32")
+
+
+def launches(ops):
+    """The same by launches, for a model of two layers and two streams, with a norm to be held down."""
+    return _train(ops, Shape(35, 5, 2), 2, grad_clip_norm=0.1)
+
+
+def drawing(ops):
+    """Characters, with all that truncates, and without."""
+    shape = Shape(41, 3)
+    theta = np.random.RandomState(0).randn(spec.num_parameters(shape))
+    uniforms, log_probs = np.random.RandomState(1).random_sample((5, 2)), np.zeros((5, 2))
+    first, found = np.zeros(2, np.int32), []
+    for how in ({"top_k": 9, "top_p": 0.9}, {}, {"temperature": 0.0}):
+        options = {"temperature": 0.8, "log_probs": log_probs, **how}
+        found += [ops.sample(theta, *np.zeros((2, 1, 2, 3)), first, uniforms, shape=shape, **options), log_probs.copy()]
+    return found
+
+
+def _train(ops, shape, B, n=3, T=4, dtype="float64", **options):
+    random, L, H = np.random.RandomState(0), shape.num_layers, shape.hidden_size
+    theta = random.randn(spec.num_parameters(shape)) * 0.4
+    arrays = [theta, np.zeros((2, len(theta))), *random.randn(2, L, B, H)]
+    arrays = [array.astype(dtype) for array in arrays]
+    ids, starts = random.randint(0, shape.vocab_size, 60).astype(np.uint8), np.arange(n * B).reshape(n, B) * 3
+    losses = ops.train_steps(
+        *arrays,
+        ids,
+        starts,
+        np.arange(n) == 1,
+        np.full(n, 0.01),
+        shape=shape,
+        seq_length=T,
+        optimizer="adam",
+        **options,
+    )
+    return losses, *arrays
+
+
+def is_close(a, b):
+    return np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-7, atol=1e-9)
+
+
+def main(sanitizer, file, line, *works):
+    target, line = (emulator.FOLDER / f"{file}.cu").read_text(), int(line)
+    if line:
+        lines = target.split("\n")
+        assert emulator.BARRIER.search(lines[line - 1]), lines[line - 1]
+        lines[line - 1] = emulator.BARRIER.sub(";", lines[line - 1])
+        fake_cupy.RawModule.edit = staticmethod(lambda text: text.replace(target, "\n".join(lines)))
+    fake_cupy.RawModule.sanitizer = None if sanitizer == "none" else sanitizer
+    ops = fake_cupy.load("kernels.gpu.host")
+    for work in works:
+        expected = globals()[work](ref)
+        for seed in SEEDS if sanitizer == "none" else SEEDS[:1]:
+            emulator.Function.seed = seed
+            try:
+                found = globals()[work](ops)
+            except emulator.LaunchError as error:
+                print(error)
+                return 3
+            if not all(map(is_close, found, expected)):
+                print(f"{work}: other numbers than the reference's")
+                return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

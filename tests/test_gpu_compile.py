@@ -1,0 +1,148 @@
+"""The CUDA source through the real compiler, for every architecture: registers, spills, shared memory, and what the PTX
+must not have.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from device import emulator, nvrtc
+
+from kernels.gpu.block import defines
+
+pytestmark = pytest.mark.skipif(nvrtc.wheel() is None, reason=nvrtc.REASON)
+
+FOLDER = ROOT / "kernels" / "gpu"
+ARCHITECTURES = [75, pytest.param(80, marks=pytest.mark.long), pytest.param(86, marks=pytest.mark.long),
+                 pytest.param(89, marks=pytest.mark.long), 90, pytest.param(100, marks=pytest.mark.long), 120]  # fmt: skip
+REALS = {"float32": "float", "float64": "double"}
+
+#: The most that a kernel may take on any architecture, with the compiler that extra gpu-test pins: registers in float32
+#: and in float64, bytes of static shared memory in float64 (in float32 no more).
+BUDGETS = {
+    "cells": {
+        "lstm_cell": (40, 45, 0), "lstm_cell_back": (40, 40, 0), "gru_cell": (40, 47, 0), "gru_cell_back": (42, 44, 0),
+        "rnn_cell": (30, 28, 0), "rnn_cell_back": (32, 32, 0),
+    },
+    "model": {
+        "gather_ids_1": (36, 36, 0), "gather_ids_2": (36, 36, 0), "gather_ids_4": (36, 36, 0), "table_rows": (38, 38, 0),
+        "embedded": (38, 38, 0), "repeated": (35, 35, 0), "one_hot": (38, 38, 0), "dropped": (30, 30, 0),
+        "rounded_to_bfloat16": (28, 28, 0), "cross_entropy": (54, 56, 0), "log_probs": (56, 57, 0),
+        "sum_in_double": (32, 42, 2048), "column_sums": (42, 56, 2048),
+    },
+    "updates": {
+        "norm_panels": (15, 14, 2048), "norm_factor": (42, 42, 2048), "clip": (26, 32, 0), "update_sgd": (28, 32, 0),
+        "update_momentum": (30, 38, 0), "update_adagrad": (38, 46, 0), "update_rmsprop": (38, 46, 0),
+        "update_adam": (38, 48, 0),
+    },
+    "sample": {"draw": (64, 64, 3084)},
+}  # fmt: skip
+#: Kernels whose sums or probabilities are in double for either type: the contract says so, or exactness wants it.
+IN_DOUBLE = {"sum_in_double", "log_probs", "norm_panels", "norm_factor", "draw"}
+#: Instructions in double of the small model's block: the smoothed loss, once an iteration.
+BLOCKS_DOUBLES = 12
+
+
+def source(file):
+    return (FOLDER / "common.cu").read_text() + (FOLDER / f"{file}.cu").read_text()
+
+
+@cache
+def compiled(file, dtype, architecture, defines=()):
+    options = ("--std=c++17", f"-DREAL={REALS[dtype]}", *(f"-D{name}={value}" for name, value in defines))
+    return nvrtc.compiled(source(file), options, architecture)
+
+
+def instructions(ptx, kernel):
+    """A kernel's PTX, without declarations."""
+    body = ptx[ptx.index(f".entry {kernel}(") :]
+    return re.sub(r"\.(reg|shared)[^;]*;", "", body[body.index("{") : body.index("\n}")])
+
+
+def doubles(ptx, kernel):
+    return len(re.findall(r"^\s*(?:@!?%p\d+\s+)?\w[\w.]*\.f64\b", instructions(ptx, kernel), re.MULTILINE))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", REALS)
+@pytest.mark.parametrize("file", BUDGETS)
+def test_kernels_keep_their_budget(file, dtype, architecture):
+    found = compiled(file, dtype, architecture)
+    assert set(found.kernels) == set(BUDGETS[file])
+    for name, kernel in found.kernels.items():
+        registers, shared = BUDGETS[file][name][list(REALS).index(dtype)], BUDGETS[file][name][2]
+        assert kernel.registers <= registers, name
+        assert kernel.shared <= shared, name
+        assert kernel.spilled == 0, name
+        if dtype == "float32" and name not in IN_DOUBLE:
+            assert doubles(found.ptx, name) == 0, name
+
+
+def block(dtype, H, rule, shared=7, T=16, V=71):
+    """What small.cu is compiled with."""
+    return "small", dtype, tuple(defines(H, T, V, rule, shared).items())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("dtype", "H", "rule", "spilled"),
+    [
+        ("float32", 112, "ADAGRAD", 0), ("float32", 100, "ADAGRAD", 0), ("float32", 112, "ADAM", 0),
+        pytest.param("float32", 56, "ADAGRAD", 0, marks=pytest.mark.long),
+        pytest.param("float32", 20, "RMSPROP", 0, marks=pytest.mark.long),
+        pytest.param("float32", 104, "MOMENTUM", 0, marks=pytest.mark.long),
+        pytest.param("float64", 72, "ADAGRAD", 0, marks=pytest.mark.long),
+    ],
+)  # fmt: skip
+def test_the_small_models_block_holds_its_weights_in_registers(dtype, H, rule, spilled, architecture):
+    file, dtype, defines = block(dtype, H, rule)
+    found = compiled(file, dtype, architecture, defines)
+    (kernel,) = found.kernels.values()
+    threads = 32 * dict(defines)["WARPS"]
+    assert kernel.registers * threads <= 65536
+    assert kernel.spilled <= spilled
+    assert kernel.shared <= 16
+    if dtype == "float32":
+        assert 0 < doubles(found.ptx, "train_small") <= BLOCKS_DOUBLES
+
+
+@pytest.mark.parametrize("file", [*BUDGETS, "small"])
+def test_no_memory_is_read_as_if_nobody_wrote_it(file):
+    """ld.global.nc goes through a cache that no write reaches; who writes what is too easily changed to rely on it."""
+    found = (
+        compiled("small", "float32", 90, block("float32", 112, "ADAGRAD")[2])
+        if file == "small"
+        else compiled(file, "float32", 90)
+    )
+    assert "ld.global.nc" not in found.ptx
+
+
+def test_the_launcher_compiles_what_is_tested_here():
+    """The same options, but for those that CuPy adds; every file has its budget."""
+    if emulator.COMPILER is None:
+        pytest.skip(emulator.REASON)
+    from conftest import load
+
+    load("cupy")
+    from kernels.gpu import launch
+
+    assert launch.options("float32", {"HIDDEN": 3}) == ("--std=c++17", "-DREAL=float", "-DHIDDEN=3")
+    assert launch.source("cells") == source("cells")
+    assert {path.stem for path in Path(FOLDER).glob("*.cu")} == {*BUDGETS, "small", "common"}
+
+
+def test_the_compiler_is_the_one_that_the_budgets_are_of():
+    extras = (ROOT / "setup.cfg").read_text()
+    assert f"{nvrtc.PACKAGE} =={nvrtc.wheel()}" in extras, "another compiler: its registers are not those of the table"
+
+
+def test_spills_and_doubles_are_seen():
+    """The test of these tests: a block whose weights do not fit spills, and a double is counted."""
+    found = compiled("small", "float32", 90, block("float32", 126, "ADAGRAD")[2])
+    assert found.kernels["train_small"].spilled > 0
+    wrong = nvrtc.compiled('typedef float real;\nextern "C" __global__ void f(real* a) { a[0] *= 1.1; }', (), 90)
+    assert doubles(wrong.ptx, "f") > 0
+    nc = nvrtc.compiled('extern "C" __global__ void f(const float* __restrict__ a, float* b) { b[0] = a[0]; }', (), 90)
+    assert "ld.global.nc" in nc.ptx
