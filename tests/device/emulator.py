@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -50,13 +51,14 @@ def compiled(unit, options=(), sanitizer=None):
     library = CACHE / f"{key}.so"
     if not library.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
+        part = library.with_suffix(f".{os.getpid()}")  # another process may build the same
         done = subprocess.run(
-            [*command, "-x", "c++", "-", "-o", str(library.with_suffix(".part"))],
+            [*command, "-x", "c++", "-", "-o", str(part)],
             input=unit, text=True, capture_output=True, check=False,
         )  # fmt: skip
         if done.returncode:
             raise LaunchError(done.stderr)
-        library.with_suffix(".part").replace(library)
+        part.replace(library)
     return library
 
 
