@@ -57,7 +57,7 @@ class _Kernel:
         begin = text.index(f".entry {name}(")
         self.name, body = name, text[begin : text.index("\n}", begin)]
         head, _, body = body.partition("{")
-        self.parameters = re.findall(r"\.param \.(\w+)(?: \.ptr[^,]*?)? (\w+)", head)
+        self.parameters = re.findall(r"\.param \.(\w+)(?: \.ptr(?: \.\w+)*? \.align \d+)? (\w+)", head)
         self.registers = re.findall(r"\.reg \.(\w+) \s*%(\w+)<(\d+)>;", body)
         self.shared, offset = {}, 0
         for align, kind, symbol, length in re.findall(r"\.shared \.align (\d+) \.(\w+) (\w+)(?:\[(\d+)\])?;", body):
@@ -125,7 +125,7 @@ class _Kernel:
         if op in ("ld", "st"):
             return self.memory(op, parts, operands)
         if op == "atom":
-            space, what, kind = parts
+            space, what, kind = (part for part in parts if part not in ("relaxed", "gpu"))  # which PTX of 120 says
             if what != "min":
                 raise Unknown(text)
             at = f"({_TYPES[kind]}*){self.address(operands[1], space)}"
