@@ -62,7 +62,7 @@ def train(
     UserError
         For a text, an option or a folder that will not do.
     RunFailed
-        If the loss stops being finite, or a download fails.
+        If the loss stops being finite, a download fails, or the disk does not take the last checkpoint.
     """
     from functools import partial
 

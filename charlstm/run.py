@@ -87,6 +87,7 @@ class Run:
                 yield from self._train(logs)
             finally:
                 self._attempt(lambda: _flush(logs))
+                self.lengths = self._lengths_of(logs)
                 for log in logs.values():
                     log.close()
         finally:
@@ -125,8 +126,7 @@ class Run:
         for log in logs.values():
             log.sync()
         now = trainer.checkpoint()
-        now.files = {name: log.length for name, log in logs.items()}
-        now.files[METRICS] -= self._extra
+        now.files = self._lengths_of(logs)
         now.machine = self.machine
         if "best_validation" not in now.marks:
             is_best = now.smooth_loss < self.best_loss
@@ -135,6 +135,11 @@ class Run:
         if self.disk_fault is not None:
             self.notes.append(f"saved   iteration {now.iteration:,}: the disk takes it again")
             self.disk_fault = None
+
+    def _lengths_of(self, logs: dict[str, disk.Log]) -> dict[str, int]:
+        """How much of the text files a run that goes on from here has."""
+        lengths = {name: log.length for name, log in logs.items()}
+        return {**lengths, METRICS: lengths[METRICS] - self._extra}
 
     def _attempt(self, write: Callable[[], None]) -> bool:
         """Whether the disk took it; a note tells of the first time that it did not."""

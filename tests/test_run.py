@@ -112,6 +112,18 @@ def test_a_run_that_goes_on_to_nowhere_keeps_its_last_evaluation(corpus, tmp_pat
     assert (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1].startswith('{"iteration": 33, ')
 
 
+def test_a_run_that_is_iterated_again_loses_no_line(corpus, tmp_path):
+    run = start(corpus, small(iterations=33, validation=0.1, validate_every=10), str(tmp_path / "run"))
+    for progress in run.train():
+        if progress.iteration >= 15:
+            run.stop = True
+    run.stop = False
+    finish(run)
+    finish(run)
+    finish(start(corpus, small(iterations=33, validation=0.1, validate_every=10), str(tmp_path / "whole")))
+    assert everything(tmp_path / "run") == everything(tmp_path / "whole")
+
+
 def test_resuming_after_a_stop_in_the_middle_cuts_back_what_came_later(corpus, tmp_path, backend):
     finish(start(corpus, small(iterations=60, backend=backend), str(tmp_path / "whole")))
     run = start(corpus, small(iterations=60, backend=backend), str(tmp_path / "parts"))
