@@ -22,6 +22,9 @@ if not BACKENDS and os.environ.get("CHARLSTM_TEST_BACKEND") == "cupy" and emulat
 if MUTANT and not Path(kernels.__file__).is_relative_to(MUTANT):
     raise RuntimeError(f"the kernels under test are those of {kernels.__file__}, not of {MUTANT}")
 
+for name in [name for name in os.environ if "XDIST" in name]:
+    del os.environ[name]  # a pytest that a test starts is no worker of this one, and may measure
+
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the texts and traces of ../shared")
 
 
