@@ -33,6 +33,12 @@ def launches(ops):
     return _train(ops, Shape(35, 5, 2), 2, grad_clip_norm=0.1)
 
 
+def steps(ops):
+    """The same for one layer whose steps are one launch of several blocks."""
+    fake_cupy.ATTRIBUTES["CooperativeLaunch"] = 1
+    return _train(ops, Shape(13, 19), 5, n=2)
+
+
 def drawing(ops):
     """Characters, with all that truncates, and without."""
     shape = Shape(41, 3)
