@@ -29,7 +29,7 @@ __device__ __forceinline__ void grid_barrier(unsigned int* arrived) {
 }
 
 // gates (T, B, 4H): x W_x + b becomes the activated gates; h and c (T+1, B, H), the first of each read.
-KERNEL __launch_bounds__(32 * UNITS) lstm_steps(const real* W_h, real* gates, real* c, real* h, unsigned int* arrived,
+KERNEL __launch_bounds__(32 * UNITS, 1) lstm_steps(const real* W_h, real* gates, real* c, real* h, unsigned int* arrived,
                                                 int T, int B, int H) {
     extern __shared__ real weights[];  // (UNITS, 4, H)
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, unit = blockIdx.x * UNITS + warp;
@@ -72,7 +72,7 @@ KERNEL __launch_bounds__(32 * UNITS) lstm_steps(const real* W_h, real* gates, re
 
 // dh (T, B, H) comes from above; dh_next and dc (B, H) are what comes from after the last step, and become what goes to
 // before the first; gates and c as lstm_steps leaves them; dz (T, B, 4H) is written.
-KERNEL __launch_bounds__(32 * UNITS) lstm_steps_back(const real* W_h, const real* dh, const real* gates, const real* c,
+KERNEL __launch_bounds__(32 * UNITS, 1) lstm_steps_back(const real* W_h, const real* dh, const real* gates, const real* c,
                                                      real* dz, real* dh_next, real* dc, unsigned int* arrived, int T,
                                                      int B, int H) {
     extern __shared__ real weights[];  // (UNITS, 4H)

@@ -127,7 +127,9 @@ class _Kernel:
         if op == "atom":
             if parts == ["add", "release", "gpu", "u32"]:
                 at = f"(uint32_t*){self.address(operands[1], 'global')}"
-                return _set(operands[0], f"__atomic_fetch_add({at}, {self.value(operands[2], 'u32')}, __ATOMIC_RELEASE)")
+                return _set(
+                    operands[0], f"__atomic_fetch_add({at}, {self.value(operands[2], 'u32')}, __ATOMIC_RELEASE)"
+                )
             space, what, kind = (part for part in parts if part not in ("relaxed", "gpu"))  # which PTX of 120 says
             if what != "min":
                 raise Unknown(text)

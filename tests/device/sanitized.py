@@ -7,6 +7,7 @@ threads, and compared with the reference. Exit code 0: all is well; 3: something
 """
 
 import sys
+from unittest.mock import patch
 
 import numpy as np
 
@@ -35,8 +36,8 @@ def launches(ops):
 
 def steps(ops):
     """The same for one layer whose steps are one launch of several blocks."""
-    fake_cupy.ATTRIBUTES["CooperativeLaunch"] = 1
-    return _train(ops, Shape(13, 19), 5, n=2)
+    with patch.dict(fake_cupy.ATTRIBUTES, CooperativeLaunch=1):
+        return _train(ops, Shape(13, 19), 5, n=2)
 
 
 def drawing(ops):
