@@ -296,11 +296,6 @@ def test_steps_in_one_launch_as_the_reference(gpu, ref, together, any_order, siz
     agree(got, lambda d: ref.loss_and_grad(theta.astype(d), h.astype(d), c.astype(d), x, shape=shape), dtype)
 
 
-def test_gradients_of_steps_in_one_launch_by_central_differences(gpu, together):
-    for check in testing.gradient_errors(gpu, cells=("lstm",)):
-        assert check.error < testing.GRADIENT_TOLERANCE, check
-
-
 def test_a_layer_goes_on_from_gradients_of_its_last_state(gpu, ref, together):
     random = np.random.RandomState(4)
     T, B, D, H = 4, 3, 5, 11
