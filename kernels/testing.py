@@ -165,7 +165,7 @@ class Mutation(NamedTuple):
 _REF, _REF_CELLS, _UPDATES = "numpy_ref.py", "numpy_cells.py", "cpu/updates.py"
 _CELLS, _LAYERS, _MODEL, _LOOPS = "cpu/cells.py", "cpu/layers.py", "cpu/model.py", "cpu/loops.py"
 _PAIRS, _RNN_GRU = "cpu/pairs.py", "cpu/rnn_gru.py"
-_CUDA_CELLS, _SMALL = "gpu/cells.cu", "gpu/small.cu"
+_CUDA_CELLS, _SMALL, _PERSISTENT = "gpu/cells.cu", "gpu/small.cu", "gpu/persistent.cu"
 MUTATIONS = (
     Mutation("dropped dc carry", "numpy", _REF_CELLS, "dc_next = dc_t * f", "dc_next = dc_t * 0"),
     Mutation("dropped dc carry", "numba", _CELLS, "row.store(dc_t * f, dc_next)", "row.store(dc_t * 0.0, dc_next)"),
@@ -193,6 +193,9 @@ MORE_MUTATIONS = (
              "c[tid] = c[T * H + tid]"),
     Mutation("last rows of a product left out", "cupy", _SMALL, "first < ROWS; first += ROWS_AT_ONCE",
              "first < ROWS && first < 1; first += ROWS_AT_ONCE"),
+    Mutation("dropped dc carry of steps in one launch", "cupy", _PERSISTENT, "dc_t *= f;", "dc_t = 0;"),
+    Mutation("streams after the first four left out", "cupy", _PERSISTENT, "first + r < B ? h_before",
+             "r < B && !first ? h_before"),
     Mutation("a factor turned the wrong way", "cupy", "gpu/products.py", "_TURNED if turn_b", "_TURNED if not turn_b"),
     Mutation("dropped dh z of the GRU", "cupy", _CUDA_CELLS, "dh_next[n] = dh_t * z;", "dh_next[n] = 0;"),
     Mutation("dropout's gradient unscaled", "cupy", "gpu/model.py", "*self._drop(k, dh, dh), _cleared", "_cleared"),

@@ -272,6 +272,86 @@ def test_ids_out_of_range_are_named(gpu):
         assert not theta.any()
 
 
+# -------------------------------------------------------------------------------------- steps of a layer in one launch
+@pytest.fixture
+def together(monkeypatch):
+    """A device whose blocks can wait for each other."""
+    if not IS_REAL:
+        monkeypatch.setitem(fake_cupy.ATTRIBUTES, "CooperativeLaunch", 1)
+
+
+def launches_of(run):
+    before = emulator.Function.launches
+    run()
+    return emulator.Function.launches - before
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    "size", [(3, 5, 7, 19, 1), (2, 32, 5, 9, 1), (5, 1, 4, 3, 2), (2, 4, 5, 8, 2), (3, 2, 5, 113, 1)], ids=str
+)
+def test_steps_in_one_launch_as_the_reference(gpu, ref, together, any_order, size, dtype):
+    shape, theta, h, c, x = model(size, dtype)
+    got = gpu.loss_and_grad(theta, h, c, x, shape=shape)
+    agree(got, lambda d: ref.loss_and_grad(theta.astype(d), h.astype(d), c.astype(d), x, shape=shape), dtype)
+
+
+def test_a_layer_goes_on_from_gradients_of_its_last_state(gpu, ref, together):
+    random = np.random.RandomState(4)
+    T, B, D, H = 4, 3, 5, 11
+    x, h0, c0 = random.randn(T, B, D), random.randn(B, H), random.randn(B, H)
+    weights = [random.randn(*dims) * 0.4 for dims in ((D, 4 * H), (H, 4 * H), (4 * H,))]
+    dh, dh_last, dc_last = random.randn(T, B, H), random.randn(B, H), random.randn(B, H)
+    found = []
+    for ops in (gpu, ref):
+        h, c, cache = ops.lstm_forward(x, h0, c0, *weights)
+        found.append([h, c, *ops.lstm_backward(dh, cache, dh_last, dc_last)])
+    for got, wanted in zip(*found, strict=True):
+        assert relative_error(got, wanted) < FLOAT64_TOLERANCE
+
+
+@pytest.mark.skipif(IS_REAL, reason="a device has the sizes that it has")
+@pytest.mark.parametrize(
+    ("size", "device", "is_one"),
+    [
+        ((6, 2, 5, 19, 1), {}, True),
+        ((6, 2, 5, 19, 1), {"CooperativeLaunch": 0}, False),
+        ((2, 33, 5, 9, 1), {}, False),  # more streams than lanes
+        ((6, 2, 5, 19, 1), {"MaxSharedMemoryPerBlockOptin": 32 * 19 * 8 - 8}, False),
+        ((6, 2, 5, 19, 1), {"MaxSharedMemoryPerBlockOptin": 32 * 19 * 8, "MultiProcessorCount": 3}, True),
+        ((6, 2, 5, 19, 1), {"MaxSharedMemoryPerBlockOptin": 32 * 19 * 8, "MultiProcessorCount": 2}, False),
+        ((1, 2, 5, 19, 1), {}, False),  # nothing to be saved
+    ],
+    ids=str,
+)
+def test_where_blocks_cannot_run_at_once_steps_are_launches(gpu, ref, together, monkeypatch, size, device, is_one):
+    from kernels.gpu import persistent
+
+    T, B, _, H, _ = size
+    for name, value in device.items():
+        monkeypatch.setitem(fake_cupy.ATTRIBUTES, name, value)
+    assert persistent.fits(T, B, H, np.dtype("float64")) == is_one
+    shape, theta, h, c, x = model(size, "float64")
+    found = []
+    count = launches_of(lambda: found.extend(gpu.loss_and_grad(theta, h, c, x, shape=shape)))
+    agree(found, lambda d: ref.loss_and_grad(theta, h, c, x, shape=shape), "float64")
+    monkeypatch.setitem(fake_cupy.ATTRIBUTES, "CooperativeLaunch", 0)
+    by_steps = launches_of(lambda: gpu.loss_and_grad(theta, h, c, x, shape=shape))
+    assert by_steps - count == (2 * (T - 1) if is_one else 0)
+
+
+@pytest.mark.skipif(IS_REAL, reason="CuPy makes such a grid smaller")
+def test_blocks_that_would_not_run_at_once_are_an_error(gpu, together, monkeypatch):
+    from kernels.gpu import persistent
+
+    h, gates = gpu.to_device(np.zeros((3, 2, 19))), gpu.to_device(np.zeros((2, 2, 76)))
+    call = persistent.forward(gpu.to_device(np.zeros((19, 76))), gates, gpu.to_device(np.zeros((3, 2, 19))), h)
+    call()
+    monkeypatch.setitem(fake_cupy.ATTRIBUTES, "MultiProcessorCount", 0)
+    with pytest.raises(emulator.LaunchError, match="lstm_steps: 3 blocks do not run at the same time"):
+        call()
+
+
 # --------------------------------------------------------------------------------------------------------- the launcher
 def test_arrays_of_the_host_are_refused_by_name(gpu):
     from kernels.gpu import ops

@@ -37,6 +37,7 @@ BUDGETS = {
         "update_momentum": (30, 38, 0), "update_adagrad": (38, 46, 0), "update_rmsprop": (38, 46, 0),
         "update_adam": (38, 48, 0),
     },
+    "persistent": {"lstm_steps": (64, 112, 0), "lstm_steps_back": (88, 116, 0)},
     "sample": {"draw": (64, 64, 3084)},
 }  # fmt: skip
 #: Kernels whose sums or probabilities are in double for either type: the contract says so, or exactness wants it.

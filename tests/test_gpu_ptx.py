@@ -36,8 +36,8 @@ LONG = pytest.mark.long
     ("work", "architecture"),
     [
         ("block", 90), ("block_in_float", 90),
-        *(pytest.param(work, arch, marks=LONG) for work in ("block", "block_in_float") for arch in (75, 120)),
-        pytest.param("launches", 90, marks=LONG), pytest.param("drawing", 90, marks=LONG),
+        *(pytest.param(work, arch, marks=LONG) for work in ("block", "block_in_float", "steps") for arch in (75, 120)),
+        pytest.param("steps", 90, marks=LONG), pytest.param("launches", 90, marks=LONG), pytest.param("drawing", 90, marks=LONG),
     ],
 )  # fmt: skip
 def test_ptx_as_the_reference(through_ptx, ref, work, architecture):

@@ -14,7 +14,13 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(emulator.COMPILER is None, reason=emulator.REASON),
 ]
-WORKS = {"small": ["block"], "model": ["launches"], "updates": ["launches"], "sample": ["drawing"]}
+WORKS = {
+    "small": ["block"],
+    "model": ["launches"],
+    "updates": ["launches"],
+    "sample": ["drawing"],
+    "persistent": ["steps"],
+}
 RUNTIMES = {"thread": "libtsan.so", "address": "libasan.so"}
 
 
@@ -48,7 +54,7 @@ def run(sanitizer, file, line, works):
 
 @pytest.mark.parametrize("sanitizer", ["none", *RUNTIMES])
 def test_nothing_is_seen_in_the_source_as_it_is(sanitizer):
-    done = run(sanitizer, "small", 0, ["block", "launches", "drawing"])
+    done = run(sanitizer, "small", 0, ["block", "launches", "steps", "drawing"])
     assert done.returncode == 0, done.stdout + done.stderr
 
 

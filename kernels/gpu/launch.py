@@ -16,6 +16,7 @@ _FOLDER = Path(__file__).parent
 _REALS = {"float32": "float", "float64": "double"}
 _BLOCK = 256
 _MOST_BLOCKS = 1024  # of kernels whose threads take elements by turns
+_COOPERATIVE = {"persistent"}  # files with kernels whose blocks wait for each other
 
 #: A kernel with all its arguments, to be called again and again.
 Call = Callable[[], Any]
@@ -34,7 +35,8 @@ def options(dtype: Any, defines: Mapping[str, Any] | None = None) -> tuple[str, 
 
 @cache
 def _module(file: str, dtype: str, defines: tuple[tuple[str, Any], ...]) -> Any:
-    return cupy.RawModule(code=source(file), options=options(dtype, dict(defines)))
+    given = options(dtype, dict(defines))
+    return cupy.RawModule(code=source(file), options=given, enable_cooperative_groups=file in _COOPERATIVE)
 
 
 @cache
@@ -47,13 +49,15 @@ def function(file: str, name: str, dtype: Any, defines: Mapping[str, Any] | None
     return _function(file, name, str(dtype), tuple((defines or {}).items()))
 
 
-def launch(file: str, name: str, dtype: Any, blocks: int, *arguments: Any, threads: int = _BLOCK) -> Call:
+def launch(
+    file: str, name: str, dtype: Any, blocks: int, *arguments: Any, threads: int = _BLOCK, memory: int = 0
+) -> Call:
     """A launch of that many blocks; it happens when the result is called. Whole numbers among the arguments are int32.
 
-    Those that are int64 or double in the kernel are passed as such.
+    Those that are int64 or double in the kernel are passed as such. memory: bytes of shared memory.
     """
     fixed = tuple(np.int32(value) if type(value) is int else value for value in arguments)
-    return partial(function(file, name, dtype), (blocks,), (threads,), fixed)
+    return partial(function(file, name, dtype), (blocks,), (threads,), fixed, shared_mem=memory)
 
 
 def each(file: str, name: str, dtype: Any, count: int, *arguments: Any) -> Call:
@@ -71,6 +75,13 @@ def run(calls: list[Call]) -> None:
     """Make the calls, in their order."""
     for call in calls:
         call()
+
+
+def most_shared_memory() -> int:
+    """Bytes of shared memory that a block may have on the current device."""
+    runtime = cupy.cuda.runtime
+    attribute = runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin
+    return int(runtime.deviceGetAttribute(attribute, runtime.getDevice()))
 
 
 def on_device(name: str, array: Any) -> Any:

@@ -1,4 +1,5 @@
-"""One layer on the device, forward and backward, as a list of calls: products of cuBLAS and a kernel for each step.
+"""One layer on the device, forward and backward, as a list of calls: products of cuBLAS and a kernel for each step, or,
+for an LSTM that a device can hold, one launch for all steps (persistent.py).
 
 Buffers are fixed when the list is made, so that a pass that is made again and again costs Python nothing but its
 launches. What comes from the input is one product over all steps; so are the gradients of the weights.
@@ -6,6 +7,7 @@ launches. What comes from the input is one product over all steps; so are the gr
 
 from typing import Any
 
+from kernels.gpu import persistent
 from kernels.gpu.launch import Call, each, launch
 from kernels.gpu.products import flat, product
 
@@ -28,6 +30,8 @@ def forward(cell: str, x: Any, parameters: Any, h: Any, c: Any, gates: Any, W_h:
     T, B, H = h.shape[0] - 1, h.shape[1], h.shape[2]
     W_h = parameters.W_h if W_h is None else W_h
     calls = _from_input(x, parameters, {"lstm": gates, "gru": gates[0], "rnn": h[1:]}[cell])
+    if cell == "lstm" and persistent.fits(T, B, H, h.dtype):
+        return [*calls, persistent.forward(W_h, gates, c, h)]
     for t in range(T):
         if cell == "lstm":
             calls += [product(h[t], W_h, gates[t], add=True), _step("lstm_cell", gates[t], c[t], c[t + 1], h[t + 1])]
@@ -77,14 +81,16 @@ def backward(
     dh_next, dc = carry
     W_h = parameters.W_h if W_h is None else W_h
     calls = []
-    for t in reversed(range(len(dh))):
+    T, B, H = dh.shape
+    if is_one_launch := cell == "lstm" and persistent.fits(T, B, H, h.dtype):
+        calls += [persistent.backward(W_h, dh, gates, c, dz, dh_next, dc)]
+    for t in () if is_one_launch else reversed(range(T)):
         if cell == "lstm":
             arrays: tuple[Any, ...] = (dh[t], dh_next, dc, gates[t], c[t], c[t + 1], dz[t])
         elif cell == "gru":
             arrays = (dh[t], dh_next, gates[0, t], gates[1, t], h[t], dz[0, t], dz[1, t])
         else:
             arrays = (dh[t], dh_next, h[t + 1], dz[t])
-        B, H = dh_next.shape
         calls += [each(_FILE, f"{cell}_cell_back", h.dtype, B * H, *arrays, B, H)]
         from_h = dz[1, t] if cell == "gru" else dz[t]
         calls += [product(from_h, W_h, dh_next, turn_b=True, add=cell == "gru")]

@@ -14,7 +14,7 @@ import numpy as np
 
 from kernels.gpu import updates
 from kernels.gpu.block import defines, in_registers, memory, sizes
-from kernels.gpu.launch import function
+from kernels.gpu.launch import function, most_shared_memory
 from kernels.gpu.model import gather
 from kernels.gpu.products import empty
 from kernels.spec import Shape
@@ -22,13 +22,6 @@ from kernels.spec import Shape
 _LAUNCH_SECONDS = 0.5
 _FIRST_LAUNCH = 50  # iterations
 _MOST_ITERATIONS = 2**15  # whose ids are gathered at once
-
-
-def most_shared_memory() -> int:
-    """Bytes of shared memory that a block may have on the current device."""
-    runtime = cupy.cuda.runtime
-    attribute = runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin
-    return int(runtime.deviceGetAttribute(attribute, runtime.getDevice()))
 
 
 def fits(shape: Shape, T: int, B: int, dtype: Any) -> bool:

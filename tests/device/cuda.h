@@ -78,7 +78,7 @@ inline void prepare(Context& context, char* stack, size_t size, void (*entry)())
 }
 #endif
 
-enum Wait { RUNS, AT_BARRIER, AT_GRID, IN_WARP, ENDED };
+enum Wait { RUNS, AT_BARRIER, IN_WARP, ENDED };
 enum Collective { SYNC, SHUFFLE };
 
 struct Thread {
@@ -183,26 +183,20 @@ UNWATCHED inline void block_barrier() {
     (void)order;
 }
 
-// For all blocks of a cooperative launch; the last thread of each block waits for the others' blocks.
-UNWATCHED inline void grid_barrier() {
-    Block* here = block;
-    Grid* grid = here->grid;
-    char* order = &grid->order[grid->turn % 2];
+// For one thread of each block of a cooperative launch: its block stands still until the others' come.
+UNWATCHED inline void blocks_meet() {
+    Grid* grid = block->grid;
+    if (!grid->cooperative) return fail("blocks that wait for each other in a launch that is not cooperative"), leave();
+    std::unique_lock<std::mutex> held(grid->lock);
+    const unsigned turn = grid->turn;
+    char* order = &grid->order[turn % 2];
     FOR_TSAN(__tsan_release(order);)
-    if (!grid->cooperative) fail("a grid barrier in a launch that is not cooperative");
-    if (++here->arrived == here->count) {
-        here->arrived = 0;
-        std::unique_lock<std::mutex> held(grid->lock);
-        const unsigned turn = grid->turn;
-        if (++grid->waiting == grid->count) grid->waiting = 0, grid->turn++, grid->changed.notify_all();
-        else
-            grid->changed.wait(held, [&] { return grid->turn != turn || grid->gone || !grid->failure.empty(); });
-        const bool is_met = grid->turn != turn;
-        held.unlock();
-        if (!is_met) fail("a grid barrier that not every block reaches");
-        release_all();
-    }
-    wait_for(AT_GRID);
+    if (++grid->waiting == grid->count) grid->waiting = 0, grid->turn++, grid->changed.notify_all();
+    else
+        grid->changed.wait(held, [&] { return grid->turn != turn || grid->gone || !grid->failure.empty(); });
+    const bool is_met = grid->turn != turn;
+    held.unlock();
+    if (!is_met) return fail("a grid barrier that not every block reaches"), leave();
     FOR_TSAN(__tsan_acquire(order);)
     (void)order;
 }
@@ -380,6 +374,7 @@ extern "C" inline __attribute__((used)) const char* launch_failure() { return de
 #define blockIdx (device::block->index)
 #define blockDim (device::block->grid->threads)
 #define gridDim (device::block->grid->blocks)
+#define ON_PROCESSOR
 #define DYNAMIC_SHARED(type) ((type*)device::block->memory)
 
 inline void __syncthreads() { device::block_barrier(); }

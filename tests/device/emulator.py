@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -17,9 +18,9 @@ COMPILER = shutil.which("g++")
 REASON = "needs g++ to run CUDA source on the processor"
 
 #: What the threads of a block wait at.
-BARRIER = re.compile(r"__syncthreads\(\);")
+BARRIER = re.compile(r"(?:__syncthreads\(\)|grid_barrier\(\w+\));")
 
-_KERNEL = re.compile(r"^KERNEL (\w+)\(|^(\w+)\(real\* theta, real\* s0", re.MULTILINE)
+_KERNEL = re.compile(r"^KERNEL (?:__launch_bounds__\([^)]*\) )?(\w+)\(|^(\w+)\(real\* theta, real\* s0", re.MULTILINE)
 _DYNAMIC = re.compile(r"extern __shared__ (\w+) (\w+)\[\];")
 _UPDATE = re.compile(r"^UPDATE\((\w+),", re.MULTILINE)
 
@@ -67,10 +68,12 @@ class Function:
 
     seed = 0
     launches = 0  # of all kernels
+    most_blocks = staticmethod(lambda threads, memory: 0)  # of a cooperative launch
 
     def __init__(self, library, name, cooperative=False):
         self.name, self.cooperative = name, cooperative
         self.max_dynamic_shared_size_bytes = 48 * 1024
+        self.kernel = SimpleNamespace(ptr=self)
         self._launch = getattr(library, f"launch_{name}")
         self._launch.argtypes = [
             ctypes.c_uint, ctypes.c_uint, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint64, ctypes.c_void_p,
@@ -88,6 +91,8 @@ class Function:
             raise LaunchError(
                 f"{self.name}: {shared_mem} bytes of shared memory, and {self.max_dynamic_shared_size_bytes} allowed"
             )
+        if self.cooperative and grid[0] > self.most_blocks(block[0], shared_mem):
+            raise LaunchError(f"{self.name}: {grid[0]} blocks do not run at the same time")
         values = [self._value(k, *pair) for k, pair in enumerate(zip(args, self.parameters, strict=True))]
         pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
         Function.launches += 1

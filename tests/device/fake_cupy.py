@@ -122,7 +122,22 @@ class RawModule:
 
 
 #: Attributes of the device that is imitated; tests set them.
-ATTRIBUTES = {"MaxSharedMemoryPerBlockOptin": 101376, "MultiProcessorCount": 4}
+ATTRIBUTES = {
+    "MaxSharedMemoryPerBlockOptin": 101376, "MultiProcessorCount": 4,
+    "CooperativeLaunch": 0,  # so that what goes by launches is tested by small models
+}  # fmt: skip
+
+
+def _resident(function, threads, memory):
+    """Blocks of a kernel on a multiprocessor, by threads and shared memory; each takes 1 KiB more than it asks for."""
+    if memory > min(function.max_dynamic_shared_size_bytes, ATTRIBUTES["MaxSharedMemoryPerBlockOptin"]):
+        return 0
+    return min(1536 // threads, (ATTRIBUTES["MaxSharedMemoryPerBlockOptin"] + 1024) // (memory + 1024))
+
+
+emulator.Function.most_blocks = lambda self, threads, memory: (
+    ATTRIBUTES["MultiProcessorCount"] * _resident(self, threads, memory)
+)
 
 
 def _modules():
@@ -136,6 +151,7 @@ def _modules():
         sgemm=_gemm(np.dtype("f4")), dgemm=_gemm(np.dtype("f8")), setMathMode=lambda handle, mode: None
     )
     cuda.device = SimpleNamespace(get_cublas_handle=lambda: "cublas handle")
+    cuda.driver = SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=_resident)
     cuda.runtime = SimpleNamespace(
         getDevice=lambda: 0,
         getDeviceProperties=lambda device: {"name": b"imitated"},

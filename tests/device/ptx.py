@@ -125,6 +125,11 @@ class _Kernel:
         if op in ("ld", "st"):
             return self.memory(op, parts, operands)
         if op == "atom":
+            if parts == ["add", "release", "gpu", "u32"]:
+                at = f"(uint32_t*){self.address(operands[1], 'global')}"
+                return _set(
+                    operands[0], f"__atomic_fetch_add({at}, {self.value(operands[2], 'u32')}, __ATOMIC_RELEASE)"
+                )
             space, what, kind = (part for part in parts if part not in ("relaxed", "gpu"))  # which PTX of 120 says
             if what != "min":
                 raise Unknown(text)
@@ -141,6 +146,9 @@ class _Kernel:
 
     def memory(self, op, parts, operands):
         space, kind = parts[0], parts[-1]
+        if op == "ld" and parts == ["acquire", "gpu", "u32"]:  # what a thread asks again and again
+            at = f"(uint32_t*){self.address(operands[1], 'global')}"
+            return f"sched_yield(); {_set(operands[0], f'__atomic_load_n({at}, __ATOMIC_ACQUIRE)')}"
         if space == "param":
             return _set(operands[0], operands[1][1:-1])
         if space not in ("global", "shared") or "nc" in parts:

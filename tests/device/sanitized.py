@@ -7,6 +7,7 @@ threads, and compared with the reference. Exit code 0: all is well; 3: something
 """
 
 import sys
+from unittest.mock import patch
 
 import numpy as np
 
@@ -31,6 +32,12 @@ def block_in_float(ops):
 def launches(ops):
     """The same by launches, for a model of two layers and two streams, with a norm to be held down."""
     return _train(ops, Shape(35, 5, 2), 2, grad_clip_norm=0.1)
+
+
+def steps(ops):
+    """The same for one layer whose steps are one launch of several blocks."""
+    with patch.dict(fake_cupy.ATTRIBUTES, CooperativeLaunch=1):
+        return _train(ops, Shape(13, 19), 5, n=2)
 
 
 def drawing(ops):
