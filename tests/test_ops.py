@@ -585,12 +585,15 @@ def test_training_allocates_nothing_an_iteration():
     arguments = {"shape": SHAPE, "seq_length": 5, "workspace": ws}
 
     def peak(n):
+        """The least of a few tries: what other threads of the process allocate is in them, too."""
         starts, reset, rates = plan(n)
-        tracemalloc.start()
-        ops.train_steps(theta, state, h, c, ids, starts, reset, rates, **arguments)
-        _, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        return most
+        tries = []
+        for _ in range(5):
+            tracemalloc.start()
+            ops.train_steps(theta, state, h, c, ids, starts, reset, rates, **arguments)
+            tries.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        return min(tries)
 
     peak(1)
     assert peak(2000) - peak(1000) <= 1000 * 8 + 2000  # the losses, eight bytes an iteration
