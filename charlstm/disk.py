@@ -140,7 +140,7 @@ class Log:
     """
 
     def __init__(self, path: Path, length: int) -> None:
-        self._path, self._waiting = path, b""
+        self._waiting = b""
         self._descriptor = append(path)
         actual = path.stat().st_size
         if actual > length:

@@ -5,6 +5,7 @@ import platform
 import sys
 from dataclasses import asdict
 from time import strftime
+from typing import Any
 
 from charlstm.config import Config
 from charlstm.machine import processor, usable_cores, versions
@@ -41,18 +42,18 @@ def toml(config: Config) -> bytes:
     return tomli_w.dumps({name: value for name, value in asdict(config).items() if value is not None}).encode()
 
 
-def environment(backend: str) -> bytes:
-    """Where a run began."""
+def environment(machine: dict[str, Any]) -> bytes:
+    """Where a run began; `machine` is what :func:`bits_depend_on` gave."""
     facts = {
         "started": strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "platform": platform.platform(),
         "cores": usable_cores(),
-        **bits_depend_on(backend),
+        **machine,
     }
     return json.dumps(facts, indent=2).encode() + b"\n"
 
 
-def bits_depend_on(backend: str) -> dict[str, str | dict[str, str]]:
+def bits_depend_on(backend: str) -> dict[str, Any]:
     """What has to be the same for a run that goes on to give the same bits as one that never stopped."""
     return {"backend": backend, "processor": processor(), "versions": versions()}

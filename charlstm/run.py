@@ -194,14 +194,15 @@ def start(
         if (trainer.shape, corpus.vocabulary) != (model.shape, model.vocabulary):
             raise UserError(f"{corpus.name}: the model to begin with has another vocabulary, or other sizes")
         trainer.theta[...] = model.theta
+    machine = records.bits_depend_on(trainer.backend)
     try:
         folder = _new_folder(corpus.name) if out is None else _empty_folder(Path(out))
         lock = Lock(folder)
         _empty_folder(folder)  # still, now that it is locked
-        disk.write(folder / "environment.json", records.environment(trainer.backend))
+        disk.write(folder / "environment.json", records.environment(machine))
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
-    return Run(folder, trainer, lock, machine=records.bits_depend_on(trainer.backend))
+    return Run(folder, trainer, lock, machine=machine)
 
 
 def resume(
@@ -277,19 +278,16 @@ def _folder_of(run: Path) -> Path:
 
 def _changed(old: Config, chosen: dict[str, Any], changeable: tuple[str, ...], notes: list[str]) -> Config:
     """The config with the chosen options, each told in a note; new budgets take the place of the old."""
-    changes = {name: value for name, value in chosen.items() if value != getattr(old, name)}
-    for name in changes:
-        if name not in changeable:
+    for name, value in chosen.items():
+        if name not in changeable and value != getattr(old, name):
             raise UserError(f"--{name.replace('_', '-')} cannot change when a run goes on")
-    if _has_budget(chosen):
-        changes = {**dict.fromkeys(BUDGETS), **{name: chosen[name] for name in chosen if name in BUDGETS}, **changes}
-    config = replace(old, **changes)
-    words = (
-        f"--{name.replace('_', '-')} {_word(getattr(old, name))} -> {_word(getattr(config, name))}"
-        for name in changes
+    values = {**(dict.fromkeys(BUDGETS) if _has_budget(chosen) else {}), **chosen}
+    config = replace(old, **values)
+    notes += [
+        f"changed --{name.replace('_', '-')} {_word(getattr(old, name))} -> {_word(getattr(config, name))}"
+        for name in values
         if getattr(old, name) != getattr(config, name)
-    )
-    notes += [f"changed {word}" for word in words]
+    ]
     return config
 
 
