@@ -641,7 +641,7 @@ def test_the_last_state_can_be_carried_into_the_next_pass(ops):
 
 
 def test_a_team_whose_first_member_never_comes_lets_the_others_go():
-    from kernels import cpu
+    from kernels.cpu import teamwork
 
     counter = np.zeros(8, np.int64)
     met = []
@@ -654,7 +654,7 @@ def test_a_team_whose_first_member_never_comes_lets_the_others_go():
         return 0
 
     with pytest.raises(KeyboardInterrupt):
-        cpu._together(member, 3, counter)
+        teamwork.together(member, 3, counter)
     assert sorted(met) == [1, 2]
 
 

@@ -1,38 +1,25 @@
 """Every op as fused Numba kernels for the CPU, float32 and float64; :mod:`kernels.numpy_ref` documents and judges them.
 
 jit.py says how they are compiled and cached, loops.py holds what Python calls, model.py a whole model, layers.py one
-LSTM layer and the loss, rnn_gru.py the other cells, team.py the threads, products.py (of tiles.py), updates.py,
+LSTM layer and the loss, rnn_gru.py the other cells, training.py a call that trains, team.py who does what in it,
+teamwork.py the threads, products.py (of tiles.py), updates.py,
 activations.py and denormals.py the pieces. Here arguments are checked and buffers made.
 
 Accuracy (tests/test_chain.py): float64 within 1e-12 of numpy_ref, norm-wise per tensor; float32 within the larger of
 four times plain float32 NumPy's own error and eight units of rounding of the tensor's scale.
 """
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
-from itertools import pairwise
-from threading import Lock
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from kernels import checks, spec
-from kernels.cpu import layers, loops, rnn_gru, updates
-from kernels.cpu.model import Extra
-from kernels.cpu.team import Pace, Plan, move_apart, own_core, plan, whole
+from kernels.cpu import layers, loops, rnn_gru, training, updates
+from kernels.cpu.model import extra_of, read_only
+from kernels.cpu.team import whole
 from kernels.spec import LSTMCache, LSTMGrads, Shape, Workspace
 
 _CODES = {"sgd": updates.SGD, "adagrad": updates.ADAGRAD, "rmsprop": updates.RMSPROP, "adam": updates.ADAM}
-
-
-def _read_only(array: np.ndarray) -> np.ndarray:
-    """A view that cannot be written: Numba compiles once more for arrays that can, so ids always come like this."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
 
 
 def lstm_forward(
@@ -177,17 +164,6 @@ def adam(
     _update("adam", theta, grad, state, step, learning_rate, grad_clip, beta1, beta2, epsilon)
 
 
-def _extra(table: Any, dropped: Any, masks: Any = None, dropout: float = 0.0) -> Extra | None:
-    """What a pass with dropout, masks (n, L, T, B, H), or with an embedding needs; None where there is neither.
-
-    table and dropped are as in Workspace.
-    """
-    if masks is None and table.size == 0:
-        return None
-    masks = np.empty((0,) * 5, np.uint8) if masks is None else masks
-    return Extra(table, dropped, _read_only(masks), 1 / (1 - dropout))
-
-
 def _carry_in(h: Any, c: Any, states: Any, cells: Any) -> None:
     """Put a state, h and c (L, B, H), before the first step of states and cells (L, T+1, B, H)."""
     states[:, 0] = h
@@ -221,112 +197,10 @@ def loss_and_grad(
     _carry_in(h, c, ws.h, ws.c)
     loss = loops.model_pass(
         theta, spec.offsets(shape), x, ws.h, ws.c, ws.gates, ws.dz, ws.dh, ws.carry, ws.partial[:, :, :0],
-        ws.packed[:, :, :0], _extra(ws.table, ws.dropped, None if masks is None else masks[None], dropout), ws.logits,
+        ws.packed[:, :, :0], extra_of(ws.table, ws.dropped, None if masks is None else masks[None], dropout), ws.logits,
         ws.row_loss, ws.grad, ws.rows, T - 1 if last_only else 0, whole(shape.hidden_size), ws.counter,
     )  # fmt: skip
     return loss, ws.grad, ws.h[:, T].copy(), (ws.c[:, T] if ws.c.size else c).copy()
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads for a team of `threads`, the caller's own not counted; made when first needed, kept."""
-    return ThreadPoolExecutor(threads - 1, "charlstm")
-
-
-if hasattr(os, "register_at_fork"):  # a forked child has the pool, but not its threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
-_one_team = Lock()
-
-
-def _together(member: Callable[[int], int], threads: int, counter: np.ndarray) -> int:
-    """Run member(0) here and the others in the pool, one team at a time; return what member(0) returns."""
-    if threads == 1:
-        return member(0)
-    first = own_core()
-
-    def elsewhere(thread: int) -> int:
-        move_apart(thread, first)
-        return member(thread)
-
-    with _one_team:
-        others = []
-        try:
-            others = [_pool(threads).submit(elsewhere, thread) for thread in range(1, threads)]
-            return member(0)
-        except BaseException:
-            counter[1] = 1  # those who wait for this thread need not: it will not come
-            raise
-        finally:
-            for other in others:
-                other.result()
-
-
-@lru_cache(64)
-def _pace(kind: Any) -> Pace:
-    """What is known of the pace of one kind of call."""
-    return Pace()
-
-
-def _at_best_pace(
-    pace: Pace,
-    run: Callable[[int, int, Plan], int],
-    is_last: Callable[[int], bool],
-    total: int,
-    team: Plan,
-    single: Plan,
-    counter: np.ndarray,
-) -> int:
-    """Run iterations 0 to total - 1 in stretches, each by the team or by one thread; return how many were run.
-
-    `is_last` tells of the last one of a stretch whether it ends the call, without its update.
-    """
-    done = 0
-    while done < total:
-        begun = perf_counter()
-        end = done + pace.iterations(total - done, begun)
-        reached = done + run(done, end, single if pace.alone else team)
-        now = perf_counter()
-        if reached < end or is_last(end - 1):
-            return reached
-        pace.record(end - done, now - begun, int(counter[2]), now)
-        done = end
-    return done
-
-
-def _first_cells(c: np.ndarray, who: Plan) -> list[tuple[np.ndarray, slice]]:
-    """Views (L, B, n) of the cells before the first step in c (L, T+1, B, H), and the units that each is of."""
-    if c.size == 0:
-        return []
-    if not who.panelled:
-        return [(c[:, 0], slice(None))]
-    L, steps, B, _ = c.shape
-    units = [slice(int(j0), int(j0 + n)) for j0, n in who.pieces[:, :2]]
-    flat = c.reshape(L, -1)
-    return [
-        (flat[:, steps * B * u.start : steps * B * u.stop].reshape(L, steps, B, u.stop - u.start)[:, 0], u)
-        for u in units
-    ]
-
-
-def _arrange(who: Plan, theta: Any, state: Any, offsets: Any, spare: Any, into: bool) -> None:
-    """Bring the blocks with 4H columns into the order of a plan's panels, each by itself, or back.
-
-    spare is (N,) and overwritten.
-    """
-    H = int(who.pieces[:, 1].sum())
-    for flat in (theta, *state) if who.panelled else ():
-        for begin, end in pairwise(offsets[:-1].tolist()):
-            old, rows = flat[begin:end], (end - begin) // (4 * H)
-            copy = spare[: end - begin]
-            copy[...] = old
-            plain, panels = (copy, old) if into else (old, copy)
-            for j0, n in who.pieces[:, :2].tolist():
-                in_rows = plain.reshape(rows, 4, H)[:, :, j0 : j0 + n]
-                by_itself = panels[4 * rows * j0 : 4 * rows * (j0 + n)].reshape(rows, 4, n)
-                to, at = (by_itself, in_rows) if into else (in_rows, by_itself)
-                to[...] = at
 
 
 def train_steps(
@@ -368,54 +242,13 @@ def train_steps(
     ws = workspace or spec.workspace(shape, seq_length, starts.shape[1], theta.dtype, dropout, bfloat16)
     if not bfloat16:
         ws = ws._replace(pairs=None)
-    limits = np.array([grad_scale, _limit(grad_clip), _limit(grad_clip_norm)])
-    losses, watch = np.empty(len(starts)), np.array([smooth_loss, stop_below], np.float64)
-    B, kind = starts.shape[1], (shape.cell, bfloat16, shape.embedding_size)
-    who = plan(shape.hidden_size, B, threads, *kind)
-    single = who if len(who.members) == 1 else plan(shape.hidden_size, B, 1, *kind)
-    first = seq_length - 1 if last_only else 0
-    offsets = spec.offsets(shape)
-    read_only = _read_only(ids)
-    numbers = np.zeros((len(who.members), 16), theta.dtype)
-    buffers = [
-        getattr(ws, name) for name in Workspace._fields if name not in ("table", "dropped")
-    ]  # those are in extra
-
-    def run(begin: int, end: int, who: Plan) -> int:
-        ws.counter[:], ws.status[:] = 0, -1
-        shared: tuple[Any, ...] = (
-            theta, state, read_only, starts[begin:end], reset[begin:end], learning_rate[begin:end], offsets,
-            int(step) + begin, _code(optimizer, hyper), constants, limits, first,
-            _extra(ws.table, ws.dropped, None if masks is None else masks[begin:end], dropout), *buffers, watch,
-            losses[begin:end], who.members, who.pieces, numbers,
-        )  # fmt: skip
-        return _together(lambda thread: loops.train_loop(*shared, thread), len(who.members), ws.counter)
-
-    def is_last(n: int) -> bool:
-        return bool(watch[0] < watch[1]) or not np.isfinite(losses[n])
-
-    cells = _first_cells(ws.c, who)
-    ws.h[:, 0] = h
-    for cell, piece in cells:
-        cell[...] = c[:, :, piece]
-    _arrange(who, theta, state, offsets, ws.grad, True)
-    try:
-        if who is single or not len(starts):
-            done = run(0, len(starts), single)
-        else:
-            pace = _pace(
-                (shape, B, seq_length, optimizer, theta.dtype.char, len(who.members), last_only, dropout, bfloat16)
-            )
-            done = _at_best_pace(pace, run, is_last, len(starts), who, single, ws.counter)
-    finally:
-        _arrange(who, theta, state, offsets, ws.grad, False)
-    h[...] = ws.h[:, 0]
-    for cell, piece in cells:
-        c[:, :, piece] = cell
-    at = int(ws.status[0])
-    if at >= 0:
-        raise ValueError(f"ids: expected ids in [0, {shape.vocab_size}), got {ids[at]} at {at}")
-    return losses[:done]
+    call = training.Call(
+        theta, state, h, c, read_only(ids), starts, reset, learning_rate, shape, seq_length, int(step),
+        training.Rule(optimizer, _code(optimizer, hyper), constants),
+        (grad_scale, _limit(grad_clip), _limit(grad_clip_norm)), last_only, dropout, masks, bfloat16,
+        (smooth_loss, stop_below), ws, threads,
+    )  # fmt: skip
+    return training.train(call)
 
 
 def score(
@@ -431,8 +264,8 @@ def score(
     log_probs = np.empty((T, B)) if out is None else out
     _carry_in(h, c, ws.h, ws.c)
     loops.score_pass(
-        theta, spec.offsets(shape), _read_only(x), ws.h, ws.c, ws.gates, ws.packed[:, :, :0],
-        _extra(ws.table, ws.dropped), ws.logits, whole(shape.hidden_size), ws.counter, log_probs,
+        theta, spec.offsets(shape), read_only(x), ws.h, ws.c, ws.gates, ws.packed[:, :, :0],
+        extra_of(ws.table, ws.dropped), ws.logits, whole(shape.hidden_size), ws.counter, log_probs,
     )  # fmt: skip
     _carry_out(ws.h, ws.c, T, h, c)
     return log_probs
@@ -461,7 +294,7 @@ def sample(
     drawn = np.empty(uniforms.shape, np.int32)
     loops.sample_loop(
         theta, spec.offsets(shape), x[None].copy(), uniforms, float(temperature), int(top_k), float(top_p), states,
-        cells, gates, np.empty((L, 4, 0), theta.dtype), _extra(table, dropped), logits, np.empty(V),
+        cells, gates, np.empty((L, 4, 0), theta.dtype), extra_of(table, dropped), logits, np.empty(V),
         np.empty(V, np.int64), whole(H), _counter(), drawn, np.empty((0, B)) if log_probs is None else log_probs,
     )  # fmt: skip
     _carry_out(states, cells, 0, h, c)

@@ -11,6 +11,8 @@ and between the phases of an iteration (loops.py). Nothing is allocated.
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from kernels.cpu.jit import inner, thin
 from kernels.cpu.layers import (
     add_gradient_ids,
@@ -52,6 +54,24 @@ class Extra(NamedTuple):
     dropped: Any  # likewise
     masks: Any  # (n, L, T, B, H) uint8, read-only; of no size without dropout
     scale: float  # by which kept values are multiplied
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """A view that cannot be written: Numba compiles once more for arrays that can, so ids always come like this."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def extra_of(table: Any, dropped: Any, masks: Any = None, dropout: float = 0.0) -> Extra | None:
+    """What a pass with dropout, masks (n, L, T, B, H), or with an embedding needs; None where there is neither.
+
+    table and dropped are as in Workspace.
+    """
+    if masks is None and table.size == 0:
+        return None
+    masks = np.empty((0,) * 5, np.uint8) if masks is None else masks
+    return Extra(table, dropped, read_only(masks), 1 / (1 - dropout))
 
 
 @inner
