@@ -1,234 +1,405 @@
-"""What each op accepts, for every backend: checked once at the Python boundary, never inside a kernel."""
+"""What each op accepts, for every backend: checked once at the Python boundary, never inside a kernel.
 
-from typing import Any
+:data:`ARRAYS` describes the arrays of each op, :data:`kernels.arguments.VALUES` the numbers; docs/kernels.md is made from
+both. The functions check one call and return what the op goes on with: sizes, numbers as Python's own, short vectors
+without strides. `family` says in which memory the arrays lie.
+"""
+
+import os
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import pairwise
+from threading import Lock
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kernels import spec
-from kernels.spec import GRUCache, LSTMCache, RNNCache, Shape, Workspace
+from kernels.arguments import HOST, VALUES, Arrays, Family, WrongType, check_layout, check_range, check_type, flag, number, parts, unpacked
+from kernels.spec import GRUCache, GRUGrads, LSTMCache, LSTMGrads, RNNCache, RNNGrads, Shape, Workspace
+
+_X = "ids<D T B | float T B D"
+_LSTM = {"h0": "float B H", "c0": "float B H", "W_h": "float H 4H", "W_x": "float D 4H", "b": "float 4H", "x": _X}
+_RNN = {"h0": "float B H", "W_h": "float H H", "W_x": "float D H", "b": "float H", "x": _X}
+_GRU = {"h0": "float B H", "W_h": "float H 3H", "W_x": "float D 3H", "b_x": "float 3H", "b_h": "float 3H", "x": _X}
+_DX, _OUT = "out float T B D, optional", "out float {}, optional"
+_OPTIMIZER = {"theta": "out float N", "grad": "float N", "state": "out float S N"}
+_STATE = {"h": "float L B H", "c": "float L B H"}
+_STATE_OUT = {"h": "out float L B H", "c": "out float L B H"}
 
 
-def lstm_forward(x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, out: Any) -> dict[str, int]:
+def _cache(**fields: str) -> dict[str, str]:
+    return {f"cache.{name}": pattern for name, pattern in fields.items()}
+
+
+def _grads(**fields: str) -> dict[str, str]:
+    return {"out.dx": _DX} | {f"out.{name}": _OUT.format(pattern) for name, pattern in fields.items()}
+
+
+#: The arrays of each op by name, in the order in which they are checked; :mod:`kernels.arguments` has the language.
+ARRAYS: dict[str, dict[str, str]] = {
+    "lstm_forward": _LSTM
+    | {
+        "out.h": "out float T+1 B H, optional, may hold h0",
+        "out.c": "out float T+1 B H, optional, may hold c0",
+        "out.gates": "out float T B 4H, optional",
+    },
+    "lstm_backward": {"dh": "float T B H"}
+    | _cache(h="float T+1 B H", c="float T+1 B H", gates="float T B 4H", W_x="float D 4H", W_h="float H 4H", x=_X)
+    | {"dh_last": "float B H, optional", "dc_last": "float B H, optional", "dz": "out float T B 4H, optional"}
+    | _grads(dh0="B H, may hold dh_last", dc0="B H, may hold dc_last", dW_x="D 4H", dW_h="H 4H", db="4H"),
+    "rnn_forward": _RNN | {"out": "out float T+1 B H, optional, may hold h0"},
+    "rnn_backward": {"dh": "float T B H"}
+    | _cache(h="float T+1 B H", W_x="float D H", W_h="float H H", x=_X)
+    | {"dh_last": "float B H, optional", "dz": "out float T B H, optional"}
+    | _grads(dh0="B H, may hold dh_last", dW_x="D H", dW_h="H H", db="H"),
+    "gru_forward": _GRU
+    | {"out.h": "out float T+1 B H, optional, may hold h0", "out.gates": "out float 2 T B 3H, optional"},
+    "gru_backward": {"dh": "float T B H"}
+    | _cache(h="float T+1 B H", gates="float 2 T B 3H", W_x="float D 3H", W_h="float H 3H", x=_X)
+    | {"dh_last": "float B H, optional", "dz": "out float 2 T B 3H, optional"}
+    | _grads(dh0="B H, may hold dh_last", dW_x="D 3H", dW_h="H 3H", db_x="3H", db_h="3H"),
+    "softmax_cross_entropy": {
+        "logits": "float T B V",
+        "targets": "ids<V T B",
+        "out": "out float T B V, optional, may hold logits",
+    },
+    "clip": {"grad": "out float N"},
+    **dict.fromkeys(spec.OPTIMIZERS, _OPTIMIZER),
+    "loss_and_grad": {"theta": "float N"} | _STATE | {"x": "ids<V T+1 B", "masks": "mask L T B H, optional"},
+    "train_steps": {"theta": "out float N", "state": "out float S N"}
+    | _STATE_OUT
+    | {"ids": "text M", "starts": "int64 K B", "reset": "bool K", "learning_rate": "double K, or a number"}
+    | {"masks": "mask K L T B H, optional"},
+    "score": {"theta": "float N"} | _STATE_OUT | {"x": "ids<V T+1 B", "out": "out double T B, optional"},
+    "sample": {"theta": "float N"}
+    | _STATE_OUT
+    | {"x": "ids<V B", "uniforms": "double K B", "log_probs": "out double K B, optional"},
+}
+_CHECKS = {op: Arrays(patterns) for op, patterns in ARRAYS.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------- layers
+def lstm_forward(
+    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, out: Any, family: Family = HOST
+) -> dict[str, int]:
     """Check the arguments of :func:`lstm_forward`; return the sizes by letter."""
-    given = {"h0": (h0, "B H"), "c0": (c0, "B H"), "W_h": (W_h, "H 4H"), "W_x": (W_x, "D 4H"), "b": (b, "4H")}
-    buffers: dict[str, Any] = {}
-    if out is not None:
-        buffers = {"out.h": (out[0], "T+1 B H"), "out.c": (out[1], "T+1 B H"), "out.gates": (out[2], "T B 4H")}
-    return _forward(x, given, buffers)
+    return _CHECKS["lstm_forward"]((h0, c0, W_h, W_x, b, x, *parts("out", out, "h", "c", "gates")), family)
 
 
-def lstm_backward(dh: Any, cache: LSTMCache, dh_last: Any, dc_last: Any, out: Any, dz: Any) -> None:
+def lstm_backward(
+    dh: Any, cache: Any, dh_last: Any, dc_last: Any, out: Any, dz: Any, family: Family = HOST
+) -> None:
     """Check the arguments of :func:`lstm_backward`."""
-    given = {"dh": (dh, "T B H"), "cache.h": (cache.h, "T+1 B H"), "cache.gates": (cache.gates, "T B 4H")}
-    given |= {"cache.W_x": (cache.W_x, "D 4H")}
-    optional = {"dh_last": (dh_last, "B H"), "dc_last": (dc_last, "B H"), "dz": (dz, "T B 4H")}
-    if out is not None:
-        optional |= {"out.dx": (out.dx, "T B D"), "out.dh0": (out.dh0, "B H"), "out.dc0": (out.dc0, "B H")}
-        optional |= {"out.dW_x": (out.dW_x, "D 4H"), "out.dW_h": (out.dW_h, "H 4H"), "out.db": (out.db, "4H")}
-    _backward(given, optional)
+    x, h, c, gates, W_x, W_h = unpacked("cache", cache, LSTMCache)
+    given = (dh, h, c, gates, W_x, W_h, x, dh_last, dc_last, dz, *_gradients(out, LSTMGrads, x))
+    _CHECKS["lstm_backward"](given, family)
 
 
-def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, out: Any) -> dict[str, int]:
+def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, out: Any, family: Family = HOST) -> dict[str, int]:
     """Check the arguments of :func:`rnn_forward`; return the sizes by letter."""
-    given = {"h0": (h0, "B H"), "W_h": (W_h, "H H"), "W_x": (W_x, "D H"), "b": (b, "H")}
-    return _forward(x, given, {} if out is None else {"out": (out, "T+1 B H")})
+    return _CHECKS["rnn_forward"]((h0, W_h, W_x, b, x, out), family)
 
 
-def rnn_backward(dh: Any, cache: RNNCache, dh_last: Any, out: Any, dz: Any) -> None:
+def rnn_backward(dh: Any, cache: Any, dh_last: Any, out: Any, dz: Any, family: Family = HOST) -> None:
     """Check the arguments of :func:`rnn_backward`."""
-    given = {"dh": (dh, "T B H"), "cache.h": (cache.h, "T+1 B H"), "cache.W_x": (cache.W_x, "D H")}
-    optional = {"dh_last": (dh_last, "B H"), "dz": (dz, "T B H")}
-    if out is not None:
-        optional |= {"out.dx": (out.dx, "T B D"), "out.dh0": (out.dh0, "B H"), "out.dW_x": (out.dW_x, "D H")}
-        optional |= {"out.dW_h": (out.dW_h, "H H"), "out.db": (out.db, "H")}
-    _backward(given, optional)
+    x, h, W_x, W_h = unpacked("cache", cache, RNNCache)
+    _CHECKS["rnn_backward"]((dh, h, W_x, W_h, x, dh_last, dz, *_gradients(out, RNNGrads, x)), family)
 
 
-def gru_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, out: Any) -> dict[str, int]:
+def gru_forward(
+    x: Any, h0: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, out: Any, family: Family = HOST
+) -> dict[str, int]:
     """Check the arguments of :func:`gru_forward`; return the sizes by letter."""
-    given = {"h0": (h0, "B H"), "W_h": (W_h, "H 3H"), "W_x": (W_x, "D 3H"), "b_x": (b_x, "3H"), "b_h": (b_h, "3H")}
-    return _forward(x, given, {} if out is None else {"out.h": (out[0], "T+1 B H"), "out.gates": (out[1], "2 T B 3H")})
+    return _CHECKS["gru_forward"]((h0, W_h, W_x, b_x, b_h, x, *parts("out", out, "h", "gates")), family)
 
 
-def gru_backward(dh: Any, cache: GRUCache, dh_last: Any, out: Any, dz: Any) -> None:
+def gru_backward(dh: Any, cache: Any, dh_last: Any, out: Any, dz: Any, family: Family = HOST) -> None:
     """Check the arguments of :func:`gru_backward`."""
-    given = {"dh": (dh, "T B H"), "cache.h": (cache.h, "T+1 B H"), "cache.gates": (cache.gates, "2 T B 3H")}
-    given |= {"cache.W_x": (cache.W_x, "D 3H")}
-    optional = {"dh_last": (dh_last, "B H"), "dz": (dz, "2 T B 3H")}
-    if out is not None:
-        optional |= {"out.dx": (out.dx, "T B D"), "out.dh0": (out.dh0, "B H"), "out.dW_x": (out.dW_x, "D 3H")}
-        optional |= {"out.dW_h": (out.dW_h, "H 3H"), "out.db_x": (out.db_x, "3H"), "out.db_h": (out.db_h, "3H")}
-    _backward(given, optional)
+    x, h, gates, W_x, W_h = unpacked("cache", cache, GRUCache)
+    _CHECKS["gru_backward"]((dh, h, gates, W_x, W_h, x, dh_last, dz, *_gradients(out, GRUGrads, x)), family)
 
 
-def _forward(x: Any, given: dict[str, Any], out: dict[str, Any]) -> dict[str, int]:
-    """Check a layer's arguments, its input x after what says how wide that is; return the sizes by letter."""
+def _gradients(out: Any, kind: Any, x: Any) -> tuple[Any, ...]:
+    """The buffers for gradients: all of them, but for dx of ids, or none."""
+    if out is None:
+        return (None,) * len(kind._fields)
+    unpacked("out", out, kind)
     is_ids = getattr(x, "ndim", 0) == 2
-    sizes = spec.check(**given, x=(x, "ids T B" if is_ids else "T B D"), **out)
-    if is_ids:
-        spec.check_ids("x", x, sizes["D"])
-    return sizes
+    for name, buffer in zip(kind._fields, out, strict=True):
+        if (buffer is None) != (name == "dx" and is_ids):
+            expected = "None, as ids have no gradient" if buffer is not None else "an array"
+            raise WrongType(f"out.{name}: expected {expected}, got {type(buffer).__name__}")
+    return tuple(out)
 
 
-def _backward(given: dict[str, Any], optional: dict[str, Any]) -> None:
-    """Check arrays, of the optional ones those that are there."""
-    spec.check(**given, **{name: pair for name, pair in optional.items() if pair[0] is not None})
-
-
-def softmax_cross_entropy(logits: Any, targets: Any, out: Any) -> None:
+# ------------------------------------------------------------------------------------------------ loss and optimizers
+def softmax_cross_entropy(logits: Any, targets: Any, out: Any, family: Family = HOST) -> None:
     """Check the arguments of :func:`softmax_cross_entropy`."""
-    spec.check(
-        logits=(logits, "T B V"),
-        targets=(targets, "ids T B"),
-        **({} if out is None else {"out": (out, "T B V")}),
-    )
-    spec.check_ids("targets", targets, logits.shape[-1])
+    _CHECKS["softmax_cross_entropy"]((logits, targets, out), family)
 
 
-def optimizer(theta: Any, grad: Any, state: Any, slots: int) -> None:
-    """Check the arrays of an optimizer with `slots` arrays of memory."""
-    sizes = spec.check(theta=(theta, "N"), grad=(grad, "N"), state=(state, "S N"))
-    _expect("state", (slots, sizes["N"]), state.shape)
+def clip(grad: Any, grad_clip: Any, grad_clip_norm: Any, family: Family = HOST) -> tuple[Any, Any]:
+    """Check the arguments of :func:`clip`; return the two limits."""
+    limits = number("grad_clip", grad_clip), number("grad_clip_norm", grad_clip_norm)
+    _CHECKS["clip"]((grad,), family)
+    return limits
 
 
-def model(
-    theta: Any, h: Any, c: Any, x: Any, shape: Shape, ws: Workspace | None, dropout: float = 0.0, masks: Any = None
-) -> int:
-    """Check the arguments of :func:`loss_and_grad`, and most of :func:`score`; return T + 1."""
-    sizes = spec.check(theta=(theta, "N"), h=(h, "L B H"), c=(c, "L B H"), x=(x, "ids T B"))
-    _check_shape(theta, h, shape, sizes["B"])
-    if sizes["T"] < 2:
-        raise ValueError(f"x: expected at least 2 rows (an input and its target), got {sizes['T']}")
-    spec.check_ids("x", x, shape.vocab_size)
-    _check_masks(masks, dropout, (shape.num_layers, sizes["T"] - 1, sizes["B"], shape.hidden_size))
-    _check_workspace(ws, shape, sizes["T"] - 1, sizes["B"], theta.dtype, dropout)
+class Update(NamedTuple):
+    """The checked numbers of one optimizer step."""
+
+    step: int
+    learning_rate: float
+    grad_clip: float | None
+    hyper: dict[str, float]  # in the table's order
+
+
+def optimizer(
+    name: str,
+    theta: Any,
+    grad: Any,
+    state: Any,
+    step: Any,
+    learning_rate: Any,
+    grad_clip: Any,
+    hyper: dict[str, Any],
+    family: Family = HOST,
+) -> Update:
+    """Check the arguments of an optimizer."""
+    values = {key: number(key, value) for key, value in hyper.items()}
+    update = Update(number("step", step), number("learning_rate", learning_rate), number("grad_clip", grad_clip), values)
+    _CHECKS[name]((theta, grad, state), family, S=spec.slots_of(name, values))
+    if theta.dtype != np.float64:
+        check_range(theta.dtype, learning_rate=update.learning_rate, **values)
+    return update
+
+
+# -------------------------------------------------------------------------------------------------------- whole model
+def loss_and_grad(
+    theta: Any, h: Any, c: Any, x: Any, shape: Any, last_only: Any, dropout: Any, masks: Any, ws: Any,
+    family: Family = HOST,
+) -> int:  # fmt: skip
+    """Check the arguments of :func:`loss_and_grad`; return T."""
+    rate = number("dropout", dropout)
+    flag("last_only", last_only)
+    _check_masks_given(masks, rate)
+    sizes = _CHECKS["loss_and_grad"]((theta, h, c, x, masks), family, **_sizes(shape))
+    _check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, (theta, h, c, x, masks), family, rate)
     return sizes["T"]
 
 
+class Training(NamedTuple):
+    """The checked arguments of :func:`train_steps`: numbers as Python's own, short vectors in a row."""
+
+    theta: Any  # (N,), written
+    state: Any  # (S, N), written
+    h: Any  # (L, B, H), written
+    c: Any  # (L, B, H), written
+    ids: Any  # (M,); each is checked as it is read
+    starts: Any  # (K, B) int64
+    reset: Any  # (K,) bool, C-contiguous
+    learning_rate: Any  # (K,) float64, C-contiguous, of the host
+    shape: Shape
+    seq_length: int
+    step: int
+    optimizer: str
+    hyper: dict[str, float]  # all of the optimizer's constants, in the table's order
+    grad_scale: float
+    grad_clip: float | None
+    grad_clip_norm: float | None
+    last_only: bool
+    dropout: float
+    masks: Any  # (K, L, T, B, H) or None
+    bfloat16: bool
+    smooth_loss: float
+    stop_below: float
+    workspace: Workspace | None
+    threads: int
+
+
 def train_steps(
-    theta: Any,
-    state: Any,
-    h: Any,
-    c: Any,
-    ids: Any,
-    starts: Any,
-    reset: Any,
-    learning_rate: Any,
-    shape: Shape,
-    T: int,
-    slots: int,
-    dropout: float,
-    masks: Any,
-    threads: int,
-    ws: Workspace | None,
-    bfloat16: bool,
-) -> None:
-    """Check the arguments of :func:`train_steps` but for the ids: each is checked as it is read."""
-    sizes = spec.check(
-        theta=(theta, "N"),
-        state=(state, "S N"),
-        h=(h, "L B H"),
-        c=(c, "L B H"),
-        ids=(ids, "text M"),
-        starts=(starts, "int64 K B"),
-        reset=(reset, "bool K"),
-    )
-    if learning_rate.dtype != np.float64:
-        raise ValueError(f"learning_rate: expected float64, got {learning_rate.dtype}")
-    _expect("learning_rate", (sizes["K"],), learning_rate.shape)
-    _check_shape(theta, h, shape, sizes["B"])
-    _expect("state", (slots, sizes["N"]), state.shape)
-    if T < 1:
-        raise ValueError(f"seq_length: expected at least 1, got {T}")
-    if bfloat16 and (sizes["B"] != 1 or theta.dtype != np.float32 or shape.cell != "lstm" or shape.embedding_size):
-        got = f"{sizes['B']} of {theta.dtype}, {shape.cell}, embedding_size {shape.embedding_size}"
+    theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, learning_rate: Any, family: Family = HOST,
+    *, shape: Any, seq_length: Any, step: Any, optimizer: Any, hyper: Any, grad_scale: Any, grad_clip: Any,
+    grad_clip_norm: Any, last_only: Any, dropout: Any, masks: Any, bfloat16: Any, smooth_loss: Any, stop_below: Any,
+    workspace: Any, threads: Any,
+) -> Training:  # fmt: skip
+    """Check the arguments of :func:`train_steps`, all but the ids, which are checked as they are read."""
+    values = {name: number(name, value) for name, value in spec.hyper_values(optimizer, hyper).items()}
+    T, rate, bf16 = number("seq_length", seq_length), number("dropout", dropout), flag("bfloat16", bfloat16)
+    known = _sizes(shape) | {"S": spec.slots_of(optimizer, values), "T": T}
+    is_one_rate = not hasattr(learning_rate, "shape") or isinstance(learning_rate, np.floating)
+    if is_one_rate:
+        rate_of_all = number("learning_rate", learning_rate)
+    _check_masks_given(masks, rate)
+    reset, rates = _contiguous(reset, family), None if is_one_rate else _contiguous(learning_rate, family)
+    given = (theta, state, h, c, ids, starts, reset, rates, masks)
+    sizes = _CHECKS["train_steps"](given, family, **known)
+    rates = np.full(sizes["K"], rate_of_all) if is_one_rate else family.to_host(rates)
+    wrong = rates[~((rates >= 0) & (rates < np.inf))]
+    if len(wrong):
+        raise ValueError(f"learning_rate: expected {VALUES['learning_rate'].allowed}, got {wrong[0]}")
+    B, M = sizes["B"], sizes["M"]
+    if bf16 and (B != 1 or theta.dtype != np.float32 or shape.cell != "lstm" or shape.embedding_size):
+        got = f"{B} of {theta.dtype}, {shape.cell}, embedding_size {shape.embedding_size}"
         raise ValueError(f"bfloat16: expected one stream of float32, lstm, without an embedding, got {got}")
-    _check_masks(masks, dropout, (sizes["K"], shape.num_layers, T, sizes["B"], shape.hidden_size))
-    _check_workspace(ws, shape, T, sizes["B"], theta.dtype, dropout, bfloat16)
-    if threads < 1:
-        raise ValueError(f"threads: expected at least 1, got {threads}")
-    if sizes["K"] and (int(starts.min()) < 0 or int(starts.max()) + T >= sizes["M"]):
+    if sizes["K"] and (int(starts.min()) < 0 or int(starts.max()) + T >= M):
         raise ValueError(
-            f"starts: expected 0 <= start and start + {T} < {sizes['M']} (the number of ids), "
+            f"starts: expected 0 <= start and start + {T} < {M} (the number of ids), "
             f"got {int(starts.min())} to {int(starts.max())}"
         )
+    scale = number("grad_scale", grad_scale)
+    check_range(theta.dtype, learning_rate=rates.max(initial=0), grad_scale=scale, **values)
+    training = Training(
+        theta, state, h, c, ids, starts, reset, rates, shape, T, number("step", step), optimizer, values,
+        scale, number("grad_clip", grad_clip), number("grad_clip_norm", grad_clip_norm),
+        flag("last_only", last_only), rate, masks, bf16, number("smooth_loss", smooth_loss),
+        number("stop_below", stop_below), workspace, number("threads", threads),
+    )  # fmt: skip
+    _check_workspace(workspace, shape, T, B, theta.dtype, given, family, rate, bf16)
+    return training
 
 
-def score(theta: Any, h: Any, c: Any, x: Any, shape: Shape, ws: Workspace | None, out: Any) -> None:
-    """Check the arguments of :func:`score`."""
-    rows = model(theta, h, c, x, shape, ws)
-    if out is not None:
-        _expect_double("out", (rows - 1, x.shape[1]), out)
+def score(theta: Any, h: Any, c: Any, x: Any, shape: Any, ws: Any, out: Any, family: Family = HOST) -> int:
+    """Check the arguments of :func:`score`; return T."""
+    given = (theta, h, c, x, out)
+    sizes = _CHECKS["score"](given, family, **_sizes(shape))
+    _check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, given, family)
+    return sizes["T"]
+
+
+class Sampling(NamedTuple):
+    """The checked arguments of :func:`sample` that an op does not take as they are."""
+
+    uniforms: Any  # (n, B) float64, C-contiguous
+    temperature: float
+    top_k: int  # at most V
+    top_p: float
 
 
 def sample(
-    theta: Any,
-    h: Any,
-    c: Any,
-    x: Any,
-    uniforms: Any,
-    shape: Shape,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    log_probs: Any,
-) -> None:
+    theta: Any, h: Any, c: Any, x: Any, uniforms: Any, shape: Any, temperature: Any, top_k: Any, top_p: Any,
+    log_probs: Any, family: Family = HOST,
+) -> Sampling:  # fmt: skip
     """Check the arguments of :func:`sample`."""
-    sizes = spec.check(theta=(theta, "N"), h=(h, "L B H"), c=(c, "L B H"), x=(x, "ids B"))
-    _expect_double("uniforms", (len(uniforms), sizes["B"]), uniforms)
-    if log_probs is not None:
-        _expect_double("log_probs", uniforms.shape, log_probs)
-    _check_shape(theta, h, shape, sizes["B"])
-    if not temperature >= 0:
-        raise ValueError(f"temperature: expected 0 or more, got {temperature}")
-    if not top_k >= 0:
-        raise ValueError(f"top_k: expected 0 or more, got {top_k}")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p: expected more than 0 and at most 1, got {top_p}")
-    spec.check_ids("x", x, shape.vocab_size)
+    how = number("temperature", temperature), number("top_k", top_k), number("top_p", top_p)
+    known = _sizes(shape)
+    uniforms = _contiguous(uniforms, family)
+    _CHECKS["sample"]((theta, h, c, x, uniforms, log_probs), family, **known)
     if uniforms.size and not (uniforms.min() >= 0 and uniforms.max() < 1):
         raise ValueError("uniforms: expected numbers in [0, 1)")
+    return Sampling(uniforms, how[0], min(how[1], shape.vocab_size), how[2])
 
 
-def _check_shape(theta: Any, h: Any, shape: Shape, B: int) -> None:
-    """Check parameters and state against the model's sizes."""
-    _expect("theta", (spec.num_parameters(shape),), theta.shape)
-    _expect("h", (shape.num_layers, B, shape.hidden_size), h.shape)
+def not_finite(n: int) -> ValueError:
+    """The error for logits of which nothing can be drawn."""
+    return ValueError(f"theta: expected parameters that give finite logits, got NaN or inf for character {n}")
 
 
-def _check_masks(masks: Any, dropout: float, expected: tuple[int, ...]) -> None:
-    """Check that there are masks exactly where there is dropout, and that they fit."""
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout: expected at least 0 and less than 1, got {dropout}")
+def _contiguous(array: Any, family: Family) -> Any:
+    """A short vector, as a C-contiguous copy where it has strides; what is no array goes on to be refused."""
+    return family.copied(array) if type(array) in family.types and not array.flags.c_contiguous else array
+
+
+def _sizes(shape: Any) -> dict[str, int]:
+    """The sizes, by letter, that a model's shape fixes."""
+    if not isinstance(shape, Shape):
+        raise WrongType(f"shape: expected kernels.spec.Shape, got {type(shape).__name__}")
+    return {"V": shape.vocab_size, "H": shape.hidden_size, "L": shape.num_layers, "N": spec.num_parameters(shape)}
+
+
+def _check_masks_given(masks: Any, dropout: float) -> None:
+    """Check that there are masks exactly where there is dropout."""
     if (masks is None) != (dropout == 0):
         raise ValueError(f"masks: expected {'None' if dropout == 0 else 'an array'} with dropout {dropout}")
-    if masks is not None:
-        _expect("masks", expected, masks.shape)
-        if masks.dtype != np.uint8 or not masks.flags.c_contiguous:
-            raise ValueError(f"masks: expected C-contiguous uint8, got {masks.dtype}, strides {masks.strides}")
 
 
+# ---------------------------------------------------------------------------------------------------------- workspaces
 def _check_workspace(
-    ws: Workspace | None, shape: Shape, T: int, B: int, dtype: Any, dropout: float = 0.0, bfloat16: bool = False
-) -> None:
-    """Check that a workspace was made for these sizes: kernels take theirs from it."""
+    ws: Any, shape: Shape, T: int, B: int, dtype: Any, arrays: tuple[Any, ...], family: Family, dropout: float = 0.0,
+    bfloat16: bool = False,
+) -> None:  # fmt: skip
+    """Check that a workspace was made for these sizes, and that its memory is its own: kernels take theirs from it."""
     if ws is None:
         return
-    for name, (dims, kind) in spec.workspace_layout(shape, T, B, dtype, dropout, bfloat16).items():
-        got = getattr(ws, name)
-        if got is None:
+    if not isinstance(ws, Workspace):
+        raise WrongType(f"workspace: expected kernels.spec.Workspace, got {type(ws).__name__}")
+    for name, (dims, kind) in _layout(shape, T, B, np.dtype(dtype), dropout > 0, bfloat16).items():
+        buffer = getattr(ws, name)
+        if buffer is None:
             raise ValueError(f"workspace.{name}: expected {dims}, got None: make it for bfloat16")
-        _expect(f"workspace.{name}", dims, got.shape)
-        if got.dtype != kind:
-            raise ValueError(f"workspace.{name}: expected {kind}, got {got.dtype}")
+        check_type(f"workspace.{name}", buffer)
+        if buffer.shape != dims:
+            raise ValueError(f"workspace.{name}: expected {dims}, got {buffer.shape}")
+        if buffer.dtype != kind:
+            raise ValueError(f"workspace.{name}: expected {kind}, got {buffer.dtype}")
+        check_layout(f"workspace.{name}", buffer, True)
+    if family is HOST:  # a device has memory of its own
+        spans = _spans(ws)
+        for array in arrays:
+            if array is not None and _meets(spans, HOST.span(array)):
+                raise ValueError("workspace: expected memory of its own, got buffers that overlap an argument")
 
 
-def _expect(name: str, expected: tuple[int, ...], got: tuple[int, ...]) -> None:
-    if expected != got:
-        raise ValueError(f"{name}: expected {expected}, got {got}")
+@lru_cache(64)
+def _layout(
+    shape: Shape, T: int, B: int, dtype: np.dtype, has_dropout: bool, bfloat16: bool
+) -> dict[str, tuple[Any, np.dtype]]:
+    return spec.workspace_layout(shape, T, B, dtype, 0.5 if has_dropout else 0.0, bfloat16)
 
 
-def _expect_double(name: str, expected: tuple[int, ...], array: Any) -> None:
-    if array.dtype != np.float64:
-        raise ValueError(f"{name}: expected float64, got {array.dtype}")
-    _expect(name, expected, array.shape)
+def _spans(ws: Workspace) -> list[tuple[int, int]]:
+    """The memory of a workspace's buffers, (begin, end) in order; no two of them overlap."""
+    spans = ws.__dict__.get("spans")
+    if spans is None:
+        spans = sorted(HOST.span(buffer) for buffer in ws if buffer is not None and buffer.size)
+        if any(begin < end for (_, end), (begin, _) in pairwise(spans)):
+            raise ValueError("workspace: expected buffers of their own memory, got two that overlap")
+        ws.__dict__["spans"] = spans  # of the buffers' addresses, which do not change
+    return spans
+
+
+def _meets(spans: list[tuple[int, int]], span: tuple[int, int]) -> bool:
+    """Whether a span has a byte in common with one of `spans`, which are in order."""
+    at = bisect_left(spans, (span[1], 0)) - 1  # the last that begins before its end
+    return span[0] < span[1] and at >= 0 and spans[at][1] > span[0]
+
+
+_lock = Lock()
+_in_use: list[list[tuple[int, int]]] = []
+
+
+def _forget_other_threads() -> None:
+    global _lock
+    _lock = Lock()
+    _in_use.clear()
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has none of the threads that use a workspace
+    os.register_at_fork(after_in_child=_forget_other_threads)
+
+
+@contextmanager
+def exclusive(ws: Workspace | None) -> Iterator[None]:
+    """Have a checked workspace for one call alone; nothing where there is none.
+
+    Raises
+    ------
+    ValueError
+        If another call uses it, or one that shares a buffer with it.
+    """
+    if ws is None:
+        yield
+        return
+    spans = _spans(ws)
+    with _lock:
+        if any(_meets(used, span) for used in _in_use for span in spans):
+            raise ValueError("workspace: expected one that no other call uses now; each thread needs its own")
+        _in_use.append(spans)
+    try:
+        yield
+    finally:
+        with _lock:
+            _in_use[:] = [used for used in _in_use if used is not spans]

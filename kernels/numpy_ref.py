@@ -61,7 +61,12 @@ def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | N
 
     None clips nothing. The norm is ``sqrt(sum grad^2)``, summed in float64; a smaller gradient is left as it is.
     """
-    spec.check(grad=(grad, "N"))
+    grad_clip, grad_clip_norm = checks.clip(grad, grad_clip, grad_clip_norm)
+    _clip(grad, grad_clip, grad_clip_norm)
+
+
+def _clip(grad: Any, grad_clip: float | None, grad_clip_norm: float | None) -> None:
+    """Clip a flat gradient in place."""
     if grad_clip is not None:
         np.clip(grad, -grad_clip, grad_clip, out=grad)
     if grad_clip_norm is not None:
@@ -70,10 +75,13 @@ def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | N
             grad *= grad.dtype.type(grad_clip_norm / norm)
 
 
-def _clipped(theta: Any, grad: Any, state: Any, grad_clip: float | None, slots: int) -> np.ndarray:
-    """Check an optimizer's arrays and return the gradient clipped by element, as a new array where it is."""
-    checks.optimizer(theta, grad, state, slots)
-    return grad if grad_clip is None else np.clip(grad, -grad_clip, grad_clip)
+def _update(
+    name: str, theta: Any, grad: Any, state: Any, step: Any, learning_rate: Any, grad_clip: Any, **hyper: Any
+) -> None:
+    """Check the arguments of an optimizer and run it on the gradient, clipped by element where that is asked for."""
+    given = checks.optimizer(name, theta, grad, state, step, learning_rate, grad_clip, hyper)
+    g = grad if given.grad_clip is None else np.clip(grad, -given.grad_clip, given.grad_clip)
+    _UPDATES[name](theta, g, state, given.step, given.learning_rate, **given.hyper)
 
 
 def sgd(
@@ -99,7 +107,10 @@ def sgd(
     -----
     PyTorch's momentum, without dampening: the learning rate stands outside v. Source: Polyak (1964).
     """
-    g = _clipped(theta, grad, state, grad_clip, spec.slots("sgd", {"momentum": momentum}))
+    _update("sgd", theta, grad, state, step, learning_rate, grad_clip, momentum=momentum)
+
+
+def _sgd(theta: Any, g: Any, state: Any, step: int, learning_rate: float, *, momentum: float) -> None:
     if momentum:
         state[0] = theta.dtype.type(momentum) * state[0] + g
         g = state[0]
@@ -130,7 +141,10 @@ def adagrad(
     PyTorch has epsilon outside the root (1e-10); min-char-rnn has it inside, as here. Source: Duchi, Hazan and Singer
     (2011), in the diagonal form.
     """
-    g = _clipped(theta, grad, state, grad_clip, 1)
+    _update("adagrad", theta, grad, state, step, learning_rate, grad_clip, epsilon=epsilon)
+
+
+def _adagrad(theta: Any, g: Any, state: Any, step: int, learning_rate: float, *, epsilon: float) -> None:
     state[0] += g * g
     theta -= theta.dtype.type(learning_rate) * g / np.sqrt(state[0] + theta.dtype.type(epsilon))
 
@@ -151,7 +165,10 @@ def rmsprop(
     Parameters as for :func:`adagrad`. Epsilon is outside the root, as in PyTorch (whose rho is named alpha).
     Source: Tieleman and Hinton, lecture 6.5 of Neural Networks for Machine Learning (2012).
     """
-    g = _clipped(theta, grad, state, grad_clip, 1)
+    _update("rmsprop", theta, grad, state, step, learning_rate, grad_clip, rho=rho, epsilon=epsilon)
+
+
+def _rmsprop(theta: Any, g: Any, state: Any, step: int, learning_rate: float, *, rho: float, epsilon: float) -> None:
     real = theta.dtype.type
     state[0] = real(rho) * state[0] + real(1 - rho) * g * g
     theta -= real(learning_rate) * g / (np.sqrt(state[0]) + real(epsilon))
@@ -185,7 +202,14 @@ def adam(
     -----
     Source: Kingma and Ba (2015), algorithm 1.
     """
-    g = _clipped(theta, grad, state, grad_clip, 2)
+    _update(
+        "adam", theta, grad, state, step, learning_rate, grad_clip, beta1=beta1, beta2=beta2, epsilon=epsilon
+    )
+
+
+def _adam(
+    theta: Any, g: Any, state: Any, step: int, learning_rate: float, *, beta1: float, beta2: float, epsilon: float
+) -> None:
     real, k = theta.dtype.type, step + 1
     m, v = state
     m[...] = real(beta1) * m + real(1 - beta1) * g
@@ -194,7 +218,7 @@ def adam(
     theta -= rate * m / (np.sqrt(v * root) + real(epsilon))
 
 
-_UPDATES: dict[str, Any] = {"sgd": sgd, "adagrad": adagrad, "rmsprop": rmsprop, "adam": adam}
+_UPDATES: dict[str, Any] = {"sgd": _sgd, "adagrad": _adagrad, "rmsprop": _rmsprop, "adam": _adam}
 
 
 # ----------------------------------------------------------------------------------------------------- whole model
@@ -247,8 +271,17 @@ def loss_and_grad(
     grad : (N,)
     h_last, c_last : (L, B, H), the state after the last step; no gradient flows into the next sequence (truncation)
     """
-    T, V, H = checks.model(theta, h, c, x, shape, workspace, dropout, masks) - 1, shape.vocab_size, shape.hidden_size
-    first = T - 1 if last_only else 0
+    checks.loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, workspace)
+    with checks.exclusive(workspace):
+        grad = np.empty_like(theta) if workspace is None else workspace.grad
+        return _loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, grad)
+
+
+def _loss_and_grad(
+    theta: Any, h: Any, c: Any, x: Any, shape: Shape, last_only: bool, dropout: float, masks: Any, grad: Any
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """Write the gradient into grad (N,); return what :func:`loss_and_grad` does."""
+    V, H, first = shape.vocab_size, shape.hidden_size, len(x) - 2 if last_only else 0
     views, masks = spec.params(theta, shape), [None] * shape.num_layers if masks is None else masks
     caches, c_all, below = [], [], x[:-1] if views.embedding is None else views.embedding[x[:-1]]
     for layer, h0, c0, mask in zip(views.layers, h, c, masks, strict=True):
@@ -260,7 +293,6 @@ def loss_and_grad(
     logits = read @ views.W_y + views.b_y
     loss, dlogits = softmax_cross_entropy(logits, x[1:][first:])
 
-    grad = np.empty_like(theta) if workspace is None else workspace.grad
     grads = spec.params(grad, shape)
     flat_dlogits = dlogits.reshape(-1, V)
     grads.W_y[...] = read.reshape(-1, H).T @ flat_dlogits
@@ -355,34 +387,50 @@ def train_steps(
     -----
     n iterations in one call or in several give the same bits.
     """
-    constants = spec.hyper_values(optimizer, hyper)
-    checks.train_steps(
-        theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, spec.slots(optimizer, hyper), dropout,
-        masks, threads, workspace, bfloat16,
+    given = checks.train_steps(
+        theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, step=step,
+        optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
+        last_only=last_only, dropout=dropout, masks=masks, bfloat16=bfloat16, smooth_loss=smooth_loss,
+        stop_below=stop_below, workspace=workspace, threads=threads,
     )  # fmt: skip
-    losses = np.empty(len(starts))
-    with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is returned, not warned of
-        scale = theta.dtype.type(grad_scale)
-        for n, (start, zero, rate) in enumerate(zip(starts, reset, learning_rate, strict=True)):
-            if zero:
-                h[...] = 0
-                c[...] = 0 if shape.cell == "lstm" else c
-            x = ids[start + np.arange(seq_length + 1)[:, None]].astype(np.int32)
-            read = _rounded(theta, shape) if bfloat16 else theta
-            losses[n], grad, h_last, c_last = loss_and_grad(
-                read, h, c, x, shape=shape, last_only=last_only, dropout=dropout,
-                masks=None if masks is None else masks[n], workspace=workspace,
-            )  # fmt: skip
-            smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * losses[n] / len(start)
-            if smooth_loss < stop_below:
-                return losses[: n + 1]
-            h[...], c[...] = h_last, c_last
-            if not np.isfinite(losses[n]):
-                return losses[: n + 1]
-            grad *= scale
-            clip(grad, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm)
-            _UPDATES[optimizer](theta, grad, state, step + n, learning_rate=float(rate), **constants)
+    with checks.exclusive(workspace), np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is
+        return _train(given)  # returned, not warned of
+
+
+def _train(given: checks.Training) -> np.ndarray:
+    """Run the iterations of a checked call; return their losses."""
+    theta, state, h, c, ids, starts, reset, rates, shape, T, *_ = given
+    losses, smooth_loss = np.empty(len(starts)), given.smooth_loss
+    grad = np.empty_like(theta) if given.workspace is None else given.workspace.grad
+    for n, (start, zero, rate) in enumerate(zip(starts, reset, rates, strict=True)):
+        if zero:
+            h[...] = 0
+            c[...] = 0 if shape.cell == "lstm" else c
+        x = _sequence(ids, start + np.arange(T + 1)[:, None], shape.vocab_size)
+        read = _rounded(theta, shape) if given.bfloat16 else theta
+        masks = None if given.masks is None else given.masks[n]
+        losses[n], _, h_last, c_last = _loss_and_grad(
+            read, h, c, x, shape, given.last_only, given.dropout, masks, grad
+        )  # fmt: skip
+        smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * losses[n] / len(start)
+        if smooth_loss < given.stop_below:
+            return losses[: n + 1]
+        h[...], c[...] = h_last, c_last
+        if not np.isfinite(losses[n]):
+            return losses[: n + 1]
+        grad *= theta.dtype.type(given.grad_scale)
+        _clip(grad, given.grad_clip, given.grad_clip_norm)
+        _UPDATES[given.optimizer](theta, grad, state, given.step + n, float(rate), **given.hyper)
     return losses
+
+
+def _sequence(ids: Any, at: np.ndarray, V: int) -> np.ndarray:
+    """The ids at `at` as int32, each checked: a text is read as training goes on."""
+    x = ids[at]
+    if x.max() >= V:
+        wrong = at[x >= V].min()
+        raise ValueError(f"ids: expected ids in [0, {V}), got {ids[wrong]} at {wrong}")
+    return np.asarray(x.astype(np.int32))
 
 
 def _log_prob(logits: Any, ids: Any) -> np.ndarray:
@@ -471,10 +519,14 @@ def sample(
     Temperature comes before top_k, and that before top_p. Sources: Fan, Lewis and Dauphin (2018), section 5.1, for
     top_k; Holtzman et al. (2020), section 3.1, for top_p.
     """
-    checks.sample(theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs)
-    drawn = np.empty(uniforms.shape, np.int32)
+    uniforms, temperature, top_k, top_p = checks.sample(
+        theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs
+    )
+    drawn, h_next, c_next = np.empty(uniforms.shape, np.int32), h.copy(), c.copy()
     for n, u in enumerate(uniforms):
-        logits = _read(theta, shape, h, c, x[None])[0].astype(np.float64)
+        logits = _read(theta, shape, h_next, c_next, x[None])[0].astype(np.float64)
+        if not np.isfinite(logits.max(axis=-1)).all():  # NaN, or inf, or nothing but -inf
+            raise checks.not_finite(n)
         if temperature == 0:
             x = logits.argmax(axis=-1).astype(np.int32)
         else:
@@ -486,6 +538,7 @@ def sample(
         drawn[n] = x
         if log_probs is not None:
             log_probs[n] = _log_prob(logits, x)
+    h[...], c[...] = h_next, c_next
     return drawn
 
 

@@ -52,10 +52,13 @@ GRU, gates in PyTorch's order r, z, n; the reset gate comes after the product, s
 Source: Elman (1990); Cho et al. (2014), with the reset gate where cuDNN and PyTorch have it.
 """
 
-import re
-from typing import Any, NamedTuple
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+
+from kernels.arguments import WrongType, flag, number
 
 # --------------------------------------------------------------------------------------------------- gate order
 GATE_I, GATE_F, GATE_G, GATE_O = range(4)
@@ -69,14 +72,50 @@ ID_DTYPES = ("uint8", "uint16", "uint32")
 
 
 # ------------------------------------------------------------------------------------------------- flat parameters
-class Shape(NamedTuple):
-    """The sizes and the kind of cell that fix a model's parameters."""
-
+class _Sizes(NamedTuple):
     vocab_size: int
     hidden_size: int
     num_layers: int = 1
     cell: str = "lstm"  # of CELLS
     embedding_size: int = 0  # 0: none, ids are rows of the first W_x
+
+
+class Shape(_Sizes):
+    """The sizes and the kind of cell that fix a model's parameters.
+
+    Parameters
+    ----------
+    vocab_size, hidden_size, num_layers : V, H, L, at least 1
+    cell : a name of CELLS
+    embedding_size : E, or 0 for none: ids are then rows of the first W_x
+
+    Raises
+    ------
+    ValueError
+        ``hidden_size: expected a whole number from 1 to 2147483647, got 0`` and the like.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls, vocab_size: int, hidden_size: int, num_layers: int = 1, cell: str = "lstm", embedding_size: int = 0
+    ) -> Self:
+        """Check the sizes: whoever has a Shape has a valid one."""
+        if not isinstance(cell, str) or cell not in CELLS:
+            raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r:.60}")
+        return super().__new__(
+            cls,
+            number("vocab_size", vocab_size),
+            number("hidden_size", hidden_size),
+            number("num_layers", num_layers),
+            cell,
+            number("embedding_size", embedding_size),
+        )
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Self:
+        """As for any named tuple (also for _replace), but checked."""
+        return cls(*iterable)
 
 
 class LayerParams(NamedTuple):
@@ -106,16 +145,8 @@ class Params(NamedTuple):
 
 
 def blocks(shape: Shape) -> list[tuple[str, int, tuple[int, ...]]]:
-    """Name, offset and dimensions of every block of the flat vector, in order: the one place that knows them.
-
-    Raises
-    ------
-    ValueError
-        For a cell that is not one of CELLS.
-    """
+    """Name, offset and dimensions of every block of the flat vector, in order: the one place that knows them."""
     V, H, L, cell, E = shape
-    if cell not in CELLS:
-        raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
     columns = CELLS[cell] * H
     dims: list[tuple[str, tuple[int, ...]]] = [("embedding", (V, E))] if E else []
     for layer in range(L):
@@ -125,7 +156,7 @@ def blocks(shape: Shape) -> list[tuple[str, int, tuple[int, ...]]]:
     out, offset = [], 0
     for name, dim in dims:
         out.append((name, offset, dim))
-        offset += int(np.prod(dim))
+        offset += math.prod(dim)
     return out
 
 
@@ -136,7 +167,7 @@ def _layer_type(cell: str) -> type[LayerParams] | type[GRULayerParams]:
 def num_parameters(shape: Shape) -> int:
     """N, the length of the flat vector."""
     _, offset, dim = blocks(shape)[-1]
-    return offset + int(np.prod(dim))
+    return offset + math.prod(dim)
 
 
 def offsets(shape: Shape) -> np.ndarray:
@@ -149,7 +180,7 @@ def offsets(shape: Shape) -> np.ndarray:
 
 def named(flat: Any, shape: Shape) -> dict[str, Any]:
     """Views of `flat` (N,) by block name, in the order of :func:`blocks`."""
-    return {name: flat[at : at + int(np.prod(dim))].reshape(dim) for name, at, dim in blocks(shape)}
+    return {name: flat[at : at + math.prod(dim)].reshape(dim) for name, at, dim in blocks(shape)}
 
 
 def params(flat: Any, shape: Shape) -> Params:
@@ -165,9 +196,9 @@ def aligned_zeros(dims: tuple[int, ...] | int, dtype: Any) -> np.ndarray:
     """Zeros whose first element sits on a 64-byte boundary, so that vector loads do not straddle cache lines."""
     dims = (dims,) if isinstance(dims, int) else dims
     dtype = np.dtype(dtype)
-    raw = np.zeros(int(np.prod(dims)) * dtype.itemsize + 64, np.uint8)
+    raw = np.zeros(math.prod(dims) * dtype.itemsize + 64, np.uint8)
     start = -raw.ctypes.data % 64
-    return raw[start : start + int(np.prod(dims)) * dtype.itemsize].view(dtype).reshape(dims)
+    return raw[start : start + math.prod(dims) * dtype.itemsize].view(dtype).reshape(dims)
 
 
 # --------------------------------------------------------------------------------------------------- values of ops
@@ -282,9 +313,7 @@ def packs(hidden_size: int, batch_size: int, itemsize: int, cell: str = "lstm") 
     return cell == "lstm" and size >= 2**22 and batch_size * size >= 2**27
 
 
-class Workspace(NamedTuple):
-    """Buffers of one pass over a model, to be passed again and again so that nothing is allocated."""
-
+class _Buffers(NamedTuple):
     x: Any  # (T+1, B) int32: the ids of the sequence, targets one later
     h: Any  # (L, T+1, B, H)
     c: Any  # (L, T+1, B, H), of no size where the cell has none
@@ -306,6 +335,13 @@ class Workspace(NamedTuple):
     status: Any  # (8,) int64: what threads tell each other
     counter: Any  # (8,) int64: where threads meet
     pairs: Any = None  # (L, 4 H (H + 4)) uint32: the recurrent matrices rounded to bfloat16, two numbers in one
+
+
+class Workspace(_Buffers):
+    """Buffers of one pass over a model, to be passed again and again so that nothing is allocated.
+
+    Each buffer has memory of its own. A call has a workspace for itself: a second one at the same time is refused.
+    """
 
 
 def workspace_layout(
@@ -348,9 +384,20 @@ def workspace_layout(
 def workspace(
     shape: Shape, seq_length: int, batch_size: int, dtype: Any, dropout: float = 0.0, bfloat16: bool = False
 ) -> Workspace:
-    """Allocate a :class:`Workspace`. Floats start as NaN, so that a value read before it is written shows."""
+    """Allocate a :class:`Workspace`. Floats start as NaN, so that a value read before it is written shows.
+
+    Raises
+    ------
+    ValueError
+        ``seq_length: expected a whole number of at least 1, got 0`` and the like.
+    """
+    if not isinstance(shape, Shape):
+        raise WrongType(f"shape: expected kernels.spec.Shape, got {type(shape).__name__}")
+    if np.dtype(dtype).name not in FLOAT_DTYPES:
+        raise ValueError(f"dtype: expected {' or '.join(FLOAT_DTYPES)}, got {np.dtype(dtype)}")
+    T, B, rate = number("seq_length", seq_length), number("batch_size", batch_size), number("dropout", dropout)
     buffers = {}
-    for name, (dims, kind) in workspace_layout(shape, seq_length, batch_size, dtype, dropout, bfloat16).items():
+    for name, (dims, kind) in workspace_layout(shape, T, B, dtype, rate, flag("bfloat16", bfloat16)).items():
         buffers[name] = aligned_zeros(dims, kind)
         if kind.kind == "f":
             buffers[name].fill(np.nan)
@@ -397,10 +444,12 @@ def hyper_values(optimizer: str, hyper: dict[str, float] | None) -> dict[str, fl
     ValueError
         For an optimizer or a constant that the table does not have.
     """
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
+    if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {optimizer!r:.60}")
+    if not isinstance(hyper, Mapping | None):
+        raise WrongType(f"hyper: expected a dict of constants by name, got {type(hyper).__name__}")
     defaults = OPTIMIZERS[optimizer].hyper
-    unknown = sorted(set(hyper or {}) - set(defaults))
+    unknown = sorted(map(str, set(hyper or {}) - set(defaults)))
     if unknown:
         raise ValueError(f"hyper: {optimizer} takes {', '.join(defaults) or 'nothing'}, got {', '.join(unknown)}")
     return {**defaults, **(hyper or {})}
@@ -408,7 +457,11 @@ def hyper_values(optimizer: str, hyper: dict[str, float] | None) -> dict[str, fl
 
 def slots(optimizer: str, hyper: dict[str, float] | None = None) -> int:
     """S, arrays of memory that an optimizer with these constants needs: plain descent needs none, momentum one."""
-    constants = hyper_values(optimizer, hyper)
+    return slots_of(optimizer, hyper_values(optimizer, hyper))
+
+
+def slots_of(optimizer: str, constants: dict[str, float]) -> int:
+    """As :func:`slots`, for all constants of an optimizer."""
     return 1 if constants.get("momentum") else OPTIMIZERS[optimizer].slots
 
 
@@ -435,77 +488,3 @@ OPS = {
     "score": "(theta, h, c, x, *, shape, workspace=None, out=None)",
     "sample": "(theta, h, c, x, uniforms, *, shape, temperature=1.0, top_k=0, top_p=1.0, log_probs=None)",
 }
-
-
-# ------------------------------------------------------------------------------------------------------------ check
-def check(**arguments: tuple[Any, str]) -> dict[str, int]:
-    """Check arrays against symbolic dimensions, once, at the Python boundary; kernels themselves do not.
-
-    Each argument is ``name=(array, "T B 4H")``: words are sizes, a letter stands for the same size everywhere in the
-    call, a number in front multiplies it, and a leading ``ids`` asks for int32, ``text`` for unsigned integers,
-    ``bool`` and ``int64`` for themselves, nothing for the call's one floating dtype.
-
-    Returns
-    -------
-    dict
-        The sizes found, by letter.
-
-    Raises
-    ------
-    ValueError
-        ``name: expected (T, B, H) = (5, 2, 3), got (5, 2, 4)``, or likewise for the dtype and the memory order.
-    """
-    sizes: dict[str, int] = {}
-    floating = None
-    for name, (array, pattern) in arguments.items():
-        words = pattern.split()
-        kind = words.pop(0) if words and words[0] in ("ids", "text", "bool", "int64") else "float"
-        if not hasattr(array, "shape") or not hasattr(array, "dtype"):
-            raise ValueError(f"{name}: expected an array, got {type(array).__name__}")
-        _check_shape(name, array.shape, words, sizes)
-        dtype = str(array.dtype)
-        if kind == "float":
-            floating = floating or (dtype if dtype in FLOAT_DTYPES else None)
-            wanted: tuple[str, ...] = (floating,) if floating else FLOAT_DTYPES
-        else:
-            wanted = {"ids": ("int32",), "text": ID_DTYPES, "bool": ("bool",), "int64": ("int64",)}[kind]
-        if dtype not in wanted:
-            raise ValueError(f"{name}: expected {' or '.join(wanted)}, got {dtype}")
-        if not array.flags.c_contiguous:
-            raise ValueError(f"{name}: expected a C-contiguous array, got strides {array.strides}")
-    return sizes
-
-
-_WORD = re.compile(r"(\d*)([A-Z]?)(\+1)?")
-
-
-def _check_shape(name: str, got: tuple[int, ...], words: list[str], sizes: dict[str, int]) -> None:
-    """Match one shape, learning the size of each letter where it is first seen alone."""
-    fits = len(got) == len(words)
-    expected = []
-    for word, size in zip(words, got, strict=False):
-        times, letter, plus = _WORD.fullmatch(word).groups()  # type: ignore[union-attr]
-        factor, extra = int(times or 1), 1 if plus else 0
-        if letter and letter not in sizes and (size - extra) % factor == 0:
-            sizes[letter] = (size - extra) // factor
-        known = sizes.get(letter) if letter else 1
-        value = None if known is None else known * factor + extra
-        expected.append(word if value is None else str(value))
-        fits = fits and value == size
-    if not fits:
-        joined = ", ".join(words) + ("," if len(words) == 1 else "")
-        values = ", ".join(expected) + ("," if len(expected) == 1 else "")
-        raise ValueError(f"{name}: expected ({joined}) = ({values}), got {got}")
-
-
-def check_ids(name: str, ids: Any, size: int) -> None:
-    """Check that ids lie in [0, size).
-
-    Raises
-    ------
-    ValueError
-        ``x: expected ids in [0, 71), got 71``.
-    """
-    if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= size):
-        wrong = int(ids.max()) if int(ids.max()) >= size else int(ids.min())
-        raise ValueError(f"{name}: expected ids in [0, {size}), got {wrong}")

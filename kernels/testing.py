@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kernels import spec
+from kernels.arguments import check_layout, check_type
 from kernels.spec import Shape
 
 #: Largest relative error, norm-wise, that a gradient may have against central differences in float64.
@@ -58,7 +59,23 @@ class GradientError(NamedTuple):
 
 
 def numerical_gradient(loss: Callable[[], float], array: np.ndarray, delta: float = 1e-5) -> np.ndarray:
-    """Central differences of `loss` by every element of `array` (float64), which it reads; array is left as it was."""
+    """Central differences of `loss` by every element of an array that it reads, and that is left as it was.
+
+    Parameters
+    ----------
+    loss : reads `array`, each time anew
+    array : float64 of any shape, C-contiguous and writeable: its elements are moved in place
+    delta : how far, to both sides
+
+    Raises
+    ------
+    ValueError
+        ``array: expected float64, got float32`` and the like: a copy, or rounding, would be judged instead.
+    """
+    check_type("array", array)
+    if array.dtype != np.float64:
+        raise ValueError(f"array: expected float64, got {array.dtype}")
+    check_layout("array", array, True)
     gradient = np.empty_like(array)
     flat, out = array.reshape(-1), gradient.reshape(-1)
     for k in range(len(flat)):

@@ -290,7 +290,7 @@ def test_a_smoothed_loss_below_the_limit_ends_the_call_before_that_update(ops, t
 
 
 @pytest.mark.parametrize("at", range(4))
-@pytest.mark.parametrize("why", ["low", "nan"])
+@pytest.mark.parametrize("why", ["low", "inf"])
 def test_an_end_at_the_last_iteration_of_a_stretch_ends_the_call(ops, monkeypatch, why, at):
     """A call of several threads is cut into stretches: it once went on behind an iteration that was to end it."""
     pytest.importorskip("numba")
@@ -304,8 +304,8 @@ def test_an_end_at_the_last_iteration_of_a_stretch_ends_the_call(ops, monkeypatc
         theta, state, *_, ids = training(shape=shape)
         return theta, state, *np.zeros((2, 1, 3, 64)), ids
 
-    if why == "nan":
-        rates[at - 1 : at] = np.nan
+    if why == "inf":
+        rates[at - 1 : at] = 1e308
     else:
         losses = ops.train_steps(*arrays(), starts, reset, rates, **options) / 3
         curve = [40.0]
@@ -316,7 +316,7 @@ def test_an_end_at_the_last_iteration_of_a_stretch_ends_the_call(ops, monkeypatc
     found = []
     for threads in (1, 2):
         theta, *rest, ids = arrays()
-        if why == "nan" and at == 0:
+        if why == "inf" and at == 0:
             theta[:] = np.nan
         losses = ops.train_steps(theta, *rest, ids, starts, reset, rates, threads=threads, **options)
         found.append([len(losses), *(a.tobytes() for a in (losses, theta, *rest))])
@@ -513,15 +513,13 @@ def test_refusals(ops):
     theta, state, h, c, ids = training()
     starts, reset, rates = plan(4)
     good = {"shape": SHAPE, "seq_length": 5}
-    with pytest.raises(
-        ValueError, match=r"ids: expected ids in \[0, 11\), got 11 at 7|x: expected ids in \[0, 11\), got 11"
-    ):
+    with pytest.raises(ValueError, match=r"ids: expected ids in \[0, 11\), got 11 at 7"):
         bad = ids.copy()
         bad[7] = 11
         ops.train_steps(theta, state, h, c, bad, starts, reset, rates, **good)
     with pytest.raises(ValueError, match=r"starts: expected 0 <= start and start \+ 5 < 600"):
         ops.train_steps(theta, state, h, c, ids, starts + 180, reset, rates, **good)
-    with pytest.raises(ValueError, match=r"state: expected \(2, \d+\), got \(1, \d+\)"):
+    with pytest.raises(ValueError, match=r"state: expected \(S, N\) = \(2, \d+\), got \(1, \d+\)"):
         ops.train_steps(theta, state, h, c, ids, starts, reset, rates, optimizer="adam", **good)
     with pytest.raises(
         ValueError, match="bfloat16: expected one stream of float32, lstm, without an embedding, got 3 of float64, lstm"
@@ -534,38 +532,38 @@ def test_refusals(ops):
     with pytest.raises(ValueError, match=r"dh: expected \(T, B, H\) = \(5, 2, 3\), got|cache.h: expected"):
         arrays = [np.zeros(dims) for dims in ((2, 3), (7, 3), (3, 3), 3)]
         ops.rnn_backward(np.zeros((5, 2, 4)), ops.rnn_forward(np.zeros((5, 2), np.int32), *arrays)[1])
-    with pytest.raises(ValueError, match=r"state: expected \(0, \d+\), got \(1, \d+\)"):
+    with pytest.raises(ValueError, match=r"state: expected \(S, N\) = \(0, \d+\), got \(1, \d+\)"):
         ops.train_steps(theta, state, h, c, ids, starts, reset, rates, optimizer="sgd", **good)
     for dropout, masks, message in (
-        (1.0, None, "dropout: expected at least 0 and less than 1, got 1.0"),
+        (1.0, None, "dropout: expected a number of at least 0 and less than 1, got 1.0"),
         (0.5, None, "masks: expected an array with dropout 0.5"),
         (0.0, np.ones((4, 2, 5, 3, 9), np.uint8), "masks: expected None with dropout 0.0"),
-        (0.5, np.ones((4, 1, 5, 3, 9), np.uint8), r"masks: expected \(4, 2, 5, 3, 9\), got \(4, 1, 5, 3, 9\)"),
-        (0.5, np.ones((4, 2, 5, 3, 9), bool), "masks: expected C-contiguous uint8, got bool"),
+        (0.5, np.ones((4, 1, 5, 3, 9), np.uint8), r"masks: expected \(K, L, T, B, H\) = \(4, 2, 5, 3, 9\), got \(4, 1, 5, 3, 9\)"),
+        (0.5, np.ones((4, 2, 5, 3, 9), bool), "masks: expected uint8, got bool"),
     ):
         with pytest.raises(ValueError, match=message):
             ops.train_steps(
                 theta, state, h, c, ids, starts, reset, rates, dropout=dropout, masks=masks, **good
             )  # fmt: skip
-    with pytest.raises(ValueError, match=r"theta: expected \(\d+,\), got"):
+    with pytest.raises(ValueError, match=r"theta: expected \(N,\) = \(\d+,\), got"):
         ops.train_steps(theta[:-1].copy(), state[:, :-1].copy(), h, c, ids, starts, reset, rates, **good)
-    with pytest.raises(ValueError, match="temperature: expected 0 or more, got -1"):
+    with pytest.raises(ValueError, match="temperature: expected 0, or a finite number of at least 1e-300, got -1"):
         ops.sample(theta, h, c, np.zeros(3, np.int32), np.zeros((1, 3)), shape=SHAPE, temperature=-1)
     with pytest.raises(ValueError, match=r"uniforms: expected numbers in \[0, 1\)"):
         ops.sample(theta, h, c, np.zeros(3, np.int32), np.ones((1, 3)), shape=SHAPE)
     first, uniforms = np.zeros(3, np.int32), np.zeros((2, 3))
     for options, message in [
-        ({"top_k": -1}, "top_k: expected 0 or more, got -1"),
-        ({"top_p": 0.0}, "top_p: expected more than 0 and at most 1, got 0.0"),
-        ({"top_p": np.nan}, "top_p: expected more than 0 and at most 1, got nan"),
-        ({"log_probs": np.zeros((3, 2))}, r"log_probs: expected \(2, 3\), got \(3, 2\)"),
+        ({"top_k": -1}, "top_k: expected a whole number of at least 0, got -1"),
+        ({"top_p": 0.0}, "top_p: expected a number of more than 0 and at most 1, got 0.0"),
+        ({"top_p": np.nan}, "top_p: expected a number of more than 0 and at most 1, got nan"),
+        ({"log_probs": np.zeros((3, 2))}, r"log_probs: expected \(K, B\) = \(2, 3\), got \(3, 2\)"),
         ({"log_probs": np.zeros((2, 3), "f4")}, "log_probs: expected float64, got float32"),
     ]:
         with pytest.raises(ValueError, match=message):
             ops.sample(theta, h, c, first, uniforms, shape=SHAPE, **options)
-    with pytest.raises(ValueError, match=r"x: expected at least 2 rows"):
+    with pytest.raises(ValueError, match=r"x: expected \(T\+1, B\) = \(T\+1, 3\) with sizes of at least 1, got \(1, 3\)"):
         ops.score(theta, h, c, first[None], shape=SHAPE)
-    with pytest.raises(ValueError, match=r"out: expected \(1, 3\), got \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"out: expected \(T, B\) = \(1, 3\), got \(2, 3\)"):
         ops.score(theta, h, c, np.zeros((2, 3), np.int32), shape=SHAPE, out=np.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"x: expected ids in \[0, 11\), got 11"):
         ops.score(theta, h, c, np.full((2, 3), 11, np.int32), shape=SHAPE)

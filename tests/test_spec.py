@@ -102,32 +102,6 @@ def test_every_backend_has_every_op_with_the_same_signature(name):
         assert getattr(ops, op).__doc__
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"h": (np.zeros((2, 3)), "B H"), "W": (np.zeros((3, 11)), "H 4H")}, "W: expected (H, 4H) = (3, 12), got (3, 11)"),
-        ({"h": (np.zeros((2, 3)), "T B H")}, "h: expected (T, B, H) = (2, 3), got (2, 3)"),
-        ({"b": (np.zeros(8), "4H"), "c": (np.zeros(3), "H")}, "c: expected (H,) = (2,), got (3,)"),
-        ({"h": (np.zeros((6, 3)), "T+1 H"), "d": (np.zeros((4, 3)), "T H")}, "d: expected (T, H) = (5, 3), got (4, 3)"),
-        ({"b": (np.zeros(9), "4H")}, "b: expected (4H,) = (4H,), got (9,)"),
-        ({"h": (np.zeros(3, "f4"), "N"), "g": (np.zeros(3), "N")}, "g: expected float32, got float64"),
-        ({"h": (np.zeros(3, "f2"), "N")}, "h: expected float32 or float64, got float16"),
-        ({"x": (np.zeros((2, 3)), "ids T B")}, "x: expected int32, got float64"),
-        ({"x": (np.zeros(3, "i4"), "text M")}, "x: expected uint8 or uint16 or uint32, got int32"),
-        ({"h": (np.zeros((3, 2)).T, "B H")}, "h: expected a C-contiguous array, got strides (8, 16)"),
-        ({"h": ([1.0], "N")}, "h: expected an array, got list"),
-    ],
-)  # fmt: skip
-def test_check_says_name_expected_and_got(arguments, message):
-    with pytest.raises(ValueError, match=".") as caught:
-        spec.check(**arguments)
-    assert str(caught.value) == message
-
-
-def test_check_returns_the_sizes():
-    assert spec.check(h=(np.zeros((6, 2, 3)), "T+1 B H"), b=(np.zeros(12), "4H")) == {"T": 5, "B": 2, "H": 3}
-
-
 def test_unknown_optimizers_and_constants():
     with pytest.raises(ValueError, match="optimizer: expected one of sgd, adagrad, rmsprop, adam, got 'adm'"):
         spec.hyper_values("adm", None)

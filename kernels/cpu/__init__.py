@@ -15,7 +15,7 @@ import numpy as np
 
 from kernels import checks, spec
 from kernels.cpu import layers, loops, rnn_gru, training, updates
-from kernels.cpu.model import extra_of, read_only
+from kernels.cpu.model import extra_of, readable
 from kernels.cpu.team import whole
 from kernels.spec import LSTMCache, LSTMGrads, Shape, Workspace
 
@@ -35,7 +35,8 @@ def lstm_forward(
     h, c, gates = out or (spec.aligned_zeros(each, h0.dtype) for each in dims)
     run = layers.forward_ids if x.ndim == 2 else layers.forward_floats
     h[0], c[0] = h0, c0
-    run(x, W_x, W_h, b, h, c, gates, whole(H), np.empty(0, h0.dtype), _counter())
+    read = map(readable, (x, W_x, W_h, b))
+    run(*read, h, c, gates, whole(H), np.empty(0, h0.dtype), _counter())
     return h, c, LSTMCache(x, h, c, gates, W_x, W_h)
 
 
@@ -56,6 +57,7 @@ def lstm_backward(
     alone = (whole(h.shape[2]), np.empty(0, h.dtype), _counter())
     out.dh0[...] = 0 if dh_last is None else dh_last
     out.dc0[...] = 0 if dc_last is None else dc_last
+    dh, x, h, c, gates, W_x, W_h = map(readable, (dh, *cache))
     if is_ids:
         layers.backward_ids(dh, x, h, c, gates, W_h, dz, *out[1:], *alone)
     else:
@@ -71,16 +73,16 @@ def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tupl
     """Loss and gradient of a softmax readout, as :func:`kernels.numpy_ref.softmax_cross_entropy`."""
     checks.softmax_cross_entropy(logits, targets, out)
     dlogits = np.empty_like(logits) if out is None else out
-    return layers.cross_entropy(logits, targets, dlogits), dlogits
+    return layers.cross_entropy(readable(logits), readable(targets), dlogits), dlogits
 
 
 def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | None = None) -> None:
     """Clip a flat gradient in place, by element and then by norm, as :func:`kernels.numpy_ref.clip`."""
-    spec.check(grad=(grad, "N"))
+    grad_clip, grad_clip_norm = checks.clip(grad, grad_clip, grad_clip_norm)
     if grad_clip is not None:
         np.clip(grad, -grad_clip, grad_clip, out=grad)
     if grad_clip_norm is not None:
-        loops.clip_norm(grad, float(grad_clip_norm), np.empty(spec.norm_panels(len(grad))))
+        loops.clip_norm(grad, grad_clip_norm, np.empty(spec.norm_panels(len(grad))))
 
 
 def _counter() -> np.ndarray:
@@ -92,17 +94,17 @@ def _limit(value: float | None) -> float:
 
 
 def _update(
-    name: str, theta: Any, grad: Any, state: Any, step: int, rate: float, grad_clip: float | None, *hyper: float
+    name: str, theta: Any, grad: Any, state: Any, step: Any, learning_rate: Any, grad_clip: Any, **hyper: Any
 ) -> None:
-    named = dict(zip(spec.OPTIMIZERS[name].hyper, hyper, strict=True))
-    checks.optimizer(theta, grad, state, spec.slots(name, named))
-    constants = np.array(hyper, np.float64)
-    loops.update(theta, grad, state, _code(name, named), constants, int(step), float(rate), _limit(grad_clip))
+    given = checks.optimizer(name, theta, grad, state, step, learning_rate, grad_clip, hyper)
+    constants = np.array(list(given.hyper.values()), np.float64)
+    rule = (_code(name, given.hyper), constants, given.step, given.learning_rate, _limit(given.grad_clip))
+    loops.update(theta, readable(grad), state, *rule)
 
 
-def _code(name: str, hyper: dict[str, float] | None) -> int:
+def _code(name: str, hyper: dict[str, float]) -> int:
     """The number of an optimizer in updates.py."""
-    return updates.MOMENTUM if name == "sgd" and spec.slots(name, hyper) else _CODES[name]
+    return updates.MOMENTUM if name == "sgd" and spec.slots_of(name, hyper) else _CODES[name]
 
 
 def sgd(
@@ -116,7 +118,7 @@ def sgd(
     momentum: float = 0.0,
 ) -> None:
     """Gradient descent in place, as :func:`kernels.numpy_ref.sgd`."""
-    _update("sgd", theta, grad, state, step, learning_rate, grad_clip, momentum)
+    _update("sgd", theta, grad, state, step, learning_rate, grad_clip, momentum=momentum)
 
 
 def adagrad(
@@ -130,7 +132,7 @@ def adagrad(
     epsilon: float = 1e-8,
 ) -> None:
     """Adagrad in place, clip and update in one pass, as :func:`kernels.numpy_ref.adagrad`."""
-    _update("adagrad", theta, grad, state, step, learning_rate, grad_clip, epsilon)
+    _update("adagrad", theta, grad, state, step, learning_rate, grad_clip, epsilon=epsilon)
 
 
 def rmsprop(
@@ -145,7 +147,7 @@ def rmsprop(
     epsilon: float = 1e-8,
 ) -> None:
     """RMSprop in place, clip and update in one pass, as :func:`kernels.numpy_ref.rmsprop`."""
-    _update("rmsprop", theta, grad, state, step, learning_rate, grad_clip, rho, epsilon)
+    _update("rmsprop", theta, grad, state, step, learning_rate, grad_clip, rho=rho, epsilon=epsilon)
 
 
 def adam(
@@ -161,7 +163,9 @@ def adam(
     epsilon: float = 1e-8,
 ) -> None:
     """Adam in place, clip and update in one pass, as :func:`kernels.numpy_ref.adam`."""
-    _update("adam", theta, grad, state, step, learning_rate, grad_clip, beta1, beta2, epsilon)
+    _update(
+        "adam", theta, grad, state, step, learning_rate, grad_clip, beta1=beta1, beta2=beta2, epsilon=epsilon
+    )
 
 
 def _carry_in(h: Any, c: Any, states: Any, cells: Any) -> None:
@@ -192,15 +196,17 @@ def loss_and_grad(
 
     Where `workspace` is given, allocates h_last and c_last alone; grad is then the workspace's.
     """
-    T = checks.model(theta, h, c, x, shape, workspace, dropout, masks) - 1
-    ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype, dropout)
-    _carry_in(h, c, ws.h, ws.c)
-    loss = loops.model_pass(
-        theta, spec.offsets(shape), x, ws.h, ws.c, ws.gates, ws.dz, ws.dh, ws.carry, ws.partial[:, :, :0],
-        ws.packed[:, :, :0], extra_of(ws.table, ws.dropped, None if masks is None else masks[None], dropout), ws.logits,
-        ws.row_loss, ws.grad, ws.rows, T - 1 if last_only else 0, whole(shape.hidden_size), ws.counter,
-    )  # fmt: skip
-    return loss, ws.grad, ws.h[:, T].copy(), (ws.c[:, T] if ws.c.size else c).copy()
+    T = checks.loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, workspace)
+    with checks.exclusive(workspace):
+        ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype, dropout)
+        _carry_in(h, c, ws.h, ws.c)
+        loss = loops.model_pass(
+            readable(theta), spec.offsets(shape), readable(x), ws.h, ws.c, ws.gates, ws.dz, ws.dh, ws.carry,
+            ws.partial[:, :, :0], ws.packed[:, :, :0],
+            extra_of(ws.table, ws.dropped, None if masks is None else masks[None], dropout), ws.logits, ws.row_loss,
+            ws.grad, ws.rows, T - 1 if last_only else 0, whole(shape.hidden_size), ws.counter,
+        )  # fmt: skip
+        return loss, ws.grad, ws.h[:, T].copy(), (ws.c[:, T] if ws.c.size else c).copy()
 
 
 def train_steps(
@@ -234,21 +240,14 @@ def train_steps(
 
     An iteration allocates nothing; with `workspace` the call allocates its losses and little else. Releases the GIL.
     """
-    constants = np.array(list(spec.hyper_values(optimizer, hyper).values()), np.float64)
-    checks.train_steps(
-        theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, spec.slots(optimizer, hyper), dropout,
-        masks, threads, workspace, bfloat16,
+    given = checks.train_steps(
+        theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, step=step,
+        optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
+        last_only=last_only, dropout=dropout, masks=masks, bfloat16=bfloat16, smooth_loss=smooth_loss,
+        stop_below=stop_below, workspace=workspace, threads=threads,
     )  # fmt: skip
-    ws = workspace or spec.workspace(shape, seq_length, starts.shape[1], theta.dtype, dropout, bfloat16)
-    if not bfloat16:
-        ws = ws._replace(pairs=None)
-    call = training.Call(
-        theta, state, h, c, read_only(ids), starts, reset, learning_rate, shape, seq_length, int(step),
-        training.Rule(optimizer, _code(optimizer, hyper), constants),
-        (grad_scale, _limit(grad_clip), _limit(grad_clip_norm)), last_only, dropout, masks, bfloat16,
-        (smooth_loss, stop_below), ws, threads,
-    )  # fmt: skip
-    return training.train(call)
+    with checks.exclusive(workspace):
+        return training.train(given, _code(optimizer, given.hyper))
 
 
 def score(
@@ -258,17 +257,17 @@ def score(
 
     Makes no buffers where `workspace` and `out` are given.
     """
-    checks.score(theta, h, c, x, shape, workspace, out)
-    T, B = len(x) - 1, x.shape[1]
-    ws = workspace or spec.workspace(shape, T, B, theta.dtype)
-    log_probs = np.empty((T, B)) if out is None else out
-    _carry_in(h, c, ws.h, ws.c)
-    loops.score_pass(
-        theta, spec.offsets(shape), read_only(x), ws.h, ws.c, ws.gates, ws.packed[:, :, :0],
-        extra_of(ws.table, ws.dropped), ws.logits, whole(shape.hidden_size), ws.counter, log_probs,
-    )  # fmt: skip
-    _carry_out(ws.h, ws.c, T, h, c)
-    return log_probs
+    T = checks.score(theta, h, c, x, shape, workspace, out)
+    with checks.exclusive(workspace):
+        ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype)
+        log_probs = np.empty((T, x.shape[1])) if out is None else out
+        _carry_in(h, c, ws.h, ws.c)
+        loops.score_pass(
+            readable(theta), spec.offsets(shape), readable(x), ws.h, ws.c, ws.gates, ws.packed[:, :, :0],
+            extra_of(ws.table, ws.dropped), ws.logits, whole(shape.hidden_size), ws.counter, log_probs,
+        )  # fmt: skip
+        _carry_out(ws.h, ws.c, T, h, c)
+        return log_probs
 
 
 def sample(
@@ -285,18 +284,20 @@ def sample(
     log_probs: Any = None,
 ) -> np.ndarray:
     """Draw many characters in one compiled call, as :func:`kernels.numpy_ref.sample`."""
-    checks.sample(theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs)
+    uniforms, *how = checks.sample(theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs)
     L, B, H = h.shape
     V, layout = shape.vocab_size, spec.workspace_layout(shape, 1, B, theta.dtype)
     names = ("h", "c", "gates", "table", "dropped", "logits")
     states, cells, gates, table, dropped, logits = (spec.aligned_zeros(*layout[name]) for name in names)
     _carry_in(h, c, states, cells)
     drawn = np.empty(uniforms.shape, np.int32)
-    loops.sample_loop(
-        theta, spec.offsets(shape), x[None].copy(), uniforms, float(temperature), int(top_k), float(top_p), states,
-        cells, gates, np.empty((L, 4, 0), theta.dtype), extra_of(table, dropped), logits, np.empty(V),
-        np.empty(V, np.int64), whole(H), _counter(), drawn, np.empty((0, B)) if log_probs is None else log_probs,
+    done = loops.sample_loop(
+        readable(theta), spec.offsets(shape), x[None].copy(), readable(uniforms), *how, states, cells, gates,
+        np.empty((L, 4, 0), theta.dtype), extra_of(table, dropped), logits, np.empty(V), np.empty(V, np.int64),
+        whole(H), _counter(), drawn, np.empty((0, B)) if log_probs is None else log_probs,
     )  # fmt: skip
+    if done < len(drawn):
+        raise checks.not_finite(done)
     _carry_out(states, cells, 0, h, c)
     return drawn
 

@@ -297,6 +297,17 @@ def score_pass(theta, offsets, x, h, c, gates, packed, extra, logits, pieces, co
 
 
 @inner
+def _can_be_drawn_of(logits):
+    """Whether the largest of the logits (V,) is finite, and none is NaN; -inf rules a character out."""
+    largest = logits[0]
+    for j in range(logits.shape[0]):
+        if math.isnan(logits[j]):
+            return False
+        largest = max(largest, logits[j])
+    return math.isfinite(largest)
+
+
+@inner
 def _comes_first(logits, a, b):
     """Whether id a is more probable than b, or as probable and lower."""
     return logits[a] > logits[b] or (logits[a] == logits[b] and a < b)
@@ -388,9 +399,9 @@ def sample_loop(
     theta, offsets, x, uniforms, temperature, top_k, top_p, h, c, gates, packed, extra, logits, weights, order, pieces,
     counter, drawn, log_probs,
 ):  # fmt: skip
-    """Draw characters; the buffers h, c, gates, logits are those of a model with T = 1; x (1, B) is overwritten.
+    """Draw characters; return how many, which is less than asked for where logits are not finite.
 
-    log_probs is (n, B), or of no size where nobody asks for them.
+    The buffers h, c, gates, logits are those of a model with T = 1; x (1, B) is overwritten. log_probs is (n, B), or of no size where nobody asks for them.
     """
     B = x.shape[1]
     if extra is not None and extra.table.size > 0:
@@ -399,7 +410,10 @@ def sample_loop(
         _logits(theta, offsets, x, h, c, gates, packed, extra, logits, pieces, counter)
         _begin(h, c, False, False, 0, B, pieces, 0, 1)
         for r in range(B):
+            if not _can_be_drawn_of(logits[0, r]):
+                return n
             x[0, r] = _draw(logits[0, r], weights, order, uniforms[n, r], temperature, top_k, top_p)
             drawn[n, r] = x[0, r]
             if log_probs.size > 0:
                 log_probs[n, r] = _log_prob(logits[0, r], x[0, r])
+    return uniforms.shape[0]

@@ -52,15 +52,26 @@ class Extra(NamedTuple):
 
     table: Any  # as in spec.Workspace
     dropped: Any  # likewise
-    masks: Any  # (n, L, T, B, H) uint8, read-only; of no size without dropout
+    masks: Any  # (n, L, T, B, H) uint8, read; of no size without dropout
     scale: float  # by which kept values are multiplied
 
 
-def read_only(array: np.ndarray) -> np.ndarray:
-    """A view that cannot be written: Numba compiles once more for arrays that can, so ids always come like this."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
+class _Alias:
+    """An array's memory, described as writeable; keeps the array alive."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+        self._array = array
+
+
+def readable(array: np.ndarray) -> np.ndarray:
+    """An array that is only read, as the one kind of array that entries are compiled for.
+
+    Numba compiles anew for a read-only array. Where one is given, its memory goes to the kernel as an array that says
+    it can be written: which of its arguments a kernel writes, checks.ARRAYS says, and those were checked.
+    """
+    return array if array.flags.writeable else np.asarray(_Alias(array))
 
 
 def extra_of(table: Any, dropped: Any, masks: Any = None, dropout: float = 0.0) -> Extra | None:
@@ -71,7 +82,7 @@ def extra_of(table: Any, dropped: Any, masks: Any = None, dropout: float = 0.0) 
     if masks is None and table.size == 0:
         return None
     masks = np.empty((0,) * 5, np.uint8) if masks is None else masks
-    return Extra(table, dropped, read_only(masks), 1 / (1 - dropout))
+    return Extra(table, dropped, readable(masks), 1 / (1 - dropout))
 
 
 @inner

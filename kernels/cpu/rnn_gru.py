@@ -19,7 +19,7 @@ from kernels.cpu.cells import rnn_backward as rnn_step_backward
 from kernels.cpu.cells import rnn_forward as rnn_step_forward
 from kernels.cpu.jit import entry, inner, thin
 from kernels.cpu.layers import add_gradient_ids, drop
-from kernels.cpu.model import block, stretch_of
+from kernels.cpu.model import block, readable, stretch_of
 from kernels.cpu.products import add_outer, add_product, add_rows, address, copy_to_rows, product_transposed
 from kernels.spec import GRUCache, GRUGrads, RNNCache, RNNGrads
 
@@ -203,16 +203,18 @@ def backward_floats(dh, x, h, gates, W_x, W_h, dz, dx, dh0, kept, dW_x, dW_h, db
     add_outer(x, 0, D, dz, 0, N, dW_x, 0, N, T * B, D, N)
 
 
-def _forward_layer(x: Any, W_x: Any, W_h: Any, *rest: Any) -> None:
+def _forward_layer(x: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, *rest: Any) -> None:
     run = forward_ids if x.ndim == 2 else forward_floats
-    run(x, W_x.reshape(-1), W_h.reshape(-1), *rest)
+    run(*map(readable, (x, W_x.reshape(-1), W_h.reshape(-1), b_x, b_h)), *rest)
 
 
 def _backward_layer(
     dh: Any, x: Any, h: Any, gates: Any, W_x: Any, W_h: Any, dz: Any, dh_last: Any, out: Any, sides: int
 ) -> None:
     dx, dh0, dW_x, dW_h, *biases = out
-    flat_gates, W_x, W_h, dz, dW_x, dW_h = (a.reshape(-1) for a in (gates, W_x, W_h, dz, dW_x, dW_h))
+    dh, x, h = map(readable, (dh, x, h))
+    flat_gates, W_x, W_h = (readable(a.reshape(-1)) for a in (gates, W_x, W_h))
+    dz, dW_x, dW_h = (a.reshape(-1) for a in (dz, dW_x, dW_h))
     kept = np.zeros_like(dh0)
     dh0[...] = 0 if dh_last is None else dh_last
     if x.ndim == 2:

@@ -1,60 +1,34 @@
 """A training call: its iterations in stretches, by a team or by one thread, and what is arranged for them and back."""
 
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from kernels import spec
+from kernels.checks import Training
 from kernels.cpu import loops
-from kernels.cpu.model import extra_of
+from kernels.cpu.model import extra_of, readable
 from kernels.cpu.team import Plan, plan
 from kernels.cpu.teamwork import at_best_pace, known_pace, together
-from kernels.spec import Shape, Workspace
+from kernels.spec import Workspace
 
 
-class Rule(NamedTuple):
-    """An optimizer."""
-
-    name: str
-    code: int  # of updates.py
-    hyper: np.ndarray  # its constants, float64
-
-
-class Call(NamedTuple):
-    """The arguments of kernels.numpy_ref.train_steps, checked."""
-
-    theta: Any
-    state: Any
-    h: Any
-    c: Any
-    ids: Any  # read-only
-    starts: Any
-    reset: Any
-    rates: Any
-    shape: Shape
-    seq_length: int
-    step: int
-    rule: Rule
-    limits: tuple[float, float, float]  # grad_scale, grad_clip, grad_clip_norm; infinite for none
-    last_only: bool
-    dropout: float
-    masks: Any
-    bfloat16: bool
-    watch: tuple[float, float]  # smooth_loss, stop_below
-    ws: Workspace
-    threads: int
-
-
-def train(call: Call) -> np.ndarray:
-    """Run the iterations; return their losses."""
-    theta, state, h, c, ids, starts, reset, rates, shape, seq_length, step, rule, *_ = call
-    ws, masks, dropout = call.ws, call.masks, call.dropout
-    limits, losses, watch = np.array(call.limits), np.empty(len(starts)), np.array(call.watch, np.float64)
-    B, kind = starts.shape[1], (shape.cell, call.bfloat16, shape.embedding_size)
-    who = plan(shape.hidden_size, B, call.threads, *kind)
+def train(given: Training, code: int) -> np.ndarray:
+    """Run the iterations of a checked call with the optimizer `code` of updates.py; return their losses."""
+    theta, state, h, c, _, starts, reset, rates, shape, seq_length, step, *_ = given
+    masks, dropout, B = given.masks, given.dropout, starts.shape[1]
+    ws = given.workspace or spec.workspace(shape, seq_length, B, theta.dtype, dropout, given.bfloat16)
+    if not given.bfloat16:
+        ws = ws._replace(pairs=None)
+    ids, starts, reset, rates = map(readable, (given.ids, starts, reset, rates))
+    hyper = np.array(list(given.hyper.values()), np.float64)
+    clips = (np.inf if limit is None else limit for limit in (given.grad_clip, given.grad_clip_norm))
+    limits, watch = np.array([given.grad_scale, *clips]), np.array([given.smooth_loss, given.stop_below])
+    losses, kind = np.empty(len(starts)), (shape.cell, given.bfloat16, shape.embedding_size)
+    who = plan(shape.hidden_size, B, given.threads, *kind)
     single = who if len(who.members) == 1 else plan(shape.hidden_size, B, 1, *kind)
-    first = seq_length - 1 if call.last_only else 0
+    first = seq_length - 1 if given.last_only else 0
     offsets = spec.offsets(shape)
     numbers = np.zeros((len(who.members), 16), theta.dtype)
     buffers = [
@@ -64,10 +38,9 @@ def train(call: Call) -> np.ndarray:
     def run(begin: int, end: int, who: Plan) -> int:
         ws.counter[:], ws.status[:] = 0, -1
         shared: tuple[Any, ...] = (
-            theta, state, ids, starts[begin:end], reset[begin:end], rates[begin:end], offsets, step + begin, rule.code,
-            rule.hyper, limits, first,
-            extra_of(ws.table, ws.dropped, None if masks is None else masks[begin:end], dropout), *buffers, watch,
-            losses[begin:end], who.members, who.pieces, numbers,
+            theta, state, ids, starts[begin:end], reset[begin:end], rates[begin:end], offsets, step + begin, code,
+            hyper, limits, first, extra_of(ws.table, ws.dropped, None if masks is None else masks[begin:end], dropout),
+            *buffers, watch, losses[begin:end], who.members, who.pieces, numbers,
         )  # fmt: skip
         return together(lambda thread: loops.train_loop(*shared, thread), len(who.members), ws.counter)
 
@@ -84,8 +57,8 @@ def train(call: Call) -> np.ndarray:
             done = run(0, len(starts), single)
         else:
             pace = known_pace(
-                (shape, B, seq_length, rule.name, theta.dtype.char, len(who.members), call.last_only, dropout,
-                 call.bfloat16)
+                (shape, B, seq_length, given.optimizer, theta.dtype.char, len(who.members), given.last_only, dropout,
+                 given.bfloat16)
             )  # fmt: skip
             done = at_best_pace(pace, run, is_last, len(starts), who, single, ws.counter)
     finally:

@@ -12,18 +12,9 @@ import cupy
 import numpy as np
 
 from kernels import spec
+from kernels.arguments import HOST, check_layout
+from kernels.checks import ARRAYS
 from kernels.gpu import ops
-
-#: What an op writes into, by argument.
-_WRITTEN = {
-    "clip": ("grad",),
-    "score": ("h", "c", "out"),
-    "sample": ("h", "c", "log_probs"),
-    "train_steps": ("theta", "state", "h", "c"),
-    "loss_and_grad": (),
-    **dict.fromkeys(spec.OPTIMIZERS, ("theta", "state")),
-}
-_LAYERS = ("out", "dz")
 
 
 def to_device(array: np.ndarray) -> Any:
@@ -40,59 +31,74 @@ def device_name() -> str:
 class _Call:
     """The arrays of one call: those of the host, and their copies."""
 
-    def __init__(self) -> None:
+    def __init__(self, op: str) -> None:
+        self._patterns = ARRAYS[op]
+        self._written = {name for name, pattern in ARRAYS[op].items() if pattern.startswith("out ")}
         self._copies: dict[int, tuple[np.ndarray, Any]] = {}
+        self._hosts: list[tuple[str, np.ndarray]] = []
 
-    def copied(self, value: Any) -> Any:
+    def copied(self, name: str, value: Any) -> Any:
         """What stands for an argument on the device; an array that is given twice is one there, too."""
-        if _is_of_host(value):
+        if type(value) in HOST.types:
+            self._hosts.append((name, value))
+            if name in self._written:
+                check_layout(name, value, True)
             if id(value) not in self._copies:
-                copy = cupy.asarray(value) if value.flags.c_contiguous else cupy.asarray(value.copy())
-                self._copies[id(value)] = value, copy
+                self._copies[id(value)] = value, cupy.asarray(np.array(value, order="C", subok=False))
             return self._copies[id(value)][1]
-        return _mapped(self.copied, value)
+        return _mapped(self.copied, name, value)
 
-    def put_back(self, value: Any) -> None:
-        """Bring an argument of the host up to date."""
-        if _is_of_host(value):
+    def check_memory(self) -> None:
+        """Refuse an array that is written and shares memory with another, which is a copy of its own on the device."""
+        for name, array in self._hosts:
+            for other, part in self._hosts if name in self._written else ():
+                is_held = f"may hold {other}" in self._patterns[name]
+                if array is not part and not is_held and np.may_share_memory(array, part):
+                    raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other}")
+
+    def put_back(self, name: str, value: Any) -> Any:
+        """Bring an argument of the host that is written up to date."""
+        if name in self._written and id(value) in self._copies:
             value[...] = self._copies[id(value)][1].get()
-        _mapped(self.put_back, value)
+        return _mapped(self.put_back, name, value)
 
-    def returned(self, value: Any) -> Any:
+    def returned(self, name: str, value: Any) -> Any:
         """A result as NumPy's: the caller's own array where it is one."""
         if isinstance(value, cupy.ndarray):
             own = [host for host, copy in self._copies.values() if copy is value]
             return own[0] if own else value.get()
-        return _mapped(self.returned, value)
+        return _mapped(self.returned, name, value)
 
 
-def _is_of_host(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and not isinstance(value, cupy.ndarray)  # tests have arrays that are both
-
-
-def _mapped(function: Any, value: Any) -> Any:
-    """A tuple, named or not, with a function applied to what is in it; anything else as it is."""
+def _mapped(function: Any, name: str, value: Any) -> Any:
+    """A tuple, named or not, with a function applied to what is in it, by name; anything else as it is."""
     if not isinstance(value, tuple) or isinstance(value, spec.Shape):
         return value
-    parts = [function(part) for part in value]
-    return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if hasattr(value, "_fields"):
+        return type(value)(*(function(f"{name}.{field}", part) for field, part in zip(value._fields, value, strict=True)))
+    fields = _OUT_FIELDS.get(len(value), range(len(value))) if name == "out" else range(len(value))
+    return tuple(function(f"{name}.{field}", part) for field, part in zip(fields, value, strict=True))
+
+
+#: What the plain tuples `out` of the forward ops hold.
+_OUT_FIELDS = {3: ("h", "c", "gates"), 2: ("h", "gates")}
 
 
 def _for_the_host(name: str) -> Any:
     op = getattr(ops, name)
-    parameters, written = signature(op), _WRITTEN.get(name, _LAYERS)
+    parameters = signature(op)
 
     @wraps(op)
     def on_host(*args: Any, **kwargs: Any) -> Any:
-        bound, call = parameters.bind(*args, **kwargs), _Call()
+        bound, call = parameters.bind(*args, **kwargs), _Call(name)
         given = dict(bound.arguments)
         for key, value in given.items():
-            bound.arguments[key] = value if key == "workspace" else call.copied(value)
+            bound.arguments[key] = value if key == "workspace" else call.copied(key, value)
+        call.check_memory()
         result = op(*bound.args, **bound.kwargs)
-        for key in written:
-            if given.get(key) is not None:
-                call.put_back(given[key])
-        return call.returned(result)
+        for key, value in given.items():
+            call.put_back(key, value)
+        return call.returned("", result)
 
     return on_host
 

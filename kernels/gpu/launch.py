@@ -12,6 +12,8 @@ from typing import Any
 import cupy
 import numpy as np
 
+from kernels.arguments import Family, WrongType
+
 _FOLDER = Path(__file__).parent
 _REALS = {"float32": "float", "float64": "double"}
 _BLOCK = 256
@@ -20,6 +22,22 @@ _COOPERATIVE = {"persistent"}  # files with kernels whose blocks wait for each o
 
 #: A kernel with all its arguments, to be called again and again.
 Call = Callable[[], Any]
+
+
+def _span(array: Any) -> tuple[int, int]:
+    """The addresses of an array's first byte on the device, and of the one behind its last."""
+    return array.data.ptr, array.data.ptr + array.nbytes
+
+
+def _overlap(one: Any, other: Any) -> bool:
+    (a, b), (c, d) = _span(one), _span(other)
+    return max(a, c) < min(b, d)
+
+
+#: Arrays of CuPy.
+DEVICE = Family(
+    (cupy.ndarray,), "an array on the device", _span, _overlap, False, lambda array: array.copy(), lambda array: array.get()
+)
 
 
 def source(file: str) -> str:
@@ -89,7 +107,7 @@ def on_device(name: str, array: Any) -> Any:
 
     Raises
     ------
-    ValueError
+    WrongType
         ``theta: expected an array on the device, got numpy.ndarray`` and the like.
     """
     if isinstance(array, cupy.ndarray):
@@ -99,4 +117,4 @@ def on_device(name: str, array: Any) -> Any:
     if not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__"):
         return cupy.from_dlpack(array)
     kind = f"{type(array).__module__}.{type(array).__qualname__}"
-    raise ValueError(f"{name}: expected an array on the device, got {kind}; cupy.asarray copies it there")
+    raise WrongType(f"{name}: expected an array on the device, got {kind}; cupy.asarray copies it there")

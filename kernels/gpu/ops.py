@@ -15,7 +15,7 @@ import numpy as np
 
 from kernels import checks, spec
 from kernels.gpu import layers, small, updates
-from kernels.gpu.launch import launch, on_device, run
+from kernels.gpu.launch import DEVICE, launch, on_device, run
 from kernels.gpu.model import Model, gather
 from kernels.gpu.products import empty
 from kernels.spec import GRUCache, GRUGrads, LSTMCache, LSTMGrads, RNNCache, RNNGrads, Shape, Workspace
@@ -43,7 +43,8 @@ def _taking_device_arrays(op: Any) -> Any:
     def checked(*args: Any, **kwargs: Any) -> Any:
         bound = parameters.bind(*args, **kwargs)
         for name, value in bound.arguments.items():
-            if name in _ARRAYS or (op.__name__ == "train_steps" and name == "learning_rate"):
+            is_rates = op.__name__ == "train_steps" and name == "learning_rate" and hasattr(value, "shape")
+            if name in _ARRAYS or is_rates:
                 bound.arguments[name] = taken(name, value)
         return op(*bound.args, **bound.kwargs)
 
@@ -56,7 +57,7 @@ def lstm_forward(
     x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, out: tuple[Any, Any, Any] | None = None
 ) -> tuple[Any, Any, LSTMCache]:
     """Run one LSTM layer over T steps and B streams, as :func:`kernels.numpy_ref.lstm_forward`."""
-    sizes = checks.lstm_forward(x, h0, c0, W_x, W_h, b, out)
+    sizes = checks.lstm_forward(x, h0, c0, W_x, W_h, b, out, DEVICE)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
     dims = ((T + 1, B, H), (T + 1, B, H), (T, B, 4 * H))
     h, c, gates = out or (empty(each, h0.dtype) for each in dims)
@@ -70,7 +71,7 @@ def lstm_backward(
     dh: Any, cache: LSTMCache, dh_last: Any = None, dc_last: Any = None, *, out: LSTMGrads | None = None, dz: Any = None
 ) -> LSTMGrads:
     """Backpropagate through one LSTM layer, as :func:`kernels.numpy_ref.lstm_backward`."""
-    checks.lstm_backward(dh, cache, dh_last, dc_last, out, dz)
+    checks.lstm_backward(dh, cache, dh_last, dc_last, out, dz, DEVICE)
     x, h, c, gates, W_x, W_h = cache
     if out is None:
         out = LSTMGrads(_like_floats(x), *map(cupy.empty_like, (h[0], c[0], W_x, W_h, W_x[0])))
@@ -82,7 +83,7 @@ def lstm_backward(
 @_taking_device_arrays
 def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None) -> tuple[Any, RNNCache]:
     """Run one layer of the plain recurrent network, as :func:`kernels.numpy_ref.rnn_forward`."""
-    sizes = checks.rnn_forward(x, h0, W_x, W_h, b, out)
+    sizes = checks.rnn_forward(x, h0, W_x, W_h, b, out, DEVICE)
     h = empty((sizes["T"] + 1, *h0.shape), h0.dtype) if out is None else out
     h[0] = h0
     run(layers.forward("rnn", x, spec.LayerParams(W_x, W_h, b), h, None, h))
@@ -94,7 +95,7 @@ def rnn_backward(
     dh: Any, cache: RNNCache, dh_last: Any = None, *, out: RNNGrads | None = None, dz: Any = None
 ) -> RNNGrads:
     """Backpropagate through one layer of the plain network, as :func:`kernels.numpy_ref.rnn_backward`."""
-    checks.rnn_backward(dh, cache, dh_last, out, dz)
+    checks.rnn_backward(dh, cache, dh_last, out, dz, DEVICE)
     x, h, W_x, W_h = cache
     if out is None:
         out = RNNGrads(_like_floats(x), *map(cupy.empty_like, (h[0], W_x, W_h, W_x[0])))
@@ -107,7 +108,7 @@ def gru_forward(
     x: Any, h0: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, *, out: tuple[Any, Any] | None = None
 ) -> tuple[Any, GRUCache]:
     """Run one GRU layer over T steps and B streams, as :func:`kernels.numpy_ref.gru_forward`."""
-    sizes = checks.gru_forward(x, h0, W_x, W_h, b_x, b_h, out)
+    sizes = checks.gru_forward(x, h0, W_x, W_h, b_x, b_h, out, DEVICE)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
     h, gates = out or (empty((T + 1, B, H), h0.dtype), empty((2, T, B, 3 * H), h0.dtype))
     h[0] = h0
@@ -120,7 +121,7 @@ def gru_backward(
     dh: Any, cache: GRUCache, dh_last: Any = None, *, out: GRUGrads | None = None, dz: Any = None
 ) -> GRUGrads:
     """Backpropagate through one GRU layer, as :func:`kernels.numpy_ref.gru_backward`."""
-    checks.gru_backward(dh, cache, dh_last, out, dz)
+    checks.gru_backward(dh, cache, dh_last, out, dz, DEVICE)
     x, h, gates, W_x, W_h = cache
     if out is None:
         out = GRUGrads(_like_floats(x), *map(cupy.empty_like, (h[0], W_x, W_h, W_x[0], W_x[0])))
@@ -151,7 +152,7 @@ def _backward(
 @_taking_device_arrays
 def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tuple[float, Any]:
     """Loss and gradient of a softmax readout, as :func:`kernels.numpy_ref.softmax_cross_entropy`."""
-    checks.softmax_cross_entropy(logits, targets, out)
+    checks.softmax_cross_entropy(logits, targets, out, DEVICE)
     dlogits = cupy.empty_like(logits) if out is None else out
     dlogits[...] = logits
     rows, V = targets.size, logits.shape[2]
@@ -164,18 +165,16 @@ def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tupl
 @_taking_device_arrays
 def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | None = None) -> None:
     """Clip a flat gradient in place, by element and then by norm, as :func:`kernels.numpy_ref.clip`."""
-    spec.check(grad=(grad, "N"))
-    updates.clip(grad, grad_clip, grad_clip_norm)
+    updates.clip(grad, *checks.clip(grad, grad_clip, grad_clip_norm, DEVICE))
 
 
 def _update(
-    name: str, theta: Any, grad: Any, state: Any, step: int, rate: float, grad_clip: float | None, *values: float
+    name: str, theta: Any, grad: Any, state: Any, step: Any, learning_rate: Any, grad_clip: Any, **hyper: Any
 ) -> None:
-    hyper = dict(zip(spec.OPTIMIZERS[name].hyper, values, strict=True))
-    checks.optimizer(theta, grad, state, spec.slots(name, hyper))
-    rates, roots = updates.rates(name, hyper, step, [rate])
-    clipping = updates.Clipping(theta.size, theta.dtype, 1.0, grad_clip)
-    updates.update(name, hyper, theta, grad, state, rates[0], roots[0], clipping)
+    given = checks.optimizer(name, theta, grad, state, step, learning_rate, grad_clip, hyper, DEVICE)
+    rates, roots = updates.rates(name, given.hyper, given.step, [given.learning_rate])
+    clipping = updates.Clipping(theta.size, theta.dtype, 1.0, given.grad_clip)
+    updates.update(name, given.hyper, theta, grad, state, rates[0], roots[0], clipping)
 
 
 @_taking_device_arrays
@@ -184,7 +183,7 @@ def sgd(
     momentum: float = 0.0,
 ) -> None:  # fmt: skip
     """Gradient descent in place, as :func:`kernels.numpy_ref.sgd`."""
-    _update("sgd", theta, grad, state, step, learning_rate, grad_clip, momentum)
+    _update("sgd", theta, grad, state, step, learning_rate, grad_clip, momentum=momentum)
 
 
 @_taking_device_arrays
@@ -193,7 +192,7 @@ def adagrad(
     epsilon: float = 1e-8,
 ) -> None:  # fmt: skip
     """Adagrad in place, clip and update in one pass, as :func:`kernels.numpy_ref.adagrad`."""
-    _update("adagrad", theta, grad, state, step, learning_rate, grad_clip, epsilon)
+    _update("adagrad", theta, grad, state, step, learning_rate, grad_clip, epsilon=epsilon)
 
 
 @_taking_device_arrays
@@ -202,7 +201,7 @@ def rmsprop(
     rho: float = 0.99, epsilon: float = 1e-8,
 ) -> None:  # fmt: skip
     """RMSprop in place, clip and update in one pass, as :func:`kernels.numpy_ref.rmsprop`."""
-    _update("rmsprop", theta, grad, state, step, learning_rate, grad_clip, rho, epsilon)
+    _update("rmsprop", theta, grad, state, step, learning_rate, grad_clip, rho=rho, epsilon=epsilon)
 
 
 @_taking_device_arrays
@@ -211,7 +210,9 @@ def adam(
     beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8,
 ) -> None:  # fmt: skip
     """Adam in place, clip and update in one pass, as :func:`kernels.numpy_ref.adam`."""
-    _update("adam", theta, grad, state, step, learning_rate, grad_clip, beta1, beta2, epsilon)
+    _update(
+        "adam", theta, grad, state, step, learning_rate, grad_clip, beta1=beta1, beta2=beta2, epsilon=epsilon
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- whole model
@@ -221,7 +222,7 @@ def loss_and_grad(
     masks: Any = None, workspace: Workspace | None = None,
 ) -> tuple[float, Any, Any, Any]:  # fmt: skip
     """Loss and gradient of a whole model over one sequence, as :func:`kernels.numpy_ref.loss_and_grad`."""
-    T = checks.model(theta, h, c, x, shape, workspace, dropout, masks) - 1
+    T = checks.loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, workspace, DEVICE)
     grad = cupy.empty_like(theta)
     model = Model(theta, shape, T, x.shape[1], first=T - 1 if last_only else 0, dropout=dropout, grad=grad)
     model.x[...] = x
@@ -248,45 +249,57 @@ def train_steps(
     A small model (small.py says which) is trained by one block of threads, thousands of iterations to a launch; others
     by a launch or a product for each step, with the loss read back after each iteration.
     """
-    values = spec.hyper_values(optimizer, hyper)
-    checks.train_steps(
-        theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, spec.slots(optimizer, hyper), dropout,
-        masks, threads, workspace, bfloat16,
+    given = checks.train_steps(
+        theta, state, h, c, ids, starts, reset, learning_rate, DEVICE, shape=shape, seq_length=seq_length, step=step,
+        optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
+        last_only=last_only, dropout=dropout, masks=masks, bfloat16=bfloat16, smooth_loss=smooth_loss,
+        stop_below=stop_below, workspace=workspace, threads=threads,
     )  # fmt: skip
     if not len(starts):
         return empty((0,), np.float64)
-    rates, roots = updates.rates(optimizer, values, step, learning_rate.get())
-    has_extras = dropout > 0 or bfloat16 or last_only or grad_clip_norm is not None
-    if not has_extras and small.fits(shape, seq_length, starts.shape[1], theta.dtype):
+    T, (n, B) = given.seq_length, starts.shape
+    rates, roots = updates.rates(optimizer, given.hyper, given.step, given.learning_rate)
+    has_extras = given.dropout > 0 or given.bfloat16 or given.last_only or given.grad_clip_norm is not None
+    if not has_extras and small.fits(shape, T, B, theta.dtype):
         return small.train(
-            theta, state, h, c, ids, starts, reset, rates, roots, shape, seq_length,
-            rule=(optimizer, values), limits=(grad_scale, grad_clip), watch=(smooth_loss, stop_below),
+            theta, state, h, c, ids, starts, given.reset, rates, roots, shape, T, rule=(optimizer, given.hyper),
+            limits=(given.grad_scale, given.grad_clip), watch=(given.smooth_loss, given.stop_below),
         )  # fmt: skip
-    T, (n, B) = seq_length, starts.shape
+    return _train(given, rates, roots)
+
+
+def _train(given: checks.Training, rates: Any, roots: Any) -> Any:
+    """Run the iterations of a checked call, each a launch or a product for each step."""
+    theta, state, h, c, ids, starts, *_, shape, T = given[:10]
+    n, B = starts.shape
     grad = cupy.empty_like(theta)
-    model = Model(theta, shape, T, B, first=T - 1 if last_only else 0, dropout=dropout, bfloat16=bfloat16, grad=grad)
-    clipping = updates.Clipping(theta.size, theta.dtype, grad_scale, grad_clip, grad_clip_norm)
-    resets, losses = reset.get(), np.empty(n)
+    model = Model(
+        theta, shape, T, B, first=T - 1 if given.last_only else 0, dropout=given.dropout, bfloat16=given.bfloat16,
+        grad=grad,
+    )  # fmt: skip
+    clips = (given.grad_scale, given.grad_clip, given.grad_clip_norm)
+    clipping = updates.Clipping(theta.size, theta.dtype, *clips)
+    resets, losses, smooth_loss = given.reset.get(), np.empty(n), given.smooth_loss
     model.carry_in(h, c)
     for k, x in enumerate(gather(ids, starts, T + 1, shape.vocab_size)):
         if resets[k]:
             model.h[:, 0] = 0
             model.c[:, :1] = 0
         model.x[...] = x
-        if masks is not None:
-            model.masks[...] = masks[k]
+        if given.masks is not None:
+            model.masks[...] = given.masks[k]
         model.forward()
         model.backward()
         losses[k] = model.loss()
         smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * losses[k] / B
-        ends_low, is_finite = smooth_loss < stop_below, np.isfinite(losses[k])
+        ends_low, is_finite = smooth_loss < given.stop_below, np.isfinite(losses[k])
         if not ends_low:
             model.h[:, 0] = model.h[:, T]
             model.c[:, :1] = model.c[:, T:]
         if ends_low or not is_finite:
             losses = losses[: k + 1]
             break
-        updates.update(optimizer, values, theta, grad, state, rates[k], roots[k], clipping)
+        updates.update(given.optimizer, given.hyper, theta, grad, state, rates[k], roots[k], clipping)
     model.carry_out(0, h, c)
     return cupy.asarray(losses)
 
@@ -296,7 +309,7 @@ def score(
     theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, out: Any = None
 ) -> Any:
     """Log probability of each character of a text, as :func:`kernels.numpy_ref.score`."""
-    checks.score(theta, h, c, x, shape, workspace, out)
+    checks.score(theta, h, c, x, shape, workspace, out, DEVICE)
     T, B = len(x) - 1, x.shape[1]
     log_probs = empty((T, B), np.float64) if out is None else out
     model = Model(theta, shape, T, B)
@@ -314,14 +327,16 @@ def sample(
     top_p: float = 1.0, log_probs: Any = None,
 ) -> Any:  # fmt: skip
     """Draw many characters, as :func:`kernels.numpy_ref.sample`; what is drawn is fed back on the device."""
-    checks.sample(theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs)
+    uniforms, temperature, top_k, top_p = checks.sample(
+        theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs, DEVICE
+    )
     B, V = len(x), shape.vocab_size
     model, scratch = Model(theta, shape, 1, B), empty((B, 2, V), np.float64)
     drawn = empty(uniforms.shape, np.int32)
     log_probs = empty(uniforms.shape, np.float64) if log_probs is None else log_probs
     model.x[0] = x
     model.carry_in(h, c)
-    how = (V, np.float64(temperature), int(top_k), np.float64(top_p))
+    how = (V, np.float64(temperature), top_k, np.float64(top_p))
     for k in range(len(uniforms)):
         model.forward()
         launch(
@@ -329,6 +344,9 @@ def sample(
         )()
         model.h[:, 0] = model.h[:, 1]
         model.c[:, :1] = model.c[:, 1:]
+    unknown = np.flatnonzero((drawn.get() < 0).any(axis=1))
+    if len(unknown):
+        raise checks.not_finite(int(unknown[0]))
     model.carry_out(0, h, c)
     return drawn
 

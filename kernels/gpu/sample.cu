@@ -62,7 +62,7 @@ __device__ void truncate(const real* l, double* weights, double* ranked, int V, 
 }
 
 // logits (B, V), uniforms (B,), scratch (B, 2, V): x (B,) and drawn (B,) become the ids, log_probs (B,) what the model
-// believes of them. temperature 0 takes the most probable.
+// believes of them. temperature 0 takes the most probable. Where logits are NaN or inf, drawn is -1 and x is 0.
 KERNEL draw(const real* logits, const double* uniforms, int* x, int* drawn, double* log_probs, double* scratch, int V,
             double temperature, int top_k, double top_p) {
     __shared__ double parts[256];
@@ -94,7 +94,9 @@ KERNEL draw(const real* logits, const double* uniforms, int* x, int* drawn, doub
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-        x[stream] = drawn[stream] = first;
+        const bool is_known = total == total;  // a sum of exponentials of at most 0
+        x[stream] = is_known ? first : 0;
+        drawn[stream] = is_known ? first : -1;
         log_probs[stream] = l[first] - top - log(total);
     }
 }

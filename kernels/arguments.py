@@ -1,0 +1,427 @@
+"""How an argument is described and checked: once for all backends, at the Python boundary. Kernels check nothing.
+
+An array is described by a line such as ``"out float T+1 B H, may hold h0"``:
+
+- ``out``: the op writes it, so it must be writeable and overlap no other array of the call.
+- A kind: ``float`` (float32 or float64, one of them per call), ``double`` (float64), ``ids`` (int32), ``text`` (uint8,
+  uint16 or uint32), ``mask`` (uint8), ``int64``, ``bool``. ``ids<V`` asks for ids in [0, V).
+- Its dimensions: a letter stands for the same size everywhere in a call, a number in front multiplies it.
+- ``may hold NAME``: the named array may be a part of this one, as the op copies it before it writes.
+- ``optional``: None is accepted; ``or a number``: a number, which stands for all elements. ``|`` separates two forms with different numbers of dimensions.
+
+A number is described by one row of :data:`VALUES`, the same for every op that takes it.
+"""
+
+import math
+import operator
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_DTYPES = {
+    "float": ("float32", "float64"),
+    "double": ("float64",),
+    "ids": ("int32",),
+    "text": ("uint8", "uint16", "uint32"),
+    "mask": ("uint8",),
+    "int64": ("int64",),
+    "bool": ("bool",),
+}
+_KINDS = {kind: tuple(map(np.dtype, names)) for kind, names in _DTYPES.items()}
+_COUNTS = {"K", "S", "M"}  # sizes that may be zero: iterations, optimizer slots, characters of a text
+
+
+class WrongType(TypeError, ValueError):
+    """An argument of the wrong type: a TypeError, and a ValueError for callers that catch those of every argument."""
+
+
+# ------------------------------------------------------------------------------------------------------------- arrays
+def _host_span(array: Any) -> tuple[int, int]:
+    begin = array.__array_interface__["data"][0]
+    return begin, begin + array.nbytes
+
+
+class Family(NamedTuple):
+    """A kind of memory: which types of array lie there, and how to ask one where it lies."""
+
+    types: tuple[type, ...]
+    name: str  # what an error message expects
+    span: Callable[[Any], tuple[int, int]]  # the addresses of the first byte, and of the one behind the last
+    overlap: Callable[[Any, Any], bool]  # whether the two spans have a byte in common
+    has_flags: bool  # whether an array says if it is writeable and aligned
+    copied: Callable[[Any], Any]  # a C-contiguous copy in the same memory
+    to_host: Callable[[Any], np.ndarray]
+
+
+#: Arrays of NumPy: plain ones, and those that are mapped from a file.
+HOST = Family(
+    (np.ndarray, np.memmap), "an array", _host_span, np.may_share_memory, True,
+    lambda array: np.array(array, order="C", subok=False), lambda array: array,
+)  # fmt: skip
+
+
+class _Form(NamedTuple):
+    """One of the shapes that an array may have."""
+
+    words: tuple[str, ...]
+    dims: tuple[tuple[str, int, int], ...]  # of each dimension the letter ("" for none), its factor, what is added
+    dtypes: tuple[np.dtype, ...]
+    is_real: bool  # of the call's one floating dtype
+    limit: str  # the letter of the size that ids stay below, or ""
+
+
+class _Array(NamedTuple):
+    """One array argument."""
+
+    name: str
+    pattern: str
+    forms: dict[int, _Form]  # by number of dimensions
+    is_written: bool
+    is_optional: bool
+    holds: str  # the array that may be a part of it, or ""
+
+
+_WORD = re.compile(r"(\d*)([A-Z]?)(?:\+(\d))?")
+
+
+def _form(text: str) -> _Form:
+    kind, *words = text.split()
+    kind, _, limit = kind.partition("<")
+    dims = []
+    for word in words:
+        times, letter, plus = _WORD.fullmatch(word).groups()  # type: ignore[union-attr]
+        dims.append((letter, int(times or 1), int(plus or 0)))
+    return _Form(tuple(words), tuple(dims), _KINDS[kind], kind == "float", limit)
+
+
+def _array(name: str, pattern: str) -> _Array:
+    text, *notes = pattern.split(", ")
+    is_written = text.startswith("out ")
+    forms = [_form(each) for each in text.removeprefix("out ").split(" | ")]
+    holds = [note.removeprefix("may hold ") for note in notes if note.startswith("may hold ")]
+    by_ndim = {len(form.dims): form for form in forms}
+    return _Array(name, pattern, by_ndim, is_written, bool({"optional", "or a number"} & set(notes)), holds[0] if holds else "")
+
+
+class _Seen(NamedTuple):
+    """What is known of calls whose arrays have certain types, shapes, dtypes and flags: that they are right, and this."""
+
+    sizes: dict[str, int]
+    ids: tuple[tuple[int, str], ...]  # places of ids, and the letter of what they stay below
+    same: tuple[tuple[int, int], ...]  # pairs that overlap only if they are one object: both own their memory
+    near: tuple[tuple[int, int, bool], ...]  # pairs that may overlap; whether the second may be a part of the first
+
+
+class Arrays:
+    """The arrays of one op, described by name; calling it checks those of a call, in the same order.
+
+    What types, shapes, dtypes and flags decide is looked at once for each combination of them, and remembered.
+    """
+
+    MOST_SEEN = 256
+
+    def __init__(self, patterns: dict[str, str]) -> None:
+        self.arrays = tuple(_array(name, pattern) for name, pattern in patterns.items())
+        self._seen: dict[Any, _Seen] = {}
+
+    def __call__(self, given: tuple[Any, ...], family: Family = HOST, **sizes: int) -> dict[str, int]:
+        """Check one call's arrays, in the order of their description; `sizes` are known beforehand.
+
+        Returns
+        -------
+        dict
+            All sizes, by letter; not to be changed.
+
+        Raises
+        ------
+        WrongType
+            ``theta: expected an array, got list``.
+        ValueError
+            ``dh: expected (T, B, H) = (5, 2, 3), got (5, 2, 4)``, or likewise for the dtype, the memory order, whether
+            it is writeable, ids out of range and arrays that overlap.
+        """
+        seen = None
+        if family.has_flags:
+            try:
+                key: Any = [a if a is None else (type(a), a.shape, a.dtype, a.flags.num) for a in given]
+                key = (tuple(key), *sizes.values())
+                seen = self._seen.get(key)
+            except (AttributeError, TypeError):  # something that is no array; what, is said below
+                key = None
+        if seen is None:
+            seen = self._look(given, family, sizes)
+            if family.has_flags:
+                if len(self._seen) >= self.MOST_SEEN:
+                    self._seen.clear()
+                self._seen[key] = seen
+        for k, limit in seen.ids:
+            check_ids(self.arrays[k].name, given[k], seen.sizes[limit])
+        for k, n in seen.same:
+            if given[k] is given[n]:
+                raise self._overlap(k, n)
+        overlap = family.overlap
+        for k, n, may_be_part in seen.near:
+            if overlap(given[k], given[n]):
+                whole, part = given[k], given[n]
+                if not may_be_part or (family.span(part)[0] - family.span(whole)[0]) % part.nbytes:
+                    raise self._overlap(k, n)
+        return seen.sizes
+
+    def _look(self, given: tuple[Any, ...], family: Family, sizes: dict[str, int]) -> _Seen:
+        """Check all that does not depend on where arrays lie and what is in them."""
+        sizes = {**sizes, "": 1}
+        real, ids = None, []
+        for k, (array, value) in enumerate(zip(self.arrays, given, strict=True)):
+            if value is None and array.is_optional:
+                continue
+            check_type(array.name, value, family)
+            form = array.forms.get(len(value.shape))
+            if form is None or not _fit(form.dims, value.shape, sizes):
+                raise _wrong_shape(array, value.shape, sizes)
+            dtypes = (real,) if form.is_real and real is not None else form.dtypes
+            if value.dtype not in dtypes:
+                raise ValueError(f"{array.name}: expected {' or '.join(map(str, dtypes))}, got {value.dtype}")
+            real = value.dtype if form.is_real else real
+            check_layout(array.name, value, array.is_written, family)
+            if form.limit:
+                ids.append((k, form.limit))
+        same, near = [], []
+        for k, array in enumerate(self.arrays):
+            for n, other in enumerate(self.arrays):
+                counts = array.is_written and n != k and not (other.is_written and n < k)
+                if counts and given[k] is not None and given[n] is not None:
+                    may_be_part = other.name == array.holds
+                    if not (family.has_flags and given[k].flags.owndata and given[n].flags.owndata):
+                        near.append((k, n, may_be_part))
+                    elif not may_be_part:
+                        same.append((k, n))
+        return _Seen(sizes, tuple(ids), tuple(same), tuple(near))
+
+    def _overlap(self, k: int, n: int) -> ValueError:
+        name, other = self.arrays[k].name, self.arrays[n].name
+        return ValueError(f"{name}: expected memory of its own, got an array that overlaps {other}")
+
+
+def _fit(dims: tuple[tuple[str, int, int], ...], shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
+    """Match one shape, learning the size of each letter where it is first seen."""
+    for (letter, factor, extra), got in zip(dims, shape, strict=True):
+        known = sizes.get(letter)
+        if known is None:
+            known, rest = divmod(got - extra, factor)
+            if rest or known < (0 if letter in _COUNTS else 1):
+                return False
+            sizes[letter] = known
+        elif known * factor + extra != got:
+            return False
+    return True
+
+
+def _wrong_shape(array: _Array, got: tuple[int, ...], sizes: dict[str, int]) -> ValueError:
+    """The error for a shape that does not fit: what was expected in letters and, as far as known, in numbers."""
+    expected = []
+    for form in array.forms.values():
+        known = [
+            word if sizes.get(letter) is None else str(sizes[letter] * factor + extra)
+            for word, (letter, factor, extra) in zip(form.words, form.dims, strict=True)
+        ]
+        words, values = _tuple_text(form.words), _tuple_text(known)
+        expected.append(words if words == values else f"{words} = {values}")
+    form = array.forms.get(len(got))
+    too_small = form is not None and any(size <= extra for size, (_, _, extra) in zip(got, form.dims, strict=True))
+    at_least = " with sizes of at least 1" if too_small else ""
+    return ValueError(f"{array.name}: expected {' or '.join(expected)}{at_least}, got {got}")
+
+
+def _tuple_text(words: Any) -> str:
+    return f"({', '.join(words)}{',' if len(words) == 1 else ''})"
+
+
+def check_type(name: str, value: Any, family: Family = HOST) -> None:
+    """Refuse what is no array of the family, NumPy's subclasses too: a mask, a unit or names would be ignored.
+
+    Raises
+    ------
+    WrongType
+        ``theta: expected an array, got list`` and the like.
+    """
+    if type(value) in family.types or (isinstance(value, family.types) and not family.has_flags):
+        return  # a device's arrays have no such subclasses
+    hint = ""
+    if isinstance(value, np.ma.MaskedArray):
+        hint = f"; {name}.filled(...) gives one"
+    elif isinstance(value, np.ndarray) or hasattr(value, "__array__"):
+        hint = f"; numpy.asarray({name}) gives one"
+    package = type(value).__module__.partition(".")[0]
+    kind = type(value).__qualname__ if package == "builtins" else f"{package}.{type(value).__qualname__}"
+    raise WrongType(f"{name}: expected {family.name}, got {kind}{hint}")
+
+
+def check_layout(name: str, value: Any, is_written: bool, family: Family = HOST) -> None:
+    """Check that an array is C-contiguous, aligned and, if it is written, writeable.
+
+    Raises
+    ------
+    ValueError
+        ``theta: expected a writeable array, got a read-only one`` and the like.
+    """
+    flags = value.flags
+    if not flags.c_contiguous:
+        raise ValueError(f"{name}: expected a C-contiguous array, got strides {value.strides}")
+    if not family.has_flags:
+        return
+    if is_written and not flags.writeable:
+        raise ValueError(f"{name}: expected a writeable array, got a read-only one")
+    if not flags.aligned:
+        raise ValueError(f"{name}: expected an aligned array, got one that begins within an element")
+
+
+def check_ids(name: str, ids: Any, size: int) -> None:
+    """Check that ids (int32) lie in [0, size).
+
+    Raises
+    ------
+    ValueError
+        ``x: expected ids in [0, 71), got 71``.
+    """
+    if np.maximum.reduce(ids.view(np.uint32), axis=None) >= size:  # a negative id is a large unsigned one
+        lowest, highest = int(ids.min()), int(ids.max())
+        raise ValueError(f"{name}: expected ids in [0, {size}), got {highest if highest >= size else lowest}")
+
+
+def unpacked(name: str, value: Any, kind: type) -> Any:
+    """The fields of a named tuple of that kind.
+
+    Raises
+    ------
+    WrongType
+        ``cache: expected LSTMCache, got NoneType``.
+    """
+    if not isinstance(value, kind):
+        raise WrongType(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def parts(name: str, value: Any, *fields: str) -> tuple[Any, ...]:
+    """The arrays of an optional tuple: None for each where there is none.
+
+    Raises
+    ------
+    WrongType, ValueError
+        ``out: expected a tuple (h, c, gates), got list``; ``... got 2 of them``.
+    """
+    if value is None:
+        return (None,) * len(fields)
+    if not isinstance(value, tuple):
+        raise WrongType(f"{name}: expected a tuple {_tuple_text(fields)}, got {type(value).__name__}")
+    if len(value) != len(fields):
+        raise ValueError(f"{name}: expected a tuple {_tuple_text(fields)}, got {len(value)} of them")
+    if any(each is None for each in value):
+        raise WrongType(f"{name}: expected a tuple {_tuple_text(fields)}, got None for one of them")
+    return tuple(value)
+
+
+# ------------------------------------------------------------------------------------------------------------ numbers
+class Value(NamedTuple):
+    """What a number may be; the same for every op that takes one of that name."""
+
+    allowed: str  # in words, for messages and documentation
+    fits: Callable[[Any], bool]
+    is_whole: bool = False
+    may_be_none: bool = False
+
+
+_AT_LEAST_0 = Value("a finite number of at least 0", lambda value: 0 <= value < math.inf)
+_CLIP = Value("None, or a number of at least 0", lambda value: value >= 0, may_be_none=True)
+_DECAY = Value("a number of at least 0 and less than 1", lambda value: 0 <= value < 1)
+_COUNT = Value("a whole number of at least 1", lambda value: value >= 1, is_whole=True)
+_SIZE = Value("a whole number from 1 to 2147483647", lambda value: 1 <= value < 2**31, is_whole=True)  # ids are int32
+
+#: Every number that an op takes, by name.
+VALUES: dict[str, Value] = {
+    "learning_rate": _AT_LEAST_0,
+    "step": Value("a whole number of at least 0", lambda value: value >= 0, is_whole=True),
+    "grad_scale": _AT_LEAST_0,
+    "grad_clip": _CLIP,
+    "grad_clip_norm": _CLIP,
+    "momentum": _AT_LEAST_0,
+    "rho": _DECAY,
+    "beta1": _DECAY,
+    "beta2": _DECAY,
+    "epsilon": Value("a finite number of at least 1.2e-38", lambda value: 1.2e-38 <= value < math.inf),  # is no zero
+    "dropout": _DECAY,
+    "smooth_loss": Value("a number or inf", lambda value: value > -math.inf),
+    "stop_below": Value("a number or -inf", lambda value: value < math.inf),
+    "temperature": Value(
+        "0, or a finite number of at least 1e-300", lambda value: value == 0 or 1e-300 <= value < math.inf
+    ),
+    "top_k": Value("a whole number of at least 0", lambda value: value >= 0, is_whole=True),
+    "top_p": Value("a number of more than 0 and at most 1", lambda value: 0 < value <= 1),
+    "vocab_size": _SIZE,
+    "hidden_size": _SIZE,
+    "num_layers": _SIZE,
+    "embedding_size": Value("a whole number from 0 to 2147483647", lambda value: 0 <= value < 2**31, is_whole=True),
+    "seq_length": _COUNT,
+    "batch_size": _COUNT,
+    "threads": _COUNT,
+}
+
+
+def number(name: str, given: Any) -> Any:
+    """The value of the argument `name` as Python's own int or float, or None where that is allowed.
+
+    Raises
+    ------
+    WrongType
+        ``top_k: expected a whole number of at least 0, got '3' (str)``.
+    ValueError
+        ``temperature: expected 0, or a finite number of at least 1e-300, got -1``.
+    """
+    allowed, fits, is_whole, may_be_none = VALUES[name]
+    if given is None and may_be_none:
+        return None
+    value = given
+    if type(given) is not int and (is_whole or type(given) is not float):
+        value = _plain(given, is_whole)
+        if value is None:
+            raise WrongType(f"{name}: expected {allowed}, got {given!r:.60} ({type(given).__name__})")
+    if not fits(value):
+        raise ValueError(f"{name}: expected {allowed}, got {given!r:.60}")
+    return value if is_whole else float(value)
+
+
+def check_range(dtype: Any, **numbers: Any) -> None:
+    """Check that a floating dtype can hold numbers that are not inf.
+
+    Raises
+    ------
+    ValueError
+        ``learning_rate: expected a number that float32 can hold, got 1e+300``.
+    """
+    most = float(np.finfo(dtype).max)
+    for name, value in numbers.items():
+        if value is not None and most < value < math.inf:
+            raise ValueError(f"{name}: expected a number that {dtype} can hold, got {value}")
+
+
+def _plain(given: Any, is_whole: bool) -> int | float | None:
+    """Python's own number for one of its subclasses or of NumPy's scalars; None for what is no such number."""
+    if isinstance(given, (bool, np.bool_)):
+        return None
+    if isinstance(given, (int, np.integer)):
+        return operator.index(given)
+    return float(given) if isinstance(given, (float, np.floating)) and not is_whole else None
+
+
+def flag(name: str, given: Any) -> bool:
+    """The value of the argument `name` as True or False.
+
+    Raises
+    ------
+    WrongType
+        ``last_only: expected True or False, got 'yes' (str)``.
+    """
+    if not isinstance(given, (bool, np.bool_)):
+        raise WrongType(f"{name}: expected True or False, got {given!r:.60} ({type(given).__name__})")
+    return bool(given)

@@ -1,0 +1,365 @@
+"""Calls of the kernels with hostile arguments, in a process of its own: `python fuzz_kernels.py SEED CALLS SECONDS PROGRESS`.
+
+Each call is made of checks.ARRAYS: right arguments of random small sizes, of which some are then replaced by what people
+and other programs hand over. Arrays lie between canaries, right before a page that nobody may touch. Every backend is
+given the same memory; the outcome must be the same: a result, or a named error.
+"""
+
+import ctypes
+import mmap
+import os
+import re
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+import kernels
+from kernels import checks, spec
+
+PAGE, CANARY = mmap.PAGESIZE, 0xA5
+NAMED = re.compile(r"^[A-Za-z_0-9.]+: .")
+_KINDS = {"float": None, "double": "f8", "ids": "i4", "text": "u1", "mask": "u1", "int64": "i8", "bool": "?"}
+
+
+class Memory:
+    """Slots of a few pages, each before a protected page; an array ends where its slot does, canaries around it."""
+
+    PAGES, SLOTS = 16, 48
+
+    def __init__(self):
+        size = (self.PAGES + 1) * PAGE
+        self._map = mmap.mmap(-1, size * self.SLOTS)
+        whole = np.frombuffer(self._map, np.uint8)
+        self._slots = [whole[n * size : n * size + self.PAGES * PAGE] for n in range(self.SLOTS)]
+        if hasattr(ctypes.CDLL(None), "mprotect"):
+            for slot in self._slots:
+                end = slot.ctypes.data + slot.size
+                if ctypes.CDLL(None).mprotect(ctypes.c_void_p(end), PAGE, 0):
+                    raise OSError("mprotect failed")
+        self.free()
+
+    def free(self):
+        self._used, self._ranges = 0, []
+
+    def place(self, values, gap=0):
+        """A copy of an array in a slot of its own, `gap` bytes before its end."""
+        slot, values = self._slots[self._used], np.asarray(values)
+        end = slot.size - gap
+        begin = end - values.nbytes
+        if begin < PAGE:
+            raise MemoryError(f"{values.nbytes} bytes in a slot of {slot.size}")
+        slot[begin - PAGE : begin] = slot[end:] = CANARY
+        self._used += 1
+        self._ranges.append((begin, end))
+        array = slot[begin:end].view(values.dtype).reshape(values.shape)
+        array[...] = values
+        return array
+
+    def save(self):
+        return [slot[begin:].copy() for slot, (begin, _) in zip(self._slots, self._ranges, strict=False)]
+
+    def restore(self, saved):
+        for slot, values in zip(self._slots, saved, strict=False):
+            slot[slot.size - values.size :] = values
+
+    def check(self):
+        for n, (begin, end) in enumerate(self._ranges):
+            slot = self._slots[n]
+            if (slot[begin - PAGE : begin] != CANARY).any() or (slot[end:] != CANARY).any():
+                raise AssertionError(f"memory around array {n} was changed")
+
+
+class Call:
+    """One call: an op, its arguments by name, and how wild the values are."""
+
+    def __init__(self, random, memory, folder):
+        self.random, self.memory, self.folder = random, memory, folder
+        self.op = random.choice(list(spec.OPS))
+        self.dtype = str(random.choice(["f4", "f8"]))
+        self.is_wild = False
+        pick = random.randint
+        cell = str(random.choice(list(spec.CELLS)))
+        self.shape = spec.Shape(pick(1, 8), pick(1, 9), pick(1, 3), cell, pick(1, 4) if pick(4) == 0 else 0)
+        sizes = {"T": pick(1, 4), "B": pick(1, 4), "D": pick(1, 6), "K": pick(0, 3), "M": 60, "V": self.shape.vocab_size}
+        self.sizes = {**sizes, "H": self.shape.hidden_size, "L": self.shape.num_layers, "": 1}
+        self.sizes["N"] = spec.num_parameters(self.shape) if self.op in ("loss_and_grad", "train_steps", "score", "sample") else pick(1, 40)
+        self.given = self._numbers()
+        hyper = {k: v for k, v in self.given.items() if self.op in spec.OPTIMIZERS and k in spec.OPTIMIZERS[self.op].hyper}
+        optimizer = self.given.get("optimizer", self.op)
+        self.sizes["S"] = spec.slots(optimizer, hyper or self.given.get("hyper")) if optimizer in spec.OPTIMIZERS else 0
+        self._is_ids = bool(pick(2))
+        arrays = {name: self._array(name, pattern) for name, pattern in checks.ARRAYS[self.op].items()}
+        for _ in range(pick(4)):
+            self._spoil(arrays)
+        self._assemble(arrays)
+
+    # ------------------------------------------------------------------------------------------- right arguments
+    def _numbers(self):
+        random, op = self.random, self.op
+        given = {}
+        if op in spec.OPTIMIZERS:
+            given = {"step": random.randint(9), "learning_rate": 0.1}
+            if op == "sgd" and random.randint(2):
+                given["momentum"] = 0.9
+        if op == "clip":
+            given = {"grad_clip": None, "grad_clip_norm": None}
+        if op in ("loss_and_grad", "train_steps", "score", "sample"):
+            given["shape"] = self.shape
+        if op in ("loss_and_grad", "train_steps"):
+            given |= {"last_only": bool(random.randint(2)), "dropout": float(random.choice([0, 0, 0.5]))}
+        if op == "train_steps":
+            given |= {"seq_length": self.sizes["T"], "optimizer": str(random.choice(list(spec.OPTIMIZERS)))}
+            given |= {"threads": random.randint(1, 4), "grad_clip": 1.0, "step": random.randint(5)}
+            given["hyper"] = {"momentum": 0.9} if given["optimizer"] == "sgd" and random.randint(2) else None
+        if op == "sample":
+            given |= {"temperature": 0.8, "top_k": random.randint(4), "top_p": 0.9}
+        return given
+
+    def _array(self, name, pattern):
+        random = self.random
+        text, *notes = pattern.split(", ")
+        text = text.removeprefix("out ")
+        form = text.split(" | ")[0 if self._is_ids or " | " not in text else 1]
+        kind, *words = form.split()
+        kind, _, limit = kind.partition("<")
+        if name == "masks":
+            wanted = self.given["dropout"] > 0
+        else:
+            wanted = "optional" not in notes or bool(random.randint(2)) or name.startswith("out.")
+        if not wanted or (name == "out.dx" and self._is_ids):
+            return None
+        dims = []
+        for word in words:
+            times, letter, plus = re.fullmatch(r"(\d*)([A-Z]?)(?:\+(\d))?", word).groups()
+            dims.append(self.sizes[letter] * int(times or 1) + int(plus or 0))
+        if kind in ("float", "double"):
+            values = random.random_sample(dims) if kind == "double" else random.randn(*dims) * 0.5
+            values = values.astype(_KINDS[kind] or self.dtype)
+        else:
+            high = {"ids": self.sizes.get(limit), "text": self.sizes["V"], "int64": 60 - self.sizes["T"]}.get(kind, 2)
+            values = random.randint(0, high, dims).astype(_KINDS[kind])
+        if kind == "text" and random.randint(2):
+            values = values.astype(str(random.choice(["u2", "u4"])))
+        if name == "state":
+            values = np.abs(values)
+        return self.memory.place(values, gap=int(random.choice([0, 0, 8, 64])))
+
+    # ---------------------------------------------------------------------------------------------- hostile ones
+    def _spoil(self, arrays):
+        random = self.random
+        if self.given and random.randint(3) == 0:
+            name = str(random.choice(list(self.given)))
+            wrong = [-1, 0, 1, 2.5, 2.0, np.nan, np.inf, -np.inf, 1e-320, 1e300, 10**30, "3", None, True, [], 1 + 0j, {},
+                     np.float32(0.5), np.int64(1), np.ones(1), spec.Shape(3, 2), (7, 5, 1), "adam", b"x", 1e-40]  # fmt: skip
+            self.given[name] = wrong[random.randint(len(wrong))]
+            return
+        name = str(random.choice([name for name, array in arrays.items() if array is not None]))
+        array = arrays[name]
+        if isinstance(array, np.ndarray) and array.ndim and array.dtype != object:
+            how = str(random.choice([each for each in dir(self) if each.startswith("_as_")]))
+            arrays[name] = getattr(self, how)(array, arrays)
+
+    def _as_read_only(self, array, arrays):
+        view = array.view()
+        view.flags.writeable = False
+        return view
+
+    def _as_mapped(self, array, arrays):
+        path = self.folder / "mapped"
+        path.unlink(missing_ok=True)
+        path.write_bytes(array.tobytes() or b"\0")
+        return np.memmap(path, array.dtype, "r", shape=array.shape) if array.size else array
+
+    def _as_strided(self, array, arrays):
+        return self.memory.place(np.repeat(array, 2, axis=-1))[..., ::2]
+
+    def _as_broadcast(self, array, arrays):
+        return np.broadcast_to(array.reshape(-1)[:1], array.shape) if array.size else array
+
+    def _as_fortran(self, array, arrays):
+        return self.memory.place(array.T.copy()).T
+
+    def _as_reversed(self, array, arrays):
+        return array[::-1]
+
+    def _as_unaligned(self, array, arrays):
+        return self.memory.place(np.frombuffer(b"\1" + array.tobytes(), "u1"))[1:].view(array.dtype).reshape(array.shape)
+
+    def _as_another_dtype(self, array, arrays):
+        kinds = ["f2", "f4", "f8", ">f4", ">f8", "i4", ">i4", "i8", "u1", "u4", "?", "c16", "g", "O", "U3"]
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return array.astype(str(self.random.choice(kinds)))
+
+    def _as_other_sizes(self, array, arrays):
+        dims = list(array.shape)
+        at = self.random.randint(len(dims))
+        dims[at] = max(0, dims[at] + self.random.randint(-2, 3))
+        return self.memory.place(np.resize(array, dims) if array.size else np.zeros(dims, array.dtype))
+
+    def _as_other_dimensions(self, array, arrays):
+        return array[None] if self.random.randint(2) else array.reshape(-1)
+
+    def _as_nothing(self, array, arrays):
+        return array[:0]
+
+    def _as_something_else(self, array, arrays):
+        class Series:
+            def __init__(self, values):
+                self.values, self.shape, self.dtype = values, values.shape, values.dtype
+
+            def __array__(self, *args, **kwargs):
+                return self.values
+
+        others = [array.tolist(), None, 0.5, "text", array.tobytes(), (array,), np.ma.array(array), array.view(np.recarray),
+                  Series(array), array.astype(object), np.float64(1), memoryview(array)]  # fmt: skip
+        return others[self.random.randint(len(others))]
+
+    def _as_another_array(self, array, arrays):
+        others = [each for each in arrays.values() if isinstance(each, np.ndarray)]
+        return others[self.random.randint(len(others))]
+
+    def _as_overlapping(self, array, arrays):
+        others = [each for each in arrays.values() if isinstance(each, np.ndarray) and each.flags.c_contiguous]
+        others = [each for each in others if each.nbytes >= array.nbytes and each is not array and each.dtype != object]
+        if not others or not array.size:
+            return array
+        flat = others[self.random.randint(len(others))].reshape(-1).view(np.uint8)
+        at = self.random.randint(0, (flat.size - array.nbytes) // 4 + 1) * 4
+        self.is_wild = True  # the values are those of something else
+        return flat[at : at + array.nbytes].view(array.dtype).reshape(array.shape)
+
+    def _as_wild_values(self, array, arrays):
+        if array.size and array.flags.writeable and array.dtype.kind in "fiu" and array.dtype.isnative:
+            self.is_wild = True
+            wild = [np.nan, np.inf, -np.inf, 1e30, -1e30, 1e-40, 3e38] if array.dtype.kind == "f" else [-1, 2**31 - 1, -(2**31), 9, 255]
+            with np.errstate(all="ignore"):
+                value = np.array(wild[self.random.randint(len(wild))]).astype(array.dtype)
+            array.reshape(-1)[self.random.randint(array.size)] = value
+        return array
+
+    # -------------------------------------------------------------------------------------------------- the call
+    def _assemble(self, arrays):
+        random, given = self.random, self.given
+        groups = {}
+        for name, array in arrays.items():
+            head, _, field = name.partition(".")
+            if field:
+                groups.setdefault(head, {})[field] = array
+            else:
+                given[head] = array
+        for head, fields in groups.items():
+            kinds = {"cache": "Cache", "out": "Grads"}
+            cell = self.op.partition("_")[0].upper()
+            if head == "out" and (random.randint(2) or any(v is None for f, v in fields.items() if f != "dx")):
+                given[head] = None
+            elif head == "out" and self.op.endswith("forward"):
+                given[head] = tuple(fields.values())
+            else:
+                kind = getattr(spec, cell + kinds[head])
+                given[head] = kind(**{name: fields[name] for name in kind._fields})
+            if random.randint(12) == 0:
+                other = spec.GRUCache(*range(5)), (), [], 3, "x", np.ones(3), None
+                given[head] = other[random.randint(len(other))]
+        if self.op in ("loss_and_grad", "train_steps", "score") and random.randint(3) == 0:
+            given["workspace"] = self._workspace()
+
+    def _workspace(self):
+        random = self.random
+        dropout = self.given.get("dropout", 0.0)
+        dropout = dropout if dropout in (0.0, 0.5) else 0.0
+        ws = spec.workspace(self.shape, self.sizes["T"], self.sizes["B"], self.dtype, dropout)
+        placed = {name: buffer if buffer is None else self.memory.place(buffer) for name, buffer in ws._asdict().items()}
+        if random.randint(3) == 0:
+            name = str(random.choice([name for name, buffer in placed.items() if buffer is not None]))
+            how = str(random.choice([each for each in dir(self) if each.startswith("_as_") and "wild" not in each]))
+            placed[name] = getattr(self, how)(placed[name], placed)
+        return type(ws)(**placed)
+
+    def run(self, ops):
+        """("result", numbers) or ("error", what it says)."""
+        try:
+            with np.errstate(all="ignore"):
+                result = getattr(ops, self.op)(**self.given)
+        except (ValueError, TypeError) as error:
+            if not NAMED.match(str(error)) or not isinstance(error, ValueError):
+                raise AssertionError(f"an error that names nothing: {type(error).__name__}: {error}") from error
+            return "error", str(error)
+        written = [name for name, pattern in checks.ARRAYS[self.op].items() if pattern.startswith("out ") and "." not in name]
+        values = [result, *(self.given.get(name) for name in written)]
+        return "result", [np.array(each) for each in _arrays(values)]
+
+    def __str__(self):
+        lines = [f"{self.op} {self.shape} {self.sizes}"]
+        for name, value in self.given.items():
+            parts = value._asdict().items() if hasattr(value, "_asdict") else [("", value)]
+            for field, part in parts:
+                flags = f"{part.shape} {part.dtype} {part.flags.num:#x}" if isinstance(part, np.ndarray) else repr(part)[:80]
+                lines.append(f"    {name} {field} {flags}")
+        return "\n".join(lines)
+
+
+def _arrays(value):
+    if isinstance(value, (tuple, list)):
+        for each in value:
+            yield from _arrays(each)
+    elif isinstance(value, (np.ndarray, float)) and np.asarray(value).dtype != object:
+        yield value
+
+
+def _agree(one, other, call):
+    """Whether two outcomes are the same, up to rounding where values are tame."""
+    if one[0] != other[0]:
+        return False
+    if one[0] == "error":
+        return one[1] == other[1]
+    if [a.shape for a in one[1]] != [a.shape for a in other[1]]:
+        return False
+    if call.is_wild:
+        return True  # overflows and NaN may come a rounding earlier or later
+    for a, b in zip(one[1], other[1], strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        tolerance = 2e-3 if call.dtype == "f4" else 1e-8
+        if not np.linalg.norm(a - b) <= tolerance * (np.linalg.norm(b) + 1e-3):
+            return False
+    return True
+
+
+def main(seed, calls, seconds, progress):
+    """Make calls; `progress`, a file, has the number of the one that is being made."""
+    import faulthandler
+
+    faulthandler.enable()
+    backends = [kernels.load(name) for name in ("numpy", "numba") if kernels.missing(name) is None]
+    memory, end, made, errors = Memory(), time.monotonic() + seconds, 0, 0
+    told = os.open(progress, os.O_WRONLY | os.O_CREAT)
+    with tempfile.TemporaryDirectory() as folder:
+        while made < calls and time.monotonic() < end:
+            faulthandler.dump_traceback_later(300, exit=True)  # a hang
+            number = made
+            os.pwrite(told, b"%d" % number, 0)
+            memory.free()
+            call = Call(np.random.RandomState((seed * 1_000_003 + number) % 2**32), memory, Path(folder))
+            saved, outcomes = memory.save(), []
+            for ops in backends:
+                memory.restore(saved)
+                try:
+                    outcomes.append(call.run(ops))
+                    memory.check()
+                except BaseException as error:
+                    raise AssertionError(f"{ops.__name__}, seed {seed}, call {number}: {error}\n{call}") from error
+                made += 1
+            errors += outcomes[0][0] == "error"
+            if not _agree(outcomes[0], outcomes[-1], call):
+                raise AssertionError(f"seed {seed}, call {number}: backends differ\n{call}\n{outcomes[0]}\n{outcomes[-1]}")
+    faulthandler.cancel_dump_traceback_later()
+    print(f"{made} calls, {errors * len(backends)} refused")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])
