@@ -122,6 +122,7 @@ def train_steps(
     threads: int,
     ws: Workspace | None,
     bfloat16: bool,
+    out: Any,
 ) -> None:
     """Check the arguments of :func:`train_steps` but for the ids: each is checked as it is read."""
     sizes = spec.check(
@@ -147,6 +148,8 @@ def train_steps(
     _check_workspace(ws, shape, T, sizes["B"], theta.dtype, dropout, bfloat16)
     if threads < 1:
         raise ValueError(f"threads: expected at least 1, got {threads}")
+    if out is not None:
+        _expect_double("out", (sizes["K"],), out)
     if sizes["K"] and (int(starts.min()) < 0 or int(starts.max()) + T >= sizes["M"]):
         raise ValueError(
             f"starts: expected 0 <= start and start + {T} < {sizes['M']} (the number of ids), "

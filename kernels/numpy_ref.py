@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kernels import checks, spec
+from kernels.atomic import assignments
 from kernels.numpy_cells import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
 from kernels.spec import Shape, Workspace
 
@@ -312,6 +313,7 @@ def train_steps(
     stop_below: float = -np.inf,
     workspace: Workspace | None = None,
     threads: int = 1,
+    out: Any = None,
 ) -> np.ndarray:
     """Run n iterations of truncated backpropagation through time: forward, backward, clip, update, state carried.
 
@@ -339,12 +341,14 @@ def train_steps(
     stop_below : the call ends at the first iteration whose smoothed loss is less
     workspace : Workspace of these sizes, made for dropout or bfloat16 where there is any
     threads : how many may work on it; any number gives the same bits (the reference uses one)
+    out : (n,) float64 buffer for the losses, overwritten: with NaN at first, then by iterations as they are made
 
     Returns
     -------
-    losses : (k,) float64, nats, summed over T (but for `last_only`) and B, each before its own update. k is n, or less
-        where a loss was not finite, or `stop_below` was reached: that loss is the last one, and its update was not
-        made. With `stop_below`, h and c are then those before that iteration, so that it can be run again.
+    losses : (k,) float64, nats, summed over T (but for `last_only`) and B, each before its own update; the first k of
+        `out` where that is given. k is n, or less where a loss was not finite, or `stop_below` was reached: that loss
+        is the last one, and its update was not made. With `stop_below`, h and c are then those before that iteration,
+        so that it can be run again.
 
     Raises
     ------
@@ -354,34 +358,40 @@ def train_steps(
     Notes
     -----
     n iterations in one call or in several give the same bits.
+
+    Ctrl-C, or whatever else a signal handler raises, is heard between iterations, at least every tenth of a second or
+    so. theta, state, h, c and `out` are then those of the same number of iterations, ``np.isfinite(out).sum()``, and a
+    call for those that are left goes on as if nothing had happened. An id out of range ends a call likewise.
     """
     constants = spec.hyper_values(optimizer, hyper)
     checks.train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, spec.slots(optimizer, hyper), dropout,
-        masks, threads, workspace, bfloat16,
+        masks, threads, workspace, bfloat16, out,
     )  # fmt: skip
-    losses = np.empty(len(starts))
+    losses = np.empty(len(starts)) if out is None else out
+    losses.fill(np.nan)
+    new_theta, new_state = theta.copy(), state.copy()
     with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is returned, not warned of
         scale = theta.dtype.type(grad_scale)
         for n, (start, zero, rate) in enumerate(zip(starts, reset, learning_rate, strict=True)):
-            if zero:
-                h[...] = 0
-                c[...] = 0 if shape.cell == "lstm" else c
+            h0, c0 = np.zeros_like(h) if zero else h, np.zeros_like(c) if zero and shape.cell == "lstm" else c
             x = ids[start + np.arange(seq_length + 1)[:, None]].astype(np.int32)
             read = _rounded(theta, shape) if bfloat16 else theta
-            losses[n], grad, h_last, c_last = loss_and_grad(
-                read, h, c, x, shape=shape, last_only=last_only, dropout=dropout,
+            loss, grad, h_last, c_last = loss_and_grad(
+                read, h0, c0, x, shape=shape, last_only=last_only, dropout=dropout,
                 masks=None if masks is None else masks[n], workspace=workspace,
             )  # fmt: skip
-            smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * losses[n] / len(start)
-            if smooth_loss < stop_below:
+            smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * loss / len(start)
+            is_low, is_finite = smooth_loss < stop_below, np.isfinite(loss)
+            made = [(losses[n : n + 1], loss), (h, h0 if is_low else h_last), (c, c0 if is_low else c_last)]
+            if is_finite and not is_low:
+                grad *= scale
+                clip(grad, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm)
+                _UPDATES[optimizer](new_theta, grad, new_state, step + n, learning_rate=float(rate), **constants)
+                made += [(theta, new_theta), (state, new_state)]
+            assignments(made)()
+            if is_low or not is_finite:
                 return losses[: n + 1]
-            h[...], c[...] = h_last, c_last
-            if not np.isfinite(losses[n]):
-                return losses[: n + 1]
-            grad *= scale
-            clip(grad, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm)
-            _UPDATES[optimizer](theta, grad, state, step + n, learning_rate=float(rate), **constants)
     return losses
 
 

@@ -229,24 +229,26 @@ def train_steps(
     stop_below: float = -np.inf,
     workspace: Workspace | None = None,
     threads: int = 1,
+    out: Any = None,
 ) -> np.ndarray:
-    """Run n iterations in one compiled call, as :func:`kernels.numpy_ref.train_steps`.
+    """Run n iterations, compiled, as :func:`kernels.numpy_ref.train_steps`.
 
-    An iteration allocates nothing; with `workspace` the call allocates its losses and little else. Releases the GIL.
+    An iteration allocates nothing; with `workspace` and `out` the call allocates little. Releases the GIL, and takes it
+    back about ten times a second, so that Python hears of signals.
     """
     constants = np.array(list(spec.hyper_values(optimizer, hyper).values()), np.float64)
     checks.train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, spec.slots(optimizer, hyper), dropout,
-        masks, threads, workspace, bfloat16,
+        masks, threads, workspace, bfloat16, out,
     )  # fmt: skip
     ws = workspace or spec.workspace(shape, seq_length, starts.shape[1], theta.dtype, dropout, bfloat16)
     if not bfloat16:
         ws = ws._replace(pairs=None)
     call = training.Call(
         theta, state, h, c, read_only(ids), starts, reset, learning_rate, shape, seq_length, int(step),
-        training.Rule(optimizer, _code(optimizer, hyper), constants),
-        (grad_scale, _limit(grad_clip), _limit(grad_clip_norm)), last_only, dropout, masks, bfloat16,
-        (smooth_loss, stop_below), ws, threads,
+        training.Rule(_code(optimizer, hyper), constants), (grad_scale, _limit(grad_clip), _limit(grad_clip_norm)),
+        last_only, dropout, masks, bfloat16, (smooth_loss, stop_below), ws, threads,
+        np.empty(len(starts)) if out is None else out,
     )  # fmt: skip
     return training.train(call)
 

@@ -12,6 +12,7 @@ import cupy
 import numpy as np
 
 from kernels import spec
+from kernels.atomic import assignments
 from kernels.gpu import ops
 
 #: What an op writes into, by argument.
@@ -19,7 +20,7 @@ _WRITTEN = {
     "clip": ("grad",),
     "score": ("h", "c", "out"),
     "sample": ("h", "c", "log_probs"),
-    "train_steps": ("theta", "state", "h", "c"),
+    "train_steps": ("theta", "state", "h", "c", "out"),
     "loss_and_grad": (),
     **dict.fromkeys(spec.OPTIMIZERS, ("theta", "state")),
 }
@@ -52,11 +53,18 @@ class _Call:
             return self._copies[id(value)][1]
         return _mapped(self.copied, value)
 
-    def put_back(self, value: Any) -> None:
-        """Bring an argument of the host up to date."""
-        if _is_of_host(value):
-            value[...] = self._copies[id(value)][1].get()
-        _mapped(self.put_back, value)
+    def put_back(self, arguments: list[Any]) -> None:
+        """Bring arguments of the host up to date, all at once."""
+        pairs: list[tuple[np.ndarray, np.ndarray]] = []
+
+        def collect(value: Any) -> None:
+            if _is_of_host(value):
+                pairs.append((value, self._copies[id(value)][1].get()))
+            _mapped(collect, value)
+
+        for argument in arguments:
+            collect(argument)
+        assignments(pairs)()
 
     def returned(self, value: Any) -> Any:
         """A result as NumPy's: the caller's own array where it is one."""
@@ -88,10 +96,10 @@ def _for_the_host(name: str) -> Any:
         given = dict(bound.arguments)
         for key, value in given.items():
             bound.arguments[key] = value if key == "workspace" else call.copied(value)
-        result = op(*bound.args, **bound.kwargs)
-        for key in written:
-            if given.get(key) is not None:
-                call.put_back(given[key])
+        try:
+            result = op(*bound.args, **bound.kwargs)
+        finally:  # what was made before an interruption counts
+            call.put_back([given[key] for key in written if given.get(key) is not None])
         return call.returned(result)
 
     return on_host

@@ -13,7 +13,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from kernels import checks, spec
+from kernels import atomic, checks, spec
 from kernels.gpu import layers, small, updates
 from kernels.gpu.launch import launch, on_device, run
 from kernels.gpu.model import Model, gather
@@ -175,7 +175,7 @@ def _update(
     checks.optimizer(theta, grad, state, spec.slots(name, hyper))
     rates, roots = updates.rates(name, hyper, step, [rate])
     clipping = updates.Clipping(theta.size, theta.dtype, 1.0, grad_clip)
-    updates.update(name, hyper, theta, grad, state, rates[0], roots[0], clipping)
+    updates.updating(name, hyper, theta, grad, state, rates[0], roots[0], clipping)()
 
 
 @_taking_device_arrays
@@ -242,6 +242,7 @@ def train_steps(
     grad_scale: float = 1.0, grad_clip: float | None = None, grad_clip_norm: float | None = None,
     last_only: bool = False, dropout: float = 0.0, masks: Any = None, bfloat16: bool = False,
     smooth_loss: float = np.inf, stop_below: float = -np.inf, workspace: Workspace | None = None, threads: int = 1,
+    out: Any = None,
 ) -> Any:  # fmt: skip
     """Run n iterations, as :func:`kernels.numpy_ref.train_steps`.
 
@@ -251,44 +252,45 @@ def train_steps(
     values = spec.hyper_values(optimizer, hyper)
     checks.train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, shape, seq_length, spec.slots(optimizer, hyper), dropout,
-        masks, threads, workspace, bfloat16,
+        masks, threads, workspace, bfloat16, out,
     )  # fmt: skip
+    losses = empty((len(starts),), np.float64) if out is None else out
+    losses.fill(np.nan)
     if not len(starts):
-        return empty((0,), np.float64)
+        return losses
     rates, roots = updates.rates(optimizer, values, step, learning_rate.get())
     has_extras = dropout > 0 or bfloat16 or last_only or grad_clip_norm is not None
     if not has_extras and small.fits(shape, seq_length, starts.shape[1], theta.dtype):
         return small.train(
             theta, state, h, c, ids, starts, reset, rates, roots, shape, seq_length,
-            rule=(optimizer, values), limits=(grad_scale, grad_clip), watch=(smooth_loss, stop_below),
+            rule=(optimizer, values), limits=(grad_scale, grad_clip), watch=(smooth_loss, stop_below), losses=losses,
         )  # fmt: skip
-    T, (n, B) = seq_length, starts.shape
+    T, B = seq_length, starts.shape[1]
     grad = cupy.empty_like(theta)
     model = Model(theta, shape, T, B, first=T - 1 if last_only else 0, dropout=dropout, bfloat16=bfloat16, grad=grad)
     clipping = updates.Clipping(theta.size, theta.dtype, grad_scale, grad_clip, grad_clip_norm)
-    resets, losses = reset.get(), np.empty(n)
-    model.carry_in(h, c)
+    resets = reset.get()
     for k, x in enumerate(gather(ids, starts, T + 1, shape.vocab_size)):
         if resets[k]:
-            model.h[:, 0] = 0
-            model.c[:, :1] = 0
+            model.clear_state()
+        else:
+            model.carry_in(h, c)
         model.x[...] = x
         if masks is not None:
             model.masks[...] = masks[k]
         model.forward()
         model.backward()
-        losses[k] = model.loss()
-        smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * losses[k] / B
-        ends_low, is_finite = smooth_loss < stop_below, np.isfinite(losses[k])
-        if not ends_low:
-            model.h[:, 0] = model.h[:, T]
-            model.c[:, :1] = model.c[:, T:]
-        if ends_low or not is_finite:
-            losses = losses[: k + 1]
-            break
-        updates.update(optimizer, values, theta, grad, state, rates[k], roots[k], clipping)
-    model.carry_out(0, h, c)
-    return cupy.asarray(losses)
+        loss = model.loss()
+        smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * loss / B
+        is_low, is_finite = smooth_loss < stop_below, np.isfinite(loss)
+        made = [*model.carried_out(0 if is_low else T, h, c), model.loss_into(losses[k : k + 1])]
+        if is_finite and not is_low:
+            clipping.measure(grad)
+            made.append(updates.updating(optimizer, values, theta, grad, state, rates[k], roots[k], clipping))
+        atomic.make(made)
+        if is_low or not is_finite:
+            return losses[: k + 1]
+    return losses
 
 
 @_taking_device_arrays
