@@ -638,33 +638,3 @@ def test_the_last_state_can_be_carried_into_the_next_pass(ops):
     x = ids[:18].reshape(6, 3).astype(np.int32)
     _, _, h, c = ops.loss_and_grad(theta, h, c, x, shape=SHAPE)
     ops.loss_and_grad(theta, h, c, x, shape=SHAPE)
-
-
-def test_a_team_whose_first_member_never_comes_lets_the_others_go():
-    from kernels.cpu import teamwork
-
-    counter = np.zeros(8, np.int64)
-    met = []
-
-    def member(thread):
-        if thread == 0:
-            raise KeyboardInterrupt
-        _meet(counter)
-        met.append(thread)
-        return 0
-
-    with pytest.raises(KeyboardInterrupt):
-        teamwork.together(member, 3, counter)
-    assert sorted(met) == [1, 2]
-
-
-def _meet(counter):
-    import numba
-
-    from kernels.cpu.team import meet
-
-    @numba.njit(nogil=True)
-    def wait(counter):
-        meet(counter, 3)
-
-    wait(counter)
