@@ -10,6 +10,7 @@ import click
 
 from charlstm.commands import machine, runs, text, train
 from charlstm.errors import RunFailed, UserError
+from kernels import BackendUnavailable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -46,6 +47,8 @@ def _guarded(arguments: list[str] | None) -> int:
         return _fail(str(error), 2)
     except RunFailed as error:
         return _fail(str(error), 1)
+    except BackendUnavailable as error:
+        return _fail(str(error), 2)
     except SystemExit:  # click ends by itself for completion, and for a closed pipe, whose reader has what it wanted
         if "_CHARLSTM_COMPLETE" in os.environ:
             raise

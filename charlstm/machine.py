@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,14 +18,81 @@ def processor() -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, by its affinity and its container's share."""
+    """Cores that this process may use: by its affinity, its group's quota, OMP_NUM_THREADS and NUMBA_NUM_THREADS."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")  # a container's share: "200000 100000" is two cores, "max 100000" all
-    if quota.is_file():
-        allowed, _, period = quota.read_text().partition(" ")
-        if allowed.isdigit():
-            cores = min(cores, max(1, int(allowed) // int(period)))
-    return cores
+    quota = cpu_quota()
+    limits = [_number(os.environ.get(name)) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")]
+    return max(1, min([cores, *([] if quota is None else [int(quota)]), *(limit for limit in limits if limit)]))
+
+
+def _number(words: str | None) -> int:
+    """The first number of a list as of OMP_NUM_THREADS, "4" or "4,2"; 0 where there is none."""
+    first = (words or "").partition(",")[0].strip()
+    return int(first) if first.isascii() and first.isdigit() else 0
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Cores' worth of time that a control group leaves to this process; None where nothing limits it.
+
+    Each group's share is also bounded by that of those that it lies in: the least of them counts. `root` is where the
+    system's proc and sys are.
+    """
+    try:
+        groups = (root / "proc/self/cgroup").read_text(errors="replace").splitlines()
+        mounts = (root / "proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    found = []
+    for mount in mounts:
+        fields, _, rest = mount.partition(" - ")
+        kind, _, options = [*rest.split(), "", "", ""][:3]
+        is_v2, words = kind == "cgroup2", fields.split()
+        if len(words) < 5 or not (is_v2 or (kind == "cgroup" and "cpu" in options.split(","))):
+            continue
+        top = root / _unescaped(words[4]).lstrip("/")
+        for folder in _folders(top, _unescaped(words[3]), _group(groups, is_v2)):
+            found.append(_quota_v2(folder) if is_v2 else _quota_v1(folder))
+    return min((quota for quota in found if quota), default=None)
+
+
+def _group(groups: list[str], is_v2: bool) -> str:
+    """This process's group, as /proc/self/cgroup has it: 0::/path, or 4:cpu,cpuacct:/path of the first version."""
+    for line in groups:
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if (number == "0" and not controllers) if is_v2 else "cpu" in controllers.split(","):
+            return path
+    return "/"
+
+
+def _folders(top: Path, root: str, group: str) -> list[Path]:
+    """A group's folder and those above it, up to `top`, where the group `root` is mounted."""
+    inside = f"{group}/".removeprefix(f"{root.rstrip('/')}/") if f"{group}/".startswith(f"{root.rstrip('/')}/") else ""
+    parts = [part for part in inside.split("/") if part not in ("", "..")]
+    return [top.joinpath(*parts[:n]) for n in range(len(parts), -1, -1)]
+
+
+def _quota_v2(folder: Path) -> float | None:
+    """Of cpu.max: "200000 100000" is two cores, "max 100000" all."""
+    try:
+        allowed, period = [*(folder / "cpu.max").read_text().split(), "100000"][:2]
+        return int(allowed) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    """Of cpu.cfs_quota_us and cpu.cfs_period_us; a quota of -1 is none."""
+    try:
+        allowed, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return allowed / period if allowed > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _unescaped(path: str) -> str:
+    """A path of mountinfo, which has blanks and the like in octal."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
 def versions() -> dict[str, str]:

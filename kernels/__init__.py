@@ -13,16 +13,19 @@ True
 Importing this package loads neither Numba nor CuPy; :func:`load` does, for the backend it is asked for.
 """
 
+import os
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 BACKENDS = ("numpy", "numba", "cupy")
 
 _MODULES = {"numpy": "kernels.numpy_ref", "numba": "kernels.cpu", "cupy": "kernels.gpu.ops"}
+_CACHE = {"numba": "kernels.cpu.jit"}
 _NEEDS = {"numpy": ("numpy",), "numba": ("numba",), "cupy": ()}
 
 #: Called with a kernel's name before it is compiled (not when it comes from the cache), for a line that says so.
@@ -48,10 +51,23 @@ def missing(name: str) -> str | None:
 
         reason = presence.problem()
         return None if reason is None else f"the cupy backend {reason}"
+    if name == "numba" and _is_compiler_off():
+        return "the numba backend needs Numba's compiler, and NUMBA_DISABLE_JIT turns it off: unset that"
     absent = [package for package in _NEEDS[name] if find_spec(package) is None]
     if absent:
         return f"the {name} backend needs {', '.join(absent)}: pip install {' '.join(absent)}"
     return None
+
+
+def _is_compiler_off() -> bool:
+    """Whether Numba is told to let Python run what it should compile: by its settings if it is loaded, or by theirs."""
+    numba = sys.modules.get("numba")
+    if numba is not None:
+        return bool(numba.config.DISABLE_JIT)
+    try:
+        return int(os.environ.get("NUMBA_DISABLE_JIT", "0")) != 0
+    except ValueError:
+        return False  # as Numba has it
 
 
 def available() -> tuple[str, ...]:
@@ -90,9 +106,9 @@ def _load(name: str, modules: dict[str, str]) -> ModuleType:
     try:
         return import_module(modules[name])
     except ImportError as error:
-        if name != "cupy":
+        if name == "numpy":
             raise
-        raise BackendUnavailable(f"the cupy backend cannot be loaded: {str(error).partition(chr(10))[0]}") from error
+        raise BackendUnavailable(f"the {name} backend cannot be loaded: {str(error).partition(chr(10))[0]}") from error
 
 
 def to_device(name: str, array: Any) -> Any:
@@ -106,17 +122,25 @@ def to_host(array: Any) -> Any:
 
 
 def kernel_cache_dir() -> Path | None:
-    """The folder that keeps compiled CPU kernels between runs; None where nothing can be written. Loads Numba."""
-    from kernels.cpu import jit
+    """The folder that keeps compiled CPU kernels between runs; None where nothing can be written. Loads Numba.
 
-    return jit.cache_dir()
+    Raises
+    ------
+    BackendUnavailable
+        As :func:`load`.
+    """
+    return cast(Path | None, _load("numba", _CACHE).cache_dir())
 
 
 def clear_kernel_cache() -> tuple[int, int]:
-    """Remove every compiled CPU kernel; return how many files and bytes that were. Loads Numba."""
-    from kernels.cpu import jit
+    """Remove every compiled CPU kernel; return how many files and bytes that were. Loads Numba.
 
-    return jit.clear_cache()
+    Raises
+    ------
+    BackendUnavailable
+        As :func:`load`.
+    """
+    return cast(tuple[int, int], _load("numba", _CACHE).clear_cache())
 
 
 __all__ = [

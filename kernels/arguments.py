@@ -7,7 +7,8 @@ An array is described by a line such as ``"out float T+1 B H, may hold h0"``:
   uint16 or uint32), ``mask`` (uint8), ``int64``, ``bool``. ``ids<V`` asks for ids in [0, V).
 - Its dimensions: a letter stands for the same size everywhere in a call, a number in front multiplies it.
 - ``may hold NAME``: the named array may be a part of this one, as the op copies it before it writes.
-- ``optional``: None is accepted; ``or a number``: a number, which stands for all elements. ``|`` separates two forms with different numbers of dimensions.
+- ``optional``: None is accepted. ``or a number``: a number is, and stands for all elements.
+- ``|`` separates two forms with different numbers of dimensions.
 
 A number is described by one row of :data:`VALUES`, the same for every op that takes it.
 """
@@ -53,12 +54,13 @@ class Family(NamedTuple):
     has_flags: bool  # whether an array says if it is writeable and aligned
     copied: Callable[[Any], Any]  # a C-contiguous copy in the same memory
     to_host: Callable[[Any], np.ndarray]
+    empty: Callable[[int], Any]  # a float64 vector
 
 
 #: Arrays of NumPy: plain ones, and those that are mapped from a file.
 HOST = Family(
     (np.ndarray, np.memmap), "an array", _host_span, np.may_share_memory, True,
-    lambda array: np.array(array, order="C", subok=False), lambda array: array,
+    lambda array: np.array(array, order="C", subok=False), lambda array: array, np.empty,
 )  # fmt: skip
 
 
@@ -102,11 +104,13 @@ def _array(name: str, pattern: str) -> _Array:
     forms = [_form(each) for each in text.removeprefix("out ").split(" | ")]
     holds = [note.removeprefix("may hold ") for note in notes if note.startswith("may hold ")]
     by_ndim = {len(form.dims): form for form in forms}
-    return _Array(name, pattern, by_ndim, is_written, bool({"optional", "or a number"} & set(notes)), holds[0] if holds else "")
+    return _Array(
+        name, pattern, by_ndim, is_written, bool({"optional", "or a number"} & set(notes)), holds[0] if holds else ""
+    )
 
 
 class _Seen(NamedTuple):
-    """What is known of calls whose arrays have certain types, shapes, dtypes and flags: that they are right, and this."""
+    """What is known of calls whose arrays have certain types, shapes, dtypes and flags, which are right."""
 
     sizes: dict[str, int]
     ids: tuple[tuple[int, str], ...]  # places of ids, and the letter of what they stay below
@@ -228,8 +232,8 @@ def _wrong_shape(array: _Array, got: tuple[int, ...], sizes: dict[str, int]) -> 
         ]
         words, values = _tuple_text(form.words), _tuple_text(known)
         expected.append(words if words == values else f"{words} = {values}")
-    form = array.forms.get(len(got))
-    too_small = form is not None and any(size <= extra for size, (_, _, extra) in zip(got, form.dims, strict=True))
+    dims = array.forms[len(got)].dims if len(got) in array.forms else ()
+    too_small = any(size <= extra for size, (_, _, extra) in zip(got, dims, strict=False))
     at_least = " with sizes of at least 1" if too_small else ""
     return ValueError(f"{array.name}: expected {' or '.join(expected)}{at_least}, got {got}")
 

@@ -1,6 +1,6 @@
 """What each op accepts, for every backend: checked once at the Python boundary, never inside a kernel.
 
-:data:`ARRAYS` describes the arrays of each op, :data:`kernels.arguments.VALUES` the numbers; docs/kernels.md is made from
+:data:`ARRAYS` describes the arrays of each op, :data:`kernels.arguments.VALUES` the numbers; docs/kernels.md is made of
 both. The functions check one call and return what the op goes on with: sizes, numbers as Python's own, short vectors
 without strides. `family` says in which memory the arrays lie.
 """
@@ -17,7 +17,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kernels import spec
-from kernels.arguments import HOST, VALUES, Arrays, Family, WrongType, check_layout, check_range, check_type, flag, number, parts, unpacked
+from kernels.arguments import (
+    HOST,
+    VALUES,
+    Arrays,
+    Family,
+    WrongType,
+    check_layout,
+    check_range,
+    check_type,
+    flag,
+    number,
+    parts,
+    unpacked,
+)
 from kernels.spec import GRUCache, GRUGrads, LSTMCache, LSTMGrads, RNNCache, RNNGrads, Shape, Workspace
 
 _X = "ids<D T B | float T B D"
@@ -72,7 +85,7 @@ ARRAYS: dict[str, dict[str, str]] = {
     "train_steps": {"theta": "out float N", "state": "out float S N"}
     | _STATE_OUT
     | {"ids": "text M", "starts": "int64 K B", "reset": "bool K", "learning_rate": "double K, or a number"}
-    | {"masks": "mask K L T B H, optional"},
+    | {"masks": "mask K L T B H, optional", "out": "out double K, optional"},
     "score": {"theta": "float N"} | _STATE_OUT | {"x": "ids<V T+1 B", "out": "out double T B, optional"},
     "sample": {"theta": "float N"}
     | _STATE_OUT
@@ -89,9 +102,7 @@ def lstm_forward(
     return _CHECKS["lstm_forward"]((h0, c0, W_h, W_x, b, x, *parts("out", out, "h", "c", "gates")), family)
 
 
-def lstm_backward(
-    dh: Any, cache: Any, dh_last: Any, dc_last: Any, out: Any, dz: Any, family: Family = HOST
-) -> None:
+def lstm_backward(dh: Any, cache: Any, dh_last: Any, dc_last: Any, out: Any, dz: Any, family: Family = HOST) -> None:
     """Check the arguments of :func:`lstm_backward`."""
     x, h, c, gates, W_x, W_h = unpacked("cache", cache, LSTMCache)
     given = (dh, h, c, gates, W_x, W_h, x, dh_last, dc_last, dz, *_gradients(out, LSTMGrads, x))
@@ -170,7 +181,9 @@ def optimizer(
 ) -> Update:
     """Check the arguments of an optimizer."""
     values = {key: number(key, value) for key, value in hyper.items()}
-    update = Update(number("step", step), number("learning_rate", learning_rate), number("grad_clip", grad_clip), values)
+    update = Update(
+        number("step", step), number("learning_rate", learning_rate), number("grad_clip", grad_clip), values
+    )
     _CHECKS[name]((theta, grad, state), family, S=spec.slots_of(name, values))
     if theta.dtype != np.float64:
         check_range(theta.dtype, learning_rate=update.learning_rate, **values)
@@ -218,13 +231,15 @@ class Training(NamedTuple):
     stop_below: float
     workspace: Workspace | None
     threads: int
+    losses: Any  # (K,) float64, written
 
 
 def train_steps(
-    theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, learning_rate: Any, family: Family = HOST,
-    *, shape: Any, seq_length: Any, step: Any, optimizer: Any, hyper: Any, grad_scale: Any, grad_clip: Any,
+    theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, learning_rate: Any,
+    family: Family = HOST, *,
+    shape: Any, seq_length: Any, step: Any, optimizer: Any, hyper: Any, grad_scale: Any, grad_clip: Any,
     grad_clip_norm: Any, last_only: Any, dropout: Any, masks: Any, bfloat16: Any, smooth_loss: Any, stop_below: Any,
-    workspace: Any, threads: Any,
+    workspace: Any, threads: Any, out: Any,
 ) -> Training:  # fmt: skip
     """Check the arguments of :func:`train_steps`, all but the ids, which are checked as they are read."""
     values = {name: number(name, value) for name, value in spec.hyper_values(optimizer, hyper).items()}
@@ -235,7 +250,7 @@ def train_steps(
         rate_of_all = number("learning_rate", learning_rate)
     _check_masks_given(masks, rate)
     reset, rates = _contiguous(reset, family), None if is_one_rate else _contiguous(learning_rate, family)
-    given = (theta, state, h, c, ids, starts, reset, rates, masks)
+    given = (theta, state, h, c, ids, starts, reset, rates, masks, out)
     sizes = _CHECKS["train_steps"](given, family, **known)
     rates = np.full(sizes["K"], rate_of_all) if is_one_rate else family.to_host(rates)
     wrong = rates[~((rates >= 0) & (rates < np.inf))]
@@ -257,6 +272,7 @@ def train_steps(
         scale, number("grad_clip", grad_clip), number("grad_clip_norm", grad_clip_norm),
         flag("last_only", last_only), rate, masks, bf16, number("smooth_loss", smooth_loss),
         number("stop_below", stop_below), workspace, number("threads", threads),
+        family.empty(sizes["K"]) if out is None else out,
     )  # fmt: skip
     _check_workspace(workspace, shape, T, B, theta.dtype, given, family, rate, bf16)
     return training
@@ -367,18 +383,30 @@ def _meets(spans: list[tuple[int, int]], span: tuple[int, int]) -> bool:
     return span[0] < span[1] and at >= 0 and spans[at][1] > span[0]
 
 
-_lock = Lock()
-_in_use: list[list[tuple[int, int]]] = []
+class _InUse:
+    """The memory of the workspaces that calls of this process use now."""
+
+    def __init__(self) -> None:
+        self._forget()
+        if hasattr(os, "register_at_fork"):  # a forked child has none of the threads that use them
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._lock = Lock()
+        self._spans: list[list[tuple[int, int]]] = []
+
+    def take(self, spans: list[tuple[int, int]]) -> None:
+        with self._lock:
+            if any(_meets(used, span) for used in self._spans for span in spans):
+                raise ValueError("workspace: expected one that no other call uses now; each thread needs its own")
+            self._spans.append(spans)
+
+    def give_back(self, spans: list[tuple[int, int]]) -> None:
+        with self._lock:
+            self._spans[:] = [used for used in self._spans if used is not spans]
 
 
-def _forget_other_threads() -> None:
-    global _lock
-    _lock = Lock()
-    _in_use.clear()
-
-
-if hasattr(os, "register_at_fork"):  # a forked child has none of the threads that use a workspace
-    os.register_at_fork(after_in_child=_forget_other_threads)
+_in_use = _InUse()
 
 
 @contextmanager
@@ -394,12 +422,8 @@ def exclusive(ws: Workspace | None) -> Iterator[None]:
         yield
         return
     spans = _spans(ws)
-    with _lock:
-        if any(_meets(used, span) for used in _in_use for span in spans):
-            raise ValueError("workspace: expected one that no other call uses now; each thread needs its own")
-        _in_use.append(spans)
+    _in_use.take(spans)
     try:
         yield
     finally:
-        with _lock:
-            _in_use[:] = [used for used in _in_use if used is not spans]
+        _in_use.give_back(spans)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kernels import checks, spec
+from kernels.atomic import assignments
 from kernels.numpy_cells import gru_backward, gru_forward, lstm_backward, lstm_forward, rnn_backward, rnn_forward
 from kernels.spec import Shape, Workspace
 
@@ -202,9 +203,7 @@ def adam(
     -----
     Source: Kingma and Ba (2015), algorithm 1.
     """
-    _update(
-        "adam", theta, grad, state, step, learning_rate, grad_clip, beta1=beta1, beta2=beta2, epsilon=epsilon
-    )
+    _update("adam", theta, grad, state, step, learning_rate, grad_clip, beta1=beta1, beta2=beta2, epsilon=epsilon)
 
 
 def _adam(
@@ -344,6 +343,7 @@ def train_steps(
     stop_below: float = -np.inf,
     workspace: Workspace | None = None,
     threads: int = 1,
+    out: Any = None,
 ) -> np.ndarray:
     """Run n iterations of truncated backpropagation through time: forward, backward, clip, update, state carried.
 
@@ -371,12 +371,14 @@ def train_steps(
     stop_below : the call ends at the first iteration whose smoothed loss is less
     workspace : Workspace of these sizes, made for dropout or bfloat16 where there is any
     threads : how many may work on it; any number gives the same bits (the reference uses one)
+    out : (n,) float64 buffer for the losses, overwritten: with NaN at first, then by iterations as they are made
 
     Returns
     -------
-    losses : (k,) float64, nats, summed over T (but for `last_only`) and B, each before its own update. k is n, or less
-        where a loss was not finite, or `stop_below` was reached: that loss is the last one, and its update was not
-        made. With `stop_below`, h and c are then those before that iteration, so that it can be run again.
+    losses : (k,) float64, nats, summed over T (but for `last_only`) and B, each before its own update; the first k of
+        `out` where that is given. k is n, or less where a loss was not finite, or `stop_below` was reached: that loss
+        is the last one, and its update was not made. With `stop_below`, h and c are then those before that iteration,
+        so that it can be run again.
 
     Raises
     ------
@@ -386,12 +388,16 @@ def train_steps(
     Notes
     -----
     n iterations in one call or in several give the same bits.
+
+    Ctrl-C, or whatever else a signal handler raises, is heard between iterations, at least every tenth of a second or
+    so. theta, state, h, c and `out` are then those of the same number of iterations, ``np.isfinite(out).sum()``, and a
+    call for those that are left goes on as if nothing had happened. An id out of range ends a call likewise.
     """
     given = checks.train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, step=step,
         optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
         last_only=last_only, dropout=dropout, masks=masks, bfloat16=bfloat16, smooth_loss=smooth_loss,
-        stop_below=stop_below, workspace=workspace, threads=threads,
+        stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip
     with checks.exclusive(workspace), np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is
         return _train(given)  # returned, not warned of
@@ -400,27 +406,29 @@ def train_steps(
 def _train(given: checks.Training) -> np.ndarray:
     """Run the iterations of a checked call; return their losses."""
     theta, state, h, c, ids, starts, reset, rates, shape, T, *_ = given
-    losses, smooth_loss = np.empty(len(starts)), given.smooth_loss
+    losses, smooth_loss = given.losses, given.smooth_loss
+    losses.fill(np.nan)
     grad = np.empty_like(theta) if given.workspace is None else given.workspace.grad
+    new_theta, new_state = theta.copy(), state.copy()
     for n, (start, zero, rate) in enumerate(zip(starts, reset, rates, strict=True)):
-        if zero:
-            h[...] = 0
-            c[...] = 0 if shape.cell == "lstm" else c
+        h0, c0 = np.zeros_like(h) if zero else h, np.zeros_like(c) if zero and shape.cell == "lstm" else c
         x = _sequence(ids, start + np.arange(T + 1)[:, None], shape.vocab_size)
         read = _rounded(theta, shape) if given.bfloat16 else theta
         masks = None if given.masks is None else given.masks[n]
-        losses[n], _, h_last, c_last = _loss_and_grad(
-            read, h, c, x, shape, given.last_only, given.dropout, masks, grad
+        loss, _, h_last, c_last = _loss_and_grad(
+            read, h0, c0, x, shape, given.last_only, given.dropout, masks, grad
         )  # fmt: skip
-        smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * losses[n] / len(start)
-        if smooth_loss < given.stop_below:
+        smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * loss / len(start)
+        is_low, is_finite = smooth_loss < given.stop_below, np.isfinite(loss)
+        made = [(losses[n : n + 1], loss), (h, h0 if is_low else h_last), (c, c0 if is_low else c_last)]
+        if is_finite and not is_low:
+            grad *= theta.dtype.type(given.grad_scale)
+            _clip(grad, given.grad_clip, given.grad_clip_norm)
+            _UPDATES[given.optimizer](new_theta, grad, new_state, given.step + n, float(rate), **given.hyper)
+            made += [(theta, new_theta), (state, new_state)]
+        assignments(made)()
+        if is_low or not is_finite:
             return losses[: n + 1]
-        h[...], c[...] = h_last, c_last
-        if not np.isfinite(losses[n]):
-            return losses[: n + 1]
-        grad *= theta.dtype.type(given.grad_scale)
-        _clip(grad, given.grad_clip, given.grad_clip_norm)
-        _UPDATES[given.optimizer](theta, grad, state, given.step + n, float(rate), **given.hyper)
     return losses
 
 

@@ -113,7 +113,7 @@ class Shape(_Sizes):
         )
 
     @classmethod
-    def _make(cls, iterable: Iterable[Any]) -> Self:
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]
         """As for any named tuple (also for _replace), but checked."""
         return cls(*iterable)
 
@@ -483,7 +483,8 @@ OPS = {
     "train_steps": (
         "(theta, state, h, c, ids, starts, reset, learning_rate, *, shape, seq_length, step=0, optimizer='adagrad', "
         "hyper=None, grad_scale=1.0, grad_clip=None, grad_clip_norm=None, last_only=False, "
-        "dropout=0.0, masks=None, bfloat16=False, smooth_loss=inf, stop_below=-inf, workspace=None, threads=1)"
+        "dropout=0.0, masks=None, bfloat16=False, smooth_loss=inf, stop_below=-inf, workspace=None, threads=1, "
+        "out=None)"
     ),
     "score": "(theta, h, c, x, *, shape, workspace=None, out=None)",
     "sample": "(theta, h, c, x, uniforms, *, shape, temperature=1.0, top_k=0, top_p=1.0, log_probs=None)",

@@ -84,11 +84,24 @@ class Call:
         pick = random.randint
         cell = str(random.choice(list(spec.CELLS)))
         self.shape = spec.Shape(pick(1, 8), pick(1, 9), pick(1, 3), cell, pick(1, 4) if pick(4) == 0 else 0)
-        sizes = {"T": pick(1, 4), "B": pick(1, 4), "D": pick(1, 6), "K": pick(0, 3), "M": 60, "V": self.shape.vocab_size}
+        sizes = {
+            "T": pick(1, 4),
+            "B": pick(1, 4),
+            "D": pick(1, 6),
+            "K": pick(0, 3),
+            "M": 60,
+            "V": self.shape.vocab_size,
+        }
         self.sizes = {**sizes, "H": self.shape.hidden_size, "L": self.shape.num_layers, "": 1}
-        self.sizes["N"] = spec.num_parameters(self.shape) if self.op in ("loss_and_grad", "train_steps", "score", "sample") else pick(1, 40)
+        self.sizes["N"] = (
+            spec.num_parameters(self.shape)
+            if self.op in ("loss_and_grad", "train_steps", "score", "sample")
+            else pick(1, 40)
+        )
         self.given = self._numbers()
-        hyper = {k: v for k, v in self.given.items() if self.op in spec.OPTIMIZERS and k in spec.OPTIMIZERS[self.op].hyper}
+        hyper = {
+            k: v for k, v in self.given.items() if self.op in spec.OPTIMIZERS and k in spec.OPTIMIZERS[self.op].hyper
+        }
         optimizer = self.given.get("optimizer", self.op)
         self.sizes["S"] = spec.slots(optimizer, hyper or self.given.get("hyper")) if optimizer in spec.OPTIMIZERS else 0
         self._is_ids = bool(pick(2))
@@ -187,7 +200,9 @@ class Call:
         return array[::-1]
 
     def _as_unaligned(self, array, arrays):
-        return self.memory.place(np.frombuffer(b"\1" + array.tobytes(), "u1"))[1:].view(array.dtype).reshape(array.shape)
+        return (
+            self.memory.place(np.frombuffer(b"\1" + array.tobytes(), "u1"))[1:].view(array.dtype).reshape(array.shape)
+        )
 
     def _as_another_dtype(self, array, arrays):
         kinds = ["f2", "f4", "f8", ">f4", ">f8", "i4", ">i4", "i8", "u1", "u4", "?", "c16", "g", "O", "U3"]
@@ -236,7 +251,11 @@ class Call:
     def _as_wild_values(self, array, arrays):
         if array.size and array.flags.writeable and array.dtype.kind in "fiu" and array.dtype.isnative:
             self.is_wild = True
-            wild = [np.nan, np.inf, -np.inf, 1e30, -1e30, 1e-40, 3e38] if array.dtype.kind == "f" else [-1, 2**31 - 1, -(2**31), 9, 255]
+            wild = (
+                [np.nan, np.inf, -np.inf, 1e30, -1e30, 1e-40, 3e38]
+                if array.dtype.kind == "f"
+                else [-1, 2**31 - 1, -(2**31), 9, 255]
+            )
             with np.errstate(all="ignore"):
                 value = np.array(wild[self.random.randint(len(wild))]).astype(array.dtype)
             array.reshape(-1)[self.random.randint(array.size)] = value
@@ -273,7 +292,9 @@ class Call:
         dropout = self.given.get("dropout", 0.0)
         dropout = dropout if dropout in (0.0, 0.5) else 0.0
         ws = spec.workspace(self.shape, self.sizes["T"], self.sizes["B"], self.dtype, dropout)
-        placed = {name: buffer if buffer is None else self.memory.place(buffer) for name, buffer in ws._asdict().items()}
+        placed = {
+            name: buffer if buffer is None else self.memory.place(buffer) for name, buffer in ws._asdict().items()
+        }
         if random.randint(3) == 0:
             name = str(random.choice([name for name, buffer in placed.items() if buffer is not None]))
             how = str(random.choice([each for each in dir(self) if each.startswith("_as_") and "wild" not in each]))
@@ -289,7 +310,9 @@ class Call:
             if not NAMED.match(str(error)) or not isinstance(error, ValueError):
                 raise AssertionError(f"an error that names nothing: {type(error).__name__}: {error}") from error
             return "error", str(error)
-        written = [name for name, pattern in checks.ARRAYS[self.op].items() if pattern.startswith("out ") and "." not in name]
+        written = [
+            name for name, pattern in checks.ARRAYS[self.op].items() if pattern.startswith("out ") and "." not in name
+        ]
         values = [result, *(self.given.get(name) for name in written)]
         return "result", [np.array(each) for each in _arrays(values)]
 
@@ -298,7 +321,11 @@ class Call:
         for name, value in self.given.items():
             parts = value._asdict().items() if hasattr(value, "_asdict") else [("", value)]
             for field, part in parts:
-                flags = f"{part.shape} {part.dtype} {part.flags.num:#x}" if isinstance(part, np.ndarray) else repr(part)[:80]
+                flags = (
+                    f"{part.shape} {part.dtype} {part.flags.num:#x}"
+                    if isinstance(part, np.ndarray)
+                    else repr(part)[:80]
+                )
                 lines.append(f"    {name} {field} {flags}")
         return "\n".join(lines)
 
@@ -321,12 +348,9 @@ def _agree(one, other, call):
         return False
     if call.is_wild:
         return True  # overflows and NaN may come a rounding earlier or later
-    for a, b in zip(one[1], other[1], strict=True):
-        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        tolerance = 2e-3 if call.dtype == "f4" else 1e-8
-        if not np.linalg.norm(a - b) <= tolerance * (np.linalg.norm(b) + 1e-3):
-            return False
-    return True
+    tolerance = 2e-3 if call.dtype == "f4" else 1e-8
+    pairs = zip(*([a.astype(np.float64) for a in outcome[1]] for outcome in (one, other)), strict=True)
+    return all(np.linalg.norm(a - b) <= tolerance * (np.linalg.norm(b) + 1e-3) for a, b in pairs)
 
 
 def main(seed, calls, seconds, progress):
@@ -355,7 +379,9 @@ def main(seed, calls, seconds, progress):
                 made += 1
             errors += outcomes[0][0] == "error"
             if not _agree(outcomes[0], outcomes[-1], call):
-                raise AssertionError(f"seed {seed}, call {number}: backends differ\n{call}\n{outcomes[0]}\n{outcomes[-1]}")
+                raise AssertionError(
+                    f"seed {seed}, call {number}: backends differ\n{call}\n{outcomes[0]}\n{outcomes[-1]}"
+                )
     faulthandler.cancel_dump_traceback_later()
     print(f"{made} calls, {errors * len(backends)} refused")
 

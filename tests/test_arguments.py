@@ -129,9 +129,7 @@ def test_optimizers_write_no_read_only_array(ops, tmp_path, name, which):
             arrays = {"theta": np.ones(10, dtype), "state": np.ones((slots, 10), dtype)}
             arrays[which] = protect(arrays[which])
             with pytest.raises(ValueError, match=f"^{which}: expected a writeable array, got a read-only one$"):
-                getattr(ops, name)(
-                    arrays["theta"], np.ones(10, dtype), arrays["state"], 0, learning_rate=0.1, **hyper
-                )
+                getattr(ops, name)(arrays["theta"], np.ones(10, dtype), arrays["state"], 0, learning_rate=0.1, **hyper)
             assert all((array == 1).all() for array in arrays.values())
 
 
@@ -206,7 +204,9 @@ def test_what_is_only_read_may_be_read_only(ops, ref, tmp_path):
         for k in range(4, 8):
             given[k] = protect(given[k])
         losses = train(ops, given)
-        drawn = ops.sample(protect(theta), h.copy(), c.copy(), protect(x[0]), protect(np.full((9, B), 0.5)), shape=SHAPE)
+        drawn = ops.sample(
+            protect(theta), h.copy(), c.copy(), protect(x[0]), protect(np.full((9, B), 0.5)), shape=SHAPE
+        )
         scores = ops.score(protect(theta), h.copy(), c.copy(), protect(x), shape=SHAPE)
         state = np.zeros((1, len(theta)))
         ops.adagrad(updated := theta.copy(), protect(grad), state, 0, learning_rate=0.1)
@@ -224,7 +224,11 @@ def test_every_field_of_a_cache_is_checked(ops, cell):
         for field in cache._fields:
             array = getattr(cache, field)
             wrong = [array.astype("int64" if field == "x" and ids else "float32"), array[..., :-1].copy(), None, [1.0]]
-            wrong += [np.concatenate([array, array], axis=-1), array[None], np.asfortranarray(np.ones((3, *array.shape)))]
+            wrong += [
+                np.concatenate([array, array], axis=-1),
+                array[None],
+                np.asfortranarray(np.ones((3, *array.shape))),
+            ]
             for each in wrong:
                 with pytest.raises(ValueError, match=r"^(cache\.\w+|dh): expected "):
                     backward(dh, cache._replace(**{field: each}))
@@ -289,8 +293,8 @@ def test_a_shape_is_made_of_pythons_own_numbers_and_can_be_stored():
     shape = Shape(np.int64(7), np.uint8(5), 2, "gru", np.int32(3))
     assert shape == (7, 5, 2, "gru", 3)
     assert {type(size) for size in (*shape[:3], shape[4])} == {int}
-    assert pickle.loads(pickle.dumps(shape)) == copy.deepcopy(shape) == shape
-    assert type(pickle.loads(pickle.dumps(shape))) is Shape
+    for stored in (pickle.loads(pickle.dumps(shape)), copy.deepcopy(shape)):  # noqa: S301
+        assert (type(stored), stored) == (Shape, shape)
 
 
 def test_a_workspace_that_is_none_cannot_be_made():
@@ -370,7 +374,14 @@ def test_numbers_of_training(ops, wrong):
 )  # fmt: skip
 def test_arguments_of_sampling(ops, wrong):
     theta, h, c = model()
-    given = {"theta": theta, "h": h, "c": c, "x": np.zeros(B, np.int32), "uniforms": np.full((3, B), 0.5), "shape": SHAPE}
+    given = {
+        "theta": theta,
+        "h": h,
+        "c": c,
+        "x": np.zeros(B, np.int32),
+        "uniforms": np.full((3, B), 0.5),
+        "shape": SHAPE,
+    }
     kept = h.copy(), c.copy()
     with pytest.raises(ValueError, match=f"^{next(iter(wrong))}: expected "):
         ops.sample(**{**given, **wrong})
@@ -421,15 +432,21 @@ def test_empty_arrays(ops):
     theta, h, c = model()
     assert ops.sample(theta, h, c, np.zeros(B, np.int32), np.zeros((0, B)), shape=SHAPE).shape == (0, B)
     empty = np.zeros((2, 0, H))
-    with pytest.raises(ValueError, match=r"^h: expected \(L, B, H\) = \(2, B, 5\) with sizes of at least 1, got \(2, 0, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"^h: expected \(L, B, H\) = \(2, B, 5\) with sizes of at least 1, got \(2, 0, 5\)"
+    ):
         ops.loss_and_grad(theta, empty, empty.copy(), np.zeros((T + 1, 0), np.int32), shape=SHAPE)
     with pytest.raises(ValueError, match=r"^h: expected .* with sizes of at least 1"):
         given = training()
         train(ops, [*given[:2], empty, empty.copy(), given[4], np.zeros((6, 0), np.int64), *given[6:]])
     with pytest.raises(ValueError, match=r"^h0: expected .* with sizes of at least 1"):
-        ops.lstm_forward(np.zeros((T, 0), np.int32), *(np.zeros(d) for d in ((0, H), (0, H), (V, 4 * H), (H, 4 * H), 4 * H)))
+        ops.lstm_forward(
+            np.zeros((T, 0), np.int32), *(np.zeros(d) for d in ((0, H), (0, H), (V, 4 * H), (H, 4 * H), 4 * H))
+        )
     given = layer()
-    with pytest.raises(ValueError, match=r"^W_x: expected \(D, 4H\) = \(D, 20\) with sizes of at least 1, got \(0, 20\)"):
+    with pytest.raises(
+        ValueError, match=r"^W_x: expected \(D, 4H\) = \(D, 20\) with sizes of at least 1, got \(0, 20\)"
+    ):
         ops.lstm_forward(**{**given, "x": np.zeros((T, B, 0)), "W_x": np.zeros((0, 4 * H))})
     with pytest.raises(ValueError, match=r"^x: expected .* with sizes of at least 1, got \(0, 2, 3\)"):
         ops.lstm_forward(**{**given, "x": np.zeros((0, B, D))})
@@ -444,13 +461,17 @@ def test_nothing_is_drawn_of_logits_that_are_no_numbers(ops):
         spec.params(theta, shape).b_y[3] = wrong
         kept = h.copy(), c.copy()
         for options in ({}, {"temperature": 0}, {"top_k": 2}, {"top_p": 0.5}):
-            with pytest.raises(ValueError, match="^theta: expected parameters that give finite logits, got NaN or inf for character 0"):
+            with pytest.raises(
+                ValueError, match="^theta: expected parameters that give finite logits, got NaN or inf for character 0"
+            ):
                 ops.sample(theta, h, c, np.zeros(B, np.int32), np.full((3, B), 0.5), shape=shape, **options)
             assert (h == kept[0]).all()
             assert (c == kept[1]).all()
     theta, h, c = model(shape)
     spec.params(theta, shape).b_y[3] = -np.inf  # rules a character out
-    drawn = ops.sample(theta, h, c, np.zeros(B, np.int32), np.random.RandomState(0).random_sample((200, B)), shape=shape)
+    drawn = ops.sample(
+        theta, h, c, np.zeros(B, np.int32), np.random.RandomState(0).random_sample((200, B)), shape=shape
+    )
     assert sorted(set(drawn.ravel().tolist())) == [0, 1, 2, 4, 5, 6]
 
 
@@ -495,7 +516,11 @@ def test_overlaps_that_an_op_cannot_bear_are_refused(ops):
         ops.softmax_cross_entropy(logits.copy(), targets, out=logits)
     with pytest.raises(ValueError, match=f"^out: {both} logits"):
         room = np.zeros(2 * logits.size)
-        ops.softmax_cross_entropy(room[: logits.size].reshape(logits.shape), np.zeros((T, B), np.int32), out=room[1 : 1 + logits.size].reshape(logits.shape))
+        ops.softmax_cross_entropy(
+            room[: logits.size].reshape(logits.shape),
+            np.zeros((T, B), np.int32),
+            out=room[1 : 1 + logits.size].reshape(logits.shape),
+        )
 
 
 def test_overlaps_that_an_op_can_bear(ops):
@@ -548,7 +573,9 @@ def test_the_buffers_of_a_workspace_are_checked(name):
         run(good._replace(h=both[0], c=both[0]))
     given = training()
     given[0] = good.grad
-    with pytest.raises(ValueError, match="^workspace: expected memory of its own, got buffers that overlap an argument"):
+    with pytest.raises(
+        ValueError, match="^workspace: expected memory of its own, got buffers that overlap an argument"
+    ):
         run(good, given)
     run(good._replace(h=both[0], c=both[1]))
 

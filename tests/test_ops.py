@@ -538,7 +538,11 @@ def test_refusals(ops):
         (1.0, None, "dropout: expected a number of at least 0 and less than 1, got 1.0"),
         (0.5, None, "masks: expected an array with dropout 0.5"),
         (0.0, np.ones((4, 2, 5, 3, 9), np.uint8), "masks: expected None with dropout 0.0"),
-        (0.5, np.ones((4, 1, 5, 3, 9), np.uint8), r"masks: expected \(K, L, T, B, H\) = \(4, 2, 5, 3, 9\), got \(4, 1, 5, 3, 9\)"),
+        (
+            0.5,
+            np.ones((4, 1, 5, 3, 9), np.uint8),
+            r"masks: expected \(K, L, T, B, H\) = \(4, 2, 5, 3, 9\), got \(4, 1, 5, 3, 9\)",
+        ),
         (0.5, np.ones((4, 2, 5, 3, 9), bool), "masks: expected uint8, got bool"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -561,7 +565,9 @@ def test_refusals(ops):
     ]:
         with pytest.raises(ValueError, match=message):
             ops.sample(theta, h, c, first, uniforms, shape=SHAPE, **options)
-    with pytest.raises(ValueError, match=r"x: expected \(T\+1, B\) = \(T\+1, 3\) with sizes of at least 1, got \(1, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"x: expected \(T\+1, B\) = \(T\+1, 3\) with sizes of at least 1, got \(1, 3\)"
+    ):
         ops.score(theta, h, c, first[None], shape=SHAPE)
     with pytest.raises(ValueError, match=r"out: expected \(T, B\) = \(1, 3\), got \(2, 3\)"):
         ops.score(theta, h, c, np.zeros((2, 3), np.int32), shape=SHAPE, out=np.zeros((2, 3)))
@@ -636,33 +642,3 @@ def test_the_last_state_can_be_carried_into_the_next_pass(ops):
     x = ids[:18].reshape(6, 3).astype(np.int32)
     _, _, h, c = ops.loss_and_grad(theta, h, c, x, shape=SHAPE)
     ops.loss_and_grad(theta, h, c, x, shape=SHAPE)
-
-
-def test_a_team_whose_first_member_never_comes_lets_the_others_go():
-    from kernels.cpu import teamwork
-
-    counter = np.zeros(8, np.int64)
-    met = []
-
-    def member(thread):
-        if thread == 0:
-            raise KeyboardInterrupt
-        _meet(counter)
-        met.append(thread)
-        return 0
-
-    with pytest.raises(KeyboardInterrupt):
-        teamwork.together(member, 3, counter)
-    assert sorted(met) == [1, 2]
-
-
-def _meet(counter):
-    import numba
-
-    from kernels.cpu.team import meet
-
-    @numba.njit(nogil=True)
-    def wait(counter):
-        meet(counter, 3)
-
-    wait(counter)

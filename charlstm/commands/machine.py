@@ -110,9 +110,11 @@ def info(clear_cache: bool) -> int:
     click.echo(f"{'processor':12} {processor()}, {usable_cores()} cores usable")
     for name in kernels.BACKENDS:
         click.echo(f"{'backend':12} {name}: {kernels.missing(name) or 'present'}")
-    folder = kernels.kernel_cache_dir() if "numba" in kernels.available() else None
+    has_kernels = kernels.missing("numba") is None
+    folder = kernels.kernel_cache_dir() if has_kernels else None
     size = sum(path.stat().st_size for path in folder.iterdir()) if folder else 0
-    where = f"{folder} ({size / 2**20:.1f} MiB)" if folder else "none: no folder can be written, kernels compile anew"
+    why = "no folder can be written, kernels compile anew" if has_kernels else "the numba backend is not used"
+    where = f"{folder} ({size / 2**20:.1f} MiB)" if folder else f"none: {why}"
     click.echo(f"{'kernel cache':12} {where}")
     click.echo(f"{'text cache':12} {data.cache_dir()}")
     return 0

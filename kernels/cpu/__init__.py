@@ -163,9 +163,7 @@ def adam(
     epsilon: float = 1e-8,
 ) -> None:
     """Adam in place, clip and update in one pass, as :func:`kernels.numpy_ref.adam`."""
-    _update(
-        "adam", theta, grad, state, step, learning_rate, grad_clip, beta1=beta1, beta2=beta2, epsilon=epsilon
-    )
+    _update("adam", theta, grad, state, step, learning_rate, grad_clip, beta1=beta1, beta2=beta2, epsilon=epsilon)
 
 
 def _carry_in(h: Any, c: Any, states: Any, cells: Any) -> None:
@@ -235,16 +233,18 @@ def train_steps(
     stop_below: float = -np.inf,
     workspace: Workspace | None = None,
     threads: int = 1,
+    out: Any = None,
 ) -> np.ndarray:
-    """Run n iterations in one compiled call, as :func:`kernels.numpy_ref.train_steps`.
+    """Run n iterations, compiled, as :func:`kernels.numpy_ref.train_steps`.
 
-    An iteration allocates nothing; with `workspace` the call allocates its losses and little else. Releases the GIL.
+    An iteration allocates nothing; with `workspace` and `out` the call allocates little. Releases the GIL, and takes it
+    back about ten times a second, so that Python hears of signals.
     """
     given = checks.train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, step=step,
         optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
         last_only=last_only, dropout=dropout, masks=masks, bfloat16=bfloat16, smooth_loss=smooth_loss,
-        stop_below=stop_below, workspace=workspace, threads=threads,
+        stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip
     with checks.exclusive(workspace):
         return training.train(given, _code(optimizer, given.hyper))

@@ -8,6 +8,9 @@ settings that change what the compiler makes, of the processor, the function and
 anywhere recompiles (Numba's own cache looks at one file and misses edits in others). A file is ``MAGIC``, the SHA-256
 of the rest, its key, and Numba's pickled object code; the digest is checked before anything is unpickled, and a file
 that does not match is removed and made anew. Files appear by renaming, so several processes may start at once.
+
+What is unpickled is run. So a folder, and a file in it, counts only if nobody but this user and root can have written
+it. A folder that root has filled, and this user cannot write to (an image's), is read; new kernels go to the next one.
 """
 
 import hashlib
@@ -19,7 +22,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,9 @@ from numba.core.serialize import dumps
 
 import kernels
 
+if getattr(config, "DISABLE_JIT", False):  # in a file of settings: kernels.missing looks at the environment
+    raise ImportError("Numba's settings turn its compiler off (DISABLE_JIT)")
+
 FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}  # not nnan, not ninf: a NaN must stay one
 _OPTIONS: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}  # numpy: no zero checks
 INNER_OPTIONS = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # never called from Python
@@ -48,7 +55,7 @@ _SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "ENABLE_AV
 
 inner = njit(**INNER_OPTIONS)
 exact = njit(**{**INNER_OPTIONS, "fastmath": False})  # rounded at every step, as Python would
-_thin: set[str] = set()
+_thin: set[str] = set()  # their names with those of their modules: a name by itself may be an entry's, too
 
 
 def thin(function: Callable[..., Any]) -> Any:
@@ -57,7 +64,8 @@ def thin(function: Callable[..., Any]) -> Any:
     Numba optimizes each function together with all that it calls, and all of it once more for each caller, which was
     the larger part of the time to compile. (Leaving it to the last caller throughout made the code slower by 15 %.)
     """
-    _thin.add(function.__name__)
+    function.__qualname__ = f"{function.__module__}.{function.__qualname__}"  # what Numba calls its code
+    _thin.add(function.__qualname__)
     return inner(function)
 
 
@@ -93,6 +101,14 @@ def _thin_ones_pass() -> Iterator[None]:
             setattr(CPUCodeLibrary, name, optimize)
 
 
+if hasattr(os, "register_at_fork"):  # a child forked amid another thread's compiling could never compile: wait for it
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
+
+
 def source_digest() -> str:
     """SHA-256 of every Python file of the package that this file is part of, names included."""
     package = Path(__file__).parent.parent
@@ -109,27 +125,56 @@ def _build_key() -> str:
     return repr((source_digest(), versions, platform.system(), platform.machine(), settings))
 
 
-def _candidates() -> Iterator[Path]:
-    """Folders to try, in order; the last is in a place that others can write to, so it must be ours alone."""
+def _candidates() -> Iterator[tuple[Path, int]]:
+    """Folders to try, in order, and the mode to make them with: others may read from one that was chosen."""
     chosen = os.environ.get("NUMBA_CACHE_DIR")
-    yield Path(chosen) / "charlstm" if chosen else Path(platformdirs.user_cache_dir("charlstm", False)) / "kernels"
-    yield Path(tempfile.gettempdir()) / f"charlstm-kernels-{getattr(os, 'getuid', lambda: 'user')()}"
+    if chosen:
+        yield Path(chosen) / "charlstm", 0o755
+    yield Path(platformdirs.user_cache_dir("charlstm", False)) / "kernels", 0o700
+    yield Path(tempfile.gettempdir()) / f"charlstm-kernels-{getattr(os, 'getuid', lambda: 'user')()}", 0o700
+
+
+def is_safe(found: os.stat_result) -> bool:
+    """Whether nobody but root and this user can have written a file or a folder: what is in it is run."""
+    if not hasattr(os, "getuid"):
+        return True
+    return found.st_uid in (0, os.getuid()) and not found.st_mode & 0o022
 
 
 def cache_dir() -> Path | None:
-    """The folder that holds compiled kernels, made if need be; None where nothing can be written."""
-    for folder in _candidates():
+    """The folder that compiled kernels are written to, made if need be; None where nothing can be written."""
+    return _places()[1]
+
+
+def _places() -> tuple[list[Path], Path | None]:
+    """Folders to look for kernels in, and the one to write to: the first that can be, which is the last to look in."""
+    found = []
+    for folder, mode in _candidates():
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            mine = folder.lstat()
-            private = not hasattr(os, "getuid") or (mine.st_uid == os.getuid() and not mine.st_mode & 0o022)
-            if not stat.S_ISDIR(mine.st_mode) or not private:
-                continue  # someone else could put code there
-            with tempfile.TemporaryFile(dir=folder):
-                return folder
+            folder.mkdir(mode=mode, parents=True, exist_ok=True)
+            if _is_safe_folder(folder):
+                found.append(folder)
+                with tempfile.TemporaryFile(dir=folder):
+                    return found, folder
         except OSError:
             continue  # not writable: the next one may be
-    return None
+    return found, None
+
+
+def _is_safe_folder(folder: Path) -> bool:
+    """Whether it is a folder, not a link to one, that is safe."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and is_safe(found)
+
+
+def _content(path: Path) -> bytes | None:
+    """What is in a file, if it is safe and no link."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:
+            return file.read() if is_safe(os.fstat(descriptor)) else None
+    except OSError:
+        return None
 
 
 def clear_cache() -> tuple[int, int]:
@@ -147,12 +192,10 @@ class KernelCache(_Cache):
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
         self._enabled = True
-        self._folder: Path | None = None
-        self._located = False
 
     @property
     def cache_path(self) -> str:
-        return str(self._locate() or "")
+        return str(self._places[1] or "")
 
     def enable(self) -> None:
         self._enabled = True
@@ -162,7 +205,7 @@ class KernelCache(_Cache):
 
     def flush(self) -> None:
         """Remove this function's files."""
-        folder = self._locate()
+        folder = self._places[1]
         for path in folder.glob(f"{self._function.__name__}-*{SUFFIX}") if folder else ():
             path.unlink(missing_ok=True)
 
@@ -177,7 +220,7 @@ class KernelCache(_Cache):
         return None
 
     def save_overload(self, sig: Any, data: CompileResult) -> None:
-        folder = self._locate() if self._enabled else None
+        folder = self._folder
         if folder is None:
             return
         key = self._key(sig, data.codegen)
@@ -185,16 +228,21 @@ class KernelCache(_Cache):
         path = self._path(folder, key)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
         try:
-            temporary.write_bytes(MAGIC + hashlib.sha256(body).digest() + body)
+            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o644)) as file:
+                file.write(MAGIC + hashlib.sha256(body).digest() + body)
             os.replace(temporary, path)
             _prune(folder)
         except OSError:  # a full disk or a file in use: the kernel is compiled and works, it is only not kept
             temporary.unlink(missing_ok=True)
 
-    def _locate(self) -> Path | None:
-        if not self._located:
-            self._folder, self._located = cache_dir(), True
-        return self._folder
+    @cached_property
+    def _places(self) -> tuple[list[Path], Path | None]:
+        return _places()
+
+    @property
+    def _folder(self) -> Path | None:
+        """Where kernels are written to."""
+        return self._places[1] if self._enabled else None
 
     def _key(self, sig: Any, codegen: Any) -> bytes:
         name = f"{self._function.__module__}.{self._function.__qualname__}"
@@ -204,20 +252,19 @@ class KernelCache(_Cache):
         return folder / f"{self._function.__name__}-{key.hex()[:24]}{SUFFIX}"
 
     def _read(self, key: bytes) -> bytes | None:
-        """The payload kept under `key`; a damaged or foreign file is removed, and counts as none."""
-        folder = self._locate() if self._enabled else None
-        if folder is None:
-            return None
-        path = self._path(folder, key)
-        try:
-            content = path.read_bytes()
+        """The payload kept under `key`, in a folder of this user or of root; a damaged file counts as none."""
+        for folder in self._places[0] if self._enabled else ():
+            path = self._path(folder, key)
+            content = _content(path)
+            if content is None:
+                continue
             body = content[len(MAGIC) + 32 :]
             if content == MAGIC + hashlib.sha256(body).digest() + body and body[:32] == key:
-                os.utime(path)  # the least recently used go first when the folder grows too large
+                with suppress(OSError):  # root's
+                    os.utime(path)  # the least recently used go first when the folder grows too large
                 return body[32:]
-            path.unlink(missing_ok=True)
-        except OSError:
-            pass  # not there, or not readable: compile
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
         return None
 
 

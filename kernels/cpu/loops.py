@@ -24,18 +24,18 @@ AT_ONCE_ROWS = 64
 
 
 @inner
-def _carry(before, last, fresh, zero):
-    """`before` becomes `last`, unless `fresh`; or zero."""
+def _carry(before, last, zero):
+    """`before` becomes `last`, or zero."""
     if zero:
         before[:] = 0
-    elif not fresh:
+    else:
         for j in range(before.shape[0]):
             before[j] = last[j]
 
 
 @inner
-def _begin(h, c, fresh, zero, b0, b1, pieces, q0, q1):
-    """The member's part of the state before the first step: that after the last one, unless `fresh`; or zero."""
+def _begin(h, c, zero, b0, b1, pieces, q0, q1):
+    """The member's part of the state before the first step: that after the last one, or zero."""
     L, steps, B, H = h.shape
     cells = c.reshape(c.size)
     for layer in range(L):
@@ -43,11 +43,11 @@ def _begin(h, c, fresh, zero, b0, b1, pieces, q0, q1):
             j0, n = pieces[q, 0], pieces[q, 1]
             c_at, c_row = cells_at(pieces[q], steps * B, H)
             for r in range(b0, b1):
-                _carry(h[layer, 0, r, j0 : j0 + n], h[layer, steps - 1, r, j0 : j0 + n], fresh, zero)
+                _carry(h[layer, 0, r, j0 : j0 + n], h[layer, steps - 1, r, j0 : j0 + n], zero)
                 if c.size > 0:
                     at = layer * steps * B * H + c_at + r * c_row
                     to = at + (steps - 1) * B * c_row
-                    _carry(cells[at : at + n], cells[to : to + n], fresh, zero)
+                    _carry(cells[at : at + n], cells[to : to + n], zero)
 
 
 @inner
@@ -111,9 +111,10 @@ def train_loop(
 
     `limits` is (grad_scale, grad_clip, grad_clip_norm), infinite for none; `first` is the first step whose loss counts;
     `watch` is (smooth_loss, stop_below), the first of which is written; extra is None or a model.Extra; h and c hold
-    the state carried in at [:, 0]; status[0] becomes the place of an id outside the vocabulary, which ends the call,
-    and is -1 otherwise; members and pieces are team.Plan's, whose panels theta and state are in the order of; numbers
-    (members, CONSTANTS or more) is for the constants of the update; the rest is as in numpy_ref.train_steps and
+    the state carried in after their last step, the one carried out before their first, and after the last as well but
+    where the smoothed loss ends the call; status[0] becomes the place of an id outside the vocabulary, which ends the
+    call, and is -1 otherwise; members and pieces are team.Plan's, whose panels theta and state are in the order of;
+    numbers (members, CONSTANTS or more) is for the constants of the update; the rest is as in numpy_ref.train_steps and
     spec.Workspace.
     """
     T, B = x.shape[0] - 1, x.shape[1]
@@ -135,7 +136,7 @@ def train_loop(
     done, stopped, smooth = starts.shape[0], False, watch[0]
     setting = flush_denormals()
     for n in range(starts.shape[0]):
-        _begin(h, c, n == 0, reset[n], b0, b1, pieces, q0, q1)
+        _begin(h, c, reset[n], b0, b1, pieces, q0, q1)
         if thread == 0:
             status[0] = _read(ids, starts[n], x, V)
             if sparse and status[0] < 0:
@@ -202,7 +203,8 @@ def train_loop(
     if thread == 0:
         watch[0] = smooth
     if starts.shape[0] > 0 and not stopped:  # else the state before that iteration stays: it can be run again
-        _begin(h, c, False, False, b0, b1, pieces, q0, q1)
+        _begin(h, c, False, b0, b1, pieces, q0, q1)
+    meet(counter, threads)  # the state is there: nobody writes any more
     restore(setting)
     return done
 
@@ -401,14 +403,15 @@ def sample_loop(
 ):  # fmt: skip
     """Draw characters; return how many, which is less than asked for where logits are not finite.
 
-    The buffers h, c, gates, logits are those of a model with T = 1; x (1, B) is overwritten. log_probs is (n, B), or of no size where nobody asks for them.
+    The buffers h, c, gates, logits are those of a model with T = 1; x (1, B) is overwritten. log_probs is (n, B), or of
+    no size where nobody asks for them.
     """
     B = x.shape[1]
     if extra is not None and extra.table.size > 0:
         model.look_up(theta, offsets, extra.table, pieces, 0, 1, 0, 1)
     for n in range(uniforms.shape[0]):
         _logits(theta, offsets, x, h, c, gates, packed, extra, logits, pieces, counter)
-        _begin(h, c, False, False, 0, B, pieces, 0, 1)
+        _begin(h, c, False, 0, B, pieces, 0, 1)
         for r in range(B):
             if not _can_be_drawn_of(logits[0, r]):
                 return n

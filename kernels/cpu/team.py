@@ -7,7 +7,9 @@ A barrier is one counter in shared memory: arriving adds one, and whoever arrive
 A member that waits for long gives its core away between looks, so that a busy neighbour costs no more than its share.
 """
 
+import math
 import os
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -97,36 +99,47 @@ def move_apart(thread: int, first: int | None) -> None:
     """Move this thread, the member `thread` of a team, to another core than the first member's, and leave it free.
 
     A scheduler may start members on one core and see no reason to part them for seconds, since they yield to each
-    other: the team then takes more than twice its time. The threads stay as movable as they were.
+    other: the team then takes more than twice its time. The threads stay as movable as they were. Where the system
+    refuses, they stay where they are: nothing but speed depends on it.
     """
     if first is None or not hasattr(os, "sched_setaffinity"):
         return
-    allowed = os.sched_getaffinity(0)
-    others = sorted(allowed - {first})
-    if others:
-        try:
-            os.sched_setaffinity(0, {others[(thread - 1) % len(others)]})
-        finally:
-            os.sched_setaffinity(0, allowed)
+    with suppress(OSError):
+        allowed = os.sched_getaffinity(0)
+        others = sorted(allowed - {first})
+        if others:
+            try:
+                os.sched_setaffinity(0, {others[(thread - 1) % len(others)]})
+            finally:
+                os.sched_setaffinity(0, allowed)
 
 
 class Pace:
-    """Whether a kind of training call goes faster with its team or with one thread, at this moment.
+    """How many iterations of a kind of training call to run at a stretch, and whether by its team or by one thread.
 
-    Any number of threads gives the same bits, so it may change from call to call. Members that meet at every step
-    advance only while all of them have a core: one busy neighbour on two cores takes two thirds of that. When members
-    wait for each other too often, one thread is tried for a moment, and the faster way kept for a while.
+    Any number of threads, and of stretches, gives the same bits, so both may change at any time. A stretch takes about
+    a tenth of a second: between two of them Python hears of signals.
+
+    Members that meet at every step advance only while all of them have a core: one busy neighbour on two cores takes
+    two thirds of that. When members wait for each other too often, one thread is tried for a moment, and the faster way
+    kept for a while.
     """
 
+    STRETCH = 0.1  # seconds
     TRIAL, HOLD = 0.05, 2.0  # seconds of each of a trial's stretches, and until the next one
     OFTEN = 50.0  # long waits a second
 
-    def __init__(self) -> None:
-        self.alone = False
+    def __init__(self, has_team: bool = True) -> None:
+        self.alone = not has_team
         self._trial = 0  # stretches left: of two in one way the first wakes threads and warms caches, the second counts
-        self._next_trial = 0.0
+        self._next_trial = 0.0 if has_team else math.inf
         self._waited = 0  # stretches in a row with too many long waits
         self._seconds: dict[bool, float] = {}  # of an iteration, by whether it was alone
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing has been run yet, so that it may have to be compiled."""
+        return not self._seconds
 
     def iterations(self, left: int, now: float) -> int:
         """How many of `left` iterations to run next, in the way that `alone` says."""
@@ -135,12 +148,14 @@ class Pace:
         seconds = self._seconds.get(self.alone)
         if seconds is None:  # never run yet: it may have to be compiled
             return 1
-        return max(1, min(left, int(self.TRIAL / seconds))) if self._trial else left
+        if self._trial:
+            return max(1, min(left, int(self.TRIAL / seconds)))
+        return -(-left // max(1, round(left * seconds / self.STRETCH)))  # stretches of equal length
 
     def record(self, iterations: int, seconds: float, waits: int, now: float) -> None:
         """Take note of how long that many iterations took, and of the long waits in them."""
         is_first = self.alone not in self._seconds
-        self._seconds[self.alone] = seconds / iterations
+        self._seconds[self.alone] = max(seconds / iterations, 1e-9)
         if is_first:
             return
         if self._trial:

@@ -1,58 +1,165 @@
-"""A team at work: the threads that its members run on, and how fast it goes with all of them or with one."""
+"""A team at work: the threads that its members run on, and how fast it goes with all of them or with one.
+
+The first member runs on the thread that calls, each other one on a worker: a thread of this process that waits for the
+next piece of work. Workers are started when a team lacks them, and kept. A team gets all of its workers before any of
+them begins, or none: members wait for each other, and would for ever for one that has no thread.
+
+Workers are daemon threads. Idle ones hold nothing, and do not keep the interpreter from ending; training from `atexit`
+and from threads that outlive the main one goes on with those that there are. A forked child has none of its parent's
+threads and begins without workers, whatever its parent was about.
+"""
 
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
-from threading import Lock
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+from kernels import atomic
 from kernels.cpu.team import Pace, Plan, move_apart, own_core
 
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads for a team of `threads`, the caller's own not counted; made when first needed, kept."""
-    return ThreadPoolExecutor(threads - 1, "charlstm")
+_KINDS = 64  # of calls, whose pace is remembered
 
 
-if hasattr(os, "register_at_fork"):  # a forked child has the pool, but not its threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+class _Worker(Thread):
+    """A thread that does one piece of work after the other, and counts as idle in between."""
+
+    def __init__(self, idle: "list[_Worker]") -> None:
+        super().__init__(name="charlstm", daemon=True)
+        self._idle = idle
+        self.inbox: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]]] = SimpleQueue()
+
+    def run(self) -> None:
+        """Do what comes, and report what it returns: by then this thread may have been given the next."""
+        while True:
+            work, report = self.inbox.get()
+            outcome = work()
+            self._idle.append(self)
+            report(outcome)
+            del work, report, outcome  # they hold arrays
 
 
-_one_team = Lock()
+class _Crew:
+    """The workers of a process."""
+
+    def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Know of no workers: a forked child has no threads but the one that forked."""
+        self._idle: list[_Worker] = []
+
+    def take(self, count: int) -> list[_Worker] | None:
+        """That many workers, or None where they cannot be had: at the system's limit, or while Python shuts down."""
+        taken: list[_Worker] = []
+        if sys.is_finalizing():
+            return None  # a worker that waits will never wake up
+        try:
+            while len(taken) < count:
+                taken.append(self._idle_one() or self._started())
+        except BaseException as error:
+            self._idle.extend(taken)
+            if isinstance(error, RuntimeError):  # "can't start new thread"
+                return None
+            raise
+        return taken
+
+    def _idle_one(self) -> _Worker | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def _started(self) -> _Worker:
+        worker = _Worker(self._idle)
+        worker.start()
+        return worker
 
 
-def together(member: Callable[[int], int], threads: int, counter: np.ndarray) -> int:
-    """Run member(0) here and the others in the pool, one team at a time; return what member(0) returns."""
+_crew = _Crew()
+_paces: OrderedDict[Hashable, Pace] = OrderedDict()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_crew.begin_anew)
+
+
+def together(member: Callable[[int], int], threads: int, counter: np.ndarray) -> int | None:
+    """Run member(0) here and the others on workers; return what member(0) returns, or None: nothing was run.
+
+    None is for want of threads. An exception of any member ends the team: those who wait for it (team.meet) go on.
+
+    Raises
+    ------
+    BaseException
+        That of a member, here or elsewhere.
+    """
     if threads == 1:
         return member(0)
-    first = own_core()
+    workers = _crew.take(threads - 1)
+    if workers is None:
+        return None
+    first, ended = own_core(), SimpleQueue[None]()
+    outcomes: list[BaseException | None] = []
 
-    def elsewhere(thread: int) -> int:
-        move_apart(thread, first)
-        return member(thread)
-
-    with _one_team:
-        others = []
+    def work(thread: int) -> BaseException | None:
         try:
-            others = [_pool(threads).submit(elsewhere, thread) for thread in range(1, threads)]
-            return member(0)
-        except BaseException:
-            counter[1] = 1  # those who wait for this thread need not: it will not come
-            raise
-        finally:
-            for other in others:
-                other.result()
+            move_apart(thread, first)
+            member(thread)
+        except BaseException as error:
+            counter[1] = 1
+            return error
+        return None
+
+    def report(outcome: BaseException | None) -> None:
+        outcomes.append(outcome)
+        ended.put(None)
+
+    hands = [partial(worker.inbox.put, (partial(work, n), report)) for n, worker in enumerate(workers, 1)]
+    try:
+        atomic.make(hands)
+        done = member(0)
+    except BaseException:
+        counter[1] = 1
+        raise
+    finally:
+        _wait(outcomes, threads - 1, ended)
+    for error in outcomes:
+        if error is not None:
+            raise error
+    return done
 
 
-@lru_cache(64)
-def known_pace(kind: Any) -> Pace:
-    """What is known of the pace of one kind of call."""
-    return Pace()
+def _wait(outcomes: list[BaseException | None], count: int, ended: "SimpleQueue[None]") -> None:
+    """Wait for that many outcomes, of members that use arrays of the call: what a signal raises comes after that."""
+    interruption = None
+    while True:
+        try:
+            while len(outcomes) < count:
+                ended.get()
+            break
+        except BaseException as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
+
+
+@contextmanager
+def known_pace(kind: Hashable, has_team: bool) -> Iterator[Pace]:
+    """What is known of the pace of one kind of call; of two at once the second begins anew."""
+    pace = _paces.pop(kind, None) or Pace(has_team)
+    try:
+        yield pace
+    finally:
+        _paces[kind] = pace
+        while len(_paces) > _KINDS:
+            _paces.popitem(last=False)
 
 
 def at_best_pace(
@@ -66,7 +173,8 @@ def at_best_pace(
 ) -> int:
     """Run iterations 0 to total - 1 in stretches, each by the team or by one thread; return how many were run.
 
-    `is_last` tells of the last one of a stretch whether it ends the call, without its update.
+    `is_last` tells of the last one of a stretch whether it ends the call, without its update. Between two stretches
+    Python runs its signal handlers.
     """
     done = 0
     while done < total:

@@ -1,11 +1,13 @@
 """A training call: its iterations in stretches, by a team or by one thread, and what is arranged for them and back."""
 
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from kernels import spec
+from kernels.atomic import assignments
 from kernels.checks import Training
 from kernels.cpu import loops
 from kernels.cpu.model import extra_of, readable
@@ -14,81 +16,120 @@ from kernels.cpu.teamwork import at_best_pace, known_pace, together
 from kernels.spec import Workspace
 
 
-def train(given: Training, code: int) -> np.ndarray:
-    """Run the iterations of a checked call with the optimizer `code` of updates.py; return their losses."""
-    theta, state, h, c, _, starts, reset, rates, shape, seq_length, step, *_ = given
-    masks, dropout, B = given.masks, given.dropout, starts.shape[1]
-    ws = given.workspace or spec.workspace(shape, seq_length, B, theta.dtype, dropout, given.bfloat16)
-    if not given.bfloat16:
-        ws = ws._replace(pairs=None)
-    ids, starts, reset, rates = map(readable, (given.ids, starts, reset, rates))
-    hyper = np.array(list(given.hyper.values()), np.float64)
-    clips = (np.inf if limit is None else limit for limit in (given.grad_clip, given.grad_clip_norm))
-    limits, watch = np.array([given.grad_scale, *clips]), np.array([given.smooth_loss, given.stop_below])
-    losses, kind = np.empty(len(starts)), (shape.cell, given.bfloat16, shape.embedding_size)
-    who = plan(shape.hidden_size, B, given.threads, *kind)
-    single = who if len(who.members) == 1 else plan(shape.hidden_size, B, 1, *kind)
-    first = seq_length - 1 if given.last_only else 0
-    offsets = spec.offsets(shape)
-    numbers = np.zeros((len(who.members), 16), theta.dtype)
-    buffers = [
-        getattr(ws, name) for name in Workspace._fields if name not in ("table", "dropped")
-    ]  # those are in extra
+def train(call: Training, code: int) -> np.ndarray:
+    """Run the iterations of a checked call with the optimizer `code` of updates.py; return their losses.
 
-    def run(begin: int, end: int, who: Plan) -> int:
-        ws.counter[:], ws.status[:] = 0, -1
-        shared: tuple[Any, ...] = (
-            theta, state, ids, starts[begin:end], reset[begin:end], rates[begin:end], offsets, step + begin, code,
-            hyper, limits, first, extra_of(ws.table, ws.dropped, None if masks is None else masks[begin:end], dropout),
-            *buffers, watch, losses[begin:end], who.members, who.pieces, numbers,
-        )  # fmt: skip
-        return together(lambda thread: loops.train_loop(*shared, thread), len(who.members), ws.counter)
-
-    def is_last(n: int) -> bool:
-        return bool(watch[0] < watch[1]) or not np.isfinite(losses[n])
-
-    cells = _first_cells(ws.c, who)
-    ws.h[:, 0] = h
-    for cell, piece in cells:
-        cell[...] = c[:, :, piece]
-    _arrange(who, theta, state, offsets, ws.grad, True)
+    Whatever ends the call between two stretches, theta, state, h and c are those of one and the same iteration, and
+    the losses that are written are those of the iterations up to it.
+    """
+    if call.workspace is None:
+        made = spec.workspace(
+            call.shape, call.seq_length, call.starts.shape[1], call.theta.dtype, call.dropout, call.bfloat16
+        )
+        call = call._replace(workspace=made)
+    run, n = _Run(call, code), len(call.starts)
+    call.losses.fill(np.nan)
+    begin, end = run.arrangements()
     try:
-        if who is single or not len(starts):
-            done = run(0, len(starts), single)
-        else:
-            pace = known_pace(
-                (shape, B, seq_length, given.optimizer, theta.dtype.char, len(who.members), given.last_only, dropout,
-                 given.bfloat16)
-            )  # fmt: skip
-            done = at_best_pace(pace, run, is_last, len(starts), who, single, ws.counter)
+        begin()
+        done = run.all_stretches() if n else run.stretch(0, 0, run.single)
     finally:
-        _arrange(who, theta, state, offsets, ws.grad, False)
-    h[...] = ws.h[:, 0]
-    for cell, piece in cells:
-        c[:, :, piece] = cell
-    at = int(ws.status[0])
+        end()
+    at = int(run.ws.status[0])
     if at >= 0:
-        raise ValueError(f"ids: expected ids in [0, {shape.vocab_size}), got {ids[at]} at {at}")
-    return losses[:done]
+        raise ValueError(f"ids: expected ids in [0, {call.shape.vocab_size}), got {call.ids[at]} at {at}")
+    return call.losses[:done]
 
 
-def _first_cells(c: np.ndarray, who: Plan) -> list[tuple[np.ndarray, slice]]:
-    """Views (L, B, n) of the cells before the first step in c (L, T+1, B, H), and the units that each is of."""
+class _Run:
+    """A call's iterations: who works on them, on which arrays."""
+
+    def __init__(self, call: Training, code: int) -> None:
+        shape, B, ws = call.shape, call.starts.shape[1], call.workspace
+        assert ws is not None
+        kind = (shape.cell, call.bfloat16, shape.embedding_size)
+        self.call, self.ws = call, ws if call.bfloat16 else ws._replace(pairs=None)
+        self.team = plan(shape.hidden_size, B, call.threads, *kind)
+        self.has_team = len(self.team.members) > 1
+        self.single = plan(shape.hidden_size, B, 1, *kind) if self.has_team else self.team
+        self._watch = np.array([call.smooth_loss, call.stop_below])
+        self._offsets = spec.offsets(shape)
+        numbers = np.zeros((len(self.team.members), 16), call.theta.dtype)
+        buffers = [getattr(self.ws, name) for name in Workspace._fields if name not in ("table", "dropped")]
+        first = call.seq_length - 1 if call.last_only else 0
+        clips = (np.inf if limit is None else limit for limit in (call.grad_clip, call.grad_clip_norm))
+        self._rule = (code, np.array(list(call.hyper.values()), np.float64), np.array([call.grad_scale, *clips]), first)
+        self._read = [readable(array) for array in (call.ids, call.starts, call.reset, call.learning_rate)]
+        self._buffers, self._numbers = (*buffers, self._watch), numbers  # the other two are in extra
+
+    def all_stretches(self) -> int:
+        """Run all iterations, at the pace that is best for their kind; return how many there were."""
+        call, kind = self.call, self._kind()
+        with known_pace(kind, self.has_team) as pace:
+            if self.has_team and pace.is_new:
+                self.stretch(0, 0, self.single)  # what has to be compiled, is: here, and not while others wait for it
+            return at_best_pace(
+                pace, self.stretch, self._is_last, len(call.starts), self.team, self.single, self.ws.counter
+            )
+
+    def _kind(self) -> tuple[Any, ...]:
+        """What the time that an iteration takes depends on."""
+        call = self.call
+        return (
+            call.shape, call.starts.shape[1], call.seq_length, call.optimizer, call.theta.dtype.char,
+            call.ids.dtype.char, len(self.team.members), call.last_only, call.dropout, call.bfloat16,
+        )  # fmt: skip
+
+    def stretch(self, begin: int, end: int, who: Plan) -> int:
+        """Run iterations begin to end - 1, or fewer where one ends the call; return how many."""
+        call, ws = self.call, self.ws
+        ws.counter[:], ws.status[:] = 0, -1
+        masks = None if call.masks is None else call.masks[begin:end]
+        ids, starts, reset, rates = self._read
+        shared: tuple[Any, ...] = (
+            call.theta, call.state, ids, starts[begin:end], reset[begin:end], rates[begin:end], self._offsets,
+            call.step + begin, *self._rule, extra_of(ws.table, ws.dropped, masks, call.dropout),
+            *self._buffers, call.losses[begin:end], who.members, who.pieces, self._numbers,
+        )  # fmt: skip
+        done = together(lambda thread: loops.train_loop(*shared, thread), len(who.members), ws.counter)
+        return self.stretch(begin, end, self.single) if done is None else done
+
+    def _is_last(self, n: int) -> bool:
+        """Whether iteration n, the last one of a stretch, has ended the call."""
+        return bool(self._watch[0] < self._watch[1]) or not np.isfinite(self.call.losses[n])
+
+    def arrangements(self) -> tuple[Callable[[], None], Callable[[], None]]:
+        """What puts parameters and state where kernels want them, and what brings them back (atomic.assignments)."""
+        call, ws, last = self.call, self.ws, self.call.seq_length
+        into = [(ws.h[:, t], call.h) for t in (0, last)]
+        into += [(cells, call.c[:, :, units]) for t in (0, last) for cells, units in _cells_at(ws.c, self.team, t)]
+        back = [(call.h, ws.h[:, 0])]
+        back += [(call.c[:, :, units], cells) for cells, units in _cells_at(ws.c, self.team, 0)]
+        panels = self.team, call.theta, call.state, self._offsets, ws.grad
+        into += _rearranged(*panels, into=True)
+        back += _rearranged(*panels, into=False)
+        return assignments(into), assignments(back)
+
+
+def _cells_at(c: np.ndarray, who: Plan, t: int) -> list[tuple[np.ndarray, slice]]:
+    """Views (L, B, n) of the cells before step t in c (L, T+1, B, H), and the units that each is of."""
     if c.size == 0:
         return []
     if not who.panelled:
-        return [(c[:, 0], slice(None))]
+        return [(c[:, t], slice(None))]
     L, steps, B, _ = c.shape
     units = [slice(int(j0), int(j0 + n)) for j0, n in who.pieces[:, :2]]
     flat = c.reshape(L, -1)
     return [
-        (flat[:, steps * B * u.start : steps * B * u.stop].reshape(L, steps, B, u.stop - u.start)[:, 0], u)
+        (flat[:, steps * B * u.start : steps * B * u.stop].reshape(L, steps, B, u.stop - u.start)[:, t], u)
         for u in units
     ]
 
 
-def _arrange(who: Plan, theta: Any, state: Any, offsets: Any, spare: Any, into: bool) -> None:
-    """Bring the blocks with 4H columns into the order of a plan's panels, each by itself, or back.
+def _rearranged(
+    who: Plan, theta: Any, state: Any, offsets: Any, spare: Any, *, into: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Bring the blocks with 4H columns into the order of a plan's panels, each by itself, or back: assignments.
 
     spare is (N,) and overwritten.
     """
@@ -97,10 +138,9 @@ def _arrange(who: Plan, theta: Any, state: Any, offsets: Any, spare: Any, into: 
         for begin, end in pairwise(offsets[:-1].tolist()):
             old, rows = flat[begin:end], (end - begin) // (4 * H)
             copy = spare[: end - begin]
-            copy[...] = old
+            yield copy, old
             plain, panels = (copy, old) if into else (old, copy)
             for j0, n in who.pieces[:, :2].tolist():
                 in_rows = plain.reshape(rows, 4, H)[:, :, j0 : j0 + n]
                 by_itself = panels[4 * rows * j0 : 4 * rows * (j0 + n)].reshape(rows, 4, n)
-                to, at = (by_itself, in_rows) if into else (in_rows, by_itself)
-                to[...] = at
+                yield (by_itself, in_rows) if into else (in_rows, by_itself)

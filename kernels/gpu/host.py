@@ -13,6 +13,7 @@ import numpy as np
 
 from kernels import spec
 from kernels.arguments import HOST, check_layout
+from kernels.atomic import assignments
 from kernels.checks import ARRAYS
 from kernels.gpu import ops
 
@@ -56,11 +57,10 @@ class _Call:
                 if array is not part and not is_held and np.may_share_memory(array, part):
                     raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other}")
 
-    def put_back(self, name: str, value: Any) -> Any:
-        """Bring an argument of the host that is written up to date."""
-        if name in self._written and id(value) in self._copies:
-            value[...] = self._copies[id(value)][1].get()
-        return _mapped(self.put_back, name, value)
+    def put_back(self) -> None:
+        """Bring the arguments of the host that are written up to date, all at once."""
+        written = [array for name, array in self._hosts if name in self._written]
+        assignments((array, self._copies[id(array)][1].get()) for array in written)()
 
     def returned(self, name: str, value: Any) -> Any:
         """A result as NumPy's: the caller's own array where it is one."""
@@ -75,7 +75,9 @@ def _mapped(function: Any, name: str, value: Any) -> Any:
     if not isinstance(value, tuple) or isinstance(value, spec.Shape):
         return value
     if hasattr(value, "_fields"):
-        return type(value)(*(function(f"{name}.{field}", part) for field, part in zip(value._fields, value, strict=True)))
+        return type(value)(
+            *(function(f"{name}.{field}", part) for field, part in zip(value._fields, value, strict=True))
+        )
     fields = _OUT_FIELDS.get(len(value), range(len(value))) if name == "out" else range(len(value))
     return tuple(function(f"{name}.{field}", part) for field, part in zip(fields, value, strict=True))
 
@@ -95,9 +97,10 @@ def _for_the_host(name: str) -> Any:
         for key, value in given.items():
             bound.arguments[key] = value if key == "workspace" else call.copied(key, value)
         call.check_memory()
-        result = op(*bound.args, **bound.kwargs)
-        for key, value in given.items():
-            call.put_back(key, value)
+        try:
+            result = op(*bound.args, **bound.kwargs)
+        finally:  # what was made before an interruption counts
+            call.put_back()
         return call.returned("", result)
 
     return on_host

@@ -36,8 +36,9 @@ def _overlap(one: Any, other: Any) -> bool:
 
 #: Arrays of CuPy.
 DEVICE = Family(
-    (cupy.ndarray,), "an array on the device", _span, _overlap, False, lambda array: array.copy(), lambda array: array.get()
-)
+    (cupy.ndarray,), "an array on the device", _span, _overlap, False, lambda array: array.copy(),
+    lambda array: array.get(), cupy.empty,
+)  # fmt: skip
 
 
 def source(file: str) -> str:

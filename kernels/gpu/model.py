@@ -1,5 +1,7 @@
 """A whole model on the device: layers, readout and loss as lists of calls over buffers that one object owns."""
 
+from functools import partial
+from operator import setitem
 from typing import Any
 
 import cupy
@@ -56,11 +58,19 @@ class Model:
         if self.c.size:
             self.c[:, 0] = c
 
+    def clear_state(self) -> None:
+        """Put zeros before the first step."""
+        self.h[:, 0] = 0
+        self.c[:, :1] = 0
+
+    def carried_out(self, t: int, h: Any, c: Any) -> list[Call]:
+        """What writes the state before step t into h and c; c stays where there are no cells."""
+        pairs = [(h, self.h[:, t])] + ([(c, self.c[:, t])] if self.c.size else [])
+        return [partial(setitem, target, ..., source) for target, source in pairs]
+
     def carry_out(self, t: int, h: Any, c: Any) -> None:
         """Write the state before step t into h and c; c stays where there are no cells."""
-        h[...] = self.h[:, t]
-        if self.c.size:
-            c[...] = self.c[:, t]
+        run(self.carried_out(t, h, c))
 
     # ------------------------------------------------------------------------------------------------------ passes
     def forward(self) -> None:
@@ -74,6 +84,10 @@ class Model:
     def loss(self) -> float:
         """The loss of the last :meth:`backward`; waits for it."""
         return float(self._loss.get()[0])
+
+    def loss_into(self, out: Any) -> Call:
+        """What writes that loss into out (1,) float64."""
+        return partial(setitem, out, ..., self._loss)
 
     def log_probs(self, out: Any) -> None:
         """Write ln softmax(logits)[target] into out (T, B) float64; :meth:`forward` comes before."""

@@ -13,7 +13,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from kernels import checks, spec
+from kernels import atomic, checks, spec
 from kernels.gpu import layers, small, updates
 from kernels.gpu.launch import DEVICE, launch, on_device, run
 from kernels.gpu.model import Model, gather
@@ -174,7 +174,7 @@ def _update(
     given = checks.optimizer(name, theta, grad, state, step, learning_rate, grad_clip, hyper, DEVICE)
     rates, roots = updates.rates(name, given.hyper, given.step, [given.learning_rate])
     clipping = updates.Clipping(theta.size, theta.dtype, 1.0, given.grad_clip)
-    updates.update(name, given.hyper, theta, grad, state, rates[0], roots[0], clipping)
+    updates.updating(name, given.hyper, theta, grad, state, rates[0], roots[0], clipping)()
 
 
 @_taking_device_arrays
@@ -210,9 +210,7 @@ def adam(
     beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8,
 ) -> None:  # fmt: skip
     """Adam in place, clip and update in one pass, as :func:`kernels.numpy_ref.adam`."""
-    _update(
-        "adam", theta, grad, state, step, learning_rate, grad_clip, beta1=beta1, beta2=beta2, epsilon=epsilon
-    )
+    _update("adam", theta, grad, state, step, learning_rate, grad_clip, beta1=beta1, beta2=beta2, epsilon=epsilon)
 
 
 # ------------------------------------------------------------------------------------------------------- whole model
@@ -243,6 +241,7 @@ def train_steps(
     grad_scale: float = 1.0, grad_clip: float | None = None, grad_clip_norm: float | None = None,
     last_only: bool = False, dropout: float = 0.0, masks: Any = None, bfloat16: bool = False,
     smooth_loss: float = np.inf, stop_below: float = -np.inf, workspace: Workspace | None = None, threads: int = 1,
+    out: Any = None,
 ) -> Any:  # fmt: skip
     """Run n iterations, as :func:`kernels.numpy_ref.train_steps`.
 
@@ -253,55 +252,56 @@ def train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, DEVICE, shape=shape, seq_length=seq_length, step=step,
         optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
         last_only=last_only, dropout=dropout, masks=masks, bfloat16=bfloat16, smooth_loss=smooth_loss,
-        stop_below=stop_below, workspace=workspace, threads=threads,
+        stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip
+    given.losses.fill(np.nan)
     if not len(starts):
-        return empty((0,), np.float64)
-    T, (n, B) = given.seq_length, starts.shape
+        return given.losses
+    T, B = given.seq_length, starts.shape[1]
     rates, roots = updates.rates(optimizer, given.hyper, given.step, given.learning_rate)
     has_extras = given.dropout > 0 or given.bfloat16 or given.last_only or given.grad_clip_norm is not None
     if not has_extras and small.fits(shape, T, B, theta.dtype):
         return small.train(
             theta, state, h, c, ids, starts, given.reset, rates, roots, shape, T, rule=(optimizer, given.hyper),
             limits=(given.grad_scale, given.grad_clip), watch=(given.smooth_loss, given.stop_below),
+            losses=given.losses,
         )  # fmt: skip
     return _train(given, rates, roots)
 
 
 def _train(given: checks.Training, rates: Any, roots: Any) -> Any:
     """Run the iterations of a checked call, each a launch or a product for each step."""
-    theta, state, h, c, ids, starts, *_, shape, T = given[:10]
-    n, B = starts.shape
+    theta, state, h, c, ids, starts, reset, _, shape, T, *_ = given
+    B, losses, smooth_loss = starts.shape[1], given.losses, given.smooth_loss
     grad = cupy.empty_like(theta)
     model = Model(
         theta, shape, T, B, first=T - 1 if given.last_only else 0, dropout=given.dropout, bfloat16=given.bfloat16,
         grad=grad,
     )  # fmt: skip
     clips = (given.grad_scale, given.grad_clip, given.grad_clip_norm)
-    clipping = updates.Clipping(theta.size, theta.dtype, *clips)
-    resets, losses, smooth_loss = given.reset.get(), np.empty(n), given.smooth_loss
-    model.carry_in(h, c)
+    clipping, resets = updates.Clipping(theta.size, theta.dtype, *clips), reset.get()
     for k, x in enumerate(gather(ids, starts, T + 1, shape.vocab_size)):
         if resets[k]:
-            model.h[:, 0] = 0
-            model.c[:, :1] = 0
+            model.clear_state()
+        else:
+            model.carry_in(h, c)
         model.x[...] = x
         if given.masks is not None:
             model.masks[...] = given.masks[k]
         model.forward()
         model.backward()
-        losses[k] = model.loss()
-        smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * losses[k] / B
-        ends_low, is_finite = smooth_loss < given.stop_below, np.isfinite(losses[k])
-        if not ends_low:
-            model.h[:, 0] = model.h[:, T]
-            model.c[:, :1] = model.c[:, T:]
-        if ends_low or not is_finite:
-            losses = losses[: k + 1]
-            break
-        updates.update(given.optimizer, given.hyper, theta, grad, state, rates[k], roots[k], clipping)
-    model.carry_out(0, h, c)
-    return cupy.asarray(losses)
+        loss = model.loss()
+        smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * loss / B
+        is_low, is_finite = smooth_loss < given.stop_below, np.isfinite(loss)
+        made = [*model.carried_out(0 if is_low else T, h, c), model.loss_into(losses[k : k + 1])]
+        if is_finite and not is_low:
+            clipping.measure(grad)
+            rule = given.optimizer, given.hyper
+            made.append(updates.updating(*rule, theta, grad, state, rates[k], roots[k], clipping))
+        atomic.make(made)
+        if is_low or not is_finite:
+            return losses[: k + 1]
+    return losses
 
 
 @_taking_device_arrays

@@ -1,7 +1,7 @@
 """Training of a small LSTM in one block of threads: many iterations to a launch, as small.cu says.
 
 For one layer, one stream and plain ids, where the recurrent matrix fits the block's registers and a sequence its shared
-memory. Launches are kept to about half a second, so that a display is drawn and Ctrl-C is heard in between; how
+memory. Launches are kept to about a tenth of a second, so that a display is drawn and Ctrl-C is heard in between; how
 iterations are cut into launches changes no bit.
 """
 
@@ -19,7 +19,7 @@ from kernels.gpu.model import gather
 from kernels.gpu.products import empty
 from kernels.spec import Shape
 
-_LAUNCH_SECONDS = 0.5
+_LAUNCH_SECONDS = 0.1
 _FIRST_LAUNCH = 50  # iterations
 _MOST_ITERATIONS = 2**15  # whose ids are gathered at once
 
@@ -35,16 +35,16 @@ def fits(shape: Shape, T: int, B: int, dtype: Any) -> bool:
 def train(
     theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, rates: Any, roots: Any, shape: Shape,
     T: int, *, rule: tuple[str, dict[str, float]], limits: tuple[float, float | None], watch: tuple[float, float],
+    losses: Any,
 ) -> Any:  # fmt: skip
     """Run the iterations that train_steps was asked for; arguments as there, and its result.
 
     rates and roots (n,) are on the host, from updates.rates; rule: the optimizer and its constants; limits: grad_scale
-    and grad_clip; watch: smooth_loss and stop_below.
+    and grad_clip; watch: smooth_loss and stop_below; losses (n,) is written.
     """
     n, real = len(starts), theta.dtype
     block = _Block(theta, state, h, c, shape, T, rule, limits, watch)
-    losses, done = empty((n,), np.float64), 0
-    pace = _Pace()
+    pace, done = _Pace(), 0
     while done < n:
         end = min(n, done + _MOST_ITERATIONS)
         x = gather(ids, starts[done:end], T + 1, shape.vocab_size)
@@ -98,7 +98,7 @@ class _Block:
 
 
 class _Pace:
-    """How many iterations go into a launch: as many as take about half a second."""
+    """How many iterations go into a launch: as many as take about a tenth of a second."""
 
     def __init__(self) -> None:
         self._count = _FIRST_LAUNCH

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from kernels import spec
-from kernels.gpu.launch import each, launch
+from kernels.gpu.launch import Call, each, launch
 from kernels.gpu.products import empty
 
 _FILE = "updates"
@@ -54,18 +54,17 @@ def rates(optimizer: str, hyper: dict[str, float], step: int, learning_rate: Any
     return rate / (1 - hyper["beta1"] ** k), 1 / (1 - hyper["beta2"] ** k)
 
 
-def update(
+def updating(
     optimizer: str, hyper: dict[str, float], theta: Any, grad: Any, state: Any, rate: float, root: float,
     clipping: Clipping,
-) -> None:  # fmt: skip
-    """One update by the gradient as `clipping` has it; theta and state are written."""
-    clipping.measure(grad)
+) -> Call:  # fmt: skip
+    """What makes one update by the gradient as `clipping` has measured it; theta and state are written."""
     real = theta.dtype.type
-    each(
+    return each(
         _FILE, f"update_{kind(optimizer, hyper)}", theta.dtype, theta.size, theta, grad, state, clipping.factor,
         np.int64(theta.size), clipping.scale, clipping.limit, *constants(optimizer, hyper, theta.dtype), real(rate),
         real(root),
-    )()  # fmt: skip
+    )  # fmt: skip
 
 
 def clip(grad: Any, grad_clip: float | None, norm: float | None) -> None:

@@ -1,0 +1,301 @@
+"""What tests/test_teamwork.py runs in processes of their own: ``python team_children.py NAME``.
+
+Each function checks by itself, and the process ends with 0 where all is as it should be. Hangs and signals are possible
+in here, so whoever starts one sets a limit.
+"""
+
+import atexit
+import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import kernels
+from kernels import spec
+from kernels.spec import Shape
+
+PANELS = Shape(11, 64)  # two threads share the hidden units of one stream
+STREAMS = Shape(11, 5)  # threads share the streams of a batch
+
+
+def arguments(shape=PANELS, batch=1, n=50, seq_length=5):
+    """Arrays and options for train_steps; the same each time."""
+    random = np.random.RandomState(0)
+    theta = random.randn(spec.num_parameters(shape)) * 0.1
+    state, h, c = np.zeros((1, len(theta))), *np.zeros((2, shape.num_layers, batch, shape.hidden_size))
+    ids = random.randint(0, shape.vocab_size, 500).astype(np.uint8)
+    starts = random.randint(0, len(ids) - seq_length - 1, (n, batch))
+    reset, rates = np.arange(n) % 7 == 3, np.full(n, 0.01)
+    return [theta, state, h, c], (ids, starts, reset, rates), {"shape": shape, "seq_length": seq_length}
+
+
+def digest(arrays):
+    return hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()
+
+
+def trained(threads, name="numba", **sizes):
+    """A digest of what a training call leaves."""
+    arrays, plan, options = arguments(**sizes)
+    losses = kernels.load(name).train_steps(*arrays, *plan, threads=threads, **options)
+    return digest([*arrays, losses])
+
+
+# ------------------------------------------------------------------------------------------------- members that fail
+def failing_members():
+    """Whoever of a team fails, and wherever the others wait, the team ends with its exception."""
+    import numba
+
+    from kernels.cpu import teamwork
+    from kernels.cpu.team import meet
+
+    @numba.njit(nogil=True)
+    def wait(counter):
+        meet(counter, 3)
+
+    for failing in range(3):
+        counter, met = np.zeros(8, np.int64), []
+
+        def member(thread, failing=failing, counter=counter, met=met):
+            if thread == failing:
+                raise KeyboardInterrupt(f"member {failing}")
+            wait(counter)
+            met.append(thread)
+            return 0
+
+        with pytest.raises(KeyboardInterrupt, match=f"member {failing}"):
+            teamwork.together(member, 3, counter)
+        assert sorted(met) == [thread for thread in range(3) if thread != failing]
+
+
+def refused_core():
+    """A system that does not let threads be moved takes nothing but speed."""
+    expected = trained(1)
+    kept = os.sched_setaffinity
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    os.sched_setaffinity = refuse
+    assert trained(2) == expected
+    os.sched_setaffinity, os.sched_getaffinity = kept, refuse
+    assert trained(2) == expected
+
+
+def no_more_threads():
+    """Where the second of three workers cannot be started, one thread does all, and the first is there for later."""
+    sizes = {"shape": STREAMS, "batch": 16}
+    expected, start, started = trained(1, **sizes), threading.Thread.start, []
+
+    def at_most_one(thread):
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    threading.Thread.start = at_most_one
+    assert trained(4, **sizes) == expected
+    assert trained(2, **sizes) == expected  # with the one that was started
+    assert len(started) == 1
+    threading.Thread.start = start
+    assert trained(4, **sizes) == expected
+    assert threading.active_count() == 4
+
+
+def at_the_limit():
+    """The same at a limit of the system's."""
+    import resource
+
+    expected = trained(1)
+    if os.getuid() == 0:
+        os.setuid(65534)  # root has no limit
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError:
+        assert trained(2) == expected
+        assert threading.active_count() == 1
+    else:
+        print("no limit")
+
+
+def growing():
+    """Teams of any size in turn use as many threads as the largest."""
+    sizes = {"shape": STREAMS, "batch": 32}
+    expected = trained(1, **sizes)
+    for threads in (2, 3, 4, 5, 8, 3, 8):
+        assert trained(threads, **sizes) == expected
+    assert threading.active_count() == 8, threading.active_count()
+
+
+# --------------------------------------------------------------------------------------------------------- processes
+def fork_while_training():
+    """Children of a process whose team is at work train with teams of their own."""
+    expected, stop = trained(2), threading.Event()
+
+    def train():
+        while not stop.is_set():
+            trained(2, n=4000)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    time.sleep(0.1)
+    codes = []
+    for _ in range(6):
+        time.sleep(0.03)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if trained(2) == expected and threading.active_count() == 2 else 1)
+        codes.append(_exit_code(child))
+    stop.set()
+    thread.join()
+    assert codes == [0] * 6, codes
+    assert trained(2) == expected
+
+
+def _exit_code(child, seconds=30.0):
+    """A child's exit code, or "hangs"."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "hangs"
+
+
+def fork_while_compiling():
+    """A fork waits until another thread has compiled what it compiles: the child could never do so."""
+    from numba.core.compiler_lock import global_compiler_lock
+
+    has_begun, ended = threading.Event(), []
+
+    def compile_something():
+        with global_compiler_lock:
+            has_begun.set()
+            time.sleep(0.2)
+            ended.append(True)
+
+    thread = threading.Thread(target=compile_something)
+    thread.start()
+    has_begun.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if ended and global_compiler_lock._lock.acquire(timeout=5) else 1)
+    assert _exit_code(child) == 0
+    thread.join()
+    with global_compiler_lock:
+        pass
+
+
+def start_methods():
+    """Processes that multiprocessing starts, in each of its ways, from one that has a team."""
+    expected, started = trained(2), []
+    for way in ("spawn", "forkserver", "fork"):
+        context = multiprocessing.get_context(way)
+        process = context.Process(target=_expect, args=(expected,))
+        process.start()
+        started.append((way, process))
+    for way, process in started:
+        process.join(60)
+        assert process.exitcode == 0, (way, process.exitcode)
+
+
+def _expect(expected):
+    sys.exit(trained(2) != expected)
+
+
+# -------------------------------------------------------------------------------------------------------------- ends
+def at_exit():
+    """Training goes on after the main thread has ended: in a thread that is left, and in what runs at exit."""
+    expected = trained(1)
+    outcomes = []
+
+    def outlive():
+        threading.main_thread().join()
+        outcomes.append(trained(2))
+
+    def last():
+        outcomes.append(trained(2))
+        outcomes.append(trained(4, shape=STREAMS, batch=16))
+        right = [expected, expected, trained(1, shape=STREAMS, batch=16)]
+        os._exit(0 if outcomes == right else 1)
+
+    atexit.register(last)
+    threading.Thread(target=outlive).start()
+
+
+def daemon_at_exit():
+    """A daemon thread that trains when the interpreter ends does not keep it from that."""
+    begun = threading.Event()
+
+    def train():
+        while True:
+            trained(2, n=300)
+            begun.set()
+
+    threading.Thread(target=train, daemon=True).start()
+    begun.wait()
+
+
+# ----------------------------------------------------------------------------------------------------------- signals
+def interrupted(name, threads, n):
+    """Train n iterations while a signal handler raises again and again; what is left goes on, to the same bits."""
+    ops = kernels.load(name)
+    whole, plan, options = arguments(n=n)
+    ids, *each = plan
+    losses = ops.train_steps(*whole, *plan, **options)
+    arrays, _, _ = arguments(n=n)
+    made, interruptions, out = 0, 0, np.empty(n)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for kind in (signal.SIGINT, signal.SIGALRM):
+        signal.signal(kind, interrupt)
+    while made < n:
+        part = out[made:]
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.02 + 0.01 * (interruptions % 5))
+            ops.train_steps(
+                *arrays, ids, *(a[made:] for a in each), step=made, threads=threads, out=part, **options
+            )  # fmt: skip
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:
+            interruptions += 1
+        else:
+            break
+        count = int(np.isfinite(part).sum())
+        assert np.isfinite(part[:count]).all()
+        made += count
+        if interruptions in (1, 3):  # all of it is of that iteration
+            at, _, _ = arguments(n=n)
+            ops.train_steps(*at, ids, *(a[:made] for a in each), **options)
+            assert digest(at) == digest(arrays), (name, threads, made)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert interruptions > 1, interruptions
+    assert digest([*whole, losses]) == digest([*arrays, out]), (name, threads)
+
+
+def interrupted_numpy():
+    interrupted("numpy", 1, 500)
+
+
+def interrupted_alone():
+    interrupted("numba", 1, 12000)
+
+
+def interrupted_team():
+    interrupted("numba", 2, 12000)
+
+
+if __name__ == "__main__":
+    for each in sys.argv[1:]:
+        globals()[each]()
