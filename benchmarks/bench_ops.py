@@ -11,7 +11,8 @@ from threadpoolctl import threadpool_limits
 import kernels
 from benchmarks.process import QUICK, spread
 from charlstm.bench import iterations_for
-from kernels import spec
+from charlstm.limits import best_time
+from kernels import checks, spec
 from kernels.spec import LSTMGrads
 
 ROUNDS, ROUND_SECONDS = (1, 0.0) if QUICK else (7, 0.05)
@@ -85,6 +86,15 @@ def test_lstm_backward(benchmark, size, machine_limits):
         benchmark, "lstm_backward", lambda ops: lambda: ops.lstm_backward(dh, cache, out=out, dz=dz),
         16 * T * B * H * H, machine_limits,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("with_buffers", [False, True], ids=["", "out"])
+def test_a_call_of_the_smallest_layer(benchmark, with_buffers):
+    """T = B = 1, H = 16: what a call costs beside its arithmetic, and how much of it the checks are."""
+    x, h0, c0, W_x, W_h, b = arguments = layer(1, 1, 71, 16)
+    out = tuple(np.zeros(each, "float32") for each in ((2, 1, 16), (2, 1, 16), (1, 1, 64))) if with_buffers else None
+    in_turns(benchmark, "call", lambda ops: lambda: ops.lstm_forward(*arguments, out=out))
+    benchmark.extra_info["checks"] = best_time(lambda: checks.lstm_forward(x, h0, c0, W_x, W_h, b, out), 200)
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,14 @@ class Family(NamedTuple):
     copied: Callable[[Any], Any]  # a C-contiguous copy in the same memory
     to_host: Callable[[Any], np.ndarray]
     empty: Callable[[int], Any]  # a float64 vector
+    way: str  # how an array of another kind becomes one of the family's
 
 
 #: Arrays of NumPy: plain ones, and those that are mapped from a file.
 HOST = Family(
     (np.ndarray, np.memmap), "an array", _host_span, np.may_share_memory, True,
     lambda array: np.array(array, order="C", subok=False), lambda array: array, np.empty,
+    "numpy.asarray({}) gives one",
 )  # fmt: skip
 
 
@@ -256,7 +258,7 @@ def check_type(name: str, value: Any, family: Family = HOST) -> None:
     if isinstance(value, np.ma.MaskedArray):
         hint = f"; {name}.filled(...) gives one"
     elif isinstance(value, np.ndarray) or hasattr(value, "__array__"):
-        hint = f"; numpy.asarray({name}) gives one"
+        hint = f"; {family.way.format(name)}"
     package = type(value).__module__.partition(".")[0]
     kind = type(value).__qualname__ if package == "builtins" else f"{package}.{type(value).__qualname__}"
     raise WrongType(f"{name}: expected {family.name}, got {kind}{hint}")

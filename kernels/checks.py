@@ -245,7 +245,7 @@ def train_steps(
     values = {name: number(name, value) for name, value in spec.hyper_values(optimizer, hyper).items()}
     T, rate, bf16 = number("seq_length", seq_length), number("dropout", dropout), flag("bfloat16", bfloat16)
     known = _sizes(shape) | {"S": spec.slots_of(optimizer, values), "T": T}
-    is_one_rate = not hasattr(learning_rate, "shape") or isinstance(learning_rate, np.floating)
+    is_one_rate = not hasattr(learning_rate, "shape") or isinstance(learning_rate, np.generic)
     if is_one_rate:
         rate_of_all = number("learning_rate", learning_rate)
     _check_masks_given(masks, rate)
@@ -427,3 +427,26 @@ def exclusive(ws: Workspace | None) -> Iterator[None]:
         yield
     finally:
         _in_use.give_back(spans)
+
+
+# ------------------------------------------------------------------------------------------------------- documentation
+def tables() -> str:
+    """The descriptions of all arguments as the tables of docs/kernels.md."""
+    lines = []
+    for op, arrays in ARRAYS.items():
+        lines += ["", f"`{op}{spec.OPS[op]}`", "", "| array | read or written | kind | dimensions | notes |"]
+        lines.append("| --- | --- | --- | --- | --- |")
+        for name, pattern in arrays.items():
+            text, *notes = pattern.split(", ")
+            access = "written" if text.startswith("out ") else "read"
+            forms = [form.partition(" ") for form in text.removeprefix("out ").split(" | ")]
+            kinds = " or ".join(kind.replace("<", ", below ") for kind, _, _ in forms)
+            dims = " or ".join(f"({', '.join(words.split())}{',' if ' ' not in words else ''})" for *_, words in forms)
+            lines.append(f"| `{name}` | {access} | {kinds} | {dims} | {', '.join(notes)} |")
+    lines += ["", "| number | what it may be |", "| --- | --- |"]
+    lines += [f"| `{name}` | {value.allowed} |" for name, value in VALUES.items()]
+    return "\n".join(lines).strip()
+
+
+if __name__ == "__main__":
+    print(tables())

@@ -50,3 +50,10 @@ def test_ops_describe_their_arguments(name):
     described = inspect.getdoc(op)
     for parameter in inspect.signature(op).parameters:
         assert re.search(rf"\b{parameter}\b", described) or "Parameters as for" in described, parameter
+
+
+def test_the_tables_of_arguments_are_those_that_calls_are_checked_by():
+    from kernels import checks
+
+    page = (ROOT / "docs" / "kernels.md").read_text()
+    assert checks.tables() in page, "python -m kernels.checks prints them"

@@ -1,5 +1,6 @@
 """The cache of compiled kernels: content-addressed, checked before loading, bounded, and never in the way."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -62,6 +63,24 @@ def test_an_edit_in_a_helper_of_another_file_recompiles(package):
     assert package() == ["2.079442", "cross_entropy"]  # exp doubled: ln(8)
     helper.write_text(source)
     assert package() == [LN4, "-"]  # what was right before still is
+
+
+def test_compiled_code_is_made_of_the_files_of_the_digest():
+    """Nothing that jitted functions name comes from files outside kernels/cpu and kernels/spec.py."""
+    jitted = 0
+    for path in (Path(kernels.__file__).parent / "cpu").rglob("*.py"):
+        tree, others = ast.parse(path.read_text()), set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "kernels":
+                inside = node.module.startswith("kernels.cpu") or node.module == "kernels.spec"
+                others |= {a.asname or a.name for a in node.names if not inside and a.name not in ("cpu", "spec")}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.decorator_list:
+                decorators = {each.id for each in node.decorator_list if isinstance(each, ast.Name)}
+                if decorators & {"inner", "exact", "thin", "entry", "intrinsic"}:
+                    jitted += 1
+                    assert not others & {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}, path
+    assert jitted > 80
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "foreign", "renamed"])

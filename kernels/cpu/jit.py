@@ -3,11 +3,12 @@
 `inner` is for functions that only compiled code calls (`exact` where each rounding counts); `entry` for the few that
 Python calls, which are kept on disk.
 
-The cache is content-addressed: a file's key is a digest of every source file of this package, of the versions and
-settings that change what the compiler makes, of the processor, the function and its argument types. So an edit
-anywhere recompiles (Numba's own cache looks at one file and misses edits in others). A file is ``MAGIC``, the SHA-256
-of the rest, its key, and Numba's pickled object code; the digest is checked before anything is unpickled, and a file
-that does not match is removed and made anew. Files appear by renaming, so several processes may start at once.
+The cache is content-addressed: a file's key is a digest of every source file that compiled code is made of, of the
+versions and settings that change what the compiler makes, of the processor, the function and its argument types. So an
+edit in any of them recompiles (Numba's own cache looks at one file and misses edits in others). A file is ``MAGIC``,
+the SHA-256 of the rest, its key, and Numba's pickled object code; the digest is checked before anything is unpickled,
+and a file that does not match is removed and made anew. Files appear by renaming, so several processes may start at
+once.
 
 What is unpickled is run. So a folder, and a file in it, counts only if nobody but this user and root can have written
 it. A folder that root has filled, and this user cannot write to (an image's), is read; new kernels go to the next one.
@@ -110,10 +111,10 @@ if hasattr(os, "register_at_fork"):  # a child forked amid another thread's comp
 
 
 def source_digest() -> str:
-    """SHA-256 of every Python file of the package that this file is part of, names included."""
+    """SHA-256 of every Python file that compiled code is made of, names included: this folder's, and spec.py."""
     package = Path(__file__).parent.parent
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in (*sorted((package / "cpu").rglob("*.py")), package / "spec.py"):
         data = path.read_bytes()
         digest.update(f"{path.relative_to(package).as_posix()}\0{len(data)}\0".encode() + data)
     return digest.hexdigest()

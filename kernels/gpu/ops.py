@@ -20,32 +20,26 @@ from kernels.gpu.model import Model, gather
 from kernels.gpu.products import empty
 from kernels.spec import GRUCache, GRUGrads, LSTMCache, LSTMGrads, RNNCache, RNNGrads, Shape, Workspace
 
-#: Arguments that are arrays, or tuples of them; the learning_rate of train_steps is one, too.
-_ARRAYS = {"x", "h0", "c0", "W_x", "W_h", "b", "b_x", "b_h", "out", "dh", "cache", "dh_last", "dc_last", "dz"}
-_ARRAYS |= {"logits", "targets", "theta", "grad", "state", "h", "c", "ids", "starts", "reset", "masks", "uniforms"}
-_ARRAYS |= {"log_probs"}
+#: Arguments that are arrays, or tuples of them.
+_ARRAYS = {name.partition(".")[0] for arrays in checks.ARRAYS.values() for name in arrays}
 
 
 def _taking_device_arrays(op: Any) -> Any:
-    """Let an op have CuPy arrays alone: others are taken over, or refused, by name."""
+    """Let an op have what lies on the device as CuPy arrays."""
     parameters = signature(op)
 
-    def taken(name: str, value: Any) -> Any:
-        if value is None:
-            return None
+    def taken(value: Any) -> Any:
         if isinstance(value, tuple):  # a cache, gradients, buffers
-            fields = getattr(value, "_fields", range(len(value)))
-            arrays = [taken(f"{name}.{field}", each) for field, each in zip(fields, value, strict=True)]
+            arrays = map(taken, value)
             return type(value)(*arrays) if hasattr(value, "_fields") else tuple(arrays)
-        return on_device(name, value)
+        return on_device(value)
 
     @wraps(op)
     def checked(*args: Any, **kwargs: Any) -> Any:
         bound = parameters.bind(*args, **kwargs)
         for name, value in bound.arguments.items():
-            is_rates = op.__name__ == "train_steps" and name == "learning_rate" and hasattr(value, "shape")
-            if name in _ARRAYS or is_rates:
-                bound.arguments[name] = taken(name, value)
+            if name in _ARRAYS:
+                bound.arguments[name] = taken(value)
         return op(*bound.args, **bound.kwargs)
 
     return checked
