@@ -422,8 +422,8 @@ def exclusive(ws: Workspace | None) -> Iterator[None]:
         yield
         return
     spans = _spans(ws)
-    _in_use.take(spans)
     try:
+        _in_use.take(spans)
         yield
     finally:
         _in_use.give_back(spans)

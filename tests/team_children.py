@@ -254,6 +254,7 @@ def interrupted(name, threads, n):
     losses = ops.train_steps(*whole, *plan, **options)
     arrays, _, _ = arguments(n=n)
     made, interruptions, out = 0, 0, np.empty(n)
+    workspace = spec.workspace(PANELS, 5, 1, "float64")  # nobody uses it any more when the next call does
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -265,7 +266,8 @@ def interrupted(name, threads, n):
         try:
             signal.setitimer(signal.ITIMER_REAL, 0.02 + 0.01 * (interruptions % 5))
             ops.train_steps(
-                *arrays, ids, *(a[made:] for a in each), step=made, threads=threads, out=part, **options
+                *arrays, ids, *(a[made:] for a in each), step=made, threads=threads, out=part, workspace=workspace,
+                **options,
             )  # fmt: skip
             signal.setitimer(signal.ITIMER_REAL, 0)
         except KeyboardInterrupt:

@@ -260,6 +260,35 @@ def test_a_block_ends_where_the_reference_does(gpu, ref, why, at):
         np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("batch", [1, 2])  # a block, and launches
+def test_an_interruption_leaves_all_arrays_of_one_iteration(gpu, small, monkeypatch, batch):
+    from kernels.gpu.model import Model
+
+    (theta, state, *_), *plan, options = small_training()
+    plan[1] = np.ascontiguousarray(plan[1] + np.arange(batch))
+    arrays = [theta, state, *np.zeros((2, 1, batch, 9))]
+    owner, name, made = (small._Block, "run", 3) if batch == 1 else (Model, "backward", 1)  # of a call
+    monkeypatch.setattr(small, "_FIRST_LAUNCH", made)
+    monkeypatch.setattr(small, "_LAUNCH_SECONDS", 0.0)
+    plain, calls = getattr(owner, name), []
+
+    def interrupted(*arguments):
+        calls.append(name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(*arguments)
+
+    expected, out = [a.copy() for a in arrays], np.zeros(12)
+    monkeypatch.setattr(owner, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.train_steps(*arrays, *plan, out=out, **options)
+    count = int(np.isfinite(out).sum())
+    assert count == made + 1 if batch == 1 else 2
+    losses = gpu.train_steps(*expected, plan[0], *(a[:count] for a in plan[1:]), **options)
+    assert out[:count].tobytes() == losses.tobytes()
+    assert [a.tobytes() for a in arrays] == [a.tobytes() for a in expected]
+
+
 def test_ids_out_of_range_are_named(gpu):
     for batch in (1, 2):  # a block, and launches
         shape, ids = Shape(11, 9), np.full(60, 3, np.uint32)

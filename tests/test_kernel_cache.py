@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 from shutil import copytree, ignore_patterns
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import kernels
@@ -108,7 +111,9 @@ def test_without_a_writable_folder_it_falls_back_to_a_private_one_then_to_none(p
     blocked.write_text("")
     temporary = package.folder / "tmp"
     temporary.mkdir()
-    environment = {"NUMBA_CACHE_DIR": str(blocked / "cache"), "TMPDIR": str(temporary)}
+    environment = {
+        "NUMBA_CACHE_DIR": str(blocked / "cache"), "XDG_CACHE_HOME": str(blocked), "TMPDIR": str(temporary)
+    }  # fmt: skip
     assert package(**environment) == [LN4, "cross_entropy"]
     (private,) = temporary.glob("charlstm-kernels-*")
     assert private.stat().st_mode & 0o777 == 0o700
@@ -116,6 +121,139 @@ def test_without_a_writable_folder_it_falls_back_to_a_private_one_then_to_none(p
     private.chmod(0o777)  # others can write here now: nothing from it may be loaded
     assert package(**environment) == [LN4, "cross_entropy"]
     assert package(**environment, TMP=str(blocked), TEMP=str(blocked)) == [LN4, "cross_entropy"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "expected"),
+    [
+        ("mine", 0o644, True), ("root", 0o755, True), ("root", 0o600, True), ("else", 0o755, False),
+        ("else", 0o600, False), ("mine", 0o664, False), ("root", 0o775, False), ("root", 0o757, False),
+        ("mine", 0o777, False),
+    ],
+)  # fmt: skip
+def test_what_others_can_write_is_not_run(monkeypatch, owner, mode, expected):
+    monkeypatch.setattr(os, "getuid", lambda: 1234, raising=False)
+    uid = {"mine": 1234, "root": 0, "else": 1235}[owner]
+    assert jit.is_safe(SimpleNamespace(st_uid=uid, st_mode=mode)) is expected
+
+
+@pytest.fixture
+def image(tmp_path, monkeypatch):
+    """A cache, two folders: the first, which has a kernel's file under the key "k...", is not to be written to."""
+    first, second = tmp_path / "first" / "charlstm", tmp_path / "home" / "charlstm" / "kernels"
+    first.mkdir(parents=True)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(first.parent))
+    monkeypatch.setattr(jit.platformdirs, "user_cache_dir", lambda *_: str(second.parent))
+    made = jit.tempfile.TemporaryFile
+
+    def temporary_file(dir):
+        if dir == first:
+            raise PermissionError(13, "Permission denied")
+        return made(dir=dir)
+
+    monkeypatch.setattr(jit.tempfile, "TemporaryFile", temporary_file)
+    cache, key = jit.KernelCache(jit.clear_cache), b"k" * 32
+    path = cache._path(first, key)
+    path.write_bytes(jit.MAGIC + jit.hashlib.sha256(key + b"payload").digest() + key + b"payload")
+    path.chmod(0o644)
+    return SimpleNamespace(cache=cache, key=key, path=path, first=first, second=second)
+
+
+def test_a_folder_that_cannot_be_written_is_read_and_new_kernels_go_to_the_next_one(image, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert image.cache._read(image.key) == b"payload"
+    assert image.cache.cache_path == str(image.second)
+    assert jit.cache_dir() == image.second
+    assert image.second.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="the system has no owners and modes of this kind")
+@pytest.mark.parametrize("what", ["linked folder", "linked file", "shared folder", "shared file", "foreign file"])
+def test_links_and_what_a_group_can_write_are_refused(image, what):
+    if what == "linked folder":
+        image.first.rename(image.first.with_name("moved"))
+        image.first.symlink_to("moved")
+    elif what == "linked file":
+        image.path.rename(image.first / "moved")
+        image.path.symlink_to("moved")
+    elif what == "shared folder":
+        image.first.chmod(0o775)
+    elif what == "shared file":
+        image.path.chmod(0o664)
+    elif os.getuid() == 0:
+        os.chown(image.path, 65534, 65534)
+    else:
+        pytest.skip("root alone can give a file away")
+    assert image.cache._read(image.key) is None
+
+
+#: Calls an entry as another user, each time as if in a new process, with each of the folders named as its cache.
+AS_SOMEBODY_ELSE = """
+import os, sys, numpy as np, kernels
+from kernels.cpu import jit, layers
+compiled = []
+kernels.compile_listeners.append(compiled.append)
+def call(is_cached):
+    entry = jit.entry(layers.cross_entropy.py_func)
+    entry._cache._enabled = is_cached
+    compiled.clear()
+    logits = np.zeros((1, 1, 4))
+    print(f"{entry(logits, np.zeros((1, 1), np.int32), logits):.6f}", ",".join(compiled) or "-")
+call(False)  # imports all that compiling needs: the other user may not be allowed to
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+for os.environ["NUMBA_CACHE_DIR"] in sys.argv[1:]:
+    call(True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs to be root, and to be somebody else")
+def test_what_root_has_compiled_another_user_loads(package):
+    """As in an image; a folder that a group can write to is left aside, and kernels go to the user's own."""
+    with TemporaryDirectory() as folder:  # those of pytest are root's alone
+        Path(folder).chmod(0o711)
+        home, image, shared = (Path(folder, name) for name in ("home", "image", "shared"))
+        home.mkdir()
+        os.chown(home, 65534, 65534)
+        before = os.umask(0o002)
+        assert package(NUMBA_CACHE_DIR=str(image)) == [LN4, "cross_entropy"]
+        os.umask(before)
+        copytree(image, shared)
+        (shared / "charlstm").chmod(0o775)
+        done = subprocess.run(
+            [sys.executable, "-c", AS_SOMEBODY_ELSE, image, shared, shared], cwd=package.folder, capture_output=True,
+            text=True, timeout=120, check=False, env={**os.environ, "XDG_CACHE_HOME": str(home)},
+        )  # fmt: skip
+        assert done.stderr == ""
+        assert done.stdout.split() == [LN4, "cross_entropy", LN4, "-", LN4, "cross_entropy", LN4, "-"]
+        (kept,) = home.rglob(f"*{jit.SUFFIX}")
+        assert kept.stat().st_uid == 65534
+
+
+def test_an_entry_is_optimized_though_a_thin_function_has_its_name(monkeypatch):
+    from numba.core.codegen import CPUCodeLibrary
+
+    from kernels.cpu import loops, model, updates
+
+    assert loops.update.py_func.__name__ == model.update.py_func.__name__
+    optimized, plain = [], CPUCodeLibrary._optimize_final_module
+
+    def optimize(library):
+        optimized.append(library.name)
+        plain(library)
+
+    monkeypatch.setattr(CPUCodeLibrary, "_optimize_final_module", optimize)
+    update = jit.entry(loops.update.py_func)
+    update._cache.disable()
+    theta = np.ones(3)
+    update(theta, np.ones(3), np.zeros((0, 3)), updates.SGD, np.zeros(1), 0, 0.5, np.inf)
+    assert theta.tolist() == [0.5, 0.5, 0.5]
+    assert "update" in optimized
+    assert not jit._thin & set(optimized)
 
 
 def test_several_processes_may_start_at_once(package):

@@ -18,7 +18,14 @@ numba = pytest.mark.skipif("numba" not in BACKENDS, reason="only the numba backe
 posix = pytest.mark.skipif(sys.platform == "win32", reason="the system has no fork, and no timers that signal")
 
 
-def child(*names, limit=90):
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    """What has to be compiled, is, before children that have a limit need it."""
+    if "numba" in BACKENDS:
+        trained(1)
+
+
+def child(*names, limit=200):
     """Run functions of team_children.py in a process of its own; its output."""
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "team_children.py", *names], capture_output=True, text=True, timeout=limit,
@@ -30,14 +37,8 @@ def child(*names, limit=90):
 
 @numba
 @posix
-def test_whoever_of_a_team_fails_ends_it_and_what_the_system_refuses_changes_no_bits():
-    child("failing_members", "refused_core")
-
-
-@numba
-@pytest.mark.parametrize("name", ["no_more_threads", "growing"])
-def test_threads_that_cannot_be_had_and_threads_that_are_kept(name):
-    child(name)
+def test_threads_that_fail_or_cannot_be_had_or_moved_and_threads_that_are_kept():
+    child("no_more_threads", "growing", "failing_members", "refused_core")
 
 
 @numba
@@ -49,14 +50,8 @@ def test_at_the_systems_limit_of_threads_one_does_it_all():
 
 @numba
 @posix
-def test_a_child_forked_while_a_team_trains_or_a_thread_compiles_can_train():
-    child("fork_while_training", "fork_while_compiling")
-
-
-@numba
-@posix
-def test_processes_of_every_start_method_train_beside_a_parent_that_has_a_team():
-    child("start_methods")
+def test_children_of_a_process_whose_team_trains_and_one_of_whose_threads_compiles_can_train():
+    child("fork_while_training", "fork_while_compiling", "start_methods")
 
 
 @numba
@@ -75,18 +70,18 @@ def test_the_interpreters_end(name):
 
 @posix
 @pytest.mark.parametrize(
-    "name", ["interrupted_numpy", *(pytest.param(f"interrupted_{who}", marks=numba) for who in ("alone", "team"))]
+    "names", [["interrupted_numpy"], pytest.param(["interrupted_alone", "interrupted_team"], marks=numba)]
 )
-def test_what_a_signal_handler_raises_leaves_all_arrays_of_one_iteration(name):
-    child(name)
+def test_what_a_signal_handler_raises_leaves_all_arrays_of_one_iteration(names):
+    child(*names)
 
 
 def test_an_interruption_at_any_instruction_leaves_all_arrays_of_one_iteration():
-    code, n = numpy_ref.train_steps.__code__, 3
+    code, n, sizes = numpy_ref._train.__code__, 2, {"batch": 2, "seq_length": 2}
 
     def run(at):
         """Train, and interrupt the at-th instruction of the function; whether it came to that."""
-        arrays, plan, options = arguments(STREAMS, n=n, batch=2)
+        arrays, plan, options = arguments(STREAMS, n=n, **sizes)
         out, count = np.zeros(n), 0
 
         def local(frame, event, _):
@@ -114,7 +109,7 @@ def test_an_interruption_at_any_instruction_leaves_all_arrays_of_one_iteration()
 
     after = []
     for k in range(n + 1):
-        arrays, (ids, *each), options = arguments(STREAMS, n=n, batch=2)
+        arrays, (ids, *each), options = arguments(STREAMS, n=n, **sizes)
         numpy_ref.train_steps(*arrays, ids, *(a[:k] for a in each), **options)
         after.append(digest(arrays))
     seen, at = set(), 1
@@ -210,6 +205,6 @@ def test_a_prange_of_the_users_own_runs_beside_a_team():
 @pytest.mark.long
 def test_forks_and_interruptions_again_and_again():
     for _ in range(30):
-        child("fork_while_training", "interrupted_team", "interrupted_alone", limit=300)
+        child("fork_while_training", "interrupted_team", "interrupted_alone", limit=600)
         child("daemon_at_exit")
         child("at_exit")

@@ -14,6 +14,8 @@ def gradcheck(backend: str) -> int:
     from kernels.testing import GRADIENT_TOLERANCE, gradient_errors
 
     names = kernels.available() if backend == "all" else (choose_backend(backend),)
+    if backend == "all" and (reason := kernels.missing("numba")) is not None:
+        click.echo(f"not checked: {reason}", err=True)
     worst = 0.0
     for name in names:
         click.echo(f"{'backend':8} {'op':20} {'tensor':12} {'error':>9}")

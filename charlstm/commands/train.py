@@ -120,6 +120,8 @@ def _list_presets() -> None:
 
 def _train(run: Any, screen: Any, show_sample: bool) -> int:
     """Train, showing it; return the exit code."""
+    import kernels
+
     trainer, config, start_at = run.trainer, run.config, run.trainer.iteration
     corpus = trainer.corpus
     threads = "1 thread" if trainer.threads == 1 else f"up to {trainer.threads} threads"
@@ -130,6 +132,8 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
         f"model   {config.cell.upper()}, {config.num_layers} x {config.hidden_size} hidden units, "
         f"{len(trainer.theta):,} parameters ({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
     )
+    if config.backend == "auto" and (reason := kernels.missing("numba")) is not None:
+        screen.note(f"        slow: {reason}")
     if config.validation and not start_at:
         _note_line_to_beat(trainer, screen)
     screen.note(f"folder  {run.folder}" + (f", going on after {start_at:,} iterations" if start_at else ""))
