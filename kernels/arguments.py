@@ -169,10 +169,8 @@ class Arrays:
                 raise self._overlap(k, n)
         overlap = family.overlap
         for k, n, may_be_part in seen.near:
-            if overlap(given[k], given[n]):
-                whole, part = given[k], given[n]
-                if not may_be_part or (family.span(part)[0] - family.span(whole)[0]) % part.nbytes:
-                    raise self._overlap(k, n)
+            if overlap(given[k], given[n]) and not (may_be_part and is_part(given[n], given[k], family)):
+                raise self._overlap(k, n)
         return seen.sizes
 
     def _look(self, given: tuple[Any, ...], family: Family, sizes: dict[str, int]) -> _Seen:
@@ -208,6 +206,11 @@ class Arrays:
     def _overlap(self, k: int, n: int) -> ValueError:
         name, other = self.arrays[k].name, self.arrays[n].name
         return ValueError(f"{name}: expected memory of its own, got an array that overlaps {other}")
+
+
+def is_part(part: Any, whole: Any, family: Family = HOST) -> bool:
+    """Whether an array that overlaps another is all of it, or one of the parts of its own size that it consists of."""
+    return bool((family.span(part)[0] - family.span(whole)[0]) % part.nbytes == 0)
 
 
 def _fit(dims: tuple[tuple[str, int, int], ...], shape: tuple[int, ...], sizes: dict[str, int]) -> bool:

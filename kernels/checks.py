@@ -141,8 +141,8 @@ def _gradients(out: Any, kind: Any, x: Any) -> tuple[Any, ...]:
     is_ids = getattr(x, "ndim", 0) == 2
     for name, buffer in zip(kind._fields, out, strict=True):
         if (buffer is None) != (name == "dx" and is_ids):
-            expected = "None, as ids have no gradient" if buffer is not None else "an array"
-            raise WrongType(f"out.{name}: expected {expected}, got {type(buffer).__name__}")
+            expected = "an array, got None" if buffer is None else "None, as ids have no gradient, got an array"
+            raise WrongType(f"out.{name}: expected {expected}")
     return tuple(out)
 
 

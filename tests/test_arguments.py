@@ -253,10 +253,10 @@ def test_a_cache_of_something_else_is_refused(ops):
     with pytest.raises(ValueError, match=r"^out: expected a tuple \(h, c, gates\), got 0 of them"):
         ops.lstm_forward(**layer(), out=())
     grads = ops.lstm_backward(np.ones((T, B, H)), caches["lstm"])
-    with pytest.raises(WrongType, match=r"^out.dx: expected an array, got NoneType"):
+    with pytest.raises(WrongType, match="^out.dx: expected an array, got None"):
         ops.lstm_backward(np.ones((T, B, H)), caches["lstm"], out=grads._replace(dx=None))
     ids = ops.lstm_forward(**layer(ids=True))[-1]
-    with pytest.raises(WrongType, match=r"^out.dx: expected None, as ids have no gradient, got ndarray"):
+    with pytest.raises(WrongType, match="^out.dx: expected None, as ids have no gradient, got an array"):
         ops.lstm_backward(np.ones((T, B, H)), ids, out=grads)
 
 

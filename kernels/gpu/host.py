@@ -12,7 +12,7 @@ import cupy
 import numpy as np
 
 from kernels import spec
-from kernels.arguments import HOST, check_layout
+from kernels.arguments import HOST, check_layout, is_part
 from kernels.atomic import assignments
 from kernels.checks import ARRAYS
 from kernels.gpu import ops
@@ -53,8 +53,8 @@ class _Call:
         """Refuse an array that is written and shares memory with another, which is a copy of its own on the device."""
         for name, array in self._hosts:
             for other, part in self._hosts if name in self._written else ():
-                is_held = f"may hold {other}" in self._patterns[name]
-                if array is not part and not is_held and np.may_share_memory(array, part):
+                is_held = f"may hold {other}" in self._patterns[name] and is_part(part, array)
+                if array is not part and np.may_share_memory(array, part) and not is_held:
                     raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other}")
 
     def put_back(self) -> None:
