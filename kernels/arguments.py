@@ -350,7 +350,7 @@ _SIZE = Value("a whole number from 1 to 2147483647", lambda value: 1 <= value < 
 #: Every number that an op takes, by name.
 VALUES: dict[str, Value] = {
     "learning_rate": _AT_LEAST_0,
-    "step": Value("a whole number of at least 0", lambda value: value >= 0, is_whole=True),
+    "step": Value("a whole number from 0 to 2**62", lambda value: 0 <= value <= 2**62, is_whole=True),
     "grad_scale": _AT_LEAST_0,
     "grad_clip": _CLIP,
     "grad_clip_norm": _CLIP,

@@ -174,7 +174,10 @@ class Call:
         array = arrays[name]
         if isinstance(array, np.ndarray) and array.ndim and array.dtype != object:
             how = str(random.choice([each for each in dir(self) if each.startswith("_as_")]))
-            arrays[name] = getattr(self, how)(array, arrays)
+            spoilt = getattr(self, how)(array, arrays)
+            if type(spoilt) is np.ndarray and spoilt.flags.owndata and spoilt.dtype != object:
+                spoilt = self.memory.place(spoilt)  # where it is watched, and restored for the next backend
+            arrays[name] = spoilt
 
     def _as_read_only(self, array, arrays):
         view = array.view()

@@ -253,7 +253,7 @@ def interrupted(name, threads, n):
     ids, *each = plan
     losses = ops.train_steps(*whole, *plan, **options)
     arrays, _, _ = arguments(n=n)
-    made, interruptions, out = 0, 0, np.empty(n)
+    made, interruptions, out = 0, 0, np.full(n, np.nan)  # a signal may come before the call has begun
     workspace = spec.workspace(PANELS, 5, 1, "float64")  # nobody uses it any more when the next call does
 
     def interrupt(*_):
