@@ -260,7 +260,7 @@ def train_steps(
     if bf16 and (B != 1 or theta.dtype != np.float32 or shape.cell != "lstm" or shape.embedding_size):
         got = f"{B} of {theta.dtype}, {shape.cell}, embedding_size {shape.embedding_size}"
         raise ValueError(f"bfloat16: expected one stream of float32, lstm, without an embedding, got {got}")
-    if T >= max(M, 1):
+    if max(M, 1) <= T:
         raise ValueError(f"seq_length: expected less than {M} (the number of ids), got {T}")
     if sizes["K"] and (int(starts.min()) < 0 or int(starts.max()) + T >= M):
         raise ValueError(
