@@ -5,6 +5,7 @@ import sys
 from time import monotonic
 from typing import Any, Protocol
 
+from charlstm.figures import in_words, perplexity_in_words
 from charlstm.progress import Progress
 
 _LINE_SECONDS = 5.0
@@ -161,7 +162,8 @@ def summary(progress: Progress) -> str:
     each = progress.chars / progress.iteration if progress.iteration else 0
     left = (progress.iterations - progress.iteration) * each / progress.chars_per_second if each else 0
     return (
-        f"loss {progress.loss:.2f}  {progress.bits_per_char:.3f} bits/char  perplexity {progress.perplexity:.2f}  "
+        f"loss {in_words(progress.loss, 2)}  {in_words(progress.bits_per_char, 3)} bits/char  "
+        f"perplexity {perplexity_in_words(progress.bits_per_char)}  "
         f"{progress.chars_per_second:,.0f} chars/s" + ("" if progress.is_endless else f"  {duration(left)} left")
     )
 
@@ -171,8 +173,9 @@ def evaluation(progress: Progress) -> str:
     bits = progress.val_bits_per_char or 0.0
     best = ", the best so far" if progress.is_best else ""
     return (
-        f"iteration {progress.iteration:,}  validation {bits:.4f} bits/char ({bits * math.log(2):.4f} nats), "
-        f"perplexity {2**bits:.2f}{best}"
+        f"iteration {progress.iteration:,}  validation {in_words(bits, 4)} bits/char "
+        f"({in_words(bits * math.log(2), 4)} nats), "
+        f"perplexity {perplexity_in_words(bits)}{best}"
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import kernels
 from charlstm.checkpoint import Checkpoint
 from charlstm.errors import UserError
+from charlstm.figures import perplexity
 from charlstm.sampler import choose_backend, first_id, read, zero_state
 from kernels.spec import Shape
 
@@ -46,8 +47,8 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """2 ** bits_per_char: a guess among so many equals would be as hard."""
-        return math.exp(self.nats_per_char)
+        """2 ** bits_per_char: see :func:`charlstm.figures.perplexity`."""
+        return perplexity(self.bits_per_char)
 
 
 def encode(model: Checkpoint, text: str, unknown: str = "error") -> np.ndarray:

@@ -36,6 +36,7 @@ import numpy as np
 
 from charlstm.corpus import Corpus, Vocabulary
 from charlstm.errors import UserError
+from charlstm.figures import perplexity_in_words
 
 ORDERS = range(1, 9)
 SMOOTHINGS = ("kneser-ney", "witten-bell", "none")
@@ -254,7 +255,7 @@ class Figures:
             return "the text that was kept back has what the model holds impossible, infinite bits per character,"
         bits = self.bits_per_char
         return (
-            f"{bits:.4f} bits per character ({bits * math.log(2):.4f} nats), perplexity {2**bits:.2f} "
+            f"{bits:.4f} bits per character ({bits * math.log(2):.4f} nats), perplexity {perplexity_in_words(bits)} "
             "on the text that was kept back,"
         )
 

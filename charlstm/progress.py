@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from charlstm.figures import perplexity
+
 ENDLESS = 10**15  # iterations, where a loss alone ends the run
 
 
@@ -36,8 +38,8 @@ class Progress:
 
     @property
     def perplexity(self) -> float:
-        """2 to the power of the bits per character: a guess among so many equals would be as hard."""
-        return 2.0**self.bits_per_char
+        """Of the training loss: see :func:`charlstm.figures.perplexity`."""
+        return perplexity(self.bits_per_char)
 
     @property
     def is_endless(self) -> bool:

@@ -8,6 +8,7 @@ from time import strftime
 from typing import Any
 
 from charlstm.config import Config
+from charlstm.figures import for_json, perplexity
 from charlstm.machine import processor, usable_cores, versions
 from charlstm.progress import Progress
 
@@ -15,7 +16,7 @@ METRICS, SAMPLES = "metrics.jsonl", "samples.txt"
 
 
 def metrics_line(progress: Progress) -> bytes:
-    """One line of metrics.jsonl."""
+    """One line of metrics.jsonl; what is no finite number is null."""
     names = (
         "iteration", "chars", "epoch", "loss", "smooth_loss", "bits_per_char", "perplexity", "learning_rate", "seconds",
         "chars_per_second",
@@ -23,10 +24,10 @@ def metrics_line(progress: Progress) -> bytes:
     values = {name: getattr(progress, name) for name in names}
     if progress.val_bits_per_char is not None:
         values["val_bits_per_char"] = progress.val_bits_per_char
-        values["val_perplexity"] = 2**progress.val_bits_per_char
+        values["val_perplexity"] = perplexity(progress.val_bits_per_char)
     for name, digits in (("epoch", 6), ("seconds", 6), ("chars_per_second", 1)):
         values[name] = round(values[name], digits)
-    return json.dumps(values).encode() + b"\n"
+    return json.dumps({name: for_json(value) for name, value in values.items()}).encode() + b"\n"
 
 
 def sample_block(progress: Progress) -> bytes:

@@ -4,6 +4,7 @@
 (``# iteration N  loss X  temperature T``, the text, an empty line), and the checkpoints, as `charlstm.store` has them.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,10 +19,11 @@ from charlstm.checkpoint import Checkpoint
 from charlstm.config import BUDGETS, Config, from_model, from_preset
 from charlstm.corpus import Corpus, Fetch, Vocabulary
 from charlstm.errors import RunFailed, UserError
+from charlstm.figures import divergence, noise
 from charlstm.lock import LOCK, Lock
 from charlstm.progress import Progress
 from charlstm.records import METRICS, SAMPLES
-from charlstm.trainer import Trainer
+from charlstm.trainer import Diverged, Trainer
 
 #: Options that may differ from the run's own when it goes on: they change no size, and nothing of the past.
 CHANGEABLE = (
@@ -54,6 +56,7 @@ class Run:
     lengths: dict[str, int] = field(default_factory=dict)  #: where the text files end, as of the last checkpoint
     machine: dict[str, Any] = field(default_factory=dict)  #: what the bits depend on
     saved: int | None = None  #: the iteration of the newest checkpoint
+    _warned: str = ""  # of what was measured last
     _extra: int = 0  # bytes of metrics.jsonl that a run that goes on does not have
     disk_fault: str | None = None  #: why the disk did not take what was last written
 
@@ -85,6 +88,8 @@ class Run:
             logs = {name: disk.Log(folder / name, self.lengths.get(name, 0)) for name in (METRICS, SAMPLES)}
             try:
                 yield from self._train(logs)
+            except Diverged as error:
+                raise Diverged(f"{error}; {self._newest_in_words()}") from None
             finally:
                 self._attempt(lambda: _flush(logs))
                 self.lengths = self._lengths_of(logs)
@@ -102,6 +107,7 @@ class Run:
                 logs[METRICS].add(line)
                 self._extra = len(line) if progress.is_extra else 0
                 is_best = is_best or progress.is_best
+                self._warn(progress)
             elif progress.kind == "sample":
                 logs[SAMPLES].add(records.sample_block(progress) if progress.is_kept else b"")
             else:
@@ -117,8 +123,26 @@ class Run:
         if saved != trainer.iteration and not self._attempt(lambda: self._save(logs, is_best)):
             raise NotSaved(
                 f"{self.folder}: iteration {trainer.iteration:,} could not be saved: {self.disk_fault}; "
-                + ("nothing has been saved yet" if self.saved is None else f"the newest is of iteration {self.saved:,}")
+                + self._newest_in_words()
             )
+
+    def _newest_in_words(self) -> str:
+        """Which checkpoint there is to go on from."""
+        return "nothing has been saved yet" if self.saved is None else f"the newest is of iteration {self.saved:,}"
+
+    def _warn(self, progress: Progress) -> None:
+        """Add a note where a figure has become worse than that of a guess."""
+        vocab_size = len(self.trainer.corpus.vocabulary)
+        smooth_bits = progress.smooth_loss / self.config.loss_chars / math.log(2)
+        if said := divergence(smooth_bits, vocab_size):
+            kind = "diverged"
+        elif progress.val_bits_per_char is None:
+            return
+        else:
+            said, kind = noise(progress.val_bits_per_char, vocab_size), "noise"
+        if said and self._warned != kind:
+            self.notes.append(f"iteration {progress.iteration:,}: {said}")
+        self._warned = kind if said else ""
 
     def _save(self, logs: dict[str, disk.Log], is_best: bool) -> None:
         """Save what the trainer has; `is_best`: nothing was better on the text that is kept back."""

@@ -13,7 +13,8 @@ ALLOWED = {
     "charlstm.errors": set(),
     "charlstm.presets": set(),
     "charlstm.config": {"charlstm.errors", "charlstm.presets", "kernels.spec"},
-    "charlstm.progress": set(),
+    "charlstm.figures": set(),
+    "charlstm.progress": {"charlstm.figures"},
     "charlstm.schedules": {"charlstm.config"},
     "charlstm.keywords": {"charlstm.errors"},
     "charlstm.data": {"charlstm.errors"},
@@ -28,14 +29,16 @@ ALLOWED = {
     "charlstm.batches": {"charlstm.errors"},
     "charlstm.dropout": set(),
     "charlstm.machine": set(),
-    "charlstm.ngram": {"charlstm.corpus", "charlstm.errors"},
+    "charlstm.ngram": {"charlstm.corpus", "charlstm.errors", "charlstm.figures"},
     "charlstm.initial": {"kernels", "kernels.spec"},
     "charlstm.checkpoint": {
         "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.evaluate", "charlstm.sampler", "kernels",
         "kernels.spec",
     },
     "charlstm.sampler": {"charlstm.checkpoint", "charlstm.errors", "kernels", "kernels.spec"},
-    "charlstm.evaluate": {"charlstm.checkpoint", "charlstm.errors", "charlstm.sampler", "kernels", "kernels.spec"},
+    "charlstm.evaluate": {
+        "charlstm.checkpoint", "charlstm.errors", "charlstm.figures", "charlstm.sampler", "kernels", "kernels.spec",
+    },
     "charlstm.trainer": {
         "charlstm", "charlstm.batches", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.dropout",
         "charlstm.errors", "charlstm.evaluate", "charlstm.initial", "charlstm.machine", "charlstm.progress",
@@ -44,10 +47,11 @@ ALLOWED = {
     "charlstm.disk": set(),
     "charlstm.lock": {"charlstm.errors"},
     "charlstm.store": {"charlstm", "charlstm.checkpoint", "charlstm.disk", "charlstm.errors"},
-    "charlstm.records": {"charlstm.config", "charlstm.machine", "charlstm.progress"},
+    "charlstm.records": {"charlstm.config", "charlstm.figures", "charlstm.machine", "charlstm.progress"},
     "charlstm.run": {
         "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.data", "charlstm.disk",
-        "charlstm.errors", "charlstm.lock", "charlstm.progress", "charlstm.records", "charlstm.store", "charlstm.trainer",
+        "charlstm.errors", "charlstm.figures", "charlstm.lock", "charlstm.progress", "charlstm.records", "charlstm.store",
+        "charlstm.trainer",
     },
     "charlstm.inspection": {
         "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.errors", "charlstm.records", "charlstm.store",
@@ -58,7 +62,7 @@ ALLOWED = {
         "charlstm", "charlstm.batches", "charlstm.corpus", "charlstm.errors", "charlstm.initial", "charlstm.limits",
         "kernels", "kernels.spec", "kernels.testing",
     },
-    "charlstm.display": {"charlstm.progress", "charlstm.records"},
+    "charlstm.display": {"charlstm.figures", "charlstm.progress", "charlstm.records"},
 }  # fmt: skip
 NEVER_SHIPPED = {"tests", "benchmarks", "torch", "jax", "pytest"}
 ONLY_IN = {"cupy": "kernels/gpu", "numba": "kernels/cpu", "llvmlite": "kernels/cpu"}

@@ -84,6 +84,7 @@ def score(
 
     from charlstm import checkpoint as checkpoints
     from charlstm import corpus, evaluate
+    from charlstm.figures import below_a_guess, for_json, in_words, perplexity_in_words
 
     if as_json and per_char:
         raise UserError("--per-char prints JSON already: give it or --json")
@@ -100,12 +101,14 @@ def score(
     found = evaluate.score_ids(model, ids, backend)
     if as_json:
         names = ("chars", "bits_per_char", "nats_per_char", "perplexity", "nats")
-        write(json.dumps({"name": name, **{each: getattr(found, each) for each in names}}) + "\n")
+        write(json.dumps({"name": name, **{each: for_json(getattr(found, each)) for each in names}}) + "\n")
         return 0
     write(
-        f"{name}: {found.chars:,} {model.vocabulary.kind}, {found.bits_per_char:.4f} bits per character "
-        f"({found.nats_per_char:.4f} nats), perplexity {found.perplexity:.4f}\n"
+        f"{name}: {found.chars:,} {model.vocabulary.kind}, {in_words(found.bits_per_char, 4)} bits per character "
+        f"({in_words(found.nats_per_char, 4)} nats), perplexity {perplexity_in_words(found.bits_per_char, 4)}\n"
     )
+    if said := below_a_guess(found.bits_per_char, len(model.vocabulary)):
+        click.echo(f"{said}: the text is unlike the one that was learned, or the model is lost", err=True)
     return 0
 
 

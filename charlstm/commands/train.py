@@ -140,6 +140,7 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
                 screen.show(progress)
                 _tell_notes(run, screen)
                 run.stop = run.stop or screen.gone  # whoever read the output has gone: save, and end like them
+            _tell_notes(run, screen)
         finally:
             screen.close()
     if run.stop:
@@ -165,6 +166,8 @@ def _note_line_to_beat(trainer: Any, screen: Any) -> None:
 
 def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
     """Say why training ended and how to go on, and let the model write."""
+    from charlstm.figures import in_words
+
     config, trainer = run.config, run.trainer
     name = shlex.quote(str(run.folder))
     more = (
@@ -176,10 +179,10 @@ def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
         screen.note(f"nothing to do: this run has had {trainer.budget} ({trainer.iteration:,} iterations)")
     else:
         best = trainer.marks.get("best_validation")
-        kept_back = "" if best is None else f", {best:.3f} on the text that was kept back, at best"
+        kept_back = "" if best is None else f", {in_words(best, 3)} on the text that was kept back, at best"
         screen.note(
             f"done    {trainer.budget} reached: {trainer.iteration:,} iterations in {trainer.seconds:.1f} s, "
-            f"{run.last.bits_per_char:.3f} bits per character{kept_back}"
+            f"{in_words(run.last.bits_per_char, 3)} bits per character{kept_back}"
         )
     screen.note(f"go on   charlstm train --resume={name} {more}")
     screen.note(f"write   charlstm sample {name}")
