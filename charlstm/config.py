@@ -96,7 +96,10 @@ class Config:
         60.0, "stop after so much training, turned into iterations after a short calibration", above=0
     )
     until_loss: float | None = _option(
-        None, "stop at the first iteration whose smoothed loss is less, in nats per character", above=0
+        None,
+        "stop when the mean loss of the last pass, or of the last 50,000 characters where a pass has more, is less, in "
+        "nats per character",
+        above=0,
     )
 
     validation: float = _option(0.0, "part of the text, its end, that is kept back to measure", low=0, below=1)

@@ -38,16 +38,16 @@ class Silent:
 
 
 class Json(Silent):
-    """One JSON object per report on stdout, as in metrics.jsonl; notes on stderr."""
+    """One JSON object per report on stdout, as in metrics.jsonl but with losses per character; notes on stderr."""
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr)
 
     def show(self, progress: Progress) -> None:
         if progress.kind in ("report", "evaluation"):
-            from charlstm.records import metrics_line
+            from charlstm.records import told_line
 
-            sys.stdout.write(metrics_line(progress).decode())
+            sys.stdout.write(told_line(progress).decode())
             sys.stdout.flush()
 
 
@@ -158,24 +158,36 @@ def choose(quiet: bool, as_json: bool) -> Guarded:
 
 
 def summary(progress: Progress) -> str:
-    """The figures of one moment: ``loss 51.20  2.310 bits/char  perplexity 4.96  37,500 chars/s  0:42 left``."""
+    """The figures of one moment: ``loss 1.601  2.310 bits/char  perplexity 4.96  37,500 chars/s  0:42 left``.
+
+    The loss is in nats per character; of a model of bytes: ``loss 0.931/byte  1.343 bits/byte (2.310 bits/char)  ...``.
+    """
     each = progress.chars / progress.iteration if progress.iteration else 0
     left = (progress.iterations - progress.iteration) * each / progress.chars_per_second if each else 0
     return (
-        f"loss {in_words(progress.loss, 2)}  {in_words(progress.bits_per_char, 3)} bits/char  "
+        f"loss {in_words(progress.nats_per_char, 3)}{'' if progress.bits_per_byte is None else '/byte'}  "
+        f"{_bits(progress.bits_per_char, progress.bits_per_byte, 3)}  "
         f"perplexity {perplexity_in_words(progress.bits_per_char)}  "
-        f"{progress.chars_per_second:,.0f} chars/s" + ("" if progress.is_endless else f"  {duration(left)} left")
+        f"{progress.chars_per_second:,.0f} {'chars' if progress.bits_per_byte is None else 'bytes'}/s"
+        + ("" if progress.is_endless else f"  {duration(left)} left")
     )
+
+
+def _bits(per_char: float, per_byte: float | None, digits: int) -> str:
+    """Bits per character; of a model of bytes bits per byte, and those beside it."""
+    characters = f"{in_words(per_char, digits)} bits/char"
+    return characters if per_byte is None else f"{in_words(per_byte, digits)} bits/byte ({characters})"
 
 
 def evaluation(progress: Progress) -> str:
     """The figures on the text that was kept back, in a line."""
     bits = progress.val_bits_per_char or 0.0
+    nats = math.log(2) * (progress.val_bits_per_unit or 0.0)
+    unit = "" if progress.val_bits_per_byte is None else "/byte"
     best = ", the best so far" if progress.is_best else ""
     return (
-        f"iteration {progress.iteration:,}  validation {in_words(bits, 4)} bits/char "
-        f"({in_words(bits * math.log(2), 4)} nats), "
-        f"perplexity {perplexity_in_words(bits)}{best}"
+        f"iteration {progress.iteration:,}  validation loss {in_words(nats, 4)}{unit}  "
+        f"{_bits(bits, progress.val_bits_per_byte, 4)}  perplexity {perplexity_in_words(bits)}{best}"
     )
 
 

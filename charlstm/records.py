@@ -16,23 +16,41 @@ METRICS, SAMPLES = "metrics.jsonl", "samples.txt"
 
 
 def metrics_line(progress: Progress) -> bytes:
-    """One line of metrics.jsonl; what is no finite number is null."""
+    """One line of metrics.jsonl: its losses are sums over the steps of a stream, as the min-char scripts have them.
+
+    What is no finite number is null.
+    """
+    return _line(progress, 1)
+
+
+def told_line(progress: Progress) -> bytes:
+    """The same for whoever looks on: its losses are nats per character, or per byte of a model of bytes."""
+    return _line(progress, progress.loss_chars)
+
+
+def _line(progress: Progress, steps: int) -> bytes:
+    """A line with the losses divided by so many steps."""
     names = (
         "iteration", "chars", "epoch", "loss", "smooth_loss", "bits_per_char", "perplexity", "learning_rate", "seconds",
         "chars_per_second",
     )  # fmt: skip
     values = {name: getattr(progress, name) for name in names}
+    values |= {name: values[name] / steps for name in ("loss", "smooth_loss")}
     if progress.val_bits_per_char is not None:
         values["val_bits_per_char"] = progress.val_bits_per_char
         values["val_perplexity"] = perplexity(progress.val_bits_per_char)
+    for name in ("bits_per_byte", "val_bits_per_byte"):
+        if getattr(progress, name) is not None:
+            values[name] = getattr(progress, name)
     for name, digits in (("epoch", 6), ("seconds", 6), ("chars_per_second", 1)):
         values[name] = round(values[name], digits)
     return json.dumps({name: for_json(value) for name, value in values.items()}).encode() + b"\n"
 
 
 def sample_block(progress: Progress) -> bytes:
-    """One block of samples.txt; a text that the sample goes on from comes first."""
-    head = f"# iteration {progress.iteration}  loss {progress.smooth_loss:.6f}  temperature {progress.temperature:g}"
+    """One block of samples.txt, the smoothed loss per character; a text that the sample goes on from comes first."""
+    loss = progress.smooth_loss / progress.loss_chars
+    head = f"# iteration {progress.iteration}  loss {loss:.6f}  temperature {progress.temperature:g}"
     return f"{head}\n{progress.prime}{progress.sample}\n\n".encode("utf-8", "backslashreplace")
 
 

@@ -139,7 +139,7 @@ class Run:
         elif progress.val_bits_per_char is None:
             return
         else:
-            said, kind = noise(progress.val_bits_per_char, vocab_size), "noise"
+            said, kind = noise(progress.val_bits_per_unit or 0.0, vocab_size), "noise"
         if said and self._warned != kind:
             self.notes.append(f"iteration {progress.iteration:,}: {said}")
         self._warned = kind if said else ""

@@ -20,7 +20,7 @@ from charlstm import dropout, initial, schedules
 from charlstm.batches import Streams, Windows
 from charlstm.checkpoint import Checkpoint, shape_of
 from charlstm.config import BUDGETS, Config
-from charlstm.corpus import Corpus
+from charlstm.corpus import Corpus, Vocabulary
 from charlstm.errors import RunFailed, UserError
 from charlstm.evaluate import bits_per_char
 from charlstm.machine import usable_cores
@@ -32,6 +32,7 @@ _CALL_SECONDS = 0.1
 _CALIBRATION_SECONDS = 1.0
 _MASK_BYTES = 2**22
 _EVALUATIONS = 10  # in a run, unless chosen
+_RECENT = 50_000  # characters learned: their mean loss has a standard deviation of about 0.01 nats
 _TEMPERATURES = (0.2, 0.5, 1.0, 1.2)  # of the samples after an epoch, and the characters that they go on from
 _PRIME = 40
 _STOPPED = "training stopped; a smaller --learning-rate or --grad-clip may help"
@@ -74,6 +75,7 @@ class Trainer:
         self.budget = "the budget"  # what ends the run, in words
         self._calibrated = checkpoint is not None  # then it says how many iterations there are
         self.start_loss = math.log(self.shape.vocab_size) * config.loss_chars
+        self._units_per_char = _units_per_char(corpus.vocabulary, self.ids)
         self._call = 1  # iterations in the next call of the kernels
         self._rate = 0.0  # characters a second
         if checkpoint is None:
@@ -171,6 +173,11 @@ class Trainer:
         return schedules.learning_rates(self.config, begin, end, self.iterations, per_epoch, factor)
 
     @property
+    def is_of_bytes(self) -> bool:
+        """Whether an id is a byte, not a character."""
+        return self.corpus.vocabulary.unit == "byte"
+
+    @property
     def _chars_each(self) -> int:
         """Characters that an iteration reads."""
         return self.config.batch_size * self.config.seq_length
@@ -183,8 +190,8 @@ class Trainer:
     def _ended_by(self) -> str | None:
         """What has ended the run, in words; None while it goes on."""
         config = self.config
-        if config.until_loss is not None and self.smooth_loss < config.until_loss * config.loss_chars:
-            return f"a smoothed loss below {config.until_loss:g}"
+        if config.until_loss is not None and self.marks.get("recent_loss", math.inf) < config.until_loss:
+            return f"a loss below {config.until_loss:g} nats per {self.corpus.vocabulary.unit}"
         if self.is_out_of_patience:
             return f"the patience of {config.patience} evaluations"
         return self.budget if self.iteration >= self.iterations else None
@@ -220,6 +227,7 @@ class Trainer:
             self.config.sample_every,
             self._evaluate_every,
             self.batches.iterations_per_pass * self._minds_epochs,
+            self._recent if self.config.until_loss is not None else 0,
         ]
         pauses = ((self.iteration // period + 1) * period for period in periods if period)
         return min(self.iterations, self.iteration + self._call, *pauses)
@@ -230,6 +238,12 @@ class Trainer:
         if not self.config.validation:
             return 0
         return self.config.validate_every or max(1, -(-min(self.iterations, 10**6) // _EVALUATIONS))
+
+    @property
+    def _recent(self) -> int:
+        """Iterations whose mean loss --until-loss looks at, time and again: a pass, or fewer that learn _RECENT."""
+        learned = self.config.loss_chars * self.config.batch_size
+        return min(self.batches.iterations_per_pass, -(-_RECENT // learned))
 
     @property
     def _minds_epochs(self) -> bool:
@@ -260,7 +274,13 @@ class Trainer:
             self._waited("patience", bits)
             if self.config.schedule == "plateau":
                 self._heed_plateau(bits)
-        return replace(self._progress("evaluation"), val_bits_per_char=bits, is_best=is_best, is_extra=not is_due)
+        return replace(
+            self._progress("evaluation"),
+            val_bits_per_char=bits * _units_per_char(self.corpus.vocabulary, self.kept_back),
+            val_bits_per_byte=bits if self.is_of_bytes else None,
+            is_best=is_best,
+            is_extra=not is_due,
+        )
 
     def _waited(self, what: str, figure: float) -> float:
         """How many figures in a row, with this one, have been no better than the best before them."""
@@ -277,8 +297,8 @@ class Trainer:
             self.marks["plateau_waited"] = 0
 
     def _advance(self, end: int) -> Iterator[Progress]:
-        """Train up to iteration `end`, or to where the smoothed loss gets low enough, and yield what is due."""
-        begin, config, limit = self.iteration, self.config, self._stop_below()
+        """Train up to iteration `end`, or to where a sample is to be shown, and yield what is due."""
+        begin, config, limit = self.iteration, self.config, self._show_below()
         rates = self.learning_rates(begin, end)
         started = perf_counter()
         losses = self.train(begin, end, rates, limit) / config.batch_size
@@ -296,6 +316,8 @@ class Trainer:
                 self._loss_sum, self._loss_count = 0.0, 0
             self._loss_sum += loss
             self._loss_count += 1
+            if config.until_loss is not None:
+                self._remember(n, loss)
             if n % config.report_every == 0:
                 seconds = self.seconds + taken * (n + 1 - begin) / len(losses)
                 rate = float(rates[n - begin])
@@ -307,11 +329,16 @@ class Trainer:
         if diverged:
             raise Diverged(f"the loss of iteration {self.iteration} is {last}: {_STOPPED}")
 
-    def _stop_below(self) -> float:
-        """The smoothed loss that stops a call of the kernels."""
-        config = self.config
-        until = -math.inf if config.until_loss is None else config.until_loss * config.loss_chars
-        return max(until, self._show_below())
+    def _remember(self, n: int, loss: float) -> None:
+        """Add an iteration's loss to those that --until-loss looks at; after the last one of them, set their mean."""
+        marks, turn = self.marks, n % self._recent
+        if turn == 0:
+            marks["recent_sum"], marks["recent_count"] = 0.0, 0
+        if "recent_sum" in marks:  # not so in a run that is asked for this when it goes on, amid a turn
+            marks["recent_sum"] += loss
+            marks["recent_count"] += 1
+            if marks["recent_count"] == self._recent:
+                marks["recent_loss"] = marks["recent_sum"] / self._recent / self.config.loss_chars
 
     def _show_below(self) -> float:
         """The smoothed loss below which a sample is shown: the lowest yet, where that is low enough."""
@@ -326,13 +353,12 @@ class Trainer:
         """
         begin, theta = self.iteration - 1, self.theta.copy()
         self.train(begin, self.iteration, rate)
-        if self.smooth_loss < self._show_below():
-            self.marks["best_shown"] = self.smooth_loss
-            starts, _ = self.batches.plan(begin, self.iteration)
-            save_below = 1.0 if self.config.save_below is None else self.config.save_below
-            sample = self._sample_from(theta, self.h[:, :1].copy(), self.c[:, :1].copy(), int(starts[0, 0]))
-            is_kept = self.smooth_loss < save_below * self.start_loss
-            yield replace(sample, iteration=begin, is_kept=is_kept)
+        self.marks["best_shown"] = self.smooth_loss
+        starts, _ = self.batches.plan(begin, self.iteration)
+        save_below = 1.0 if self.config.save_below is None else self.config.save_below
+        sample = self._sample_from(theta, self.h[:, :1].copy(), self.c[:, :1].copy(), int(starts[0, 0]))
+        is_kept = self.smooth_loss < save_below * self.start_loss
+        yield replace(sample, iteration=begin, is_kept=is_kept)
 
     def train(self, begin: int, end: int, rates: np.ndarray, stop_below: float = -math.inf) -> np.ndarray:
         """Run iterations begin to end - 1 in one call of the kernels; return their losses, summed over T and B."""
@@ -377,6 +403,7 @@ class Trainer:
         done = self.iteration if n is None else n + 1
         chars = done * self._chars_each
         mean = self._loss_sum / self._loss_count if self._loss_count else self.smooth_loss
+        bits = mean / config.loss_chars / math.log(2)
         if learning_rate is None:
             learning_rate = float(self.learning_rates(done, done + 1)[0])
         return Progress(
@@ -387,7 +414,9 @@ class Trainer:
             epoch=done / self.batches.iterations_per_pass,
             loss=mean if loss is None else loss,
             smooth_loss=self.smooth_loss,
-            bits_per_char=mean / config.loss_chars / math.log(2),
+            bits_per_char=bits * self._units_per_char,
+            bits_per_byte=bits if self.is_of_bytes else None,
+            loss_chars=config.loss_chars,
             learning_rate=learning_rate,
             seconds=self.seconds if seconds is None else seconds,
             chars_per_second=self._rate,
@@ -457,6 +486,11 @@ class Trainer:
                 "is_frozen": corpus.is_frozen,
             },
         )
+
+
+def _units_per_char(vocabulary: Vocabulary, ids: np.ndarray) -> float:
+    """Ids that a character of the text takes: more than one where they are bytes, and it has others than ASCII."""
+    return len(ids) / vocabulary.count_characters(ids)
 
 
 def _batches(config: Config, num_ids: int) -> Streams | Windows:

@@ -10,6 +10,7 @@ import numpy as np
 
 from charlstm.errors import UserError
 
+_PIECE = 2**20  # bytes that are decoded at a time
 _NAMED = 5  # characters that the message about unknown ones names
 
 
@@ -23,6 +24,7 @@ class Vocabulary:
 
     characters: str
     kind: ClassVar[str] = "characters"
+    unit: ClassVar[str] = "character"  #: what an id stands for
 
     @classmethod
     def of(cls, text: str) -> "Vocabulary":
@@ -94,6 +96,10 @@ class Vocabulary:
         """A `decode` for a text that comes in pieces; its second argument is true for the last one."""
         return lambda ids, final: self.decode(ids)
 
+    def count_characters(self, ids: np.ndarray) -> int:
+        """How many characters the ids, (M,), decode to."""
+        return len(ids)
+
     def without_unknown(self, text: str) -> str:
         """The text with the characters that the vocabulary lacks left out."""
         return self.decode(self.encode(text, "skip"))
@@ -106,7 +112,7 @@ class Vocabulary:
 class ByteVocabulary(Vocabulary):
     """The 256 byte values. A text's ids are its UTF-8; bytes that are none show as U+FFFD."""
 
-    kind = "bytes"
+    kind, unit = "bytes", "byte"
 
     def __init__(self) -> None:
         super().__init__("".join(map(chr, range(256))))
@@ -123,6 +129,12 @@ class ByteVocabulary(Vocabulary):
         """A `decode` that keeps the bytes of a character cut in two until the rest of it comes."""
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         return lambda ids, final: utf8.decode(np.asarray(ids, np.uint8).tobytes(), final)
+
+    def count_characters(self, ids: np.ndarray) -> int:
+        """How many characters the ids, (M,), decode to; each U+FFFD that stands for what is no UTF-8 is one."""
+        decode = self.decoder()
+        begins = range(0, len(ids), _PIECE)
+        return sum(len(decode(ids[at : at + _PIECE], False)) for at in begins) + len(decode(ids[:0], True))
 
     def without_unknown(self, text: str) -> str:
         """The text as it is: every byte is known."""

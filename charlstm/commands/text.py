@@ -189,7 +189,10 @@ def ngram(
     note(f"done    {found.in_words} in {found.seconds:.1f} s")
     written = markov.pieces(corpus.vocabulary, model.sample(length or None, start, seed))
     if as_json:
-        write(json.dumps({**asdict(found), "text": "".join(written)}) + "\n")
+        figures = asdict(found)
+        if corpus.vocabulary.unit != "byte":
+            del figures["bytes"], figures["bits_per_byte"]
+        write(json.dumps({**figures, "text": "".join(written)}) + "\n")
         return 0
     for piece in written:
         write(piece)

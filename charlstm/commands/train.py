@@ -160,7 +160,8 @@ def _note_line_to_beat(trainer: Any, screen: Any) -> None:
 
     bits = line_to_beat(trainer.ids, trainer.kept_back, len(trainer.corpus.vocabulary))
     screen.note(
-        f"to beat {bits:.3f} bits per character on the {len(trainer.kept_back):,} kept back: a Markov model of order 5"
+        f"to beat {bits:.3f} bits per {trainer.corpus.vocabulary.unit} on the {len(trainer.kept_back):,} kept back: "
+        "a Markov model of order 5"
     )
 
 
@@ -182,7 +183,7 @@ def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
         kept_back = "" if best is None else f", {in_words(best, 3)} on the text that was kept back, at best"
         screen.note(
             f"done    {trainer.budget} reached: {trainer.iteration:,} iterations in {trainer.seconds:.1f} s, "
-            f"{in_words(run.last.bits_per_char, 3)} bits per character{kept_back}"
+            f"{in_words(run.last.bits_per_unit, 3)} bits per {trainer.corpus.vocabulary.unit}{kept_back}"
         )
     screen.note(f"go on   charlstm train --resume={name} {more}")
     screen.note(f"write   charlstm sample {name}")
