@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from children import Terminal, command
 from conftest import made_up_text
 
 import kernels
@@ -251,34 +252,12 @@ def test_stopping_saves_and_says_how_to_go_on(text_file, tmp_path, number, code,
 
 
 def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
-    pty = pytest.importorskip("pty")
-    controller, terminal = pty.openpty()
-    command = [sys.executable, "-m", "charlstm", "train", text_file, *map(str, TINY), "--iterations", "300"]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=terminal,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "90"},
-    )
-    os.close(terminal)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(controller, 65536)
-        except OSError:  # Linux tells the end of a terminal like this
-            break
-        if not piece:
-            break
-        shown += piece
-    assert process.wait(timeout=60) == 0
-    process.stdout.close()
-    os.close(controller)
-    text = shown.decode()
-    assert "iteration 300/300" in text
-    assert "bits/char" in text
-    assert "sample after 0 iterations" in text
-    assert "done    300 iterations reached" in text
+    terminal = Terminal(command("train", text_file, *TINY, "--iterations", "300"), 90, cwd=tmp_path)
+    assert terminal.ended() == 0
+    assert "iteration 300/300" in terminal.text
+    assert "bits/char" in terminal.text
+    assert "sample after 0 iterations" in terminal.text
+    assert "done    300 iterations reached" in terminal.text
 
 
 # ------------------------------------------------------------------------------------------------------- bad input
