@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from charlstm.errors import RunFailed, UserError
     from charlstm.progress import Progress
     from charlstm.run import Run
+    from charlstm.stopping import Interrupted
     from charlstm.trainer import Trainer
 
 _HOMES = {
     "Checkpoint": "checkpoint",
     "Config": "config",
     "Corpus": "corpus",
+    "Interrupted": "stopping",
     "Progress": "progress",
     "Run": "run",
     "RunFailed": "errors",
@@ -63,19 +65,20 @@ def train(
         For a text, an option or a folder that will not do.
     RunFailed
         If the loss stops being finite, a download fails, or the disk does not take the last checkpoint.
+    Interrupted
+        For Ctrl-C, or the stop button of a notebook: a KeyboardInterrupt whose ``run`` is the Run, saved as far as it
+        came. A second one leaves at once.
     """
     from functools import partial
 
     from charlstm import checkpoint, data
     from charlstm.config import from_model, from_preset
     from charlstm.run import start
+    from charlstm.stopping import trained
 
     model = None if from_run is None else checkpoint.load(from_run)
     config = from_preset(preset, **options) if model is None else from_model(model.config, preset, **options)
-    run = start(sources, config, out, model=model, fetch=partial(data.fetch, offline=offline))
-    for _ in run.train():
-        pass
-    return run
+    return trained(start(sources, config, out, model=model, fetch=partial(data.fetch, offline=offline)))
 
 
 def __getattr__(name: str) -> Any:
@@ -88,6 +91,7 @@ __all__ = [
     "Checkpoint",
     "Config",
     "Corpus",
+    "Interrupted",
     "Progress",
     "Run",
     "RunFailed",

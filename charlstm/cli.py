@@ -5,9 +5,11 @@ Text that may be piped goes to stdout, everything else to stderr. A person's mis
 
 import os
 import sys
+from contextlib import suppress
 
 import click
 
+from charlstm import places, streams
 from charlstm.commands import machine, runs, text, train
 from charlstm.errors import RunFailed, UserError
 
@@ -16,6 +18,7 @@ from charlstm.errors import RunFailed, UserError
 @click.version_option(package_name="charlstm", prog_name="charlstm")
 def cli() -> None:
     """Train a character LSTM (or GRU, or RNN) on a text, and let it write."""
+    places.settle()
 
 
 for command in (
@@ -27,10 +30,12 @@ for command in (
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    sys.exit(_guarded(arguments))
+    if arguments is None:
+        streams.in_utf8()
+    streams.prepare()
+    code = _guarded(arguments)
+    streams.finish()
+    sys.exit(code)
 
 
 def _guarded(arguments: list[str] | None) -> int:
@@ -49,7 +54,7 @@ def _guarded(arguments: list[str] | None) -> int:
     except SystemExit:  # click ends by itself for completion, and for a closed pipe, whose reader has what it wanted
         if "_CHARLSTM_COMPLETE" in os.environ:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.discard(sys.stdout)
         return 0
     except OSError as error:
         return _fail(f"{error.filename + ': ' if error.filename else ''}{error.strerror or error}", 1)
@@ -60,5 +65,7 @@ def _guarded(arguments: list[str] | None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"charlstm: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(part.strip() for part in message.splitlines())  # a command in it keeps its spaces
+    with suppress(OSError):  # nobody reads it
+        print(f"charlstm: {line.strip()}", file=sys.stderr, flush=True)
     return code

@@ -14,8 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import platformdirs
-
+from charlstm import places
 from charlstm.errors import RunFailed, UserError
 
 FOLDER_VARIABLE = "CHARLSTM_DATA_DIR"
@@ -80,7 +79,7 @@ def short_name(url: str) -> str:
 def cache_dir() -> Path:
     """The folder of downloaded texts, which need not exist."""
     chosen = os.environ.get(FOLDER_VARIABLE)
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("charlstm", False)) / "data"
+    return Path(chosen) if chosen else places.cache_dir() / "data"
 
 
 def cached(name: str) -> Path | None:

@@ -1,5 +1,6 @@
 """How a training run is shown while it goes on: live on a terminal, in lines elsewhere, as JSON, or not at all."""
 
+import errno
 import math
 import sys
 from time import monotonic
@@ -127,7 +128,7 @@ class Live:
 
 
 class Guarded:
-    """Another display, until whoever read its output has gone: then silence, and `gone` is true. It never raises."""
+    """Another display, until whoever read its output has gone: then silence, and, for a pipe, `gone` is true. It never raises."""
 
     def __init__(self, display: Display) -> None:
         self._display, self.gone = display, False
@@ -135,8 +136,9 @@ class Guarded:
     def _try(self, what: str, *arguments: Any) -> None:
         try:
             getattr(self._display, what)(*arguments)
-        except OSError:  # a closed pipe, a vanished terminal: no reason to lose a run
-            self._display, self.gone = Silent(), True
+        except OSError as error:  # no reason to lose a run
+            is_hung_up = error.errno == errno.EIO  # the terminal is gone, of which SIGHUP tells, unless it is ignored
+            self._display, self.gone = Silent(), not is_hung_up
 
     def note(self, text: str) -> None:
         self._try("note", text)

@@ -68,7 +68,7 @@ class Run:
     def train(self) -> Iterator[Progress]:
         """Train, write the folder's files, and pass on every Progress.
 
-        A disk that takes nothing does not end it: a note tells, and what was not written is tried again.
+        Whoever stops iterating, by `break` or by an exception, ends it as `stop` does: it is saved first. A disk that takes nothing does not end it: a note tells, and what was not written is tried again.
 
         Raises
         ------
@@ -100,6 +100,7 @@ class Run:
 
     def _train(self, logs: dict[str, disk.Log]) -> Iterator[Progress]:
         trainer = self.trainer
+        is_left = False  # by who iterates
         due, saved, is_best = -float("inf"), -1, False  # one is due at once, for there to be something to go back to
         for progress in trainer.run():
             if progress.kind in ("report", "evaluation"):
@@ -113,13 +114,17 @@ class Run:
             else:
                 self.last = progress
                 self._attempt(lambda: _flush(logs))
-                if self.stop:
+                if self.stop or is_left:
                     break
                 if is_best or self.save or perf_counter() >= due:
                     saved = trainer.iteration if self._attempt(lambda: self._save(logs, is_best)) else saved  # noqa: B023
                     due = perf_counter() + trainer.config.save_every
                     self.save = is_best = False
-            yield progress
+            if not is_left:
+                try:
+                    yield progress
+                except GeneratorExit:  # only a tick can be gone on from: the next one is the last
+                    is_left = True
         if saved != trainer.iteration and not self._attempt(lambda: self._save(logs, is_best)):
             raise NotSaved(
                 f"{self.folder}: iteration {trainer.iteration:,} could not be saved: {self.disk_fault}; "

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import kernels
+from charlstm import places
 from charlstm.checkpoint import Checkpoint
 from charlstm.errors import UserError
 from kernels import spec
@@ -24,6 +25,7 @@ def choose_backend(name: str) -> str:
     UserError
         If it cannot be used here, with the line that says why.
     """
+    places.settle()
     if name not in ("auto", *kernels.BACKENDS):
         raise UserError(f"--backend: expected one of auto, {', '.join(kernels.BACKENDS)}, got {name!r}")
     if name == "auto":

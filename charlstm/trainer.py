@@ -187,14 +187,40 @@ class Trainer:
         """Whether too many evaluations in a row have brought nothing better."""
         return self.config.patience is not None and self.marks.get("patience_waited", 0) >= self.config.patience
 
+    @property
+    def _is_below_loss(self) -> bool:
+        """Whether the loss has become as low as it was to be."""
+        limit = self.config.until_loss
+        return limit is not None and self.marks.get("recent_loss", math.inf) < limit
+
     def _ended_by(self) -> str | None:
         """What has ended the run, in words; None while it goes on."""
         config = self.config
-        if config.until_loss is not None and self.marks.get("recent_loss", math.inf) < config.until_loss:
+        if self._is_below_loss:
             return f"a loss below {config.until_loss:g} nats per {self.corpus.vocabulary.unit}"
         if self.is_out_of_patience:
             return f"the patience of {config.patience} evaluations"
         return self.budget if self.iteration >= self.iterations else None
+
+    def more(self) -> list[tuple[str, float | str]]:
+        """Options, and their values, that let a run which has ended go on for about as long again.
+
+        A budget that is chosen takes the place of all others, so every one of them is here, twice what it was.
+        """
+        config, per_pass = self.config, self.batches.iterations_per_pass
+        used = {
+            "epochs": self.iteration / per_pass, "max_chars": self.iteration * self._chars_each, "seconds": self.seconds,
+        }  # fmt: skip
+        options: list[tuple[str, float | str]] = [
+            (name.replace("_", "-"), math.ceil(2 * max(budget, used[name])))
+            for name in used
+            if (budget := getattr(config, name)) is not None
+        ]
+        if not options or self.budget.endswith(" iterations"):
+            options.insert(0, ("iterations", max(2 * self.iteration, 1)))
+        if config.until_loss is not None and not self._is_below_loss:
+            options.append(("until-loss", f"{config.until_loss:g}"))
+        return options + ([("patience", "none")] if self.is_out_of_patience else [])
 
     # ----------------------------------------------------------------------------------------------------- loop
     def run(self) -> Iterator[Progress]:

@@ -17,6 +17,8 @@ _INHERITED = re.compile(
 )
 PLAIN = {"LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
 CHARLSTM = (sys.executable, "-m", "charlstm")
+#: Makes the terminal on stdin that of its session, so that Ctrl-C and hanging up are told, and becomes another program.
+_OWNER = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
 
 
 def disinherit():
@@ -62,9 +64,9 @@ class Terminal:
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.columns, self.written = columns, b""
         self.process = subprocess.Popen(
-            list(map(str, arguments)), stdin=terminal, stdout=terminal if stdout is None else stdout, stderr=terminal,
-            cwd=cwd, env={**os.environ, **(env or {})}, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY, 0),
+            [sys.executable, "-c", _OWNER, *map(str, arguments)],
+            stdin=terminal, stdout=terminal if stdout is None else stdout, stderr=terminal, cwd=cwd,
+            env={**os.environ, **(env or {})}, start_new_session=True,
         )  # fmt: skip
         os.close(terminal)
 

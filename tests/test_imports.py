@@ -17,7 +17,11 @@ ALLOWED = {
     "charlstm.progress": {"charlstm.figures"},
     "charlstm.schedules": {"charlstm.config"},
     "charlstm.keywords": {"charlstm.errors"},
-    "charlstm.data": {"charlstm.errors"},
+    "charlstm.places": set(),
+    "charlstm.hints": set(),
+    "charlstm.streams": set(),
+    "charlstm.stopping": set(),
+    "charlstm.data": {"charlstm", "charlstm.errors", "charlstm.places"},
     "charlstm.vocabulary": {"charlstm.errors"},
     "charlstm.idcache": {"charlstm", "charlstm.data", "charlstm.vocabulary"},
     "charlstm.encoder": {"charlstm.idcache", "charlstm.vocabulary"},
@@ -35,7 +39,9 @@ ALLOWED = {
         "charlstm.config", "charlstm.corpus", "charlstm.errors", "charlstm.evaluate", "charlstm.sampler", "kernels",
         "kernels.spec",
     },
-    "charlstm.sampler": {"charlstm.checkpoint", "charlstm.errors", "kernels", "kernels.spec"},
+    "charlstm.sampler": {
+        "charlstm", "charlstm.checkpoint", "charlstm.errors", "charlstm.places", "kernels", "kernels.spec",
+    },
     "charlstm.evaluate": {
         "charlstm.checkpoint", "charlstm.errors", "charlstm.figures", "charlstm.sampler", "kernels", "kernels.spec",
     },

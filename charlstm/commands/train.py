@@ -1,18 +1,22 @@
 """`charlstm train`: begin a run, or go on with one, and show it."""
 
 import os
-import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from typing import Any
 
 import click
 
+from charlstm import hints
 from charlstm.commands.options import config_options, text_line, write
 from charlstm.config import PRESETS, Config
 from charlstm.errors import UserError
+from charlstm.stopping import ENDS, Stopping
 
 _NEWEST = "\0newest"
+_STOPPING = "stopping after this iteration and saving; Ctrl-C again leaves at once"
 
 
 class _Train(click.Command):
@@ -134,7 +138,8 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
         _note_line_to_beat(trainer, screen)
     screen.note(f"folder  {run.folder}" + (f", going on after {start_at:,} iterations" if start_at else ""))
     _tell_notes(run, screen)
-    with _CompileNote(screen), _Signals(run, screen) as signals:
+    stopping = Stopping(run, ENDS, lambda number: screen.note(_STOPPING), _leave)
+    with _CompileNote(screen), _saved_by_signal(run), stopping:
         try:
             for progress in run.train():
                 screen.show(progress)
@@ -143,9 +148,31 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
             _tell_notes(run, screen)
         finally:
             screen.close()
-    if run.stop:
-        return signals.exit_code
-    return _finish(run, screen, start_at, show_sample)
+    if stopping.number is not None:
+        screen.note(f"stopped after {trainer.iteration:,} iterations, saved")
+        screen.note(f"go on   {hints.going_on(run.folder)}")
+        return 128 + stopping.number
+    return 0 if run.stop else _finish(run, screen, start_at, show_sample)
+
+
+def _leave(number: int) -> None:
+    raise click.exceptions.Exit(128 + number)
+
+
+@contextmanager
+def _saved_by_signal(run: Any) -> Iterator[None]:
+    """While training: SIGUSR1, where a system has it, saves, and training goes on."""
+    import signal
+
+    def save(number: int, frame: Any) -> None:
+        run.save = True
+
+    old = signal.signal(signal.SIGUSR1, save) if hasattr(signal, "SIGUSR1") else None
+    try:
+        yield
+    finally:
+        if old is not None:
+            signal.signal(signal.SIGUSR1, old)
 
 
 def _tell_notes(run: Any, screen: Any) -> None:
@@ -170,12 +197,6 @@ def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
     from charlstm.figures import in_words
 
     config, trainer = run.config, run.trainer
-    name = shlex.quote(str(run.folder))
-    more = (
-        f"--seconds {2 * max(config.seconds, trainer.seconds):.0f}"
-        if config.seconds
-        else f"--iterations {max(2 * trainer.iteration, 1)}"
-    ) + (" --patience none" if trainer.is_out_of_patience else "")
     if trainer.iteration == start_at:
         screen.note(f"nothing to do: this run has had {trainer.budget} ({trainer.iteration:,} iterations)")
     else:
@@ -185,8 +206,8 @@ def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
             f"done    {trainer.budget} reached: {trainer.iteration:,} iterations in {trainer.seconds:.1f} s, "
             f"{in_words(run.last.bits_per_unit, 3)} bits per {trainer.corpus.vocabulary.unit}{kept_back}"
         )
-    screen.note(f"go on   charlstm train --resume={name} {more}")
-    screen.note(f"write   charlstm sample {name}")
+    screen.note(f"go on   {hints.going_on(run.folder, trainer.more())}")
+    screen.note(f"write   {hints.sampling(run.folder)}")
     if show_sample and trainer.iteration > start_at:
         text = run.load("last").sample(length=500, temperature=config.temperature, seed=config.seed)
         screen.note("")
@@ -214,40 +235,3 @@ class _CompileNote:
         import kernels
 
         kernels.compile_listeners.remove(self)
-
-
-class _Signals:
-    """The first Ctrl-C or SIGTERM ends training after its iteration, saving; a second one leaves at once.
-
-    SIGUSR1, where a system has it, saves, and training goes on.
-    """
-
-    def __init__(self, run: Any, screen: Any) -> None:
-        self.run, self.screen, self.exit_code = run, screen, 0
-
-    def __enter__(self) -> "_Signals":
-        import signal
-
-        handlers = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop}
-        if hasattr(signal, "SIGUSR1"):
-            handlers[signal.SIGUSR1] = self._save
-        self._old = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        return self
-
-    def __exit__(self, error: Any, *_: Any) -> None:
-        import signal
-
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-        if self.exit_code and error is None:
-            self.screen.note(f"stopped after {self.run.trainer.iteration:,} iterations, saved")
-            self.screen.note(f"go on   charlstm train --resume={shlex.quote(str(self.run.folder))}")
-
-    def _stop(self, number: int, frame: Any) -> None:
-        if self.exit_code:
-            raise click.exceptions.Exit(128 + number)
-        self.exit_code, self.run.stop = 128 + number, True
-        self.screen.note("stopping after this iteration and saving; Ctrl-C again leaves at once")
-
-    def _save(self, number: int, frame: Any) -> None:
-        self.run.save = True
