@@ -2,7 +2,6 @@
 
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 
@@ -14,12 +13,12 @@ def cache_dir() -> Path:
     place = _users_own()
     if place is not None and _can_be_written(place):
         return place
-    return _temporary() or place or Path(tempfile.gettempdir()) / "charlstm"
+    return _temporary() or place or Path("charlstm-cache")
 
 
 def settle() -> None:
     """Let the cache of compiled kernels find a folder, too, where the user has none."""
-    if not os.path.isabs(os.path.expanduser("~")) and _users_own() is None:
+    if _users_own() is None:
         os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_dir()))
 
 
@@ -41,6 +40,8 @@ def _can_be_written(place: Path) -> bool:
 
 def _temporary() -> Path | None:
     """A folder among the temporary files, made if need be; None if it belongs to somebody else, who could change it."""
+    import tempfile
+
     user = getattr(os, "getuid", lambda: "user")()
     place = Path(tempfile.gettempdir()) / f"charlstm-cache-{user}"
     try:

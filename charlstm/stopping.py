@@ -77,7 +77,9 @@ def trained(run: Any, show: Callable[[Any], None] = lambda progress: None) -> An
     """
     is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a program that heeds it itself knows why
     heeded = (signal.SIGINT,) if is_ours else ()
-    with Stopping(run, heeded, lambda number: None, lambda number: signal.default_int_handler(number, None)) as stopping:
+    with Stopping(
+        run, heeded, lambda number: None, lambda number: signal.default_int_handler(number, None)
+    ) as stopping:
         for progress in run.train():
             show(progress)
     if stopping.number is not None:

@@ -166,10 +166,14 @@ def test_the_signals_are_given_back_and_sighup_is_never_impatient():
         stop = False
 
     called = []
-    stopping = Stopping(Run, tuple(charlstm.stopping.ENDS), lambda n: called.append("first"), lambda n: called.append("again"))
+    stopping = Stopping(
+        Run, tuple(charlstm.stopping.ENDS), lambda n: called.append("first"), lambda n: called.append("again")
+    )
     before = [signal.getsignal(number) for number in charlstm.stopping.ENDS]
     with stopping:
-        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else ():
+        for number in (
+            (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else ()
+        ):
             signal.raise_signal(number)
         assert called == ["first"]
         assert Run.stop
