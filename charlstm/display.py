@@ -128,7 +128,10 @@ class Live:
 
 
 class Guarded:
-    """Another display, until whoever read its output has gone: then silence, and, for a pipe, `gone` is true. It never raises."""
+    """Another display, until whoever read its output has gone: then silence. It never raises.
+
+    `gone` is true where that was a pipe. A terminal that is gone is told by SIGHUP, unless that is ignored.
+    """
 
     def __init__(self, display: Display) -> None:
         self._display, self.gone = display, False
@@ -137,8 +140,7 @@ class Guarded:
         try:
             getattr(self._display, what)(*arguments)
         except OSError as error:  # no reason to lose a run
-            is_hung_up = error.errno == errno.EIO  # the terminal is gone, of which SIGHUP tells, unless it is ignored
-            self._display, self.gone = Silent(), not is_hung_up
+            self._display, self.gone = Silent(), error.errno != errno.EIO
 
     def note(self, text: str) -> None:
         self._try("note", text)

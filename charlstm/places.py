@@ -1,4 +1,4 @@
-"""Where caches are kept: in the user's cache folder, or, for who has none, in one of temporary files that is theirs alone."""
+"""Where caches are kept: in the user's cache folder, or, where there is none, in a temporary one of theirs alone."""
 
 import os
 import stat

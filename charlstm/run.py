@@ -68,7 +68,8 @@ class Run:
     def train(self) -> Iterator[Progress]:
         """Train, write the folder's files, and pass on every Progress.
 
-        Whoever stops iterating, by `break` or by an exception, ends it as `stop` does: it is saved first. A disk that takes nothing does not end it: a note tells, and what was not written is tried again.
+        Whoever stops iterating, by `break` or by an exception, ends it as `stop` does: it is saved first. A disk that
+        takes nothing does not end it: a note tells, and what was not written is tried again.
 
         Raises
         ------

@@ -27,7 +27,7 @@ class Stopping:
     """While it is entered, the first of some signals sets ``run.stop``: training ends after its iteration, and saves.
 
     SIGHUP stays ignored where it is, under nohup. It may come twice for one lost connection, so only Ctrl-C and SIGTERM
-    are impatient when they come again. Outside the main thread, where Python lets nobody handle signals, nothing happens.
+    are impatient when they come again. Outside the main thread, where Python handles no signals, nothing happens.
 
     Parameters
     ----------

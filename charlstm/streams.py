@@ -1,7 +1,7 @@
 """Standard streams and arguments, whatever the locale and whoever started the program.
 
-Text is UTF-8 wherever no terminal is: in pipes and files, and in arguments. A terminal gets what it says it can show, the
-rest as \\u5929, and a line says so at the end. A stream that is closed swallows what is written to it.
+Text is UTF-8 wherever no terminal is: in pipes and files, and in arguments. A terminal gets what it says it can show,
+the rest as \\u5929, and a line says so at the end. A stream that is closed swallows what is written to it.
 """
 
 import codecs
@@ -24,7 +24,7 @@ def in_utf8() -> None:
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     options = ["-X", "utf8", "-X", f"{_TERMINAL}={encoding}"]
     try:
-        os.execv(sys.executable, [sys.executable, *options, *sys.orig_argv[1:]])
+        os.execv(sys.executable, [sys.executable, *options, *sys.orig_argv[1:]])  # noqa: S606
     except OSError:
         return  # it goes on as it is: names of files can still be read
 

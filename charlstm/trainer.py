@@ -208,9 +208,8 @@ class Trainer:
         A budget that is chosen takes the place of all others, so every one of them is here, twice what it was.
         """
         config, per_pass = self.config, self.batches.iterations_per_pass
-        used = {
-            "epochs": self.iteration / per_pass, "max_chars": self.iteration * self._chars_each, "seconds": self.seconds,
-        }  # fmt: skip
+        chars = self.iteration * self._chars_each
+        used = {"epochs": self.iteration / per_pass, "max_chars": chars, "seconds": self.seconds}
         options: list[tuple[str, float | str]] = [
             (name.replace("_", "-"), math.ceil(2 * max(budget, used[name])))
             for name in used

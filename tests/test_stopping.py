@@ -83,16 +83,6 @@ def test_a_background_job_outlives_its_terminal(text_file, tmp_path):
         terminal.ended()
 
 
-def test_ctrl_c_on_a_terminal_leaves_no_bar_behind(text_file, tmp_path):
-    terminal = Terminal(command("train", text_file, *ENDLESS), 40, cwd=tmp_path).until("bits/char")
-    until_trained(tmp_path / "run")
-    terminal.type(b"\x03")
-    assert terminal.ended() == 130
-    shown = terminal.screen
-    assert not [line for line in shown if "━" in line or "─" in line], shown
-    assert any(line.startswith("stopped after") for line in shown), shown
-
-
 # ---------------------------------------------------------------------------------------------------------- Python
 def interrupted_after(tick):
     """Pass on progress; interrupt the main thread after so many ticks, as a notebook does."""
