@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
+from charlstm import budgets
 from charlstm.errors import UserError
 from charlstm.presets import PRESETS, WITH_SCHEDULE
 
@@ -93,7 +94,11 @@ class Config:
     epochs: float | None = _option(None, "stop after so many passes over the text", above=0, high=10**9)
     max_chars: int | None = _option(None, "stop after so many characters read", low=1, high=10**18)
     seconds: float | None = _option(
-        60.0, "stop after so much training, turned into iterations after a short calibration", above=0
+        60.0, "stop after so much training, turned into iterations that are planned anew as it goes on", above=0
+    )
+    plans: str | None = _option(
+        None,
+        "0:TOTAL,ITERATION:TOTAL,...: what a budget in seconds became, as config.toml has it, for the same bits",
     )
     until_loss: float | None = _option(
         None,
@@ -152,6 +157,8 @@ class Config:
         ):
             if getattr(self, name) is not None and not getattr(self, needed):
                 raise UserError(f"--{name.replace('_', '-')}: needs --{needed.replace('_', '-')}")
+        if self.plans is not None:
+            budgets.parse(self.plans)
         if self.preset not in PRESETS:
             raise UserError(f"--preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
         if self.momentum and self.optimizer != "sgd":
@@ -247,7 +254,7 @@ def from_preset(preset: str = "fast", **chosen: Any) -> Config:
     if unknown:
         raise UserError(f"unknown option {unknown[0]!r}: options are {', '.join(sorted(names))}")
     base = PRESETS.get(preset, {}) | WITH_SCHEDULE.get((preset, chosen.get("schedule", "")), {})
-    if any(chosen.get(name) is not None for name in BUDGETS):
+    if any(chosen.get(name) is not None for name in (*BUDGETS, "plans")):
         base |= dict.fromkeys(BUDGETS)
     return Config(**{**base, "preset": preset, **chosen})
 

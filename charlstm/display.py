@@ -112,7 +112,8 @@ class Live:
             self._sample = progress
         if progress.kind == "evaluation":
             self._evaluation = evaluation(progress)
-        self._bar.update(self._task, completed=progress.iteration)
+        total = None if progress.is_endless else progress.iterations  # which plans may change
+        self._bar.update(self._task, completed=progress.iteration, total=total)
         lines = (summary(progress), self._evaluation)
         parts: list[Any] = [self._bar, *(Text(line) for line in lines if line)]
         if self._sample is not None:

@@ -56,13 +56,14 @@ class Run:
     lengths: dict[str, int] = field(default_factory=dict)  #: where the text files end, as of the last checkpoint
     machine: dict[str, Any] = field(default_factory=dict)  #: what the bits depend on
     saved: int | None = None  #: the iteration of the newest checkpoint
+    _written: Config | None = None  # what config.toml says
     _warned: str = ""  # of what was measured last
     _extra: int = 0  # bytes of metrics.jsonl that a run that goes on does not have
     disk_fault: str | None = None  #: why the disk did not take what was last written
 
     @property
     def config(self) -> Config:
-        """What was asked, with a budget in seconds turned into iterations."""
+        """What was asked, with the iterations that budgets have become, or the plans of one in seconds."""
         return self.trainer.config
 
     def train(self) -> Iterator[Progress]:
@@ -85,7 +86,7 @@ class Run:
                 trainer.calibrate()
                 self.calibrated = True
             store.sweep(folder)
-            disk.write(folder / "config.toml", records.toml(trainer.config))
+            self._write_config()
             logs = {name: disk.Log(folder / name, self.lengths.get(name, 0)) for name in (METRICS, SAMPLES)}
             try:
                 yield from self._train(logs)
@@ -115,6 +116,8 @@ class Run:
             else:
                 self.last = progress
                 self._attempt(lambda: _flush(logs))
+                if trainer.config is not self._written:  # its plans have changed
+                    self._attempt(self._write_config)
                 if self.stop or is_left:
                     break
                 if is_best or self.save or perf_counter() >= due:
@@ -135,6 +138,11 @@ class Run:
     def _newest_in_words(self) -> str:
         """Which checkpoint there is to go on from."""
         return "nothing has been saved yet" if self.saved is None else f"the newest is of iteration {self.saved:,}"
+
+    def _write_config(self) -> None:
+        config = self.config
+        disk.write(self.folder / "config.toml", records.toml(config))
+        self._written = config
 
     def _warn(self, progress: Progress) -> None:
         """Add a note where a figure has become worse than that of a guess."""

@@ -1,8 +1,8 @@
 """Training: owns the parameters, the optimizer's memory and the carried state; `run()` is a generator of Progress.
 
-Between two calls of the kernels it may sample, evaluate on the text that was kept back, or end. No clock enters the
-arithmetic: a budget in seconds becomes a number of iterations before training begins. The kernels are called for as
-many iterations as take about a tenth of a second, which changes no bit of the result.
+Between two calls of the kernels it may sample, evaluate on the text that was kept back, plan anew how many iterations a
+budget in seconds is, or end. By those plans alone the clock gets at the arithmetic, and they are kept. The kernels are
+called for as many iterations as take about a tenth of a second, which changes no bit of the result.
 """
 
 import math
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import kernels
-from charlstm import dropout, initial, schedules
+from charlstm import budgets, dropout, initial, schedules
 from charlstm.batches import Streams, Windows
 from charlstm.checkpoint import Checkpoint, shape_of
 from charlstm.config import BUDGETS, Config
@@ -29,7 +29,7 @@ from charlstm.sampler import choose_backend, continued
 from kernels import spec
 
 _CALL_SECONDS = 0.1
-_CALIBRATION_SECONDS = 1.0
+_CALIBRATION_SECONDS = 1.0  # at most, and no larger a part of the budget than until it is planned anew
 _MASK_BYTES = 2**22
 _EVALUATIONS = 10  # in a run, unless chosen
 _RECENT = 50_000  # characters learned: their mean loss has a standard deviation of about 0.01 nats
@@ -47,15 +47,19 @@ class Trainer:
 
     Parameters
     ----------
-    config : Config; its budgets are turned into iterations by :meth:`calibrate`
+    config : Config; its budgets are turned into iterations by :meth:`calibrate`, and where it has plans, without a
+        checkpoint, these take the place of all budgets but the loss
     corpus : Corpus
     checkpoint : where to go on from; it must be of the same corpus and sizes
     """
 
     def __init__(self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None) -> None:
         self.backend = choose_backend(config.backend)
-        if all(getattr(config, name) is None for name in BUDGETS):
+        if all(getattr(config, name) is None for name in (*BUDGETS, "plans")):
             raise UserError("no budget: give --iterations, --epochs, --max-chars, --seconds or --until-loss")
+        self._replays = config.plans is not None and checkpoint is None
+        if self._replays:
+            config = replace(config, iterations=None, epochs=None, max_chars=None, seconds=None)
         self.config = config
         self.corpus = corpus
         self.ids, self.kept_back = corpus.split(config.validation)
@@ -72,16 +76,18 @@ class Trainer:
             )
         self._mask = (config.num_layers, config.seq_length, config.batch_size, config.hidden_size)
         self._most = max(1, _MASK_BYTES // math.prod(self._mask)) if self._dropout else sys.maxsize  # to a call
-        self.budget = "the budget"  # what ends the run, in words
+        self.budget = "the last plan" if self._replays else "the budget"  # what ends the run, in words
         self._calibrated = checkpoint is not None  # then it says how many iterations there are
         self.start_loss = math.log(self.shape.vocab_size) * config.loss_chars
         self._units_per_char = _units_per_char(corpus.vocabulary, self.ids)
+        self._plans = budgets.parse(config.plans) if config.plans else ()
         self._call = 1  # iterations in the next call of the kernels
         self._rate = 0.0  # characters a second
         if checkpoint is None:
             self._begin()
         else:
             self._go_on(checkpoint)
+        self._planned = self.iteration, self.seconds  # when the budget in seconds was planned last
         for name in ("theta", "state", "h", "c"):
             setattr(self, name, kernels.to_device(self.backend, getattr(self, name)))
 
@@ -112,36 +118,62 @@ class Trainer:
 
     # --------------------------------------------------------------------------------------------------- budget
     def calibrate(self) -> None:
-        """Turn all budgets into one of iterations, that in seconds by training copies for about a second.
+        """Turn all budgets into one of iterations, that in seconds by training copies for at most a second.
 
-        What the run has already taken counts: budgets are totals. Sets ``config.iterations``.
+        What the run has already taken counts: budgets are totals. Sets ``config.iterations``, or, for a budget in
+        seconds, ``config.plans``, which grows while training goes on.
         """
-        config, batches = self.config, self.batches
-        totals = {}
-        if config.iterations is not None:
-            totals[f"{config.iterations:,} iterations"] = config.iterations
-        if config.epochs is not None:
-            totals[f"{config.epochs:g} epochs"] = math.ceil(config.epochs * batches.iterations_per_pass)
-        if config.max_chars is not None:
-            totals[f"{config.max_chars:,} characters"] = math.ceil(config.max_chars / self._chars_each)
+        self._calibrated = True
+        if not self._replays:
+            self._plan(self._measured_rate() if self.config.seconds is not None else 0.0)
+
+    def _plan(self, rate: float) -> None:
+        """End where the first of the budgets does, that in seconds at `rate` iterations a second from now on."""
+        config, totals = self.config, self._totals()
         if config.seconds is not None:
-            left = max(0.0, config.seconds - self.seconds)
-            totals[f"{config.seconds:g} s of training"] = self.iteration + math.ceil(left * self._measured_rate())
+            more = round(max(0.0, config.seconds - self.seconds) * rate)
+            totals[f"{config.seconds:g} s of training"] = max(1, self.iteration + more)
         if not totals:
             if config.schedule == "cosine":
                 raise UserError("--schedule cosine: needs to know where the run ends: give another budget, too")
             totals["the loss"] = ENDLESS
-        self._calibrated = True
         self.budget, total = min(totals.items(), key=lambda item: item[1])
-        self.config = replace(config, iterations=total)
+        self._planned = self.iteration, self.seconds
+        if config.seconds is None and not self._plans:
+            self.config = replace(config, iterations=total)
+            return
+        plans = tuple(plan for plan in self._plans if plan[0] <= self.iteration)
+        if not plans or plans[-1][1] != total:
+            plans = (*plans, (self.iteration, total))
+        self._plans, self.config = plans, replace(config, plans=budgets.in_words(plans))
+
+    def _totals(self) -> dict[str, int]:
+        """The budgets but for that in seconds, in words, as iterations."""
+        config, totals = self.config, {}
+        if config.iterations is not None:
+            totals[f"{config.iterations:,} iterations"] = config.iterations
+        if config.epochs is not None:
+            totals[f"{config.epochs:g} epochs"] = math.ceil(config.epochs * self.batches.iterations_per_pass)
+        if config.max_chars is not None:
+            totals[f"{config.max_chars:,} characters"] = math.ceil(config.max_chars / self._chars_each)
+        return totals
+
+    def _plan_anew(self) -> None:
+        """Where it is time to, plan what is left of a budget in seconds, at the speed since the last plan."""
+        if self.config.seconds is None or not self._plans:  # or a run that was begun when plans did not change
+            return
+        at, seconds = self._planned
+        if budgets.is_due(self.config.seconds, seconds, self.seconds, self.iteration >= self.iterations):
+            self._plan((self.iteration - at) / max(self.seconds - seconds, 1e-9))
 
     def _measured_rate(self) -> float:
         """Iterations a second."""
         theta, state, h, c = (array.copy() for array in (self.theta, self.state, self.h, self.c))
         rates: list[float] = []
+        enough = min(_CALIBRATION_SECONDS, budgets.MOMENTS[0] * (self.config.seconds or math.inf))
         steps, begin = 1, 0.0
         with self._threads():
-            while not rates or perf_counter() - begin < _CALIBRATION_SECONDS:
+            while not rates or perf_counter() - begin < enough:
                 started = perf_counter()
                 flat = np.full(steps, self.config.learning_rate)
                 self._train(theta, state, h, c, self.iteration, self.iteration + steps, flat)
@@ -162,7 +194,9 @@ class Trainer:
 
     @property
     def iterations(self) -> int:
-        """The number of iterations at which training ends."""
+        """The number of iterations at which training ends, as it is planned now."""
+        if self._plans:
+            return budgets.total_at(self._plans, self.iteration)
         if self.config.iterations is None:
             raise RuntimeError("calibrate() turns a budget in seconds into iterations, and has not been called")
         return self.config.iterations
@@ -230,7 +264,7 @@ class Trainer:
         Diverged
             When a loss is not finite; its iteration is in the message, and its update was not made.
         """
-        if self.config.iterations is None or not self._calibrated:
+        if not self._calibrated:
             self.calibrate()
         every = self.config.sample_every
         with self._threads():
@@ -242,6 +276,7 @@ class Trainer:
                 if every and self.iteration % every == 0:
                     yield self._sample()
                 yield from self._advance(self._next_pause())
+                self._plan_anew()
                 yield from self._at_a_pause()
                 yield self._progress("tick")
         self.budget = self._ended_by() or self.budget
@@ -255,7 +290,8 @@ class Trainer:
             self._recent if self.config.until_loss is not None else 0,
         ]
         pauses = ((self.iteration // period + 1) * period for period in periods if period)
-        return min(self.iterations, self.iteration + self._call, *pauses)
+        change = budgets.next_change(self._plans, self.iteration)
+        return min(self.iterations, self.iteration + self._call, change or sys.maxsize, *pauses)
 
     @property
     def _evaluate_every(self) -> int:
