@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import click
@@ -57,6 +58,7 @@ def train(
     Without TEXT it is python-docs, the text inside Python. An option set to none is unset. Options given win over the
     preset's; --preset list shows them all.
     """
+    began = perf_counter()
     if ctx.params["preset"] == "list":
         _list_presets()
         return 0
@@ -104,7 +106,7 @@ def train(
         run = start(text, config, out, fetch=fetch)
     if style == "original":
         screen = display.Guarded(originals.style_of(run.config)(run.trainer))
-    return _train(run, screen, show_sample=not quiet and not as_json and style == "own")
+    return _train(run, screen, began, show_sample=not quiet and not as_json and style == "own")
 
 
 def _list_presets() -> None:
@@ -122,9 +124,10 @@ def _list_presets() -> None:
         click.echo(f"{name:22} {REPLACES[name]:24} {model:14} {reads:12} {learns:28} {budget}")
 
 
-def _train(run: Any, screen: Any, show_sample: bool) -> int:
-    """Train, showing it; return the exit code."""
+def _train(run: Any, screen: Any, began: float, show_sample: bool) -> int:
+    """Train, showing it; return the exit code. `began` is when the command did."""
     trainer, config, start_at = run.trainer, run.config, run.trainer.iteration
+    trained_before = trainer.seconds
     corpus = trainer.corpus
     threads = "1 thread" if trainer.threads == 1 else f"up to {trainer.threads} threads"
     screen.note(text_line(corpus))
@@ -148,6 +151,12 @@ def _train(run: Any, screen: Any, show_sample: bool) -> int:
             _tell_notes(run, screen)
         finally:
             screen.close()
+    if trainer.iteration > start_at:
+        clock, training = perf_counter() - began, trainer.seconds - trained_before
+        screen.note(
+            f"took    {clock:.1f} s by the clock: {training:.1f} s of training, {clock - training:.1f} s of starting, "
+            "measuring, sampling and saving"
+        )
     if stopping.number is not None:
         screen.note(f"stopped after {trainer.iteration:,} iterations, saved")
         screen.note(f"go on   {hints.going_on(run.folder)}")
@@ -203,7 +212,7 @@ def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
         best = trainer.marks.get("best_validation")
         kept_back = "" if best is None else f", {in_words(best, 3)} on the text that was kept back, at best"
         screen.note(
-            f"done    {trainer.budget} reached: {trainer.iteration:,} iterations in {trainer.seconds:.1f} s, "
+            f"done    {trainer.budget} reached: {trainer.iteration:,} iterations, {trainer.seconds:.1f} s of training, "
             f"{in_words(run.last.bits_per_unit, 3)} bits per {trainer.corpus.vocabulary.unit}{kept_back}"
         )
     screen.note(f"go on   {hints.going_on(run.folder, trainer.more())}")
