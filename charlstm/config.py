@@ -131,7 +131,15 @@ class Config:
         "for each character, as the Keras example does; state: carry the state",
         choices=("none", "window", "state"),
     )
-    encoding: str = _option("utf-8", "encoding of text files")
+    encoding: str = _option("utf-8", "encoding of text files that have no byte order mark")
+    format: str = _option(
+        "auto",
+        "format of all files; auto recognises each by what it begins with, then by its name; text: plain text, "
+        "whatever it looks like",
+        choices=("auto", "text", "html", "subtitles", "csv", "jsonl"),
+    )
+    column: str = _option("", "of CSV files: the column to read, by its name or its number [none: as plain text]")
+    field: str = _option("", "of JSONL files: the field to read; a.b is the field b of a [none: as plain text]")
     bytes: bool = _option(False, "take text files as bytes, whatever they hold: the vocabulary is the 256 byte values")
     lower: bool = _option(False, "make all letters of the text lower-case")
     separator: str = _option(
@@ -168,6 +176,9 @@ class Config:
             raise UserError(f"--init {self.init}: is for --cell {cell}, not {self.cell}; --init uniform is for all")
         if self.unknown not in ("error", "skip") and not re.fullmatch("replace:.", self.unknown, re.DOTALL):
             raise UserError(f"--unknown: expected error, skip or replace:CHAR, got {self.unknown!r}")
+        for format, option in (("csv", "column"), ("jsonl", "field")):
+            if self.format == format and not getattr(self, option):
+                raise UserError(f"--format {format}: needs --{option}")
         if self.bytes and (self.lower or self.encoding != "utf-8"):
             what = "--lower" if self.lower else "--encoding"
             raise UserError(f"--bytes: takes the text as it is; {what} does not go with it")

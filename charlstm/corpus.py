@@ -4,22 +4,25 @@ import hashlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from charlstm import data, idcache
+from charlstm import data, formats, idcache
+from charlstm.archives import not_read
 from charlstm.encoder import ByteEncoder, Encoder
 from charlstm.errors import UserError
-from charlstm.reading import Fetch, Part, joined, lowered
+from charlstm.reading import Fetch, How, Part, gathered, joined, lowered
 from charlstm.vocabulary import ByteVocabulary, UnknownCharacters, Vocabulary
 
 __all__ = ["ByteVocabulary", "Corpus", "Fetch", "UnknownCharacters", "Vocabulary", "cached", "kept", "load"]
-_FORMAT = 1  # of what the cache remembers; a text is read again where that is another
+_OURS = ("samples.txt", "metrics.jsonl")  # which a run leaves
+_FORMAT = 2  # of what the cache remembers; a text is read again where that is another
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Corpus:
     sources: tuple[str, ...] = ()
     is_frozen: bool = False  #: the vocabulary is a model's, not this text's own
     known_digest: str = ""  #: what `digest` is, where that has been computed
-    remark: str = ""  #: what whoever trains on it should be told
+    remark: str = ""  #: what whoever trains on it should be told, a line each
 
     def __post_init__(self) -> None:
         if not len(self.ids):
@@ -96,6 +99,9 @@ def load(
     sources: Sequence[str | os.PathLike[str]] = (),
     encoding: str = "utf-8",
     *,
+    format: str = "auto",
+    column: str = "",
+    field: str = "",
     separator: str = "\n",
     lower: bool = False,
     as_bytes: bool = False,
@@ -110,9 +116,11 @@ def load(
 
     Parameters
     ----------
-    sources : paths of files, of folders (every .txt below them, sorted), "-" for standard input, URLs, or built-in
-        names; none means "python-docs"
-    encoding : of all but built-in texts; line ends become "\\n"
+    sources : paths of files, of folders (every file below them that is read, sorted), "-" for standard input, URLs, or
+        built-in names; none means "python-docs"
+    encoding : of all but built-in texts, and those that say theirs; line ends become "\\n"
+    format : "auto", or that of all files, whatever they look like: see `charlstm.formats`
+    column, field : of CSV, and of JSON Lines; "" reads such files as plain text
     separator : put between two texts where the first does not end in it
     lower : make all letters lower-case
     as_bytes : take the bytes as they are, with the vocabulary of the 256 byte values
@@ -126,11 +134,12 @@ def load(
     charlstm.data.DownloadFailed
         For a download that failed.
     """
-    names = [os.fspath(source) for source in sources] or ["python-docs"]
-    parts = [Part(part, fetch) for part in [part for name in names for part in _expand(name)]]
+    names, how = [os.fspath(source) for source in sources] or ["python-docs"], How(encoding, format, column, field)
+    found_in = [_expand(name, how) for name in names]
+    parts = [Part(part, fetch) for places, _ in found_in for part in places]
     origins = tuple(str(Path(name).resolve()) if _exists(name) else name for name in names)
     name, vocabulary = _name(names[0]), None if as_bytes else vocabulary
-    source = _Source(parts, separator, encoding, lower, as_bytes, vocabulary, unknown)
+    source = _Source(parts, separator, how, lower, as_bytes, vocabulary, unknown)
     try:
         found = source.recalled() or source.encoded()
     except UnknownCharacters as error:
@@ -139,9 +148,9 @@ def load(
         ) from None
     except OSError as error:  # of the cache: its folder went away, say
         raise UserError(f"{idcache.folder()}: {error.strerror or error}") from None
-    used, ids, digest, trouble = found
-    remark = f"the text stays in memory: {trouble}" if trouble else ""
-    return Corpus(name, used, ids, origins, vocabulary is not None, digest, remark)
+    used, ids, digest, told, trouble = found
+    remarks = [*(remark for _, remark in found_in), *told, f"the text stays in memory: {trouble}" if trouble else ""]
+    return Corpus(name, used, ids, origins, vocabulary is not None, digest, "\n".join(filter(None, remarks)))
 
 
 def can_be_read_again(sources: Sequence[str]) -> bool:
@@ -172,35 +181,48 @@ def kept(corpus: Corpus) -> Corpus:
     return replace(corpus, known_digest=corpus.digest, remark=remark)
 
 
+_Encoded = tuple[Vocabulary, np.ndarray, str, list[str], str]
+
+
 @dataclass(frozen=True)
 class _Source:
     """What a text is read from, and how."""
 
     parts: list[Part]
     separator: str
-    encoding: str
+    how: How
     lower: bool
     as_bytes: bool
     vocabulary: Vocabulary | None
     unknown: str
+    found: Counter[str] = field(default_factory=Counter)  # files of each format
+    left_out: Counter[str] = field(default_factory=Counter)  # what the texts lack, in words
 
-    def encoded(self) -> tuple[Vocabulary, np.ndarray, str, str]:
-        """Vocabulary, ids, digest, and why they are not in a file, if they should be."""
+    def encoded(self) -> _Encoded:
+        """Vocabulary, ids, digest, what is to be told of the files, and why ids are not in a file, if they should be.
+
+        Raises
+        ------
+        UserError
+            For files that cannot be read, and a column or field that no file has a place for.
+        """
         is_bytes = self.as_bytes or (self.vocabulary is not None and self.vocabulary.kind == "bytes")
         encoder: Any = ByteEncoder(self.vocabulary) if is_bytes else Encoder(self.vocabulary, self.unknown)
         try:
             for piece in self._bytes() if is_bytes else self._text():
                 encoder.add(piece)
+            self._see_that_all_was_used()
             vocabulary, ids, digest = encoder.finish()
         except BaseException:
             encoder.spool.discard()
             raise
         if self._size and ids.nbytes > idcache.IN_MEMORY and not encoder.spool.trouble:
-            idcache.remember(self._size, self._key(), digest, vocabulary)
-        return vocabulary, ids, digest, encoder.spool.trouble
+            idcache.remember(self._size, self._key(), digest, vocabulary, self._told())
+        return vocabulary, ids, digest, self._told(), encoder.spool.trouble
 
     def _text(self) -> Iterator[str]:
-        text = joined((part.text(self.encoding) for part in self.parts), self.separator)
+        each = (text for part in self.parts for text in part.texts(self.how, self.found, self.left_out))
+        text = gathered(joined(each, self.separator))
         return lowered(text) if self.lower else text
 
     def _bytes(self) -> Iterator[bytes]:
@@ -208,7 +230,28 @@ class _Source:
             return (piece.encode("utf-8", "replace") for piece in self._text())
         return joined((part.pieces() for part in self.parts), self.separator.encode("utf-8", "surrogateescape"))
 
-    def recalled(self) -> tuple[Vocabulary, np.ndarray, str, str] | None:
+    def _see_that_all_was_used(self) -> None:
+        for format, option in (("csv", "column"), ("jsonl", "field")):
+            value = getattr(self.how, option)
+            if value and not self.found[format] and not self.as_bytes:
+                title, ends = formats.FORMATS[format].title, " or ".join(formats.FORMATS[format].suffixes)
+                raise UserError(
+                    f"--{option} {value}: no text is {title} (its name would end in {ends}); --format {format} reads "
+                    "all as such"
+                )
+
+    def _told(self) -> list[str]:
+        """Lines about files that are more than text: how many of each format, and what was left out."""
+        rows = [(formats.FORMATS[name], count) for name, count in self.found.items() if count > 0]
+        lines = [
+            f"{count:,} {row.title} {'file' if count == 1 else 'files'}: {row.left_out} left out"
+            for row, count in rows
+            if row.left_out
+        ]
+        rest = ", ".join(f"{what} ({count:,})" for what, count in sorted(self.left_out.items()))
+        return [*lines, f"left out: {rest}"] if rest else lines
+
+    def recalled(self) -> _Encoded | None:
         """The same, if the cache has what these very bytes became."""
         if not self._size or not idcache.may_recall(self._size):
             return None
@@ -218,11 +261,11 @@ class _Source:
         noted = idcache.recall(self._size, self._key())
         if noted is None:
             return None
-        digest, characters = noted
+        digest, characters, told = noted
         own = ByteVocabulary() if self.as_bytes else Vocabulary(characters)
         vocabulary = own if self.vocabulary is None else self.vocabulary
         ids = idcache.find(digest, vocabulary)
-        return None if ids is None else (vocabulary, ids, digest, "")
+        return None if ids is None else (vocabulary, ids, digest, told, "")
 
     @cached_property
     def _size(self) -> int:
@@ -233,10 +276,11 @@ class _Source:
 
     def _key(self) -> str:
         """What was read, and how: what the ids follow from."""
-        options = [self.separator, self.encoding, self.lower, self.as_bytes, self.unknown]
+        options = [self.separator, asdict(self.how), self.lower, self.as_bytes, self.unknown]
         known = None if self.vocabulary is None else [self.vocabulary.kind, self.vocabulary.characters]
+        kinds = [formats.suffix_of(part.name) for part in self.parts]
         read = [[part.is_built_in, part.sha256.hexdigest()] for part in self.parts]
-        values = [_FORMAT, *sys.version_info[:2], *options, known, read]
+        values = [_FORMAT, *sys.version_info[:2], *options, known, kinds, read]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
@@ -260,23 +304,32 @@ def _exists(name: str) -> bool:
         raise UserError(f"{name[:60]}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _expand(name: str) -> list[str | Path]:
-    """The things to be read that one name on the command line stands for."""
+def _expand(name: str, how: How) -> tuple[list[str | Path], str]:
+    """The things to be read that one name on the command line stands for, and what is to be told of a folder."""
     if name == "-" or data.is_url(name):
-        return [name]
+        return [name], ""
     path, exists = Path(name), _exists(name)
     if name in data.BUILT_IN and not exists:
-        return [name]
+        return [name], ""
     if not exists:
         raise UserError(f"{name}: no such file or folder (built-in texts: {', '.join(data.BUILT_IN)})")
-    if not path.is_dir():
-        return [path]
-    found = sorted(part for part in path.rglob("*.txt") if part.is_file() and not _is_ours(part))
+    return _in_folder(path, how) if path.is_dir() else ([path], "")
+
+
+def _in_folder(folder: Path, how: How) -> tuple[list[str | Path], str]:
+    """The files below a folder that are read, sorted, and how many, and which are not."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_ours(path)]
+    found: list[str | Path] = [path for path in files if formats.is_read(path.name, how.column, how.field)]
+    hidden = [path for path in files if any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    others = not_read(path.name for path in set(files) - set(found) - set(hidden))
     if not found:
-        raise UserError(f"{name}: no .txt file in this folder")
-    return list(found)
+        ends = ", ".join(end for row in formats.FORMATS.values() for end in row.suffixes if not row.needs)
+        raise UserError(
+            f"{folder}: no text in this folder{others}; read are {ends}, and .csv with --column, .jsonl with --field"
+        )
+    return found, f"{folder}: {len(found):,} {'file' if len(found) == 1 else 'files'} read{others}"
 
 
 def _is_ours(path: Path) -> bool:
     """Whether this is what a model wrote, in a run's folder: no text to learn from."""
-    return path.name == "samples.txt" and (path.parent / "metrics.jsonl").exists()
+    return path.name in _OURS and (path.parent / "metrics.jsonl").exists()

@@ -215,9 +215,13 @@ def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
 
 
 # --------------------------------------------------------------------------------------------------------- by content
-def remember(size: int, key: str, digest: str, vocabulary: Vocabulary) -> None:
-    """Note which ids what was read became: `size` bytes, of a `key` that says what they are and how they were read."""
-    _put(_note(size, key), json.dumps({"digest": digest, "vocabulary": vocabulary.characters}).encode())
+def remember(size: int, key: str, digest: str, vocabulary: Vocabulary, told: list[str]) -> None:
+    """Note which ids what was read became: `size` bytes, of a `key` that says what they are and how they were read.
+
+    `told` is what a person was told of it.
+    """
+    noted = {"digest": digest, "vocabulary": vocabulary.characters, "told": told}
+    _put(_note(size, key), json.dumps(noted).encode())
 
 
 def may_recall(size: int) -> bool:
@@ -225,11 +229,11 @@ def may_recall(size: int) -> bool:
     return any(path.name.startswith(f"{size}-") for path in _files())
 
 
-def recall(size: int, key: str) -> tuple[str, str] | None:
-    """The digest and the characters of the vocabulary of what was read before."""
+def recall(size: int, key: str) -> tuple[str, str, list[str]] | None:
+    """The digest and the characters of the vocabulary of what was read before, and what was told of it."""
     try:
         noted = json.loads(_note(size, key).read_bytes())
-        found = str(noted["digest"]), str(noted["vocabulary"])
+        found = str(noted["digest"]), str(noted["vocabulary"]), [str(line) for line in noted["told"]]
     except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is read again
         return None
     _touch(_note(size, key))

@@ -389,6 +389,9 @@ def read_corpus(
     return corpora.load(
         sources,
         config.encoding,
+        format=config.format,
+        column=config.column,
+        field=config.field,
         separator=config.separator.replace(r"\n", "\n").replace(r"\t", "\t"),
         lower=config.lower,
         as_bytes=config.bytes,

@@ -265,11 +265,11 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
     ("arguments", "message"),
     [
         (["train", "missing.txt"], "missing.txt: no such file or folder (built-in texts: python-docs, us-constitution, nietzsche, tinyshakespeare)"),
-        (["train", "empty-folder"], "empty-folder: no .txt file in this folder"),
+        (["train", "empty-folder"], "empty-folder: no text in this folder; read are .gz, .bz2, .xz, .zip, .epub, .docx, .pdf, .html, .htm, .xhtml, .srt, .vtt, .txt, .text, and .csv with --column, .jsonl with --field"),
         (["train", "empty.txt"], "empty: the text is empty"),
         (["train", "one.txt"], "one: the text has a single distinct character, 'a': there is nothing to learn"),
         (["train", "short.txt", "--batch-size", "1"], "the text has 20 characters, too few for 1 streams of two sequences of 24 (at least 50): a smaller --seq-length may fit"),
-        (["train", "latin.txt"], "latin.txt: byte 3 is not utf-8 (unexpected end of data): give the file's own encoding with --encoding, for example --encoding latin-1"),
+        (["train", "latin.txt"], "latin.txt: byte 3 is not utf-8 (unexpected end of data): --encoding latin-1 reads 'café'"),
         (["train", "book.txt", "--out", "full"], "--out full: exists already (it is not empty); give another folder"),
         (["train", "book.txt", "--out", "book.txt"], "book.txt: cannot be written: File exists"),
         (["train", "book.txt", "--out", "book.txt/run"], "book.txt/run: cannot be written: Not a directory"),

@@ -173,7 +173,7 @@ def test_texts_that_will_not_do(tmp_path, content, message):
 def test_sources_that_will_not_do(tmp_path):
     with pytest.raises(UserError, match=r"missing\.txt: no such file or folder \(built-in texts: python-docs, "):
         corpus.load([tmp_path / "missing.txt"])
-    with pytest.raises(UserError, match=r"no \.txt file in this folder"):
+    with pytest.raises(UserError, match=r"no text in this folder; read are \.gz, "):
         corpus.load([tmp_path])
 
 

@@ -26,9 +26,16 @@ ALLOWED = {
     "charlstm.vocabulary": {"charlstm.errors"},
     "charlstm.idcache": {"charlstm", "charlstm.data", "charlstm.vocabulary"},
     "charlstm.encoder": {"charlstm.idcache", "charlstm.vocabulary"},
-    "charlstm.reading": {"charlstm", "charlstm.data", "charlstm.errors"},
+    "charlstm.encodings": {"charlstm.errors"},
+    "charlstm.markup": {"charlstm.errors"},
+    "charlstm.tables": {"charlstm.errors"},
+    "charlstm.archives": {"charlstm.encodings", "charlstm.errors", "charlstm.markup"},
+    "charlstm.formats": {
+        "charlstm", "charlstm.archives", "charlstm.encodings", "charlstm.errors", "charlstm.markup", "charlstm.tables",
+    },
+    "charlstm.reading": {"charlstm", "charlstm.data", "charlstm.encodings", "charlstm.errors", "charlstm.formats"},
     "charlstm.corpus": {
-        "charlstm", "charlstm.data", "charlstm.encoder", "charlstm.errors", "charlstm.idcache", "charlstm.reading",
+        "charlstm", "charlstm.archives", "charlstm.data", "charlstm.formats", "charlstm.encoder", "charlstm.errors", "charlstm.idcache", "charlstm.reading",
         "charlstm.vocabulary",
     },
     "charlstm.batches": {"charlstm.errors"},

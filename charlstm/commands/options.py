@@ -65,7 +65,8 @@ def text_line(corpus: Any) -> str:
     """The line that tells which text it is."""
     own = not corpus.is_frozen and corpus.vocabulary.kind == "characters"
     kinds = f"{len(corpus.vocabulary)} distinct" if own else f"a vocabulary of {len(corpus.vocabulary)}"
-    return f"text    {corpus.name}: {len(corpus.ids):,} {corpus.vocabulary.kind}, {kinds}"
+    told = "".join(f"\n        {line}" for line in corpus.remark.splitlines())
+    return f"text    {corpus.name}: {len(corpus.ids):,} {corpus.vocabulary.kind}, {kinds}{told}"
 
 
 def write(text: str) -> None:

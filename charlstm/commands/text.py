@@ -95,6 +95,8 @@ def score(
         unknown=unknown,
     )  # fmt: skip
     ids, name = found_text.ids, found_text.name
+    for line in found_text.remark.splitlines():
+        click.echo(line, err=True)
     if per_char:
         _write_characters(model.vocabulary.characters, ids, evaluate.log_probs(model, ids, backend))
         return 0
@@ -140,7 +142,7 @@ def _write_characters(characters: str, ids: Any, pieces: Any) -> None:
 @click.option("--length", type=int, default=200, show_default=True, help="characters to write; 0 for no end")
 @click.option("--prime", default="", metavar="TEXT", help="what to go on from [a context of the text, by frequency]")
 @click.option("--seed", type=int, help="of the draws [another text each time]")
-@partial(config_options, only=("encoding", "bytes", "lower", "separator"))
+@partial(config_options, only=("encoding", "format", "column", "field", "bytes", "lower", "separator"))
 @click.option("--offline", is_flag=True, help="download nothing: URLs and built-in texts come from the cache")
 @click.option("--style", metavar="own|original", default="own", help="original: print what markov-model.py prints")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")

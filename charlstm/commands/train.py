@@ -131,8 +131,6 @@ def _train(run: Any, screen: Any, began: float, show_sample: bool) -> int:
     corpus = trainer.corpus
     threads = "1 thread" if trainer.threads == 1 else f"up to {trainer.threads} threads"
     screen.note(text_line(corpus))
-    if corpus.remark:
-        screen.note(f"        {corpus.remark}")
     screen.note(
         f"model   {config.cell.upper()}, {config.num_layers} x {config.hidden_size} hidden units, "
         f"{len(trainer.theta):,} parameters ({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
