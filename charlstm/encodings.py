@@ -14,6 +14,7 @@ HEAD = 4096  #: bytes from which a file's kind is recognised
 _AROUND = 2**15  # bytes before and after the first wrong one, from which an encoding is guessed
 _SHOWN = 30  # characters of the text that the guess gives
 _NEED_ALL = ("idna", "punycode", "undefined")  # codecs that cannot decode a text in pieces
+_KINDS = 4  # of bytes beyond ASCII; fewer in Latin script tell of no language
 _PATTERN = 32  # bytes from which NUL bytes are a pattern
 
 #: Marks and what they say; that of UTF-32 begins with that of UTF-16.
@@ -88,14 +89,16 @@ def decoded(pieces: Iterable[bytes], encoding: str, name: str) -> Iterator[str]:
     head, pieces = peeked(pieces)
     encoding = marked(head) or encoding
     decoder = io.IncrementalNewlineDecoder(_decoder(encoding, head), translate=True)
-    total, has_begun = 0, False
+    total, has_begun, recent = 0, False, b""
     for piece in chain(filter(None, pieces), [b""]):
         total += len(piece)
+        recent = recent[-_AROUND:] + piece
         try:
             text = decoder.decode(piece, final=not piece)
         except UnicodeDecodeError as error:
             at = total - len(error.object) + error.start
-            around = error.object[max(0, error.start - _AROUND) : error.start + _AROUND]
+            place = at - (total - len(recent))
+            around = recent[max(0, place - _AROUND) : place + _AROUND]
             raise UserError(
                 f"{name}: byte {at} is not {encoding} ({error.reason}): {_way_out(head, around, encoding)}"
             ) from None
@@ -141,7 +144,7 @@ def _guesses(sample: bytes) -> list[str]:
     from charset_normalizer import from_bytes
 
     best = [match.encoding for match in from_bytes(sample)][:2]
-    found = [name.replace("_", "-") for name in best if name not in ("ascii", "utf_8")]
+    found = [name.replace("_", "-") for name in best if name != "ascii" and not name.startswith("utf")]
     odd, plain = len(re.findall(rb"[\x80-\xff]", sample)), len(re.findall(rb"[A-Za-z]", sample))
     if found and odd > plain / 2:
         return found
@@ -150,6 +153,8 @@ def _guesses(sample: bytes) -> list[str]:
     except UnicodeDecodeError:
         return found
     western = "cp1252" if re.search(rb"[\x80-\x9f]", sample) else "latin-1"
+    if len(set(re.findall(rb"[\x80-\xff]", sample))) < _KINDS:
+        return [western]
     return [western, *(each for each in found[:1] if sample.decode(each) != sample.decode(western))]
 
 
