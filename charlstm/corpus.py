@@ -16,6 +16,7 @@ import numpy as np
 from charlstm import data, formats, idcache
 from charlstm.archives import not_read
 from charlstm.encoder import ByteEncoder, Encoder
+from charlstm.encodings import normalised
 from charlstm.errors import UserError
 from charlstm.reading import Fetch, How, Part, gathered, joined, lowered
 from charlstm.vocabulary import ByteVocabulary, UnknownCharacters, Vocabulary
@@ -57,12 +58,15 @@ class Corpus:
     ) -> "Corpus":
         """Encode a text, with its own vocabulary or a given one (`unknown`: see :meth:`Vocabulary.encode`).
 
+        It becomes what reading a file of it would give: its lines end in line feeds, no byte order mark is before it.
+
         Raises
         ------
         UserError
             For an empty text, one that is a single character repeated, or characters that the vocabulary lacks.
         """
         is_frozen = vocabulary is not None
+        text = normalised(text) if vocabulary is None else vocabulary.as_read(text)
         vocabulary = vocabulary or Vocabulary.of(text)
         return cls(name, vocabulary, vocabulary.encode(text, unknown), tuple(sources), is_frozen)
 

@@ -61,7 +61,7 @@ def encode(model: Checkpoint, text: str, unknown: str = "error") -> np.ndarray:
     """
     if unknown not in ("error", "skip"):
         raise UserError(f"--unknown: expected error or skip, got {unknown!r}")
-    text = text.lower() if model.config.lower else text
+    text = model.vocabulary.as_read(text, model.config.lower)
     try:
         ids = model.vocabulary.encode(text, unknown)
     except UserError as error:

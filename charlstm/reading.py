@@ -6,6 +6,7 @@ What comes out does not depend on where the pieces are cut: it is what decoding 
 import hashlib
 import io
 import os
+import re
 import stat
 import sys
 from collections import Counter
@@ -100,6 +101,11 @@ class How:
     format: str = "auto"
     column: str = ""
     field: str = ""
+
+
+def unescaped(text: str) -> str:
+    """What is meant by the backslashes of an option: \\n a line break, \\t a tab, two of them one."""
+    return re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t"}.get(found[1], "\\"), text)
 
 
 def joined(texts: Iterable[Iterable[AnyStr]], separator: AnyStr) -> Iterator[AnyStr]:

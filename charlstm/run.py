@@ -22,6 +22,7 @@ from charlstm.errors import RunFailed, UserError
 from charlstm.figures import divergence, noise
 from charlstm.lock import LOCK, Lock
 from charlstm.progress import Progress
+from charlstm.reading import unescaped
 from charlstm.records import METRICS, SAMPLES
 from charlstm.trainer import Diverged, Trainer
 
@@ -380,6 +381,20 @@ def corpus_of(
     return read_corpus(sources or old.corpus["sources"], old.config, vocabulary, fetch)
 
 
+def training_text(old: Checkpoint, run: str | os.PathLike[str], fetch: Fetch = data.fetch) -> Corpus:
+    """The very text that a run was trained on: the cache's copy, or from where it was, if it is still the same.
+
+    Raises
+    ------
+    UserError
+        Where it is nowhere, or has changed.
+    """
+    found = corpora.cached(old.corpus, old.vocabulary) or corpus_of(old, run, fetch=fetch)
+    if found.digest != old.corpus["digest"]:
+        raise UserError(f"{run}: its text, {', '.join(old.corpus['sources'])}, has changed since it was trained on")
+    return found
+
+
 def read_corpus(
     sources: Sequence[str | os.PathLike[str]] | Corpus, config: Config, vocabulary: Vocabulary | None, fetch: Fetch
 ) -> Corpus:
@@ -392,7 +407,7 @@ def read_corpus(
         format=config.format,
         column=config.column,
         field=config.field,
-        separator=config.separator.replace(r"\n", "\n").replace(r"\t", "\t"),
+        separator=unescaped(config.separator),
         lower=config.lower,
         as_bytes=config.bytes,
         vocabulary=vocabulary,

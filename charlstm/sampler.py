@@ -3,7 +3,7 @@
 import math
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -124,7 +124,7 @@ def stream(model: Checkpoint, prime: str = "", **options: Any) -> Iterator[str]:
     UserError
         For characters that the model does not know, or values out of range.
     """
-    chosen = Options(**options)
+    chosen = _chosen(model, options)
     prime, ids = _encode(model, prime, chosen)
     pieces = _draw(model, ids, chosen, [_seed(chosen)])
     return chain([prime] if prime else [], (text for [(text, _)] in pieces))
@@ -141,7 +141,7 @@ def samples(model: Checkpoint, prime: str = "", count: int = 1, **options: Any) 
     UserError
         As :func:`stream`, and for texts that would never end.
     """
-    chosen = Options(**options)
+    chosen = _chosen(model, options)
     if count < 1:
         raise UserError(f"--count: expected at least 1, got {count}")
     if chosen.length is None and chosen.stop is None:
@@ -209,6 +209,14 @@ def zero_state(shape: Shape, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     return h, np.zeros_like(h)
 
 
+def _chosen(model: Checkpoint, options: dict[str, Any]) -> Options:
+    """The options, with `stop` as the model's text would have it."""
+    chosen = Options(**options)
+    if chosen.stop is None:
+        return chosen
+    return replace(chosen, stop=model.vocabulary.as_read(chosen.stop, model.config.lower))
+
+
 def _seed(options: Options) -> int:
     return secrets.randbelow(_SEEDS) if options.seed is None else options.seed
 
@@ -218,7 +226,7 @@ def _encode(model: Checkpoint, prime: str, options: Options) -> tuple[str, np.nd
     vocabulary = model.vocabulary
     if options.stop is not None and vocabulary.without_unknown(options.stop) != options.stop:
         raise UserError(f"--stop: the model does not know all characters of {options.stop!r}, and will never write it")
-    prime = prime.lower() if model.config.lower else prime
+    prime = vocabulary.as_read(prime, model.config.lower)
     if options.unknown == "skip":
         prime = vocabulary.without_unknown(prime)
     try:

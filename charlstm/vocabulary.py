@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from charlstm.encodings import normalised
 from charlstm.errors import UserError
 
 _PIECE = 2**20  # bytes that are decoded at a time
@@ -100,6 +101,11 @@ class Vocabulary:
         """How many characters the ids, (M,), decode to."""
         return len(ids)
 
+    def as_read(self, text: str, lower: bool = False) -> str:
+        """A text in memory, as a file of it is read: see :func:`charlstm.encodings.normalised`."""
+        text = normalised(text)
+        return text.lower() if lower else text
+
     def without_unknown(self, text: str) -> str:
         """The text with the characters that the vocabulary lacks left out."""
         return self.decode(self.encode(text, "skip"))
@@ -135,6 +141,10 @@ class ByteVocabulary(Vocabulary):
         decode = self.decoder()
         begins = range(0, len(ids), _PIECE)
         return sum(len(decode(ids[at : at + _PIECE], False)) for at in begins) + len(decode(ids[:0], True))
+
+    def as_read(self, text: str, lower: bool = False) -> str:
+        """The text as it is: files are read as they are, too."""
+        return text.lower() if lower else text
 
     def without_unknown(self, text: str) -> str:
         """The text as it is: every byte is known."""

@@ -24,7 +24,7 @@ def test_vocabulary_is_sorted_and_round_trips():
 
 @pytest.mark.parametrize(("size", "dtype"), [(2, "uint8"), (256, "uint8"), (257, "uint16"), (70_000, "uint32")])
 def test_ids_are_of_the_smallest_type(size, dtype):
-    text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x20000)][:size]))
+    text = "".join(map(chr, [*range(13), *range(14, 0xD800), *range(0xE000, 0x20000)][:size]))  # without "\r"
     found = Corpus.from_text(text)
     assert found.ids.dtype == dtype
     assert found.vocabulary.decode(found.ids) == text

@@ -23,7 +23,8 @@ ALLOWED = {
     "charlstm.streams": set(),
     "charlstm.stopping": set(),
     "charlstm.data": {"charlstm", "charlstm.errors", "charlstm.places"},
-    "charlstm.vocabulary": {"charlstm.errors"},
+    "charlstm.vocabulary": {"charlstm.encodings", "charlstm.errors"},
+    "charlstm.known": {"charlstm.checkpoint", "charlstm.corpus", "charlstm.errors", "charlstm.sampler"},
     "charlstm.idcache": {"charlstm", "charlstm.data", "charlstm.vocabulary"},
     "charlstm.encoder": {"charlstm.idcache", "charlstm.vocabulary"},
     "charlstm.encodings": {"charlstm.errors"},
@@ -35,7 +36,7 @@ ALLOWED = {
     },
     "charlstm.reading": {"charlstm", "charlstm.data", "charlstm.encodings", "charlstm.errors", "charlstm.formats"},
     "charlstm.corpus": {
-        "charlstm", "charlstm.archives", "charlstm.data", "charlstm.formats", "charlstm.encoder", "charlstm.errors", "charlstm.idcache", "charlstm.reading",
+        "charlstm", "charlstm.archives", "charlstm.data", "charlstm.encodings", "charlstm.formats", "charlstm.encoder", "charlstm.errors", "charlstm.idcache", "charlstm.reading",
         "charlstm.vocabulary",
     },
     "charlstm.batches": {"charlstm.errors"},
@@ -64,8 +65,8 @@ ALLOWED = {
     "charlstm.records": {"charlstm.config", "charlstm.figures", "charlstm.machine", "charlstm.progress"},
     "charlstm.run": {
         "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.data", "charlstm.disk",
-        "charlstm.errors", "charlstm.figures", "charlstm.lock", "charlstm.progress", "charlstm.records", "charlstm.store",
-        "charlstm.trainer",
+        "charlstm.errors", "charlstm.figures", "charlstm.lock", "charlstm.progress", "charlstm.reading", "charlstm.records",
+        "charlstm.store", "charlstm.trainer",
     },
     "charlstm.inspection": {
         "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.errors", "charlstm.records", "charlstm.store",

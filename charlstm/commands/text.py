@@ -22,35 +22,67 @@ from charlstm.errors import UserError
     "--top-p", type=float, default=1.0, metavar="P",
     help="of those, draw among the fewest that have the share P of their probability [1: among all]",
 )  # fmt: skip
-@click.option("--stop", metavar="STRING", help="end after STRING was written; in most shells $'\\n' is a line break")
+@click.option("--stop", metavar="STRING", help=r"end after STRING was written; \n and \t are line break and tab")
+@click.option(
+    "--new", is_flag=True,
+    help="leave out lines that RUN's own text has, which is read for it; with another --stop, what ends in that",
+)  # fmt: skip
 @click.option("--count", type=int, default=1, show_default=True, help="texts to write, with seeds from --seed on")
 @click.option("--seed", type=int, help="of the draws [another text each time]")
 @UNKNOWN
 @CHECKPOINT
 @BACKEND
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a text, with log probabilities in nats")
-def sample(run: str, prime: str, argmax: bool, count: int, checkpoint: str, as_json: bool, **options: Any) -> int:
+def sample(
+    run: str, prime: str, argmax: bool, count: int, checkpoint: str, as_json: bool, new: bool, **options: Any
+) -> int:  # fmt: skip
     """Write text from the model of RUN, a run folder or a checkpoint file, to stdout.
 
-    Temperature comes before --top-k, and that before --top-p. Several texts come each under a line "--- 1 ---".
+    Temperature comes before --top-k, and that before --top-p. Several texts come each under a line "--- 1 ---"; with
+    --stop '\\n' they are a line each, and nothing else.
 
     In JSON, text is what follows prime; log_probs and bits_per_char tell how probable the model finds it, that is at
     temperature 1 and among all characters.
     """
     from charlstm import checkpoint as checkpoints
+    from charlstm.reading import unescaped
 
     options["length"] = options["length"] or None
     options["temperature"] = 0.0 if argmax else options["temperature"]
     model = checkpoints.load(run, checkpoint)
-    if count == 1 and not as_json:
+    if options["stop"] is not None or new:
+        options["stop"] = unescaped(options["stop"] or r"\n")
+    if count == 1 and not as_json and not new:
         for piece in model.stream(prime, **options):
             write(piece)
         if sys.stdout.isatty():
             write("\n")
         return 0
-    for number, one in enumerate(model.samples(prime, count, **options), 1):
-        write(_sample_json(one) if as_json else f"--- {number} ---\n{one.prime}{one.text}\n")
+    is_lines = (options["stop"] or "").endswith("\n")
+    found = _new_samples(model, run, prime, count, options) if new else model.samples(prime, count, **options)
+    for number, one in enumerate(found, 1):
+        text = f"{one.prime}{one.text}"
+        if as_json:
+            write(_sample_json(one))
+        elif is_lines:
+            write(text.removesuffix("\n") + "\n")
+        else:
+            write(f"--- {number} ---\n{text}\n")
     return 0
+
+
+def _new_samples(model: Any, run: str, prime: str, count: int, options: dict[str, Any]) -> Any:
+    """Texts that the run's own text does not have."""
+    from charlstm import data
+    from charlstm.known import Known, new_samples
+    from charlstm.run import training_text
+
+    try:
+        text = training_text(model, run, partial(data.fetch, note=partial(click.echo, err=True)))
+    except UserError as error:
+        raise UserError(f"--new: {error}") from None
+    known = Known.of(text, model.vocabulary.as_read(options.pop("stop"), model.config.lower))
+    return new_samples(model, known, prime, count, **options)
 
 
 def _sample_json(sample: Any) -> str:
@@ -182,7 +214,7 @@ def ngram(
             write(line + "\n")
         return 0
     try:
-        start = corpus.vocabulary.encode(prime.lower() if config.lower else prime)
+        start = corpus.vocabulary.encode(corpus.vocabulary.as_read(prime, config.lower))
     except UserError as error:
         raise UserError(f"--prime: {error}") from None
     note(text_line(corpus))
