@@ -32,7 +32,7 @@ _BLANK = "0" * 64
 _DIGEST = re.compile(rb'\\"sha256\\": \\"([0-9a-f]{64})\\"')
 
 
-@dataclass
+@dataclass(repr=False)
 class Checkpoint:
     """Everything that sampling needs, and that training needs to go on exactly.
 
@@ -59,6 +59,13 @@ class Checkpoint:
     files: dict[str, int] = field(default_factory=dict)
     marks: dict[str, float] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        config, name = self.config, self.corpus.get("name", "text")
+        return (
+            f"<Checkpoint of {name}: {config.cell} {config.num_layers} x {config.hidden_size}, "
+            f"{len(self.vocabulary):,} {self.vocabulary.kind}, {self.iteration:,} iterations>"
+        )
 
     @property
     def shape(self) -> Shape:

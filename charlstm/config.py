@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
 from charlstm import budgets
-from charlstm.errors import UserError
+from charlstm.errors import UserError, unknown_option
 from charlstm.presets import PRESETS, WITH_SCHEDULE
 
 _MAX_SEED = 2**32 - 1
@@ -26,7 +26,7 @@ def _option(
     return field(default=default, metadata={"help": help, **limits})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Config:
     """What a training run is asked to do; the defaults are the preset `fast`.
 
@@ -183,6 +183,12 @@ class Config:
             what = "--lower" if self.lower else "--encoding"
             raise UserError(f"--bytes: takes the text as it is; {what} does not go with it")
 
+    def __repr__(self) -> str:
+        base = {**{item.name: item.default for item in fields(self)}, **PRESETS[self.preset]}
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        changed = [f"{name}={value!r}" for name, value in values.items() if value != base[name] and name != "preset"]
+        return f"from_preset({', '.join([repr(self.preset), *changed])})"
+
     @property
     def window(self) -> tuple[int, int]:
         """Length and distance of windows."""
@@ -210,7 +216,8 @@ class Config:
 
 
 def _checked(item: Any, kind: Any, value: Any) -> Any:
-    """`value` as the field's type, within its limits."""
+    """`value`, which may be a scalar of NumPy, as the field's type, within its limits."""
+    value = plain_number(value)
     name, limits = "--" + item.name.replace("_", "-"), item.metadata
     optional = type(None) in get_args(kind)
     if value is None and optional:
@@ -241,6 +248,11 @@ def _checked(item: Any, kind: Any, value: Any) -> Any:
     return value
 
 
+def plain_number(value: Any) -> Any:
+    """A scalar of NumPy, or the like, as Python's own; anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
 _NAMES = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
 
 BUDGETS = ("iterations", "epochs", "max_chars", "seconds", "until_loss")
@@ -252,6 +264,14 @@ SIZES = ("cell", "hidden_size", "num_layers", "embedding_size", "bytes")
 _CELL_OF = {"min-char-lstm": "lstm", "min-char-rnn": "rnn"}
 
 
+def see_that_known(chosen: dict[str, Any]) -> None:
+    """Raise UserError, with a guess, for a name that is none of Config's."""
+    names = {item.name for item in fields(Config)}
+    for name in chosen:
+        if name not in names:
+            raise unknown_option(name, names)
+
+
 def from_preset(preset: str = "fast", **chosen: Any) -> Config:
     """The preset's Config with `chosen` over it. A budget that is chosen takes the place of the preset's own.
 
@@ -260,10 +280,7 @@ def from_preset(preset: str = "fast", **chosen: Any) -> Config:
     UserError
         For an unknown preset or option, or a value out of range.
     """
-    names = {item.name for item in fields(Config)}
-    unknown = sorted(set(chosen) - names)
-    if unknown:
-        raise UserError(f"unknown option {unknown[0]!r}: options are {', '.join(sorted(names))}")
+    see_that_known(chosen)
     base = PRESETS.get(preset, {}) | WITH_SCHEDULE.get((preset, chosen.get("schedule", "")), {})
     if any(chosen.get(name) is not None for name in (*BUDGETS, "plans")):
         base |= dict.fromkeys(BUDGETS)

@@ -22,11 +22,12 @@ from charlstm.reading import Fetch, How, Part, gathered, joined, lowered
 from charlstm.vocabulary import ByteVocabulary, UnknownCharacters, Vocabulary
 
 __all__ = ["ByteVocabulary", "Corpus", "Fetch", "UnknownCharacters", "Vocabulary", "cached", "kept", "load"]
+_LONG_NAME, _WORDS = 255, 4  # characters that no name has, and blanks that few have
 _OURS = ("samples.txt", "metrics.jsonl")  # which a run leaves
 _FORMAT = 2  # of what the cache remembers; a text is read again where that is another
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Corpus:
     """A text as ids, with its vocabulary, a short name, and a digest that tells it from other texts."""
 
@@ -46,6 +47,9 @@ class Corpus:
             raise UserError(
                 f"{self.name}: the text has a single distinct character, {single!r}: there is nothing to learn"
             )
+
+    def __repr__(self) -> str:
+        return f"<Corpus {self.name}: {len(self.ids):,} {self.vocabulary.kind}, {len(self.vocabulary):,} distinct>"
 
     @classmethod
     def from_text(
@@ -69,6 +73,28 @@ class Corpus:
         text = normalised(text) if vocabulary is None else vocabulary.as_read(text)
         vocabulary = vocabulary or Vocabulary.of(text)
         return cls(name, vocabulary, vocabulary.encode(text, unknown), tuple(sources), is_frozen)
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Sequence[str],
+        name: str = "text",
+        separator: str = "\n",
+        lower: bool = False,
+        as_bytes: bool = False,
+        vocabulary: Vocabulary | None = None,
+        unknown: str = "error",
+    ) -> "Corpus":
+        """Encode several strings, joined as files are: the options are those of :func:`load`. Raises as `from_text`."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        wrong = next((text for text in texts if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise UserError(f"texts: expected strings, got {wrong!r:.60}")
+        own = ByteVocabulary() if as_bytes else vocabulary or Vocabulary("")
+        text = "".join(joined(([own.as_read(text, lower)] for text in texts), separator))
+        if as_bytes:
+            return cls.from_bytes(text.encode("utf-8", "replace"), name)
+        return cls.from_text(text, name, (), vocabulary, unknown)
 
     @classmethod
     def from_bytes(cls, content: bytes, name: str = "text", sources: Sequence[str] = ()) -> "Corpus":
@@ -305,7 +331,21 @@ def _exists(name: str) -> bool:
     try:
         return Path(name).exists()
     except (OSError, ValueError) as error:  # a name too long, say, or with a NUL
+        if _is_prose(name):
+            raise _no_path(name) from None
         raise UserError(f"{name[:60]}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _is_prose(name: str) -> bool:
+    """Whether this is more probably a text than a name of one, if there is no file of this name."""
+    return "\n" in name or len(name) > _LONG_NAME or name.count(" ") >= _WORDS
+
+
+def _no_path(name: str) -> UserError:
+    return UserError(
+        f"that looks like text: {name[:30]!r}...: expected the name of a file; in Python texts=[...] takes text, on a "
+        "command line - reads it from stdin"
+    )
 
 
 def _expand(name: str, how: How) -> tuple[list[str | Path], str]:
@@ -316,6 +356,8 @@ def _expand(name: str, how: How) -> tuple[list[str | Path], str]:
     if name in data.BUILT_IN and not exists:
         return [name], ""
     if not exists:
+        if _is_prose(name):
+            raise _no_path(name)
         raise UserError(f"{name}: no such file or folder (built-in texts: {', '.join(data.BUILT_IN)})")
     return _in_folder(path, how) if path.is_dir() else ([path], "")
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from charlstm import places
 from charlstm.errors import RunFailed, UserError
+from charlstm.terminals import can_redraw
 
 FOLDER_VARIABLE = "CHARLSTM_DATA_DIR"
 TIMEOUT = 30.0  #: seconds without a byte after which a download is given up
@@ -119,7 +120,7 @@ def fetch(name: str, offline: bool = False, note: Note | None = None) -> Path:
         raise UserError(f"{name}: there is no copy in {cache_dir()}, and --offline allows no download")
     if note:
         note(f"        downloading {url}")
-    path = _download(name, url, known.sha256 if known else None, note is not None and sys.stderr.isatty())
+    path = _download(name, url, known.sha256 if known else None, note is not None and can_redraw(sys.stderr))
     if note:
         note(f"        kept as {path}, SHA-256 {sha256(path)}")
     return path

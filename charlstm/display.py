@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from charlstm.figures import in_words, perplexity_in_words
 from charlstm.progress import Progress
+from charlstm.terminals import can_redraw, notebook
 
 _LINE_SECONDS = 5.0
 
@@ -159,7 +160,48 @@ def choose(quiet: bool, as_json: bool) -> Guarded:
         return Guarded(Silent())
     if as_json:
         return Guarded(Json())
-    return Guarded(Live() if sys.stderr.isatty() else Lines())
+    return Guarded(Live() if can_redraw(sys.stderr) else Lines())
+
+
+def for_python(quiet: bool | None) -> Guarded:
+    """The display for a Python program: by default where somebody looks, in a notebook or on a terminal."""
+    if quiet is not True and notebook() is not None:
+        from charlstm.notebook import Notebook
+
+        return Guarded(Notebook())
+    if quiet is None:
+        quiet = sys.stderr is None or not sys.stderr.isatty()
+    return choose(quiet, as_json=False)
+
+
+class CompileNote:
+    """Says once that kernels are being compiled, when they are."""
+
+    def __init__(self, screen: Any) -> None:
+        self.screen, self.said = screen, False
+
+    def __call__(self, kernel: str) -> None:
+        if not self.said:
+            self.screen.note("        compiling kernels, once for this version and processor, about 20 s ...")
+            self.said = True
+
+    def __enter__(self) -> None:
+        import kernels
+
+        kernels.compile_listeners.append(self)
+
+    def __exit__(self, *_: Any) -> None:
+        import kernels
+
+        kernels.compile_listeners.remove(self)
+
+
+def text_line(corpus: Any) -> str:
+    """The line that tells which text it is."""
+    own = not corpus.is_frozen and corpus.vocabulary.kind == "characters"
+    kinds = f"{len(corpus.vocabulary)} distinct" if own else f"a vocabulary of {len(corpus.vocabulary)}"
+    told = "".join(f"\n        {line}" for line in corpus.remark.splitlines())
+    return f"text    {corpus.name}: {len(corpus.ids):,} {corpus.vocabulary.kind}, {kinds}{told}"
 
 
 def summary(progress: Progress) -> str:

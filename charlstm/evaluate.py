@@ -15,7 +15,7 @@ from charlstm.sampler import choose_backend, first_id, read, zero_state
 from kernels.spec import Shape
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
     """How well a model predicts a text, from a zero state on, its state carried through the whole text.
 
@@ -24,6 +24,9 @@ class Score:
     """
 
     log_probs: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"<Score of {self.chars:,} characters: {self.bits_per_char:.4f} bits per character>"
 
     @property
     def chars(self) -> int:

@@ -8,7 +8,7 @@ from charlstm.figures import perplexity
 ENDLESS = 10**15  # iterations, where a loss alone ends the run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Progress:
     """Where training stands.
 
@@ -43,6 +43,12 @@ class Progress:
     loss_chars: int = 1
     bits_per_byte: float | None = None
     val_bits_per_byte: float | None = None
+
+    def __repr__(self) -> str:
+        total = "" if self.is_endless else f" of {self.iterations:,}"
+        bits = self.bits_per_unit if self.val_bits_per_unit is None else self.val_bits_per_unit
+        unit = "character" if self.bits_per_byte is None else "byte"
+        return f"<Progress {self.kind}: iteration {self.iteration:,}{total}, {bits:.3f} bits per {unit}>"
 
     @property
     def bits_per_unit(self) -> float:

@@ -3,15 +3,20 @@
 import json
 import platform
 import sys
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from time import strftime
 from typing import Any
+
+import numpy as np
 
 from charlstm.config import Config
 from charlstm.figures import for_json, perplexity
 from charlstm.machine import processor, usable_cores, versions
 from charlstm.progress import Progress
 
+_SUMS = ("loss", "smooth_loss")  # in metrics.jsonl
 METRICS, SAMPLES = "metrics.jsonl", "samples.txt"
 
 
@@ -52,6 +57,23 @@ def sample_block(progress: Progress) -> bytes:
     loss = progress.smooth_loss / progress.loss_chars
     head = f"# iteration {progress.iteration}  loss {loss:.6f}  temperature {progress.temperature:g}"
     return f"{head}\n{progress.prime}{progress.sample}\n\n".encode("utf-8", "backslashreplace")
+
+
+def columns(path: Path, loss_chars: int) -> dict[str, np.ndarray]:
+    """The columns of a metrics.jsonl, (n,) each: whole numbers where all are, otherwise float64, NaN for none.
+
+    Losses, which the file has summed over `loss_chars` steps, are those of one.
+    """
+    with suppress(FileNotFoundError):  # nothing has been written yet
+        lines = [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        names = dict.fromkeys(name for line in lines for name in line)
+        found = {name: [line.get(name) for line in lines] for name in names}
+        arrays = {
+            name: np.array(values, np.int64 if all(type(value) is int for value in values) else np.float64)
+            for name, values in found.items()
+        }
+        return {name: array / loss_chars if name in _SUMS else array for name, array in arrays.items()}
+    return {}
 
 
 def toml(config: Config) -> bytes:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from charlstm import checkpoint as checkpoints
 from charlstm import corpus as corpora
@@ -19,12 +21,17 @@ from charlstm.checkpoint import Checkpoint
 from charlstm.config import BUDGETS, Config, from_model, from_preset
 from charlstm.corpus import Corpus, Fetch, Vocabulary
 from charlstm.errors import RunFailed, UserError
-from charlstm.figures import divergence, noise
+from charlstm.figures import divergence, in_words, noise
 from charlstm.lock import LOCK, Lock
 from charlstm.progress import Progress
 from charlstm.reading import unescaped
 from charlstm.records import METRICS, SAMPLES
 from charlstm.trainer import Diverged, Trainer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from charlstm.evaluate import Score
 
 #: Options that may differ from the run's own when it goes on: they change no size, and nothing of the past.
 CHANGEABLE = (
@@ -38,11 +45,11 @@ class NotSaved(RunFailed):
     """The disk did not take the last checkpoint of a run."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A training run and its folder, which is locked until it has been trained or is forgotten.
 
-    Iterate :meth:`train` to let it happen.
+    Iterate :meth:`train` to let it happen, and look into it meanwhile. Once it has ended, `reached` says why.
     """
 
     folder: Path
@@ -61,6 +68,12 @@ class Run:
     _warned: str = ""  # of what was measured last
     _extra: int = 0  # bytes of metrics.jsonl that a run that goes on does not have
     disk_fault: str | None = None  #: why the disk did not take what was last written
+    _model: tuple[int | None, Checkpoint] | None = None  # as of the newest checkpoint
+
+    def __repr__(self) -> str:
+        trainer = self.trainer
+        state = "" if self.last is None else f", {in_words(self.last.bits_per_unit, 3)} bits per {self._unit}"
+        return f"<Run {self.folder}: {trainer.iteration:,} iterations{state}>"
 
     @property
     def config(self) -> Config:
@@ -193,6 +206,58 @@ class Run:
             self.disk_fault = error.strerror or str(error)
             return False
         return True
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of training so far."""
+        return self.trainer.seconds
+
+    @property
+    def reached(self) -> str | None:
+        """What ended it, in words: the budget that was reached first, say; None if it has not ended."""
+        return self.trainer.ended_by()
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """The columns of metrics.jsonl as far as it is written, (n,) each; NaN where a line has no such figure.
+
+        Losses are in nats per character (of a run of bytes: per byte) here, not sums over the steps of a stream.
+        """
+        return records.columns(self.folder / METRICS, self.config.loss_chars)
+
+    @property
+    def model(self) -> Checkpoint:
+        """The best model so far: it samples and scores."""
+        if self._model is None or self._model[0] != self.saved:
+            self._model = self.saved, self.load()
+        return self._model[1]
+
+    def sample(self, prime: str = "", **options: Any) -> str:
+        """Text from the best model: see :meth:`Checkpoint.sample`."""
+        return self.model.sample(prime, **options)
+
+    def score(self, text: str, **options: Any) -> "Score":
+        """How well the best model predicts a text: see :meth:`Checkpoint.score`."""
+        return self.model.score(text, **options)
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> "Figure":
+        """The run's curves, as a figure of matplotlib, which is saved if a path is given.
+
+        Raises
+        ------
+        UserError
+            Where matplotlib is not installed, or nothing has been reported yet.
+        """
+        from charlstm.plotting import curves
+
+        figure = curves(self.history, str(self.folder), self._unit)
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+    @property
+    def _unit(self) -> str:
+        return self.trainer.corpus.vocabulary.unit
 
     def load(self, which: str = "best") -> Checkpoint:
         """The run's checkpoint, "best" or "last"."""
@@ -400,7 +465,7 @@ def read_corpus(
 ) -> Corpus:
     """The text, read as `config` says, in a model's vocabulary if one is given."""
     if isinstance(sources, Corpus):
-        return sources
+        return _as_asked(sources, config)
     return corpora.load(
         sources,
         config.encoding,
@@ -414,6 +479,16 @@ def read_corpus(
         unknown=config.unknown,
         fetch=fetch,
     )
+
+
+def _as_asked(corpus: Corpus, config: Config) -> Corpus:
+    """A text in memory, if it is what the options ask for."""
+    characters, is_bytes = corpus.vocabulary.characters, corpus.vocabulary.kind == "bytes"
+    if config.lower and not is_bytes and characters != "".join(sorted(set(characters.lower()))):
+        raise UserError(f"--lower: {corpus.name} is a Corpus, which is taken as it is: make it of text.lower()")
+    if config.bytes and not is_bytes:
+        raise UserError(f"--bytes: {corpus.name} is a Corpus of characters: Corpus.from_bytes makes one of bytes")
+    return corpus
 
 
 def _new_folder(name: str) -> Path:

@@ -3,7 +3,7 @@
 import math
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 import kernels
 from charlstm import places
 from charlstm.checkpoint import Checkpoint
-from charlstm.errors import UserError
+from charlstm.config import plain_number
+from charlstm.errors import UserError, unknown_option
 from kernels import spec
 from kernels.spec import Shape
 
@@ -89,7 +90,7 @@ class Options:
         choose_backend(self.backend)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sample:
     """One generated text.
 
@@ -102,6 +103,10 @@ class Sample:
     seed: int
     temperature: float
     log_probs: np.ndarray
+
+    def __repr__(self) -> str:
+        shown = self.prime + self.text
+        return f"<Sample of {len(self.text):,} characters, seed {self.seed}: {shown[:40]!r}{'...' * (len(shown) > 40)}>"
 
     @property
     def bits_per_char(self) -> float | None:
@@ -211,7 +216,11 @@ def zero_state(shape: Shape, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _chosen(model: Checkpoint, options: dict[str, Any]) -> Options:
     """The options, with `stop` as the model's text would have it."""
-    chosen = Options(**options)
+    names = [item.name for item in fields(Options)]
+    for name in options:
+        if name not in names:
+            raise unknown_option(name, [*names, "prime", "count"])
+    chosen = Options(**{name: plain_number(value) for name, value in options.items()})
     if chosen.stop is None:
         return chosen
     return replace(chosen, stop=model.vocabulary.as_read(chosen.stop, model.config.lower))

@@ -76,7 +76,7 @@ class Trainer:
             )
         self._mask = (config.num_layers, config.seq_length, config.batch_size, config.hidden_size)
         self._most = max(1, _MASK_BYTES // math.prod(self._mask)) if self._dropout else sys.maxsize  # to a call
-        self.budget = "the last plan" if self._replays else "the budget"  # what ends the run, in words
+        self.budget = "the last plan" if self._replays else ""  # what ends the run, in words, where it is known
         self._calibrated = checkpoint is not None  # then it says how many iterations there are
         self.start_loss = math.log(self.shape.vocab_size) * config.loss_chars
         self._units_per_char = _units_per_char(corpus.vocabulary, self.ids)
@@ -227,14 +227,14 @@ class Trainer:
         limit = self.config.until_loss
         return limit is not None and self.marks.get("recent_loss", math.inf) < limit
 
-    def _ended_by(self) -> str | None:
+    def ended_by(self) -> str | None:
         """What has ended the run, in words; None while it goes on."""
         config = self.config
         if self._is_below_loss:
             return f"a loss below {config.until_loss:g} nats per {self.corpus.vocabulary.unit}"
         if self.is_out_of_patience:
             return f"the patience of {config.patience} evaluations"
-        return self.budget if self.iteration >= self.iterations else None
+        return self.budget or f"{self.iterations:,} iterations" if self.iteration >= self.iterations else None
 
     def more(self) -> list[tuple[str, float | str]]:
         """Options, and their values, that let a run which has ended go on for about as long again.
@@ -270,16 +270,16 @@ class Trainer:
         with self._threads():
             self.train(self.iteration, self.iteration, np.empty(0))  # what has to be compiled is no training time
             every_evaluation = self._evaluate_every
-            if every_evaluation and self.iteration % every_evaluation and self._ended_by() is not None:
+            if every_evaluation and self.iteration % every_evaluation and self.ended_by() is not None:
                 yield self._evaluate(is_due=False)  # it goes on, to nowhere: see Progress.is_extra
-            while self._ended_by() is None:
+            while self.ended_by() is None:
                 if every and self.iteration % every == 0:
                     yield self._sample()
                 yield from self._advance(self._next_pause())
                 self._plan_anew()
                 yield from self._at_a_pause()
                 yield self._progress("tick")
-        self.budget = self._ended_by() or self.budget
+        self.budget = self.ended_by() or self.budget
 
     def _next_pause(self) -> int:
         """The iteration at which the next call of the kernels ends, if nothing stops it before."""
@@ -314,7 +314,7 @@ class Trainer:
     def _at_a_pause(self) -> Iterator[Progress]:
         """Evaluate, and write, where that is due after the iterations made."""
         every = self._evaluate_every
-        if every and (self.iteration % every == 0 or self._ended_by() is not None):
+        if every and (self.iteration % every == 0 or self.ended_by() is not None):
             yield self._evaluate(is_due=self.iteration % every == 0)
         if self._minds_epochs and self.iteration % self.batches.iterations_per_pass == 0:
             if self.config.schedule == "plateau" and not self.config.validation:

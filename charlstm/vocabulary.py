@@ -12,6 +12,7 @@ from charlstm.encodings import normalised
 from charlstm.errors import UserError
 
 _PIECE = 2**20  # bytes that are decoded at a time
+_SHOWN = 40  # characters of a vocabulary
 _NAMED = 5  # characters that the message about unknown ones names
 
 
@@ -19,13 +20,17 @@ class UnknownCharacters(UserError):
     """A text has characters that the vocabulary lacks."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Vocabulary:
     """The distinct characters of a text, sorted by code point; a character's id is its place."""
 
     characters: str
     kind: ClassVar[str] = "characters"
     unit: ClassVar[str] = "character"  #: what an id stands for
+
+    def __repr__(self) -> str:
+        shown = self.characters if len(self) <= _SHOWN else self.characters[:_SHOWN] + "..."
+        return f"<Vocabulary of {len(self):,} {self.kind}: {shown!r}>"
 
     @classmethod
     def of(cls, text: str) -> "Vocabulary":

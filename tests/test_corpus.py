@@ -225,7 +225,7 @@ def test_what_a_model_wrote_is_no_text_to_learn_from(tmp_path, monkeypatch):
 
 def test_names_that_are_no_paths():
     for name in ("x" * 5000, "a\0b"):
-        with pytest.raises(UserError, match="cannot be read|no such file"):
+        with pytest.raises(UserError, match="that looks like text: 'x|cannot be read|no such file"):
             corpus.load([name])
 
 

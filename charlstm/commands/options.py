@@ -61,14 +61,6 @@ BACKEND = click.option(
 )
 
 
-def text_line(corpus: Any) -> str:
-    """The line that tells which text it is."""
-    own = not corpus.is_frozen and corpus.vocabulary.kind == "characters"
-    kinds = f"{len(corpus.vocabulary)} distinct" if own else f"a vocabulary of {len(corpus.vocabulary)}"
-    told = "".join(f"\n        {line}" for line in corpus.remark.splitlines())
-    return f"text    {corpus.name}: {len(corpus.ids):,} {corpus.vocabulary.kind}, {kinds}{told}"
-
-
 def write(text: str) -> None:
     """Write to stdout, at once."""
     sys.stdout.write(text)

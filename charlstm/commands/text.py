@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from charlstm.commands.options import BACKEND, CHECKPOINT, UNKNOWN, config_options, text_line, write
+from charlstm.commands.options import BACKEND, CHECKPOINT, UNKNOWN, config_options, write
 from charlstm.config import Config
 from charlstm.errors import UserError
 
@@ -194,7 +194,7 @@ def ngram(
     import json
     from dataclasses import asdict
 
-    from charlstm import data
+    from charlstm import data, display
     from charlstm import ngram as markov
     from charlstm.run import read_corpus
 
@@ -217,7 +217,7 @@ def ngram(
         start = corpus.vocabulary.encode(corpus.vocabulary.as_read(prime, config.lower))
     except UserError as error:
         raise UserError(f"--prime: {error}") from None
-    note(text_line(corpus))
+    note(display.text_line(corpus))
     model, found = markov.learn_and_measure(corpus, order or 5, smoothing, validation)
     note(f"model   Markov, order {found.order}, {found.contexts:,} contexts, {smoothing}")
     note(f"done    {found.in_words} in {found.seconds:.1f} s")

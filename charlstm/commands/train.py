@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from charlstm import hints
-from charlstm.commands.options import config_options, text_line, write
+from charlstm.commands.options import config_options, write
 from charlstm.config import PRESETS, Config
 from charlstm.errors import UserError
 from charlstm.stopping import ENDS, Stopping
@@ -126,11 +126,13 @@ def _list_presets() -> None:
 
 def _train(run: Any, screen: Any, began: float, show_sample: bool) -> int:
     """Train, showing it; return the exit code. `began` is when the command did."""
+    from charlstm import display
+
     trainer, config, start_at = run.trainer, run.config, run.trainer.iteration
     trained_before = trainer.seconds
     corpus = trainer.corpus
     threads = "1 thread" if trainer.threads == 1 else f"up to {trainer.threads} threads"
-    screen.note(text_line(corpus))
+    screen.note(display.text_line(corpus))
     screen.note(
         f"model   {config.cell.upper()}, {config.num_layers} x {config.hidden_size} hidden units, "
         f"{len(trainer.theta):,} parameters ({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
@@ -140,7 +142,7 @@ def _train(run: Any, screen: Any, began: float, show_sample: bool) -> int:
     screen.note(f"folder  {run.folder}" + (f", going on after {start_at:,} iterations" if start_at else ""))
     _tell_notes(run, screen)
     stopping = Stopping(run, ENDS, lambda number: screen.note(_STOPPING), _leave)
-    with _CompileNote(screen), _saved_by_signal(run), stopping:
+    with display.CompileNote(screen), _saved_by_signal(run), stopping:
         try:
             for progress in run.train():
                 screen.show(progress)
@@ -205,7 +207,7 @@ def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
 
     config, trainer = run.config, run.trainer
     if trainer.iteration == start_at:
-        screen.note(f"nothing to do: this run has had {trainer.budget} ({trainer.iteration:,} iterations)")
+        screen.note(f"nothing to do: this run has had {run.reached}")
     else:
         best = trainer.marks.get("best_validation")
         kept_back = "" if best is None else f", {in_words(best, 3)} on the text that was kept back, at best"
@@ -220,25 +222,3 @@ def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
         screen.note("")
         write(text + "\n")
     return 0
-
-
-class _CompileNote:
-    """Says once that kernels are being compiled, when they are."""
-
-    def __init__(self, screen: Any) -> None:
-        self.screen, self.said = screen, False
-
-    def __call__(self, kernel: str) -> None:
-        if not self.said:
-            self.screen.note("        compiling kernels, once for this version and processor, about 20 s ...")
-            self.said = True
-
-    def __enter__(self) -> None:
-        import kernels
-
-        kernels.compile_listeners.append(self)
-
-    def __exit__(self, *_: Any) -> None:
-        import kernels
-
-        kernels.compile_listeners.remove(self)
