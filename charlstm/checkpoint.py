@@ -19,6 +19,7 @@ import numpy as np
 
 from charlstm.config import Config
 from charlstm.corpus import ByteVocabulary, Vocabulary
+from charlstm.edges import Edges, known
 from charlstm.errors import UserError
 from kernels import spec
 from kernels.spec import Shape
@@ -66,6 +67,11 @@ class Checkpoint:
             f"<Checkpoint of {name}: {config.cell} {config.num_layers} x {config.hidden_size}, "
             f"{len(self.vocabulary):,} {self.vocabulary.kind}, {self.iteration:,} iterations>"
         )
+
+    @property
+    def edges(self) -> Edges:
+        """The ids that a text begins after, and those that end it."""
+        return known(self.corpus, self.vocabulary)
 
     @property
     def shape(self) -> Shape:
@@ -166,6 +172,7 @@ class Checkpoint:
         for item, kind in {**_PLAIN, **_LATER}.items():
             if not isinstance(plain[item], kind) or (kind is int and plain[item] < 0):
                 raise TypeError(f"{item} is {plain[item]!r}")
+        known(plain["corpus"], vocabulary)  # or a ValueError now
         return cls(config, vocabulary, theta, state, h, c, random_state, **plain)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from charlstm import data, formats, idcache
 from charlstm.archives import not_read
+from charlstm.edges import Edges, edges_of, known
 from charlstm.encoder import ByteEncoder, Encoder
 from charlstm.encodings import normalised
 from charlstm.errors import UserError
@@ -24,7 +25,7 @@ from charlstm.vocabulary import ByteVocabulary, UnknownCharacters, Vocabulary
 __all__ = ["ByteVocabulary", "Corpus", "Fetch", "UnknownCharacters", "Vocabulary", "cached", "kept", "load"]
 _LONG_NAME, _WORDS = 255, 4  # characters that no name has, and blanks that few have
 _OURS = ("samples.txt", "metrics.jsonl")  # which a run leaves
-_FORMAT = 2  # of what the cache remembers; a text is read again where that is another
+_FORMAT = 3  # of what the cache remembers; a text is read again where that is another
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +39,9 @@ class Corpus:
     is_frozen: bool = False  #: the vocabulary is a model's, not this text's own
     known_digest: str = ""  #: what `digest` is, where that has been computed
     remark: str = ""  #: what whoever trains on it should be told, a line each
+    separator: str = ""  #: what its texts were joined with, and how many these are
+    documents: int = 1
+    known_edges: Edges | None = None  #: what `edges` are, where that is known
 
     def __post_init__(self) -> None:
         if not len(self.ids):
@@ -115,6 +119,11 @@ class Corpus:
         return self.ids[:cut], self.ids[cut:]
 
     @cached_property
+    def edges(self) -> Edges:
+        """The ids that its texts begin after, and those that end them."""
+        return self.known_edges or edges_of(self.vocabulary, self.ids, self.separator, self.documents)
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of vocabulary and ids."""
         return self.known_digest or idcache.digest_of(self.vocabulary, self.ids)
@@ -178,9 +187,10 @@ def load(
         ) from None
     except OSError as error:  # of the cache: its folder went away, say
         raise UserError(f"{idcache.folder()}: {error.strerror or error}") from None
-    used, ids, digest, told, trouble = found
+    used, ids, digest, told, documents, trouble = found
     remarks = [*(remark for _, remark in found_in), *told, f"the text stays in memory: {trouble}" if trouble else ""]
-    return Corpus(name, used, ids, origins, vocabulary is not None, digest, "\n".join(filter(None, remarks)))
+    remark = "\n".join(filter(None, remarks))
+    return Corpus(name, used, ids, origins, vocabulary is not None, digest, remark, separator, documents)
 
 
 def can_be_read_again(sources: Sequence[str]) -> bool:
@@ -199,7 +209,8 @@ def cached(facts: dict[str, Any], vocabulary: Vocabulary) -> Corpus | None:
     if ids is None:
         return None
     sources = tuple(facts["sources"])
-    return Corpus(facts["name"], vocabulary, ids, sources, bool(facts.get("is_frozen")), facts["digest"])
+    is_frozen, edges = bool(facts.get("is_frozen")), known(facts, vocabulary)
+    return Corpus(facts["name"], vocabulary, ids, sources, is_frozen, facts["digest"], known_edges=edges)
 
 
 def kept(corpus: Corpus) -> Corpus:
@@ -211,7 +222,7 @@ def kept(corpus: Corpus) -> Corpus:
     return replace(corpus, known_digest=corpus.digest, remark=remark)
 
 
-_Encoded = tuple[Vocabulary, np.ndarray, str, list[str], str]
+_Encoded = tuple[Vocabulary, np.ndarray, str, list[str], int, str]
 
 
 @dataclass(frozen=True)
@@ -227,9 +238,11 @@ class _Source:
     unknown: str
     found: Counter[str] = field(default_factory=Counter)  # files of each format
     left_out: Counter[str] = field(default_factory=Counter)  # what the texts lack, in words
+    joined: Counter[str] = field(default_factory=Counter)  # "texts": how many were
 
     def encoded(self) -> _Encoded:
-        """Vocabulary, ids, digest, what is to be told of the files, and why ids are not in a file, if they should be.
+        """Vocabulary, ids, digest, what is to be told of the files, how many texts were joined, and why ids are not in
+        a file, if they should be.
 
         Raises
         ------
@@ -247,18 +260,24 @@ class _Source:
             encoder.spool.discard()
             raise
         if self._size and ids.nbytes > idcache.IN_MEMORY and not encoder.spool.trouble:
-            idcache.remember(self._size, self._key(), digest, vocabulary, self._told())
-        return vocabulary, ids, digest, self._told(), encoder.spool.trouble
+            idcache.remember(self._size, self._key(), digest, vocabulary, self._told(), self.joined["texts"])
+        return vocabulary, ids, digest, self._told(), self.joined["texts"], encoder.spool.trouble
 
     def _text(self) -> Iterator[str]:
         each = (text for part in self.parts for text in part.texts(self.how, self.found, self.left_out))
-        text = gathered(joined(each, self.separator))
+        text = gathered(joined(self._counted(each), self.separator))
         return lowered(text) if self.lower else text
 
     def _bytes(self) -> Iterator[bytes]:
         if not self.as_bytes:
             return (piece.encode("utf-8", "replace") for piece in self._text())
-        return joined((part.pieces() for part in self.parts), self.separator.encode("utf-8", "surrogateescape"))
+        each = (part.pieces() for part in self.parts)
+        return joined(self._counted(each), self.separator.encode("utf-8", "surrogateescape"))
+
+    def _counted(self, texts: Iterator[Any]) -> Iterator[Any]:
+        for text in texts:
+            self.joined["texts"] += 1
+            yield text
 
     def _see_that_all_was_used(self) -> None:
         for format, option in (("csv", "column"), ("jsonl", "field")):
@@ -291,11 +310,11 @@ class _Source:
         noted = idcache.recall(self._size, self._key())
         if noted is None:
             return None
-        digest, characters, told = noted
+        digest, characters, told, documents = noted
         own = ByteVocabulary() if self.as_bytes else Vocabulary(characters)
         vocabulary = own if self.vocabulary is None else self.vocabulary
         ids = idcache.find(digest, vocabulary)
-        return None if ids is None else (vocabulary, ids, digest, told, "")
+        return None if ids is None else (vocabulary, ids, digest, told, documents, "")
 
     @cached_property
     def _size(self) -> int:

@@ -230,11 +230,12 @@ def evaluation(progress: Progress) -> str:
     """The figures on the text that was kept back, in a line."""
     bits = progress.val_bits_per_char or 0.0
     nats = math.log(2) * (progress.val_bits_per_unit or 0.0)
-    unit = "" if progress.val_bits_per_byte is None else "/byte"
+    is_of_bytes = progress.val_bits_per_byte is not None
+    unit, beside = ("byte", f"{in_words(bits, 4)} bits/char, ") if is_of_bytes else ("char", "")
     best = ", the best so far" if progress.is_best else ""
     return (
-        f"iteration {progress.iteration:,}  validation loss {in_words(nats, 4)}{unit}  "
-        f"{_bits(bits, progress.val_bits_per_byte, 4)}  perplexity {perplexity_in_words(bits)}{best}"
+        f"iteration {progress.iteration:,}  validation {in_words(progress.val_bits_per_unit or 0.0, 4)} bits/{unit} "
+        f"({in_words(nats, 4)} nats), {beside}perplexity {perplexity_in_words(bits)}{best}"
     )
 
 

@@ -1,7 +1,7 @@
 """Checkpoint and text -> log probabilities, bits per character, perplexity."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +11,17 @@ import kernels
 from charlstm.checkpoint import Checkpoint
 from charlstm.errors import UserError
 from charlstm.figures import perplexity
-from charlstm.sampler import choose_backend, first_id, read, zero_state
+from charlstm.forward import log_probs as read
+from charlstm.sampler import choose_backend
 from kernels.spec import Shape
 
 
 @dataclass(frozen=True, repr=False)
 class Score:
-    """How well a model predicts a text, from a zero state on, its state carried through the whole text.
+    """How well a model predicts a text, its state carried through the whole text.
 
-    `log_probs` (chars,) float64 holds ln p of each character, given all before it; the first is predicted after a line
-    break, which does not count, as :func:`charlstm.sampler.stream` begins.
+    `log_probs` (chars,) float64 holds ln p of each character, given all before it, and what texts begin after, which
+    does not count: see :mod:`charlstm.edges`.
     """
 
     log_probs: np.ndarray
@@ -78,8 +79,7 @@ def log_probs(model: Checkpoint, ids: np.ndarray, backend: str = "auto") -> Iter
     """Yield ln p of each of the ids as :class:`Score` has it, float64, piece by piece."""
     name = choose_backend(backend)
     ops, theta = kernels.load_for_host(name), kernels.to_device(name, model.theta)
-    first = np.array([first_id(model)], ids.dtype)
-    return read(ops, theta, model.shape, np.concatenate([first, ids]), *zero_state(model.shape, theta.dtype))
+    return read(ops, theta, model.shape, model.edges.begin, ids)
 
 
 def score(model: Checkpoint, text: str, *, unknown: str = "error", backend: str = "auto") -> Score:
@@ -105,7 +105,6 @@ def score_ids(model: Checkpoint, ids: np.ndarray, backend: str = "auto") -> Scor
     return Score(np.concatenate(list(log_probs(model, ids, backend))))
 
 
-def bits_per_char(ops: Any, theta: np.ndarray, shape: Shape, ids: np.ndarray) -> float:
-    """-sum log2 p / (M - 1) of ids[1:], for ids (M,) of any length, from a zero state that is carried through them."""
-    nats = -sum(float(piece.sum()) for piece in read(ops, theta, shape, ids, *zero_state(shape, theta.dtype)))
-    return nats / (len(ids) - 1) / math.log(2)
+def bits_per_unit(ops: Any, theta: np.ndarray, shape: Shape, begin: Sequence[int], ids: np.ndarray) -> float:
+    """-sum log2 p / M of the ids (M,) of a text of any length; `begin` is what texts begin after."""
+    return -sum(float(piece.sum()) for piece in read(ops, theta, shape, begin, ids)) / len(ids) / math.log(2)

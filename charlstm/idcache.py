@@ -215,12 +215,12 @@ def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
 
 
 # --------------------------------------------------------------------------------------------------------- by content
-def remember(size: int, key: str, digest: str, vocabulary: Vocabulary, told: list[str]) -> None:
+def remember(size: int, key: str, digest: str, vocabulary: Vocabulary, told: list[str], documents: int) -> None:
     """Note which ids what was read became: `size` bytes, of a `key` that says what they are and how they were read.
 
-    `told` is what a person was told of it.
+    `told` is what a person was told of it, `documents` how many texts it was joined of.
     """
-    noted = {"digest": digest, "vocabulary": vocabulary.characters, "told": told}
+    noted = {"digest": digest, "vocabulary": vocabulary.characters, "told": told, "documents": documents}
     _put(_note(size, key), json.dumps(noted).encode())
 
 
@@ -229,11 +229,12 @@ def may_recall(size: int) -> bool:
     return any(path.name.startswith(f"{size}-") for path in _files())
 
 
-def recall(size: int, key: str) -> tuple[str, str, list[str]] | None:
-    """The digest and the characters of the vocabulary of what was read before, and what was told of it."""
+def recall(size: int, key: str) -> tuple[str, str, list[str], int] | None:
+    """The digest and the vocabulary's characters of what was read before, what was told of it, and how many texts."""
     try:
         noted = json.loads(_note(size, key).read_bytes())
-        found = str(noted["digest"]), str(noted["vocabulary"]), [str(line) for line in noted["told"]]
+        told = [str(line) for line in noted["told"]]
+        found = str(noted["digest"]), str(noted["vocabulary"]), told, int(noted["documents"])
     except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is read again
         return None
     _touch(_note(size, key))

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -279,7 +280,8 @@ def learn_and_measure(corpus: Corpus, order: int, smoothing: str, validation: fl
     bits = model.bits_per_char(kept_back, smoothing) if validation else math.inf
     finite, seconds = bits if math.isfinite(bits) else None, perf_counter() - begin
     count = corpus.vocabulary.count_characters
-    of_bytes = {"bytes": len(corpus.ids), "bits_per_byte": finite} if corpus.vocabulary.unit == "byte" else {}
+    is_bytes = corpus.vocabulary.unit == "byte"
+    of_bytes: dict[str, Any] = {"bytes": len(corpus.ids), "bits_per_byte": finite} if is_bytes else {}
     per_char = finite and finite * len(kept_back) / count(kept_back)
     return model, Figures(
         corpus.name, count(corpus.ids), order, smoothing, model.num_contexts, validation, per_char, seconds, **of_bytes

@@ -144,3 +144,8 @@ REPLACES = {
     "char-rnn": "char-rnn",
     "torch-rnn": "torch-rnn",
 }
+
+
+def is_ours(preset: str) -> bool:
+    """Whether a preset replaces no other program, whose samples it would have to write."""
+    return REPLACES[preset] == "-"

@@ -21,11 +21,14 @@ from charlstm.batches import Streams, Windows
 from charlstm.checkpoint import Checkpoint, shape_of
 from charlstm.config import BUDGETS, Config
 from charlstm.corpus import Corpus, Vocabulary
+from charlstm.edges import Ending
 from charlstm.errors import RunFailed, UserError
-from charlstm.evaluate import bits_per_char
+from charlstm.evaluate import bits_per_unit
+from charlstm.forward import Writer, continued
 from charlstm.machine import usable_cores
+from charlstm.presets import is_ours
 from charlstm.progress import ENDLESS, Progress
-from charlstm.sampler import choose_backend, continued
+from charlstm.sampler import choose_backend
 from kernels import spec
 
 _CALL_SECONDS = 0.1
@@ -323,11 +326,12 @@ class Trainer:
                 yield from self._epoch_samples()
 
     def _evaluate(self, is_due: bool) -> Progress:
-        """Measure on the text that was kept back, from a zero state that is carried through all of it.
+        """Measure on the text that was kept back, as `charlstm score` would.
 
         One that is made only because the run ends lets nobody wait: a run that goes on is as if it had not ended.
         """
-        marks, bits = self.marks, bits_per_char(self._ops, self.theta, self.shape, self.kept_back)
+        begin = self.corpus.edges.begin
+        marks, bits = self.marks, bits_per_unit(self._ops, self.theta, self.shape, begin, self.kept_back)
         is_best = bits < marks.get("best_validation", math.inf)
         if is_best:
             marks["best_validation"] = bits
@@ -484,7 +488,16 @@ class Trainer:
         )
 
     def _sample(self) -> Progress:
-        """Text from the first stream's state, begun with the character that it reads next; training is not touched."""
+        """A text as `charlstm sample` writes one; training is not touched.
+
+        Of a preset that replaces a program, as there: from the first stream's state, begun with what it reads next.
+        """
+        if is_ours(self.config.preset):
+            config, edges = self.config, self.corpus.edges
+            uniforms = self.random.random_sample((config.sample_length, 1))
+            writer = Writer(self._ops, self.theta, self.shape, edges.begin)
+            drawn = writer.draw(uniforms, temperature=config.temperature)[:, 0]
+            return self._sample_of(drawn[: Ending(edges.end).cut(drawn)] if edges.end else drawn)
         starts, reset = self.batches.plan(self.iteration, self.iteration + 1)
         h, c = (np.zeros_like(a[:, :1]) if reset[0] else a[:, :1].copy() for a in (self.h, self.c))
         return self._sample_from(self.theta, h, c, int(starts[0, 0]))
@@ -496,19 +509,22 @@ class Trainer:
             theta, h, c, self.ids[at : at + 1].astype(np.int32),
             self.random.random_sample((config.sample_length, 1)), shape=self.shape, temperature=config.temperature,
         )  # fmt: skip
-        text = self.corpus.vocabulary.decode(drawn[:, 0])
-        return replace(self._progress("sample"), sample=text, temperature=config.temperature)
+        return self._sample_of(drawn[:, 0])
+
+    def _sample_of(self, drawn: np.ndarray) -> Progress:
+        text = self.corpus.vocabulary.decode(drawn)
+        return replace(self._progress("sample"), sample=text, temperature=self.config.temperature)
 
     def _epoch_samples(self) -> Iterator[Progress]:
         """Texts at several temperatures, all of which go on from the same piece of the text."""
         config = self.config
         begin = self.random.randint(0, len(self.ids) - _PRIME + 1)
-        prime = self.ids[begin : begin + _PRIME].astype(np.int32)
+        prime, window = self.ids[begin : begin + _PRIME].astype(np.int32), config.epoch_samples == "window"
+        before = prime[:0] if window else np.array(self.corpus.edges.begin, np.int32)
         for temperature in _TEMPERATURES:
             uniforms = self.random.random_sample(config.sample_length)
-            drawn = continued(
-                self._ops, self.theta, self.shape, prime, uniforms, temperature, config.epoch_samples == "window"
-            )
+            read = np.concatenate([before, prime])
+            drawn = continued(self._ops, self.theta, self.shape, read, uniforms, temperature, window)
             decode = self.corpus.vocabulary.decode
             yield replace(self._progress("sample"), sample=decode(drawn), prime=decode(prime), temperature=temperature)
 
@@ -545,6 +561,8 @@ class Trainer:
                 "digest": corpus.digest,
                 "num_ids": len(corpus.ids),
                 "is_frozen": corpus.is_frozen,
+                "begin": list(corpus.edges.begin),
+                "end": list(corpus.edges.end),
             },
         )
 

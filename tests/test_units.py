@@ -29,7 +29,7 @@ def progress_of(nats, steps, **more):
 def test_a_loss_of_48_16_over_24_steps_is_told_as_that_of_a_character(steps):
     progress = progress_of(48.16 / 24, steps, val_bits_per_char=2.0)
     assert summary(progress).startswith("loss 2.007  2.895 bits/char  perplexity 7.44  24 chars/s")
-    assert evaluation(progress).startswith("iteration 1  validation loss 1.3863  2.0000 bits/char  perplexity 4.00")
+    assert evaluation(progress).startswith("iteration 1  validation 2.0000 bits/char (1.3863 nats), perplexity 4.00")
     assert json.loads(told_line(progress))["loss"] == pytest.approx(2.0067, abs=1e-4)
 
 
@@ -40,7 +40,7 @@ def test_a_model_of_bytes_is_told_by_the_byte_with_the_character_beside_it():
     assert summary(progress).startswith(
         "loss 0.693/byte  1.000 bits/byte (3.000 bits/char)  perplexity 8.00  24 bytes/s"
     )
-    assert "validation loss 1.3863/byte  2.0000 bits/byte (6.0000 bits/char)" in evaluation(progress)
+    assert "validation 2.0000 bits/byte (1.3863 nats), 6.0000 bits/char, perplexity 64.00" in evaluation(progress)
 
 
 @pytest.mark.parametrize("cut", range(7))
