@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from charlstm import budgets
 from charlstm.errors import UserError, unknown_option
@@ -142,6 +142,11 @@ class Config:
     field: str = _option("", "of JSONL files: the field to read; a.b is the field b of a [none: as plain text]")
     bytes: bool = _option(False, "take text files as bytes, whatever they hold: the vocabulary is the 256 byte values")
     lower: bool = _option(False, "make all letters of the text lower-case")
+    weight: tuple[str, ...] = _option(
+        (),
+        "FILE=NUMBER, how often that one of several texts is read in a pass, where the others, whose number is 1, are "
+        "read once; may be given for each",
+    )
     separator: str = _option(
         r"\n", r"put between two files where the first does not end in it; \n and \t are line break and tab"
     )
@@ -223,6 +228,13 @@ def _checked(item: Any, kind: Any, value: Any) -> Any:
     if value is None and optional:
         return None
     plain = next(k for k in (get_args(kind) or (kind,)) if k is not type(None))
+    if get_origin(kind) is tuple:
+        if isinstance(value, dict):
+            value = [f"{each}={number}" for each, number in value.items()]
+        value = (value,) if isinstance(value, str) else value
+        if not isinstance(value, list | tuple) or not all(isinstance(each, plain) for each in value):
+            raise UserError(f"{name}: expected a list of words, got {value!r}")
+        return tuple(value)
     is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     fits = {
         bool: isinstance(value, bool),

@@ -21,11 +21,12 @@ from charlstm.encodings import normalised
 from charlstm.errors import UserError
 from charlstm.reading import Fetch, How, Part, gathered, joined, lowered
 from charlstm.vocabulary import ByteVocabulary, UnknownCharacters, Vocabulary
+from charlstm.weights import Spans, in_words
 
 __all__ = ["ByteVocabulary", "Corpus", "Fetch", "UnknownCharacters", "Vocabulary", "cached", "kept", "load"]
 _LONG_NAME, _WORDS = 255, 4  # characters that no name has, and blanks that few have
 _OURS = ("samples.txt", "metrics.jsonl")  # which a run leaves
-_FORMAT = 3  # of what the cache remembers; a text is read again where that is another
+_FORMAT = 4  # of what the cache remembers; a text is read again where that is another
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,6 +40,7 @@ class Corpus:
     is_frozen: bool = False  #: the vocabulary is a model's, not this text's own
     known_digest: str = ""  #: what `digest` is, where that has been computed
     remark: str = ""  #: what whoever trains on it should be told, a line each
+    spans: Spans = ()  #: where texts that have weights end, and how often a pass reads each: see `charlstm.weights`
     separator: str = ""  #: what its texts were joined with, and how many these are
     documents: int = 1
     known_edges: Edges | None = None  #: what `edges` are, where that is known
@@ -146,6 +148,7 @@ def load(
     as_bytes: bool = False,
     vocabulary: Vocabulary | None = None,
     unknown: str = "error",
+    copies: Sequence[int] = (),
     fetch: Fetch = data.fetch,
 ) -> Corpus:
     """Read text, each byte of it once, in pieces, and encode it.
@@ -164,6 +167,7 @@ def load(
     lower : make all letters lower-case
     as_bytes : take the bytes as they are, with the vocabulary of the 256 byte values
     vocabulary, unknown : a model's vocabulary, and what to do with characters that it lacks: see `Corpus.from_text`
+    copies : how often a pass reads each of the sources, the end of each being one of the separator; none: each once
     fetch : turns a URL or a built-in name into a file
 
     Raises
@@ -175,10 +179,12 @@ def load(
     """
     names, how = [os.fspath(source) for source in sources] or ["python-docs"], How(encoding, format, column, field)
     found_in = [_expand(name, how) for name in names]
-    parts = [Part(part, fetch) for places, _ in found_in for part in places]
+    parts = [[Part(part, fetch) for part in places] for places, _ in found_in]
+    if copies and len(copies) != len(names):
+        raise UserError(f"--weight: this run has weights for {len(copies)} texts, got {len(names)}")
     origins = tuple(str(Path(name).resolve()) if _exists(name) else name for name in names)
     name, vocabulary = _name(names[0]), None if as_bytes else vocabulary
-    source = _Source(parts, separator, how, lower, as_bytes, vocabulary, unknown)
+    source = _Source(parts, bool(copies), separator, how, lower, as_bytes, vocabulary, unknown)
     try:
         found = source.recalled() or source.encoded()
     except UnknownCharacters as error:
@@ -187,10 +193,14 @@ def load(
         ) from None
     except OSError as error:  # of the cache: its folder went away, say
         raise UserError(f"{idcache.folder()}: {error.strerror or error}") from None
-    used, ids, digest, told, documents, trouble = found
-    remarks = [*(remark for _, remark in found_in), *told, f"the text stays in memory: {trouble}" if trouble else ""]
-    remark = "\n".join(filter(None, remarks))
-    return Corpus(name, used, ids, origins, vocabulary is not None, digest, remark, separator, documents)
+    used, ids, digest, facts, trouble = found
+    stays = f"the text stays in memory: {trouble}" if trouble else ""
+    remarks = [*(remark for _, remark in found_in), *facts.told, in_words(copies, names), stays]
+    return Corpus(
+        name, used, ids, origins, vocabulary is not None, digest, "\n".join(filter(None, remarks)),
+        separator=separator, documents=facts.documents,
+        spans=tuple(zip(facts.ends, copies, strict=True)) if copies else (),
+    )  # fmt: skip
 
 
 def can_be_read_again(sources: Sequence[str]) -> bool:
@@ -209,27 +219,29 @@ def cached(facts: dict[str, Any], vocabulary: Vocabulary) -> Corpus | None:
     if ids is None:
         return None
     sources = tuple(facts["sources"])
+    spans = tuple((int(end), int(count)) for end, count in facts.get("spans", ()))
     is_frozen, edges = bool(facts.get("is_frozen")), known(facts, vocabulary)
-    return Corpus(facts["name"], vocabulary, ids, sources, is_frozen, facts["digest"], known_edges=edges)
+    return Corpus(facts["name"], vocabulary, ids, sources, is_frozen, facts["digest"], known_edges=edges, spans=spans)
 
 
 def kept(corpus: Corpus) -> Corpus:
     """The same text, which :func:`cached` will find while the cache keeps it; if it will not, the remark says why."""
     trouble = idcache.keep(corpus.ids, corpus.vocabulary, corpus.digest)
-    if not trouble or corpus.remark:
+    if not trouble or trouble in corpus.remark:
         return corpus
     remark = f"to go on with this run the text will be needed again: {trouble}"
-    return replace(corpus, known_digest=corpus.digest, remark=remark)
+    return replace(corpus, known_digest=corpus.digest, remark=f"{corpus.remark}\n{remark}".strip())
 
 
-_Encoded = tuple[Vocabulary, np.ndarray, str, list[str], int, str]
+_Encoded = tuple[Vocabulary, np.ndarray, str, idcache.Facts, str]
 
 
 @dataclass(frozen=True)
 class _Source:
     """What a text is read from, and how."""
 
-    parts: list[Part]
+    groups: list[list[Part]]  # what each name on the command line stands for
+    is_weighted: bool  # then every group ends in the separator, and where is noted
     separator: str
     how: How
     lower: bool
@@ -241,8 +253,7 @@ class _Source:
     joined: Counter[str] = field(default_factory=Counter)  # "texts": how many were
 
     def encoded(self) -> _Encoded:
-        """Vocabulary, ids, digest, what is to be told of the files, how many texts were joined, and why ids are not in
-        a file, if they should be.
+        """Vocabulary, ids, digest, what is known of the text, and why ids are not in a file, if they should be.
 
         Raises
         ------
@@ -252,32 +263,41 @@ class _Source:
         is_bytes = self.as_bytes or (self.vocabulary is not None and self.vocabulary.kind == "bytes")
         encoder: Any = ByteEncoder(self.vocabulary) if is_bytes else Encoder(self.vocabulary, self.unknown)
         try:
-            for piece in self._bytes() if is_bytes else self._text():
-                encoder.add(piece)
+            for parts in self.groups if self.is_weighted else [self._parts]:
+                for piece in self._bytes(parts) if is_bytes else self._text(parts):
+                    encoder.add(piece)
+                encoder.mark()
             self._see_that_all_was_used()
             vocabulary, ids, digest = encoder.finish()
+            facts = idcache.Facts(self._told(), self.joined["texts"], encoder.ends)
         except BaseException:
             encoder.spool.discard()
             raise
         if self._size and ids.nbytes > idcache.IN_MEMORY and not encoder.spool.trouble:
-            idcache.remember(self._size, self._key(), digest, vocabulary, self._told(), self.joined["texts"])
-        return vocabulary, ids, digest, self._told(), self.joined["texts"], encoder.spool.trouble
+            idcache.remember(self._size, self._key(), digest, vocabulary, facts)
+        return vocabulary, ids, digest, facts, encoder.spool.trouble
 
-    def _text(self) -> Iterator[str]:
-        each = (text for part in self.parts for text in part.texts(self.how, self.found, self.left_out))
+    @property
+    def _parts(self) -> list[Part]:
+        return [part for group in self.groups for part in group]
+
+    def _text(self, parts: list[Part]) -> Iterator[str]:
+        each = (text for part in parts for text in part.texts(self.how, self.found, self.left_out))
         text = gathered(joined(self._counted(each), self.separator))
         return lowered(text) if self.lower else text
 
-    def _bytes(self) -> Iterator[bytes]:
+    def _bytes(self, parts: list[Part]) -> Iterator[bytes]:
         if not self.as_bytes:
-            return (piece.encode("utf-8", "replace") for piece in self._text())
-        each = (part.pieces() for part in self.parts)
+            return (piece.encode("utf-8", "replace") for piece in self._text(parts))
+        each = (part.pieces() for part in parts)
         return joined(self._counted(each), self.separator.encode("utf-8", "surrogateescape"))
 
     def _counted(self, texts: Iterator[Any]) -> Iterator[Any]:
         for text in texts:
             self.joined["texts"] += 1
             yield text
+        if self.is_weighted:  # an empty one more, before which the last one ends in the separator
+            yield ()
 
     def _see_that_all_was_used(self) -> None:
         for format, option in (("csv", "column"), ("jsonl", "field")):
@@ -304,22 +324,22 @@ class _Source:
         """The same, if the cache has what these very bytes became."""
         if not self._size or not idcache.may_recall(self._size):
             return None
-        for part in self.parts:
+        for part in self._parts:
             for _ in part.pieces():
                 pass
         noted = idcache.recall(self._size, self._key())
         if noted is None:
             return None
-        digest, characters, told, documents = noted
+        digest, characters, facts = noted
         own = ByteVocabulary() if self.as_bytes else Vocabulary(characters)
         vocabulary = own if self.vocabulary is None else self.vocabulary
         ids = idcache.find(digest, vocabulary)
-        return None if ids is None else (vocabulary, ids, digest, told, documents, "")
+        return None if ids is None else (vocabulary, ids, digest, facts, "")
 
     @cached_property
     def _size(self) -> int:
         """The bytes of large files; 0 for what is small, or can be read only once."""
-        sizes = [part.size for part in self.parts]
+        sizes = [part.size for part in self._parts]
         total = sum(size or 0 for size in sizes)
         return total if None not in sizes and total > idcache.IN_MEMORY else 0
 
@@ -327,9 +347,10 @@ class _Source:
         """What was read, and how: what the ids follow from."""
         options = [self.separator, asdict(self.how), self.lower, self.as_bytes, self.unknown]
         known = None if self.vocabulary is None else [self.vocabulary.kind, self.vocabulary.characters]
-        kinds = [formats.suffix_of(part.name) for part in self.parts]
-        read = [[part.is_built_in, part.sha256.hexdigest()] for part in self.parts]
-        values = [_FORMAT, *sys.version_info[:2], *options, known, kinds, read]
+        kinds = [formats.suffix_of(part.name) for part in self._parts]
+        read = [[part.is_built_in, part.sha256.hexdigest()] for part in self._parts]
+        grouped = [len(group) for group in self.groups] if self.is_weighted else []
+        values = [_FORMAT, *sys.version_info[:2], *options, known, kinds, grouped, read]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 

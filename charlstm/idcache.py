@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -215,12 +216,17 @@ def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
 
 
 # --------------------------------------------------------------------------------------------------------- by content
-def remember(size: int, key: str, digest: str, vocabulary: Vocabulary, told: list[str], documents: int) -> None:
-    """Note which ids what was read became: `size` bytes, of a `key` that says what they are and how they were read.
+class Facts(NamedTuple):
+    """What is known of a text that was read: what a person is told of it, its documents, and where its sources end."""
 
-    `told` is what a person was told of it, `documents` how many texts it was joined of.
-    """
-    noted = {"digest": digest, "vocabulary": vocabulary.characters, "told": told, "documents": documents}
+    told: list[str]
+    documents: int
+    ends: list[int]
+
+
+def remember(size: int, key: str, digest: str, vocabulary: Vocabulary, facts: Facts) -> None:
+    """Note which ids what was read became: `size` bytes, of a `key` that says what they are and how they were read."""
+    noted = {"digest": digest, "vocabulary": vocabulary.characters, **facts._asdict()}
     _put(_note(size, key), json.dumps(noted).encode())
 
 
@@ -229,12 +235,12 @@ def may_recall(size: int) -> bool:
     return any(path.name.startswith(f"{size}-") for path in _files())
 
 
-def recall(size: int, key: str) -> tuple[str, str, list[str], int] | None:
-    """The digest and the vocabulary's characters of what was read before, what was told of it, and how many texts."""
+def recall(size: int, key: str) -> tuple[str, str, Facts] | None:
+    """The digest and the vocabulary's characters of what was read before, and what is known of it."""
     try:
         noted = json.loads(_note(size, key).read_bytes())
-        told = [str(line) for line in noted["told"]]
-        found = str(noted["digest"]), str(noted["vocabulary"]), told, int(noted["documents"])
+        facts = Facts(list(map(str, noted["told"])), int(noted["documents"]), list(map(int, noted["ends"])))
+        found = str(noted["digest"]), str(noted["vocabulary"]), facts
     except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is read again
         return None
     _touch(_note(size, key))

@@ -19,13 +19,13 @@ def curves(history: dict[str, np.ndarray], name: str, unit: str = "character") -
         Where matplotlib is not installed, or nothing has been reported yet.
     """
     try:
-        from matplotlib.figure import Figure
+        from matplotlib import figure as figures
     except ImportError:
         raise UserError("plot: needs matplotlib: pip install 'charlstm[plots]'") from None
     if not len(history.get("iteration", ())):
         raise UserError(f"plot: {name} has reported nothing yet: --report-every says how often it does")
 
-    class Shown(Figure):
+    class Figure(figures.Figure):
         """A figure that notebooks show by itself."""
 
         def _repr_png_(self) -> bytes:
@@ -35,7 +35,7 @@ def curves(history: dict[str, np.ndarray], name: str, unit: str = "character") -
             self.savefig(content, format="png")
             return content.getvalue()
 
-    figure = Shown(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for column, label in ((f"bits_per_{_SHORT[unit]}", "training"), (f"val_bits_per_{_SHORT[unit]}", "kept back")):
         if column in history:

@@ -27,6 +27,7 @@ from charlstm.progress import Progress
 from charlstm.reading import unescaped
 from charlstm.records import METRICS, SAMPLES
 from charlstm.trainer import Diverged, Trainer
+from charlstm.weights import copies_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -443,7 +444,8 @@ def corpus_of(
                 "there, and no copy of it is in the cache: give it again as TEXT"
             )
         return copy
-    return read_corpus(sources or old.corpus["sources"], old.config, vocabulary, fetch)
+    copies = None if is_frozen else [count for _, count in old.corpus.get("spans", ())]
+    return read_corpus(sources or old.corpus["sources"], old.config, vocabulary, fetch, copies)
 
 
 def training_text(old: Checkpoint, run: str | os.PathLike[str], fetch: Fetch = data.fetch) -> Corpus:
@@ -461,11 +463,20 @@ def training_text(old: Checkpoint, run: str | os.PathLike[str], fetch: Fetch = d
 
 
 def read_corpus(
-    sources: Sequence[str | os.PathLike[str]] | Corpus, config: Config, vocabulary: Vocabulary | None, fetch: Fetch
+    sources: Sequence[str | os.PathLike[str]] | Corpus,
+    config: Config,
+    vocabulary: Vocabulary | None,
+    fetch: Fetch,
+    copies: Sequence[int] | None = None,
 ) -> Corpus:
-    """The text, read as `config` says, in a model's vocabulary if one is given."""
+    """The text, read as `config` says, in a model's vocabulary if one is given.
+
+    Texts are copied as its weights say, by their names, unless `copies` says how often, as for a run that goes on.
+    """
     if isinstance(sources, Corpus):
         return _as_asked(sources, config)
+    if copies is None:
+        copies = copies_of(config.weight, [os.fspath(source) for source in sources])
     return corpora.load(
         sources,
         config.encoding,
@@ -477,12 +488,15 @@ def read_corpus(
         as_bytes=config.bytes,
         vocabulary=vocabulary,
         unknown=config.unknown,
+        copies=copies,
         fetch=fetch,
     )
 
 
 def _as_asked(corpus: Corpus, config: Config) -> Corpus:
     """A text in memory, if it is what the options ask for."""
+    if config.weight and not corpus.spans:
+        raise UserError(f"--weight: is for files, and {corpus.name} is a text in memory")
     characters, is_bytes = corpus.vocabulary.characters, corpus.vocabulary.kind == "bytes"
     if config.lower and not is_bytes and characters != "".join(sorted(set(characters.lower()))):
         raise UserError(f"--lower: {corpus.name} is a Corpus, which is taken as it is: make it of text.lower()")

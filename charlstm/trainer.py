@@ -29,6 +29,7 @@ from charlstm.machine import usable_cores
 from charlstm.presets import is_ours
 from charlstm.progress import ENDLESS, Progress
 from charlstm.sampler import choose_backend
+from charlstm.weights import repeated
 from kernels import spec
 
 _CALL_SECONDS = 0.1
@@ -65,7 +66,8 @@ class Trainer:
             config = replace(config, iterations=None, epochs=None, max_chars=None, seconds=None)
         self.config = config
         self.corpus = corpus
-        self.ids, self.kept_back = corpus.split(config.validation)
+        ids, self.kept_back = corpus.split(config.validation)
+        self.ids = repeated(ids, corpus.spans, corpus.vocabulary)
         self.threads = config.threads or usable_cores()
         self.shape = shape_of(config, len(corpus.vocabulary))
         self.batches = _batches(config, len(self.ids))
@@ -561,6 +563,7 @@ class Trainer:
                 "digest": corpus.digest,
                 "num_ids": len(corpus.ids),
                 "is_frozen": corpus.is_frozen,
+                **({"spans": corpus.spans} if corpus.spans else {}),
                 "begin": list(corpus.edges.begin),
                 "end": list(corpus.edges.end),
             },

@@ -24,6 +24,7 @@ ALLOWED = {
     "charlstm.stopping": set(),
     "charlstm.data": {"charlstm", "charlstm.errors", "charlstm.places", "charlstm.terminals"},
     "charlstm.vocabulary": {"charlstm.encodings", "charlstm.errors"},
+    "charlstm.weights": {"charlstm", "charlstm.data", "charlstm.errors", "charlstm.idcache", "charlstm.vocabulary"},
     "charlstm.known": {"charlstm.checkpoint", "charlstm.corpus", "charlstm.errors", "charlstm.sampler"},
     "charlstm.idcache": {"charlstm", "charlstm.data", "charlstm.vocabulary"},
     "charlstm.encoder": {"charlstm.idcache", "charlstm.vocabulary"},
@@ -37,6 +38,7 @@ ALLOWED = {
     "charlstm.reading": {"charlstm", "charlstm.data", "charlstm.encodings", "charlstm.errors", "charlstm.formats"},
     "charlstm.edges": {"charlstm.vocabulary"},
     "charlstm.corpus": {
+        "charlstm.weights",
         "charlstm", "charlstm.archives", "charlstm.data", "charlstm.edges", "charlstm.encodings", "charlstm.formats", "charlstm.encoder", "charlstm.errors", "charlstm.idcache", "charlstm.reading",
         "charlstm.vocabulary",
     },
@@ -59,6 +61,7 @@ ALLOWED = {
         "kernels.spec",
     },
     "charlstm.trainer": {
+        "charlstm.weights",
         "charlstm", "charlstm.batches", "charlstm.budgets", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus",
         "charlstm.dropout", "charlstm.edges", "charlstm.errors", "charlstm.evaluate", "charlstm.forward", "charlstm.initial",
         "charlstm.machine", "charlstm.presets", "charlstm.progress", "charlstm.sampler", "charlstm.schedules", "kernels",
@@ -68,7 +71,8 @@ ALLOWED = {
     "charlstm.lock": {"charlstm.errors"},
     "charlstm.store": {"charlstm", "charlstm.checkpoint", "charlstm.disk", "charlstm.errors"},
     "charlstm.records": {"charlstm.config", "charlstm.figures", "charlstm.machine", "charlstm.progress"},
-    "charlstm.run": {"charlstm.evaluate", "charlstm.plotting",
+    "charlstm.run": {
+        "charlstm.weights","charlstm.evaluate", "charlstm.plotting",
         "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.data", "charlstm.disk",
         "charlstm.errors", "charlstm.figures", "charlstm.lock", "charlstm.progress", "charlstm.reading", "charlstm.records",
         "charlstm.store", "charlstm.trainer",

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 
@@ -38,12 +38,14 @@ def config_options(command: Callable[..., Any], only: tuple[str, ...] = ()) -> C
         if plain is bool:
             command = click.option(f"--{name}/--no-{name}", default=item.default, help=help)(command)
             continue
-        if item.default is not None:
+        is_many = get_origin(kind) is tuple
+        if item.default is not None and not is_many:
             help = f"{help} [{item.default}]"
         command = click.option(
             f"--{name}",
             type=str if plain is str else _Number(plain, type(None) in get_args(kind)),
-            metavar="|".join(choices) if choices else None,
+            metavar="FILE=NUMBER" if is_many else "|".join(choices) if choices else None,
+            multiple=is_many,
             help=help,
         )(command)
     return command
