@@ -3,7 +3,7 @@
 from time import monotonic
 from typing import Any
 
-from charlstm.display import evaluation, printable, summary
+from charlstm.display import Pace, evaluation, printable, summary
 from charlstm.progress import Progress
 
 _SECONDS = 0.5  # from one replacement to the next
@@ -16,6 +16,7 @@ class Notebook:
     def __init__(self) -> None:
         self._notes: list[str] = []
         self._now: Progress | None = None
+        self._pace = Pace()
         self._evaluation = ""
         self._sample: Progress | None = None
         self._output: Any = None
@@ -26,11 +27,15 @@ class Notebook:
         self._notes.append(text)
         self._draw()
 
+    def status(self, text: str) -> None:
+        """Say nothing of what is being done: the cell's own mark shows that it works."""
+
     def show(self, progress: Progress) -> None:
         """Show where training stands, now and then."""
         if progress.kind == "report":
             return
         self._now = progress
+        self._pace.add(progress)
         if progress.kind == "sample":
             self._sample = progress
         if progress.kind == "evaluation":
@@ -55,7 +60,7 @@ class Notebook:
     def _lines(self) -> list[str]:
         lines = list(self._notes)
         if self._now is not None:
-            lines += [_bar(self._now), summary(self._now)]
+            lines += [_bar(self._now), summary(self._now, self._pace)]
         if self._evaluation:
             lines.append(self._evaluation)
         if self._sample is not None:

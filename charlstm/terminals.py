@@ -10,7 +10,8 @@ def can_redraw(stream: TextIO | None) -> bool:
 
     What a notebook's cell runs with "!" has a terminal, too, but the cell keeps all that was ever written to it.
     """
-    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb" and not is_started_by_cell()
+    kind = os.environ.get("TERM", "xterm" if os.name == "nt" else "")
+    return stream is not None and stream.isatty() and kind not in ("", "dumb", "unknown") and not is_started_by_cell()
 
 
 def is_started_by_cell() -> bool:

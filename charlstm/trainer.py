@@ -247,15 +247,19 @@ class Trainer:
         A budget that is chosen takes the place of all others, so every one of them is here, twice what it was.
         """
         config, per_pass = self.config, self.batches.iterations_per_pass
-        chars = self.iteration * self._chars_each
-        used = {"epochs": self.iteration / per_pass, "max_chars": chars, "seconds": self.seconds}
+        used = {
+            "iterations": self.iteration,
+            "epochs": self.iteration / per_pass,
+            "max_chars": self.iteration * self._chars_each,
+            "seconds": self.seconds,
+        }
+        given = {name: budget for name in used if (budget := getattr(config, name)) is not None}
+        if len(given) > 1 and config.seconds is None and not self.budget.endswith(" iterations"):
+            given.pop("iterations", None)  # what another budget became
         options: list[tuple[str, float | str]] = [
-            (name.replace("_", "-"), math.ceil(2 * max(budget, used[name])))
-            for name in used
-            if (budget := getattr(config, name)) is not None
+            (name.replace("_", "-"), f"{2 * budget if used[name] <= 1.1 * budget else math.ceil(2 * used[name]):.15g}")
+            for name, budget in (given or {"iterations": self.iteration}).items()
         ]
-        if not options or self.budget.endswith(" iterations"):
-            options.insert(0, ("iterations", max(2 * self.iteration, 1)))
         if config.until_loss is not None and not self._is_below_loss:
             options.append(("until-loss", f"{config.until_loss:g}"))
         return options + ([("patience", "none")] if self.is_out_of_patience else [])

@@ -190,3 +190,13 @@ def test_who_stops_iterating_loses_nothing(corpus, tmp_path, how):
     finish(resume(tmp_path / "run", corpus))
     finish(start(corpus, small(iterations=60, **options), str(tmp_path / "whole")))
     assert everything(tmp_path / "run") == everything(tmp_path / "whole")
+
+
+def test_ctrl_c_on_a_terminal_leaves_no_bar_behind(text_file, tmp_path):
+    terminal = Terminal(command("train", text_file, *ENDLESS), 40, cwd=tmp_path).until("bits/char")
+    until_trained(tmp_path / "run")
+    terminal.type(b"\x03")
+    assert terminal.ended() == 130
+    shown = terminal.screen
+    assert not [line for line in shown if "━" in line or "─" in line], shown
+    assert any(line.startswith("stopped after") for line in shown), shown

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from functools import partial
 from time import perf_counter
@@ -74,39 +74,55 @@ def train(
         for name, value in ctx.params.items()
         if name in names and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
-    from charlstm import checkpoint, data, display, originals
-    from charlstm.config import from_model, from_preset
-    from charlstm.run import resume as resume_run
-    from charlstm.run import start
-
     if force_corpus and (resume is None or not text):
         raise UserError("--force-corpus: goes with --resume and a TEXT")
-    screen = display.choose(quiet, as_json)
-    fetch = partial(data.fetch, offline=offline, note=None if quiet else screen.note)
-    if resume is not None:
-        if out is not None:
-            raise UserError("--out: a run that is resumed stays in its folder")
-        if from_run is not None:
-            raise UserError("--from: a run that is resumed has its weights")
-        run = resume_run(None if resume == _NEWEST else resume, text, given, fetch, force_corpus=force_corpus)
-    elif from_run is not None:
-        if not text:
-            raise UserError("--from: give the TEXT to go on with")
+    if resume is not None and out is not None:
+        raise UserError("--out: a run that is resumed stays in its folder")
+    if resume is not None and from_run is not None:
+        raise UserError("--from: a run that is resumed has its weights")
+    if from_run is not None and not text:
+        raise UserError("--from: give the TEXT to go on with")
+    from charlstm import display
+
+    with closing(display.choose(quiet, as_json)) as screen:
+        screen.status("starting ...")
+        from charlstm import data, originals
+
+        fetch = partial(data.fetch, offline=offline, note=None if quiet else screen.note)
+        if resume is not None:
+            from charlstm.run import resume as resume_run
+
+            screen.status("reading the run and its text ...")
+            run = resume_run(None if resume == _NEWEST else resume, text, given, fetch, force_corpus=force_corpus)
+        else:
+            run = _begin(text, given, out, from_run, style, fetch, screen)
+        if style == "own":
+            return _train(run, screen, began, show_sample=not quiet and not as_json)
+        screen.close()
+        return _train(run, display.Guarded(originals.style_of(run.config)(run.trainer)), began, show_sample=False)
+
+
+def _begin(
+    text: tuple[str, ...], given: dict[str, Any], out: str | None, from_run: str | None, style: str, fetch: Any,
+    screen: Any,
+) -> Any:  # fmt: skip
+    """A new run, of a new model or of that of another run."""
+    from charlstm import checkpoint, originals
+    from charlstm.config import from_model, from_preset
+    from charlstm.run import start
+
+    preset, model = given.pop("preset", "fast"), None
+    if from_run is not None:
         model = checkpoint.load(from_run)
         screen.note(f"from    {from_run}: the model after {model.iteration:,} iterations on {model.corpus['name']}")
-        config = from_model(model.config, given.pop("preset", "fast"), **given)
-        run = start(text, config, out, model=model, fetch=fetch)
-    else:
-        config = from_preset(given.pop("preset", "fast"), **given)
-        if not text and "min-char-" in config.preset and os.path.isfile("input.txt"):
-            text = ("input.txt",)
-            screen.note("no TEXT given: training on input.txt, as the original script does")
-        if style == "original":
-            originals.style_of(config)  # before anything is written
-        run = start(text, config, out, fetch=fetch)
+    config = from_preset(preset, **given) if model is None else from_model(model.config, preset, **given)
+    if not text and "min-char-" in config.preset and os.path.isfile("input.txt"):
+        text = ("input.txt",)
+        screen.note("no TEXT given: training on input.txt, as the original script does")
     if style == "original":
-        screen = display.Guarded(originals.style_of(run.config)(run.trainer))
-    return _train(run, screen, began, show_sample=not quiet and not as_json and style == "own")
+        originals.style_of(config)  # before anything is written
+    screen.status("reading the text ...")
+    return start(text, config, out, model=model, fetch=fetch)
 
 
 def _list_presets() -> None:
@@ -141,27 +157,26 @@ def _train(run: Any, screen: Any, began: float, show_sample: bool) -> int:
         _note_line_to_beat(trainer, screen)
     screen.note(f"folder  {run.folder}" + (f", going on after {start_at:,} iterations" if start_at else ""))
     _tell_notes(run, screen)
-    stopping = Stopping(run, ENDS, lambda number: screen.note(_STOPPING), _leave)
-    with display.CompileNote(screen), _saved_by_signal(run), stopping:
-        try:
+    screen.status("preparing ...")
+    with display.CompileNote(screen):
+        stopping = Stopping(run, ENDS, lambda number: screen.note(_STOPPING), _leave)
+        with _saved_by_signal(run), stopping, closing(screen):
             for progress in run.train():
                 screen.show(progress)
                 _tell_notes(run, screen)
                 run.stop = run.stop or screen.gone  # whoever read the output has gone: save, and end like them
             _tell_notes(run, screen)
-        finally:
-            screen.close()
-    if trainer.iteration > start_at:
-        clock, training = perf_counter() - began, trainer.seconds - trained_before
-        screen.note(
-            f"took    {clock:.1f} s by the clock: {training:.1f} s of training, {clock - training:.1f} s of starting, "
-            "measuring, sampling and saving"
-        )
-    if stopping.number is not None:
-        screen.note(f"stopped after {trainer.iteration:,} iterations, saved")
-        screen.note(f"go on   {hints.going_on(run.folder)}")
-        return 128 + stopping.number
-    return 0 if run.stop else _finish(run, screen, start_at, show_sample)
+        if trainer.iteration > start_at:
+            clock, training = perf_counter() - began, trainer.seconds - trained_before
+            screen.note(
+                f"took    {clock:.1f} s by the clock: {training:.1f} s of training, {clock - training:.1f} s of "
+                "starting, measuring, sampling and saving"
+            )
+        if stopping.number is not None:
+            screen.note(f"stopped after {trainer.iteration:,} iterations, saved")
+            screen.note(f"go on   {hints.going_on(run.folder)}")
+            return 128 + stopping.number
+        return 0 if run.stop else _finish(run, screen, start_at, show_sample)
 
 
 def _leave(number: int) -> None:
