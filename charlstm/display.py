@@ -104,7 +104,7 @@ class Live:
 
     def status(self, text: str) -> None:
         """Show what is being done, in the place of what was shown so before."""
-        if self._live is None:
+        if self._live is None and (text or self._status):
             self._status = text[: _columns() - 1]
             sys.stderr.write(f"\r{self._status}\x1b[K")
             sys.stderr.flush()
@@ -113,8 +113,10 @@ class Live:
         if self._live is not None:
             self._live.console.print(wrapped(text, _columns()), markup=False, soft_wrap=True)
             return
-        sys.stderr.write(f"\r\x1b[K{wrapped(text, _columns())}\n")
-        self.status(self._status)
+        status = self._status
+        self.status("")
+        sys.stderr.write(f"{wrapped(text, _columns())}\n")
+        self.status(status)
 
     def show(self, progress: Progress) -> None:
         if progress.kind == "report":

@@ -16,7 +16,7 @@ import numpy as np
 
 from charlstm import checkpoint as checkpoints
 from charlstm import corpus as corpora
-from charlstm import data, disk, records, store
+from charlstm import data, disk, hints, records, store
 from charlstm.checkpoint import Checkpoint
 from charlstm.config import BUDGETS, Config, from_model, from_preset
 from charlstm.corpus import Corpus, Fetch, Vocabulary
@@ -375,7 +375,8 @@ def _folder_of(run: Path) -> Path:
     """The folder of a run that is named by it, or by its last checkpoint."""
     if run.is_file() and run.parent.name == "checkpoints":
         raise UserError(
-            f"--resume={run}: goes on from a run's newest checkpoint: give its folder; --from={run} begins a new run "
+            f"{hints.option('resume', run)}: goes on from a run's newest checkpoint: give its folder; "
+            f"{hints.option('from', run)} begins a new run "
             "with this one"
         )
     return run.parent if run.is_file() else run
@@ -522,7 +523,11 @@ def _empty_folder(folder: Path) -> Path:
     """Make a folder, which may exist if there is nothing in it."""
     disk.make_folder(folder)
     if {path.name for path in folder.iterdir()} - {LOCK}:
-        what = f"go on with it by --resume={folder}" if (folder / store.LAST).exists() else "it is not empty"
+        what = (
+            f"go on with it by {hints.option('resume', folder)}"
+            if (folder / store.LAST).exists()
+            else "it is not empty"
+        )
         raise UserError(f"--out {folder}: exists already ({what}); give another folder")
     return folder
 

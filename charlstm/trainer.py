@@ -241,28 +241,44 @@ class Trainer:
             return f"the patience of {config.patience} evaluations"
         return self.budget or f"{self.iterations:,} iterations" if self.iteration >= self.iterations else None
 
-    def more(self) -> list[tuple[str, float | str]]:
-        """Options, and their values, that let a run which has ended go on for about as long again.
+    def more(self) -> list[tuple[str, str]]:
+        """Options, and their values, that let a run which has ended go on: to its budget, or for as long again.
 
-        A budget that is chosen takes the place of all others, so every one of them is here, twice what it was.
+        A budget that is chosen takes the place of all others, so each of them is here, twice what it was.
         """
-        config, per_pass = self.config, self.batches.iterations_per_pass
+        config = self.config
+        loss = [] if config.until_loss is None else [("until-loss", f"{config.until_loss:g}")]
+        patience = [("patience", "none")] if self.is_out_of_patience else []
+        if self.iteration < self.iterations and (patience or not self._is_endless):
+            return patience + ([("until-loss", "none")] if self._is_below_loss else [])
+        doubled = [] if self._is_endless else self._doubled_budgets()
+        if self._is_below_loss:
+            return (doubled or [("iterations", f"{max(2 * self.iteration, 1)}")]) + patience
+        return doubled + loss + patience
+
+    def _doubled_budgets(self) -> list[tuple[str, str]]:
+        config = self.config
         used = {
             "iterations": self.iteration,
-            "epochs": self.iteration / per_pass,
+            "epochs": self.iteration / self.batches.iterations_per_pass,
             "max_chars": self.iteration * self._chars_each,
             "seconds": self.seconds,
         }
         given = {name: budget for name in used if (budget := getattr(config, name)) is not None}
         if len(given) > 1 and config.seconds is None and not self.budget.endswith(" iterations"):
-            given.pop("iterations", None)  # what another budget became
-        options: list[tuple[str, float | str]] = [
-            (name.replace("_", "-"), f"{2 * budget if used[name] <= 1.1 * budget else math.ceil(2 * used[name]):.15g}")
-            for name, budget in (given or {"iterations": self.iteration}).items()
+            given.pop("iterations")  # what another budget became
+        return [
+            (
+                name.replace("_", "-"),
+                f"{2 * budget or 1 if used[name] <= 1.1 * budget else math.ceil(2 * used[name]):.15g}",
+            )
+            for name, budget in given.items()
         ]
-        if config.until_loss is not None and not self._is_below_loss:
-            options.append(("until-loss", f"{config.until_loss:g}"))
-        return options + ([("patience", "none")] if self.is_out_of_patience else [])
+
+    @property
+    def _is_endless(self) -> bool:
+        """Whether nothing but a loss ends the run."""
+        return self.iterations >= ENDLESS
 
     # ----------------------------------------------------------------------------------------------------- loop
     def run(self) -> Iterator[Progress]:

@@ -74,6 +74,7 @@ ALLOWED = {
     "charlstm.run": {
         "charlstm.weights","charlstm.evaluate", "charlstm.plotting",
         "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.data", "charlstm.disk",
+        "charlstm.hints",
         "charlstm.errors", "charlstm.figures", "charlstm.lock", "charlstm.progress", "charlstm.reading", "charlstm.records",
         "charlstm.store", "charlstm.trainer",
     },
