@@ -1,12 +1,13 @@
 """What a Python program or a notebook sees: text in memory, a finished run, progress, options and their guesses."""
 
 import json
+import re
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import made_up_text
+from conftest import ROOT, made_up_text
 from small_runs import SMALL
 
 import charlstm
@@ -162,7 +163,7 @@ def test_plot(run, tmp_path, monkeypatch):
         kept_back.get_ydata(), history["val_bits_per_char"][np.isfinite(history["val_bits_per_char"])]
     )
     assert axes.get_ylabel() == "bits per character"
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"plot: needs matplotlib: pip install 'charlstm\[plots\]'"):
         run.plot()
 
@@ -338,3 +339,29 @@ def test_a_notebook_is_not_redrawn_more_than_twice_a_second(monkeypatch):
         screen.show(progress)
     screen.close()
     assert 15 < len(ipython.outputs[0]) < 25
+
+
+def test_the_page_on_python_runs_as_it_stands(tmp_path):
+    pytest.importorskip("matplotlib")
+    for name in ("book.txt", "a.txt", "folder/b.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("The " + made_up_text(4000))
+    page = (ROOT / "docs" / "python.md").read_text()
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        cut = re.sub(
+            r"seconds=\d+", lambda budget: f"iterations={int(budget[0].partition('=')[2]) // 20}, hidden_size=8", block
+        )
+        cut = (
+            cut.replace("hidden_size=256, ", "")
+            .replace("weight=", "iterations=3, weight=")
+            .replace("* 100)", "* 100, iterations=3)")
+        )
+        cut = cut.replace("* 100, iterations=3))", "* 100), iterations=3)")
+        exec(compile(cut, "docs/python.md", "exec"), names)  # noqa: S102
+    for call in ("run.folder", "run.config", "run.reached", "run.seconds", "run.history", "run.model"):
+        assert call in page
+        assert eval(call, names) is not None  # noqa: S307
+    for call in re.findall(r"run\.(?:sample|plot)\(\".*?\)", page):
+        assert eval(call, names)  # noqa: S307
+    assert eval("charlstm.resume(run, iterations=7).reached", names) == "7 iterations"  # noqa: S307
