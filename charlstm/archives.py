@@ -22,6 +22,7 @@ PIECE = 2**20  #: bytes unpacked at a time
 ALWAYS, TIMES = 2**26, 200  #: bytes that any archive may unpack to, and how many times its size a larger one may
 _IN_MEMORY = 2**23  # bytes of a file that is read from more than one place, and then lies in a temporary file
 _MOST_MEMORY = 2**28  # bytes that the dictionary of xz may take
+_DIRECTORY = 2**24  # bytes of the list of the files in a zip file: some 200,000 of them
 _LIST = 2**22  # bytes of the list of a book's chapters
 _GZIP, _BZIP2, _XZ = b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\0"
 _CUT = "damaged, or cut short"
@@ -136,9 +137,13 @@ class Zip:
         self._file = _laid_down(pieces, name)
         self._room = _Room(name, self._file.seek(0, 2))
         try:
+            if _directory_size(self._file) > _DIRECTORY:
+                raise UserError(f"{name}: has more files than are read from an archive: unpack it, and give the folder")
             self._zip = zipfile.ZipFile(self._file)
         except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
             self._file.close()
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"{name}: {_CUT}: {error}") from None
         self._files = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
 
@@ -186,6 +191,23 @@ class Zip:
         ):
             if path in self:
                 raise UserError(f"{self.name}: {what}: {way_out}")
+
+
+def _directory_size(file: IO[bytes]) -> int:
+    """The bytes of a zip file's list of files, which `zipfile` reads at once; 0 for what is no zip file.
+
+    Source: PKWARE's APPNOTE 6.3, 4.3.14 to 4.3.16.
+    """
+    begin = max(0, file.seek(0, 2) - 2**16 - 100)
+    file.seek(begin)
+    end = file.read()
+    at, wide = end.rfind(b"PK\5\6"), end.rfind(b"PK\6\6")
+    if at < 0:
+        return 0
+    size = int.from_bytes(end[at + 12 : at + 16], "little")
+    return max(
+        size if size < 2**32 - 1 else 0, int.from_bytes(end[wide + 40 : wide + 48], "little") if wide >= 0 else 0
+    )
 
 
 def _is_of_macos(name: str) -> bool:

@@ -307,6 +307,19 @@ def test_tags_lines_and_fields_without_an_end_are_refused(tmp_path, monkeypatch)
             load(tmp_path, name, content, **options)
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_an_archive_of_too_many_files_is_not_even_listed(tmp_path, monkeypatch, wide):
+    if wide:
+        monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 5)  # and so it is written in the larger format
+    content = zipped({f"{n}.txt": b"ab\n" for n in range(20)})
+    assert (b"PK\6\6" in content) == wide
+    assert len(load(tmp_path, "t.zip", content).ids) == 60
+    monkeypatch.setattr(archives, "_DIRECTORY", 1000)
+    monkeypatch.setattr(zipfile.ZipFile, "_RealGetContents", None)
+    with pytest.raises(UserError, match=r"t\.zip: has more files than are read from an archive: unpack it"):
+        load(tmp_path, "t.zip", content)
+
+
 def test_names_in_an_archive_are_read_and_never_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
