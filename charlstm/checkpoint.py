@@ -152,7 +152,7 @@ class Checkpoint:
         from safetensors.numpy import load
 
         tensors = load(data)
-        config, is_bytes = Config(**rest["config"]), rest.get("vocabulary_kind") == "bytes"
+        config, is_bytes = Config(**{**_BEFORE, **rest["config"]}), rest.get("vocabulary_kind") == "bytes"
         vocabulary = ByteVocabulary() if is_bytes else Vocabulary(rest["vocabulary"])
         kind, place, has_gauss, gauss = rest["random"]
         shape = shape_of(config, len(vocabulary))
@@ -189,6 +189,8 @@ def _fill(array: np.ndarray, tensor: np.ndarray, name: str) -> None:
     array[...] = tensor
 
 
+#: Options that the oldest files do not have, as they were then.
+_BEFORE: dict[str, Any] = {"reset_every": 0}
 _PLAIN: dict[str, Any] = {
     "iteration": int, "position": int, "seconds": int | float, "smooth_loss": int | float, "loss_sum": int | float,
     "loss_count": int, "corpus": dict, "files": dict,

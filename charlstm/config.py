@@ -66,10 +66,17 @@ class Config:
         "MAXLEN:STEP, read windows of MAXLEN characters, one every STEP, shuffled, each from a zero state, and learn "
         "the one character after each, instead of streams",
     )
+    reset_every: int = _option(
+        64,
+        "iterations after which a stream's state is set to zero, on average, each at its own random moments (0: only "
+        "where the text begins again)",
+        low=0,
+        high=10**9,
+    )
     optimizer: str = _option("adam", "update rule", choices=("adagrad", "rmsprop", "adam", "sgd"))
     learning_rate: float = _option(8e-3, "step size, at first", above=0)
     schedule: str = _option("cosine", "how the step size changes", choices=("constant", "decay", "plateau", "cosine"))
-    warmup: int = _option(0, "iterations in which the step size rises from zero", low=0)
+    warmup: int = _option(100, "iterations in which the step size rises from zero", low=0)
     decay_factor: float = _option(
         0.5, "decay, plateau: what the step size is multiplied by, each time", above=0, high=1
     )

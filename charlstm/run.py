@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 #: Options that may differ from the run's own when it goes on: they change no size, and nothing of the past.
 CHANGEABLE = (
-    *BUDGETS, "backend", "threads", "learning_rate", "schedule", "warmup", "decay_factor", "decay_every", "decay_after",
-    "decay_floor", "plateau_patience", "patience", "validate_every", "report_every", "save_every", "keep",
-    "sample_every", "sample_length", "temperature", "show_below", "save_below", "epoch_samples",
+    *BUDGETS, "backend", "threads", "learning_rate", "schedule", "warmup", "reset_every", "decay_factor", "decay_every",
+    "decay_after", "decay_floor", "plateau_patience", "patience", "validate_every", "report_every", "save_every",
+    "keep", "sample_every", "sample_length", "temperature", "show_below", "save_below", "epoch_samples",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 import kernels
 from charlstm import budgets, dropout, initial, schedules
-from charlstm.batches import Streams, Windows
+from charlstm.batches import Resets, Streams, Windows
 from charlstm.checkpoint import Checkpoint, shape_of
 from charlstm.config import BUDGETS, Config
 from charlstm.corpus import Corpus, Vocabulary
@@ -71,6 +71,7 @@ class Trainer:
         self.threads = config.threads or usable_cores()
         self.shape = shape_of(config, len(corpus.vocabulary))
         self.batches = _batches(config, len(self.ids))
+        self._resets = Resets(config.reset_every, config.batch_size, config.seed)
         self._ops = kernels.load_for_host(self.backend)
         self._text = kernels.to_device(self.backend, self.ids)  # where the kernels read it
         self._dropout = dropout.rounded(config.dropout)
@@ -298,6 +299,8 @@ class Trainer:
             if every_evaluation and self.iteration % every_evaluation and self.ended_by() is not None:
                 yield self._evaluate(is_due=False)  # it goes on, to nowhere: see Progress.is_extra
             while self.ended_by() is None:
+                for stream in self._resets.at(self.iteration).tolist():
+                    self.h[:, stream] = self.c[:, stream] = 0
                 if every and self.iteration % every == 0:
                     yield self._sample()
                 yield from self._advance(self._next_pause())
@@ -309,6 +312,7 @@ class Trainer:
     def _next_pause(self) -> int:
         """The iteration at which the next call of the kernels ends, if nothing stops it before."""
         periods = [
+            self._resets.step if self.config.reset_every else 0,
             self.config.sample_every,
             self._evaluate_every,
             self.batches.iterations_per_pass * self._minds_epochs,
