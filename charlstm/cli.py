@@ -11,10 +11,20 @@ import click
 
 from charlstm import places, streams
 from charlstm.commands import machine, runs, text, train
+from charlstm.commands.layout import Commands
 from charlstm.errors import RunFailed, UserError
 
+COMPLETION = """\b
+For completion, put one of these into the start-up file of your shell:
+bash   eval "$(_CHARLSTM_COMPLETE=bash_source charlstm)"
+zsh    eval "$(_CHARLSTM_COMPLETE=zsh_source charlstm)"
+fish   _CHARLSTM_COMPLETE=fish_source charlstm | source
+"""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+@click.group(
+    cls=Commands, epilog=COMPLETION, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="charlstm", prog_name="charlstm")
 def cli() -> None:
     """Train a character LSTM (or GRU, or RNN) on a text, and let it write."""

@@ -36,7 +36,7 @@ class Config:
         For a value out of range: ``--hidden-size: expected at least 1, got 0``.
     """
 
-    preset: str = _option("fast", "recipe that the other options start from")
+    preset: str = _option("fast", "recipe that the other options start from; list shows all")
     backend: str = _option("auto", "who does the arithmetic", choices=("auto", "numpy", "numba", "cupy"))
     dtype: str = _option(
         "float32",
@@ -63,7 +63,7 @@ class Config:
     batch_size: int = _option(16, "streams of text, or windows, read side by side", low=1, high=1_000_000)
     windows: str | None = _option(
         None,
-        "MAXLEN:STEP, read windows of MAXLEN characters, one every STEP, shuffled, each from a zero state, and learn "
+        "read windows of MAXLEN characters, one every STEP, shuffled, each from a zero state, and learn "
         "the one character after each, instead of streams",
     )
     reset_every: int = _option(

@@ -334,7 +334,7 @@ def resume(
     UserError
         For a run without a checkpoint, or that another process has; another text; an option that cannot change.
     """
-    folder = _newest() if run is None else _folder_of(Path(run))
+    folder = newest() if run is None else _folder_of(Path(run))
     checkpoints.find(folder, "last")  # before the lock, which would be the first file of a folder that is no run's
     try:
         lock = Lock(folder)
@@ -540,9 +540,16 @@ def _best_loss(folder: Path) -> float:
         return float("inf")
 
 
-def _newest() -> Path:
-    """The run below runs/ whose last checkpoint is the newest."""
+def newest(command: str = "train") -> Path:
+    """The run below runs/ whose last checkpoint is the newest.
+
+    Raises
+    ------
+    UserError
+        If there is none; what a `command` takes instead is in the message.
+    """
     found = list(Path("runs").glob("*/last.safetensors"))
     if not found:
-        raise UserError("--resume: there is no run with a checkpoint below runs/; name its folder: --resume=RUN")
+        what, way = ("--resume", "--resume=RUN") if command == "train" else ("RUN", f"charlstm {command} RUN")
+        raise UserError(f"{what}: there is no run with a checkpoint below runs/; name its folder: {way}")
     return max(found, key=lambda path: path.stat().st_mtime).parent

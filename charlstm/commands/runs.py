@@ -2,12 +2,12 @@
 
 import click
 
-from charlstm.commands.options import CHECKPOINT_LAST
+from charlstm.commands.options import CHECKPOINT_LAST, RUN
 from charlstm.errors import RunFailed
 
 
-@click.command()
-@click.argument("run")
+@click.command(short_help="Check every file of a run for damage.")
+@RUN
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a file")
 def verify(run: str, as_json: bool) -> int:
     """Look at every file of the folder RUN: checkpoints must match their digests; exit with 1 where one is damaged."""
@@ -30,8 +30,8 @@ def verify(run: str, as_json: bool) -> int:
     return 0
 
 
-@click.command("inspect")
-@click.argument("run")
+@click.command("inspect", short_help="Show what a run holds: text, sizes, options, progress.")
+@RUN
 @CHECKPOINT_LAST
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 def inspect_run(run: str, checkpoint: str, as_json: bool) -> int:

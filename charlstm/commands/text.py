@@ -6,18 +6,23 @@ from typing import Any
 
 import click
 
-from charlstm.commands.options import BACKEND, CHECKPOINT, UNKNOWN, config_options, write
+from charlstm.commands.layout import Place, Source, word_option
+from charlstm.commands.options import BACKEND, CHECKPOINT, RUN, UNKNOWN, config_options, write
 from charlstm.config import Config
 from charlstm.errors import UserError
 
 
-@click.command()
-@click.argument("run")
-@click.option("--length", type=int, default=500, show_default=True, help="characters to write; 0 for no end")
-@click.option("--prime", default="", metavar="TEXT", help="what the model reads, and prints, first")
-@click.option("--temperature", type=float, default=0.8, show_default=True, help="1 as it believes, lower is safer")
+@click.command(short_help="Let a trained model write.")
+@RUN
+@click.option("-n", "--length", type=int, default=500, show_default=True, help="characters to write; 0 for no end")
+@click.option("-p", "--prime", default="", metavar="TEXT", help="what the model reads, and prints, first")
+@click.option(
+    "-t", "--temperature", type=float, default=0.8, show_default=True, help="1 as it believes, lower is safer"
+)
 @click.option("--argmax", is_flag=True, help="always the likeliest character: temperature 0")
-@click.option("--top-k", type=int, default=0, metavar="K", help="draw among the K likeliest characters [0: among all]")
+@click.option(
+    "-k", "--top-k", type=int, default=0, metavar="K", help="draw among the K likeliest characters [0: among all]"
+)
 @click.option(
     "--top-p", type=float, default=1.0, metavar="P",
     help="of those, draw among the fewest that have the share P of their probability [1: among all]",
@@ -27,8 +32,8 @@ from charlstm.errors import UserError
     "--new", is_flag=True,
     help="leave out lines that RUN's own text has, which is read for it; with another --stop, what ends in that",
 )  # fmt: skip
-@click.option("--count", type=int, default=1, show_default=True, help="texts to write, with seeds from --seed on")
-@click.option("--seed", type=int, help="of the draws [another text each time]")
+@click.option("-c", "--count", type=int, default=1, show_default=True, help="texts to write, with seeds from --seed on")
+@click.option("-s", "--seed", type=int, help="of the draws [another text each time]")
 @UNKNOWN
 @CHECKPOINT
 @BACKEND
@@ -37,6 +42,13 @@ def sample(
     run: str, prime: str, argmax: bool, count: int, checkpoint: str, as_json: bool, new: bool, **options: Any
 ) -> int:  # fmt: skip
     """Write text from the model of RUN, a run folder or a checkpoint file, to stdout.
+
+    \b
+    charlstm sample                               of the newest run
+    charlstm sample runs/book -p "The " -t 0.5    begun with a text, and safer
+    charlstm sample -n 0 | head -100              until its reader has enough
+
+    Without RUN it is the newest run below runs/.
 
     Temperature comes before --top-k, and that before --top-p. Several texts come each under a line "--- 1 ---"; with
     --stop '\\n' they are a line each, and nothing else.
@@ -93,9 +105,9 @@ def _sample_json(sample: Any) -> str:
     return json.dumps({**values, "log_probs": sample.log_probs.tolist()}) + "\n"
 
 
-@click.command()
-@click.argument("run")
-@click.argument("text", nargs=-1, required=True)
+@click.command(short_help="Tell how well a model predicts a text.")
+@click.argument("run", type=Place())
+@click.argument("text", nargs=-1, required=True, type=Source())
 @click.option("--encoding", help="of TEXT [the run's own]")
 @UNKNOWN
 @CHECKPOINT
@@ -159,8 +171,8 @@ def _write_characters(characters: str, ids: Any, pieces: Any) -> None:
         at += len(log_probs)
 
 
-@click.command()
-@click.argument("text", nargs=-1)
+@click.command(short_help="Learn, measure and sample the Markov model of a text.")
+@click.argument("text", nargs=-1, type=Source())
 @click.option(
     "--order", type=click.IntRange(1, 8), help="characters that the next one is drawn by [5; --style original: 4]"
 )
@@ -176,7 +188,7 @@ def _write_characters(characters: str, ids: Any, pieces: Any) -> None:
 @click.option("--seed", type=int, help="of the draws [another text each time]")
 @partial(config_options, only=("encoding", "format", "column", "field", "bytes", "lower", "separator"))
 @click.option("--offline", is_flag=True, help="download nothing: URLs and built-in texts come from the cache")
-@click.option("--style", metavar="own|original", default="own", help="original: print what markov-model.py prints")
+@word_option("--style", choices="own|original", default="own", help="original: print what markov-model.py prints")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 def ngram(
     text: tuple[str, ...], order: int | None, smoothing: str, validation: float, length: int, prime: str,
@@ -235,8 +247,8 @@ def ngram(
     return 0
 
 
-@click.command()
-@click.argument("run")
+@click.command(short_help="List the words that a run's samples use most.")
+@RUN
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="words to list")
 @click.option("--offline", is_flag=True, help="download nothing")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a word")

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from charlstm import hints
+from charlstm.commands.layout import Grouped, Place, Source, word_option
 from charlstm.commands.options import config_options, write
 from charlstm.config import PRESETS, Config
 from charlstm.errors import UserError
@@ -20,21 +21,24 @@ _NEWEST = "\0newest"
 _STOPPING = "stopping after this iteration and saving; Ctrl-C again leaves at once"
 
 
-class _Train(click.Command):
+class _Train(Grouped):
     """`--resume` takes a value after "=" alone, so that it never eats a TEXT."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
-        args = [f"--resume={_NEWEST}" if a == "--resume" and k < end else a for k, a in enumerate(args)]
+        args = [f"--resume={_NEWEST}" if a in ("-r", "--resume") and k < end else a for k, a in enumerate(args)]
         return super().parse_args(ctx, args)
 
 
-@click.command(cls=_Train)
-@click.argument("text", nargs=-1)
+@click.command(cls=_Train, short_help="Train a model on a text.")
+@click.argument("text", nargs=-1, type=Source())
 @config_options
-@click.option("--out", metavar="DIR", help="folder of the run [runs/NAME, NAME-2, ...]")
+@click.option("-o", "--out", metavar="DIR", type=Place(), help="folder of the run [runs/NAME, NAME-2, ...]")
 @click.option(
-    "--resume", metavar="[=RUN]", help="go on with a run, by default the newest; budgets are totals over all of it"
+    "-r",
+    "--resume",
+    metavar="[=RUN]",
+    help="go on with a run, by default the newest; budgets are totals over all of it",
 )
 @click.option(
     "--force-corpus",
@@ -42,21 +46,32 @@ class _Train(click.Command):
     help="with --resume: go on with another text, TEXT; --unknown says what becomes of characters that it adds",
 )
 @click.option(
-    "--from", "from_run", metavar="RUN", help="begin with the best weights of a run, and keep its sizes and vocabulary"
+    "--from",
+    "from_run",
+    metavar="RUN",
+    type=Place(),
+    help="begin with the best weights of a run, and keep its sizes and vocabulary",
 )
 @click.option("--offline", is_flag=True, help="download nothing: URLs and built-in texts come from the cache")
-@click.option("--style", metavar="own|original", default="own", help="original: print what the replaced script prints")
-@click.option("--quiet", is_flag=True, help="print nothing but errors")
+@word_option("--style", choices="own|original", default="own", help="original: print what the replaced script prints")
+@click.option("-q", "--quiet", is_flag=True, help="print nothing but errors")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a report on stdout")
 @click.pass_context
 def train(
     ctx: click.Context, text: tuple[str, ...], out: str | None, resume: str | None, from_run: str | None,
     force_corpus: bool, offline: bool, style: str, quiet: bool, as_json: bool, **_: Any,
 ) -> int:  # fmt: skip
-    """Train on TEXT: files, folders of .txt, - for stdin, http(s) URLs, or built-in texts (`charlstm data list`).
+    """Train a model on TEXT: files, folders, - for stdin, http(s) URLs, or built-in texts (`charlstm data list`).
+
+    \b
+    charlstm train book.txt                60 seconds of training, into runs/book
+    charlstm train book.txt -s 600 -V 0.1  ten minutes, measured on the last tenth
+    charlstm train -r -s 1200              go on with the newest run, to twenty
+    charlstm train poems/ -p quality       every text of a folder
+    charlstm train -p list                 the presets
 
     Without TEXT it is python-docs, the text inside Python. An option set to none is unset. Options given win over the
-    preset's; --preset list shows them all.
+    preset's.
     """
     began = perf_counter()
     if ctx.params["preset"] == "list":
