@@ -97,15 +97,15 @@ def repeated(ids: np.ndarray, spans: Spans, vocabulary: Vocabulary) -> np.ndarra
 
     It is in memory, or, where it is large, mapped from a file in the cache, as texts are.
     """
-    ends = [min(end, len(ids)) for end, _ in spans]
-    parts = list(zip([0, *ends], ends, strict=False))
     if len({count for _, count in spans}) < 2:
         return ids
+    ends = [end for end, _ in spans]
+    parts = list(zip([0, *ends], ends, strict=False))
     spool, digest = idcache.Spool(ids.dtype), idcache.begun_digest(vocabulary)
     for place in order_of([count for _, count in spans]):
-        begin, end = parts[place]
-        for at in range(begin, end, _PIECE):
-            piece = ids[at : min(at + _PIECE, end)]
+        part = ids[slice(*parts[place])]
+        for at in range(0, len(part), _PIECE):
+            piece = part[at : at + _PIECE]
             spool.append(piece)
             digest.update(np.ascontiguousarray(piece).view(np.uint8).data)
     return spool.done(digest.hexdigest())

@@ -7,6 +7,7 @@ import lzma
 import sys
 import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,12 @@ def test_a_second_start_reads_nothing_as_a_text(
         again = corpus.load([tmp_path / name], **options)
     assert (again.digest, again.remark) == (first.digest, first.remark)
     assert text_of(again) == expected
+
+
+def test_the_same_bytes_under_another_name_may_be_another_text(tmp_path, id_cache):
+    content = "<p>one <b>two</b></p>" * 30
+    for name, expected in (("t.txt", content), ("t.html", "one two\n\n" * 29 + "one two\n"), ("u.txt", content)):
+        assert text_of(load(tmp_path, name, content)) == expected
 
 
 @pytest.mark.parametrize(
@@ -290,6 +297,16 @@ def test_memory_while_unpacking_is_that_of_a_few_pieces(pack):
     tracemalloc.stop()
     assert size == 2**25
     assert peak < 2**24  # of which 8 MiB are the dictionary of xz
+
+
+def test_a_dictionary_of_4_gigabytes_is_refused(tmp_path):
+    packed = bytearray(lzma.compress(b"one two three", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 4096}]))
+    size = 4 * packed[12] + 4  # of the block's header
+    place = packed.index(b"\x21\x01", 12) + 2
+    packed[place] = 40
+    packed[12 + size - 4 : 12 + size] = zlib.crc32(packed[12 : 12 + size - 4]).to_bytes(4, "little")
+    with pytest.raises(UserError, match="t.xz: damaged, or cut short: Memory usage limit exceeded"):
+        load(tmp_path, "t.xz", bytes(packed))
 
 
 def test_tags_lines_and_fields_without_an_end_are_refused(tmp_path, monkeypatch):
