@@ -38,7 +38,10 @@ def below_a_guess(bits: float, vocab_size: int) -> str:
 def noise(bits: float, vocab_size: int) -> str:
     """What a measurement on the text that was kept back means, where a guess would be better; else nothing."""
     found = below_a_guess(bits, vocab_size)
-    meaning = "measured from a zero state, as samples begin, the model ends in noise"
+    meaning = (
+        "measured from a zero state, as samples begin, the model ends in noise; a lower --learning-rate, --warmup and "
+        "--reset-every help"
+    )
     return found and f"{found}: {meaning}"
 
 

@@ -47,7 +47,7 @@ def test_what_is_worse_than_a_guess_is_said():
     assert figures.noise(6.0, 64) == figures.divergence(6.9, 64) == ""
     assert figures.noise(6.01, 64) == (
         "6.01 bits are more than a blind guess would have (6.00): measured from a zero state, as samples begin, the "
-        "model ends in noise"
+        "model ends in noise; a lower --learning-rate, --warmup and --reset-every help"
     )
     assert "nan bits" in figures.noise(math.nan, 64)
     assert figures.divergence(7.1, 64) == (
