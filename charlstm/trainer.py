@@ -71,7 +71,7 @@ class Trainer:
         self.threads = config.threads or usable_cores()
         self.shape = shape_of(config, len(corpus.vocabulary))
         self.batches = _batches(config, len(self.ids))
-        self._resets = Resets(config.reset_every, config.batch_size, config.seed)
+        self._resets = Resets(0 if config.windows else config.reset_every, config.batch_size, config.seed)
         self._ops = kernels.load_for_host(self.backend)
         self._text = kernels.to_device(self.backend, self.ids)  # where the kernels read it
         self._dropout = dropout.rounded(config.dropout)
@@ -312,7 +312,7 @@ class Trainer:
     def _next_pause(self) -> int:
         """The iteration at which the next call of the kernels ends, if nothing stops it before."""
         periods = [
-            self._resets.step if self.config.reset_every else 0,
+            self._resets.step if self._resets.every else 0,
             self.config.sample_every,
             self._evaluate_every,
             self.batches.iterations_per_pass * self._minds_epochs,
