@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +100,12 @@ class Checkpoint:
         from charlstm.evaluate import score
 
         return score(self, text, **options)
+
+    def scores(self, texts: Iterable[str], **options: Any) -> "list[Score]":
+        """How well the model predicts each of many short texts: see :func:`charlstm.evaluate.scores`."""
+        from charlstm.evaluate import scores
+
+        return scores(self, texts, **options)
 
     def to_bytes(self) -> bytes:
         """The file's content."""

@@ -7,6 +7,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from charlstm import budgets
 from charlstm.errors import UserError, unknown_option
 from charlstm.presets import PRESETS, WITH_SCHEDULE
+from charlstm.unknown import checked as checked_unknown
 
 _MAX_SEED = 2**32 - 1
 
@@ -186,8 +187,7 @@ class Config:
         cell = _CELL_OF.get(self.init, self.cell)
         if self.cell != cell:
             raise UserError(f"--init {self.init}: is for --cell {cell}, not {self.cell}; --init uniform is for all")
-        if self.unknown not in ("error", "skip") and not re.fullmatch("replace:.", self.unknown, re.DOTALL):
-            raise UserError(f"--unknown: expected error, skip or replace:CHAR, got {self.unknown!r}")
+        checked_unknown(self.unknown)
         for format, option in (("csv", "column"), ("jsonl", "field")):
             if self.format == format and not getattr(self, option):
                 raise UserError(f"--format {format}: needs --{option}")

@@ -37,7 +37,7 @@ class Corpus:
     vocabulary: Vocabulary
     ids: np.ndarray
     sources: tuple[str, ...] = ()
-    is_frozen: bool = False  #: the vocabulary is a model's, not this text's own
+    is_frozen: bool = False  #: the vocabulary is a model's, not this text's own, or nothing is to be learned
     known_digest: str = ""  #: what `digest` is, where that has been computed
     remark: str = ""  #: what whoever trains on it should be told, a line each
     spans: Spans = ()  #: where texts that have weights end, and how often a pass reads each: see `charlstm.weights`
@@ -149,6 +149,7 @@ def load(
     vocabulary: Vocabulary | None = None,
     unknown: str = "error",
     copies: Sequence[int] = (),
+    to_learn: bool = True,
     fetch: Fetch = data.fetch,
 ) -> Corpus:
     """Read text, each byte of it once, in pieces, and encode it.
@@ -168,6 +169,7 @@ def load(
     as_bytes : take the bytes as they are, with the vocabulary of the 256 byte values
     vocabulary, unknown : a model's vocabulary, and what to do with characters that it lacks: see `Corpus.from_text`
     copies : how often a pass reads each of the sources, the end of each being one of the separator; none: each once
+    to_learn : whether it must have two distinct characters
     fetch : turns a URL or a built-in name into a file
 
     Raises
@@ -197,7 +199,7 @@ def load(
     stays = f"the text stays in memory: {trouble}" if trouble else ""
     remarks = [*(remark for _, remark in found_in), *facts.told, in_words(copies, names), stays]
     return Corpus(
-        name, used, ids, origins, vocabulary is not None, digest, "\n".join(filter(None, remarks)),
+        name, used, ids, origins, vocabulary is not None or not to_learn, digest, "\n".join(filter(None, remarks)),
         separator=separator, documents=facts.documents,
         spans=tuple(zip(facts.ends, copies, strict=True)) if copies else (),
     )  # fmt: skip

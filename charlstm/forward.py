@@ -24,42 +24,41 @@ def zero_state(shape: Shape, dtype: Any, streams: int = 1) -> tuple[np.ndarray, 
     return h, np.zeros_like(h)
 
 
-def log_probs(ops: Any, theta: Any, shape: Shape, begin: Sequence[int], ids: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield ln p of each of a text's ids, given all before it, piece by piece.
+class Reader:
+    """A model that reads a text, in pieces of any length, whose cuts change the results by no more than rounding.
 
     Parameters
     ----------
     ops, theta, shape : the model, theta where the backend keeps it
     begin : the ids that are read before the text
-    ids : (M,) integers, M of any size; read a piece at a time, so that it may be mapped from a file
-
-    Yields
-    ------
-    (n,) float64, nats. The pieces' length changes the results by no more than rounding.
     """
-    h, c = zero_state(shape, theta.dtype)
-    for _ in _read(ops, theta, shape, begin, h, c):
-        pass
-    if len(begin):
-        yield from _read(ops, theta, shape, ids, h, c, begin[-1])
-    elif len(ids):
-        yield _of_first(theta, shape)[ids[:1]]
-        yield from _read(ops, theta, shape, ids[1:], h, c, ids[0])
 
+    def __init__(self, ops: Any, theta: Any, shape: Shape, begin: Sequence[int]) -> None:
+        self._ops, self._theta, self._shape = ops, theta, shape
+        self.h, self.c = zero_state(shape, theta.dtype)  #: (L, 1, H): the state before the last id was read
+        self.last: int | None = None  #: the last id
+        self._workspace: Any = None
+        if len(begin):
+            self.last = int(begin[0])
+            self.read(np.asarray(begin[1:], np.int32))
 
-def _read(ops: Any, theta: Any, shape: Shape, ids: Any, h: Any, c: Any, last: Any = None) -> Iterator[np.ndarray]:
-    """ln p of ids (M,) after `last`, piece by piece; without it, of ids[1:].
-
-    h, c (L, 1, H), the state carried in, become that before the last id is read.
-    """
-    if last is None:
-        last, ids = (ids[0], ids[1:]) if len(ids) else (None, ids)
-    workspace = spec.workspace(shape, READ_STEPS, 1, theta.dtype) if len(ids) > READ_STEPS else None
-    for begin in range(0, len(ids), READ_STEPS):
-        piece = ids[begin : begin + READ_STEPS]
-        x = np.concatenate([[last], piece]).astype(np.int32)[:, None]
-        yield ops.score(theta, h, c, x, shape=shape, workspace=workspace if len(x) > READ_STEPS else None)[:, 0]
-        last = piece[-1]
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        """ln p of the next ids, (n,) integers, each given all before it: (n,) float64, nats."""
+        found = np.empty(len(ids))
+        begin = 0
+        if self.last is None and len(ids):
+            found[0], self.last, begin = _of_first(self._theta, self._shape)[ids[0]], int(ids[0]), 1
+        for at in range(begin, len(ids), READ_STEPS):
+            piece = ids[at : at + READ_STEPS]
+            x = np.concatenate([[self.last], piece]).astype(np.int32)[:, None]
+            if len(piece) == READ_STEPS and self._workspace is None:
+                self._workspace = spec.workspace(self._shape, READ_STEPS, 1, self._theta.dtype)
+            workspace = self._workspace if len(piece) == READ_STEPS else None
+            found[at : at + len(piece)] = self._ops.score(
+                self._theta, self.h, self.c, x, shape=self._shape, workspace=workspace
+            )[:, 0]
+            self.last = int(piece[-1])
+        return found
 
 
 def _of_first(theta: Any, shape: Shape) -> np.ndarray:
@@ -72,7 +71,7 @@ def _of_first(theta: Any, shape: Shape) -> np.ndarray:
 def log_probs_of_lines(
     ops: Any, theta: Any, shape: Shape, begin: Sequence[int], lines: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-    """ln p of the ids of each of many texts, (n,) float64 each: what :func:`log_probs` gives, up to rounding.
+    """ln p of the ids of each of many texts, (n,) float64 each: what a :class:`Reader` gives, up to rounding.
 
     Texts of like length are read side by side, in buffers that are made once for each size.
     """
@@ -125,10 +124,8 @@ class Writer:
 
     def __init__(self, ops: Any, theta: Any, shape: Shape, ids: Any, count: int = 1) -> None:
         self._ops, self._theta, self._shape, self._count = ops, theta, shape, count
-        h, c = zero_state(shape, theta.dtype)
-        for _ in _read(ops, theta, shape, ids, h, c):
-            pass
-        self._h, self._c = (np.repeat(a, count, axis=1) for a in (h, c))
+        reader = Reader(ops, theta, shape, ids)
+        self._h, self._c = (np.repeat(a, count, axis=1) for a in (reader.h, reader.c))
         self._last = np.full(count, ids[-1], np.int32) if len(ids) else None
 
     def draw(self, uniforms: np.ndarray, log_probs: np.ndarray | None = None, **how: Any) -> np.ndarray:

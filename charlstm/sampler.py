@@ -16,6 +16,8 @@ from charlstm.config import plain_number
 from charlstm.edges import Ending
 from charlstm.errors import UserError, unknown_option
 from charlstm.forward import Writer
+from charlstm.unknown import checked
+from charlstm.vocabulary import UnknownCharacters
 
 
 def choose_backend(name: str) -> str:
@@ -53,7 +55,7 @@ class Options:
     stop : a text ends, before its length, once this has been drawn; it stays. None: what ends the texts of a model that
         learned several, joined with a separator that stands between them alone
     seed : of the draws; None for another text each time
-    unknown : what to do with characters of the prime that the vocabulary lacks: "error" or "skip"
+    unknown : what to do with characters of the prime that the vocabulary lacks: "error", "skip" or "replace:CHAR"
     backend : who does the arithmetic
 
     Raises
@@ -84,8 +86,7 @@ class Options:
             raise UserError("--stop: expected at least one character")
         if self.seed is not None and not 0 <= self.seed < _SEEDS:
             raise UserError(f"--seed: expected 0 to {_SEEDS - 1}, got {self.seed}")
-        if self.unknown not in ("error", "skip"):
-            raise UserError(f"--unknown: expected error or skip, got {self.unknown!r}")
+        checked(self.unknown)
         choose_backend(self.backend)
 
 
@@ -197,12 +198,12 @@ def _encode(model: Checkpoint, prime: str, options: Options) -> tuple[str, np.nd
     if options.stop is not None and vocabulary.without_unknown(options.stop) != options.stop:
         raise UserError(f"--stop: the model does not know all characters of {options.stop!r}, and will never write it")
     prime = vocabulary.as_read(prime, model.config.lower)
-    if options.unknown == "skip":
-        prime = vocabulary.without_unknown(prime)
     try:
-        ids = vocabulary.encode(prime)
-    except UserError as error:
+        ids = vocabulary.encode(prime, options.unknown)
+    except UnknownCharacters as error:
         raise UserError(f"--prime: {error}; --unknown skip leaves such characters out") from None
+    if options.unknown != "error":
+        prime = vocabulary.decode(ids)
     return prime, np.concatenate([np.array(model.edges.begin, np.int32), ids])
 
 

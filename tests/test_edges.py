@@ -31,7 +31,7 @@ def trained(corpus, **options):
 def joined_corpus(separator="|", documents=("abab", "cdcd", "abcd")):
     text = separator.join(documents * 20)
     vocabulary = Vocabulary.of(text)
-    return Corpus("book", vocabulary, vocabulary.encode(text), (), False, "", "", separator, len(documents) * 20)
+    return Corpus("book", vocabulary, vocabulary.encode(text), separator=separator, documents=len(documents) * 20)
 
 
 CORPORA = {

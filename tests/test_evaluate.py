@@ -64,5 +64,5 @@ def test_one_character_and_characters_it_never_saw(model):
     for text, unknown in (("", "error"), ("QQ", "skip")):
         with pytest.raises(UserError, match="there is nothing to score"):
             model.score(text, unknown=unknown)
-    with pytest.raises(UserError, match="--unknown: expected error or skip, got 'maybe'"):
+    with pytest.raises(UserError, match="--unknown: expected error, skip, charge or replace:CHAR, got 'maybe'"):
         model.score("a", unknown="maybe")

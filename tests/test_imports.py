@@ -13,7 +13,9 @@ ALLOWED = {
     "charlstm.errors": set(),
     "charlstm.presets": set(),
     "charlstm.budgets": {"charlstm.errors"},
-    "charlstm.config": {"charlstm", "charlstm.budgets", "charlstm.errors", "charlstm.presets", "kernels.spec"},
+    "charlstm.config": {
+        "charlstm", "charlstm.budgets", "charlstm.errors", "charlstm.presets", "charlstm.unknown", "kernels.spec",
+    },
     "charlstm.figures": set(),
     "charlstm.progress": {"charlstm.figures"},
     "charlstm.schedules": {"charlstm.config"},
@@ -37,6 +39,7 @@ ALLOWED = {
     },
     "charlstm.reading": {"charlstm", "charlstm.data", "charlstm.encodings", "charlstm.errors", "charlstm.formats"},
     "charlstm.edges": {"charlstm.vocabulary"},
+    "charlstm.unknown": {"charlstm.errors"},
     "charlstm.corpus": {
         "charlstm.weights",
         "charlstm", "charlstm.archives", "charlstm.data", "charlstm.edges", "charlstm.encodings", "charlstm.formats", "charlstm.encoder", "charlstm.errors", "charlstm.idcache", "charlstm.reading",
@@ -54,11 +57,11 @@ ALLOWED = {
     },
     "charlstm.sampler": {
         "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.edges", "charlstm.errors", "charlstm.forward",
-        "charlstm.places", "kernels",
+        "charlstm.places", "charlstm.unknown", "charlstm.vocabulary", "kernels",
     },
     "charlstm.evaluate": {
-        "charlstm.checkpoint", "charlstm.errors", "charlstm.figures", "charlstm.forward", "charlstm.sampler", "kernels",
-        "kernels.spec",
+        "charlstm", "charlstm.checkpoint", "charlstm.corpus", "charlstm.errors", "charlstm.figures", "charlstm.forward",
+        "charlstm.sampler", "charlstm.unknown", "charlstm.vocabulary", "kernels", "kernels.spec",
     },
     "charlstm.trainer": {
         "charlstm.weights",

@@ -91,7 +91,7 @@ def test_one_likeliest_character_is_argmax(model, backend):
         ({"stop": ""}, "--stop: expected at least one character"),
         ({"stop": "aQ"}, "--stop: the model does not know all characters of 'aQ', and will never write it"),
         ({"seed": 2**32}, "--seed: expected 0 to 4294967295, got 4294967296"),
-        ({"unknown": "maybe"}, "--unknown: expected error or skip, got 'maybe'"),
+        ({"unknown": "maybe"}, "--unknown: expected error, skip or replace:CHAR, got 'maybe'"),
         ({"backend": "torch"}, "--backend: expected one of auto, numpy, numba, cupy, got 'torch'"),
         ({"count": 0}, "--count: expected at least 1, got 0"),
     ],

@@ -63,8 +63,9 @@ CHECKPOINT_LAST = word_option(
     "--checkpoint", choices="last|best|PATH", default="last", help="which of the run's [last]"
 )
 UNKNOWN = word_option(
-    "--unknown", choices="error|skip", default="error", help="characters of TEXT it never saw [error]"
-)
+    "--unknown", choices="error|skip|replace:CHAR", default="error",
+    help="characters that RUN never saw: an error, left out, or read as CHAR [error]",
+)  # fmt: skip
 BACKEND = word_option(
     "--backend", choices="auto|numpy|numba|cupy", default="auto", help="who does the arithmetic [auto]"
 )

@@ -100,7 +100,8 @@ def _new_samples(model: Any, run: str, prime: str, count: int, options: dict[str
 def _sample_json(sample: Any) -> str:
     import json
 
-    names = ("prime", "text", "seed", "temperature", "bits_per_char")
+    names = ["prime", "text", "seed", "temperature", "bits_per_char"]
+    names += ["bits_per_byte"] if sample.is_of_bytes else []
     values = {name: getattr(sample, name) for name in names}
     return json.dumps({**values, "log_probs": sample.log_probs.tolist()}) + "\n"
 
@@ -109,66 +110,108 @@ def _sample_json(sample: Any) -> str:
 @click.argument("run", type=Place())
 @click.argument("text", nargs=-1, required=True, type=Source())
 @click.option("--encoding", help="of TEXT [the run's own]")
-@UNKNOWN
+@word_option(
+    "--unknown", choices="error|skip|charge|replace:CHAR", default="error",
+    help="characters that RUN never saw: an error, left out, left out but counted as one among all such characters "
+    "(20.1 bits), or read as CHAR [error]",
+)  # fmt: skip
 @CHECKPOINT
 @BACKEND
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
-@click.option("--per-char", is_flag=True, help="print one JSON object a character: char, log_prob (nats), bits")
+@click.option("--lines", is_flag=True, help="score each line as a text by itself, and print its bits per character")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object; with --lines, one a line")
+@click.option(
+    "--per-char", is_flag=True,
+    help="print one JSON object a character: char (byte, of a model of bytes), log_prob (nats), bits",
+)  # fmt: skip
 def score(
-    run: str, text: tuple[str, ...], encoding: str | None, unknown: str, checkpoint: str, backend: str, as_json: bool,
-    per_char: bool,
+    run: str, text: tuple[str, ...], encoding: str | None, unknown: str, checkpoint: str, backend: str, lines: bool,
+    as_json: bool, per_char: bool,
 ) -> int:  # fmt: skip
     """Tell how well the model of RUN predicts TEXT: files, folders of .txt, - for stdin, URLs, or built-in texts.
 
     Bits per character: the mean of -log2 p, p being the probability of a character given all before it. Perplexity:
-    2 to that power; a guess among so many equals would be as hard. The model begins in a zero state and predicts the
-    first character after a line break.
-    """
-    import json
+    2 to that power; a guess among so many equals would be as hard. A model that learned bytes tells bits per byte, and
+    bits per character beside them. The text begins as those that the model learned: after a line break, or after the
+    --separator that joined them.
 
+    With --lines the figure of a line is that of bytes for a model of bytes, and nan for a line with nothing to score.
+    """
     from charlstm import checkpoint as checkpoints
     from charlstm import corpus, evaluate
-    from charlstm.figures import below_a_guess, for_json, in_words, perplexity_in_words
+    from charlstm.reading import unescaped
 
-    if as_json and per_char:
-        raise UserError("--per-char prints JSON already: give it or --json")
+    if per_char and (as_json or lines):
+        raise UserError(
+            "--per-char prints JSON already: give it or --json"
+            if as_json
+            else "--per-char: --lines does not go with it"
+        )
     model = checkpoints.load(run, checkpoint)
     config = model.config
-    found_text = corpus.load(
-        text, encoding or config.encoding, lower=config.lower, as_bytes=config.bytes, vocabulary=model.vocabulary,
-        unknown=unknown,
+    scorer = evaluate.Scorer(model, unknown, backend)
+    read = corpus.load(
+        text, encoding or config.encoding, lower=config.lower, separator=unescaped(config.separator),
+        as_bytes=config.bytes, vocabulary=model.vocabulary if model.vocabulary.unit == "byte" else None, to_learn=False,
     )  # fmt: skip
-    ids, name = found_text.ids, found_text.name
-    for line in found_text.remark.splitlines():
+    for line in read.remark.splitlines():
         click.echo(line, err=True)
+    found = evaluate.CorpusScorer(scorer, read)
     if per_char:
-        _write_characters(model.vocabulary.characters, ids, evaluate.log_probs(model, ids, backend))
-        return 0
-    found = evaluate.score_ids(model, ids, backend)
-    if as_json:
-        names = ("chars", "bits_per_char", "nats_per_char", "perplexity", "nats")
-        write(json.dumps({"name": name, **{each: for_json(getattr(found, each)) for each in names}}) + "\n")
-        return 0
-    write(
-        f"{name}: {found.chars:,} {model.vocabulary.kind}, {in_words(found.bits_per_char, 4)} bits per character "
-        f"({in_words(found.nats_per_char, 4)} nats), perplexity {perplexity_in_words(found.bits_per_char, 4)}\n"
-    )
-    if said := below_a_guess(found.bits_per_char, len(model.vocabulary)):
-        click.echo(f"{said}: the text is unlike the one that was learned, or the model is lost", err=True)
+        _write_characters(read.vocabulary, found.characters())
+    elif lines:
+        for one in found.lines():
+            write(_score_json(one, unknown) if as_json else f"{one.bits_per_unit:.4f}\n")
+    elif as_json:
+        write(_score_json(found.totals(), unknown, name=read.name))
+    else:
+        _tell_score(read.name, found.totals(), unknown, len(model.vocabulary))
     return 0
 
 
-def _write_characters(characters: str, ids: Any, pieces: Any) -> None:
-    """Write a line of JSON for each of a text's characters, as their log probabilities come."""
+def _score_json(found: Any, unknown: str, **first: Any) -> str:
+    """A line of JSON with a score's figures."""
+    import json
+
+    from charlstm.figures import for_json
+
+    names = ["chars", "bits_per_char", "nats_per_char", "perplexity", "nats"]
+    names += ["bytes", "bits_per_byte"] if found.is_of_bytes else []
+    names += ["skipped"] if unknown in ("skip", "charge") and not found.is_of_bytes else []
+    return json.dumps({**first, **{each: for_json(getattr(found, each)) for each in names}}) + "\n"
+
+
+def _tell_score(name: str, found: Any, unknown: str, vocab_size: int) -> None:
+    """Say a score in a line, and in another what it means where a guess would be better."""
+    from charlstm.figures import below_a_guess, in_words, perplexity_in_words
+
+    words = f"{name}: {found.chars:,} characters"
+    if found.is_of_bytes:
+        nats = found.nats / found.units
+        words += (
+            f" in {found.units:,} bytes, {in_words(found.bits_per_unit, 4)} bits per byte ({in_words(nats, 4)} nats)"
+        )
+    words += f", {in_words(found.bits_per_char, 4)} bits per character ({in_words(found.nats_per_char, 4)} nats)"
+    words += f", perplexity {perplexity_in_words(found.bits_per_char, 4)}"
+    if found.skipped:
+        words += f"; {found.skipped:,} that the model never saw {'charged' if unknown == 'charge' else 'left out'}"
+    write(words + "\n")
+    if said := below_a_guess(found.bits_per_unit, vocab_size):
+        click.echo(f"{said}: the text is unlike the one that was learned, or the model is lost", err=True)
+
+
+def _write_characters(vocabulary: Any, scored: Any) -> None:
+    """Write a line of JSON for each of a text's ids, as their log probabilities come."""
     import json
     import math
+    from itertools import islice
 
-    at = 0
-    for log_probs in pieces:
-        scored = zip(ids[at : at + len(log_probs)].tolist(), log_probs.tolist(), strict=True)
-        lines = [{"char": characters[k], "log_prob": p, "bits": -p / math.log(2)} for k, p in scored]
+    of = "byte" if vocabulary.unit == "byte" else "char"
+    while piece := list(islice(scored, 4096)):
+        lines = [
+            {of: k if of == "byte" else vocabulary.characters[k], "log_prob": p, "bits": -p / math.log(2)}
+            for k, p in piece
+        ]
         write("".join(json.dumps(line) + "\n" for line in lines))
-        at += len(log_probs)
 
 
 @click.command(short_help="Learn, measure and sample the Markov model of a text.")
