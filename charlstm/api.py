@@ -147,4 +147,5 @@ def _shown(run: Run, quiet: bool | None) -> Run:
     finally:
         tell_notes()
         screen.close()
+    screen.note(f"done    {run.reached} reached: {run.state}")
     return run

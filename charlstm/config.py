@@ -152,8 +152,8 @@ class Config:
     lower: bool = _option(False, "make all letters of the text lower-case")
     weight: tuple[str, ...] = _option(
         (),
-        "FILE=NUMBER, how often that one of several texts is read in a pass, where the others, whose number is 1, are "
-        "read once; may be given for each",
+        "how often FILE, one of several texts, is read in a pass, where the others, whose number is 1, are read "
+        "once; may be given for each",
     )
     separator: str = _option(
         r"\n", r"put between two files where the first does not end in it; \n and \t are line break and tab"

@@ -99,8 +99,10 @@ class Corpus:
         own = ByteVocabulary() if as_bytes else vocabulary or Vocabulary("")
         text = "".join(joined(([own.as_read(text, lower)] for text in texts), separator))
         if as_bytes:
-            return cls.from_bytes(text.encode("utf-8", "replace"), name)
-        return cls.from_text(text, name, (), vocabulary, unknown)
+            found = cls.from_bytes(text.encode("utf-8", "replace"), name)
+        else:
+            found = cls.from_text(text, name, (), vocabulary, unknown)
+        return replace(found, separator=separator, documents=len(texts))
 
     @classmethod
     def from_bytes(cls, content: bytes, name: str = "text", sources: Sequence[str] = ()) -> "Corpus":

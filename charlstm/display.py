@@ -313,7 +313,7 @@ def wrapped(text: str, columns: int) -> str:
         return text
     wrapper = textwrap.TextWrapper(columns, subsequent_indent=" " * 8, replace_whitespace=False)
     wrapper.break_long_words = wrapper.break_on_hyphens = False
-    return wrapper.fill(text)
+    return "\n".join(wrapper.fill(line) for line in text.split("\n"))
 
 
 def phrases(line: str, columns: int) -> list[str]:

@@ -72,9 +72,7 @@ class Run:
     _model: tuple[int | None, Checkpoint] | None = None  # as of the newest checkpoint
 
     def __repr__(self) -> str:
-        trainer = self.trainer
-        state = "" if self.last is None else f", {in_words(self.last.bits_per_unit, 3)} bits per {self._unit}"
-        return f"<Run {self.folder}: {trainer.iteration:,} iterations{state}>"
+        return f"<Run {self.folder}: {self.state}>"
 
     @property
     def config(self) -> Config:
@@ -207,6 +205,12 @@ class Run:
             self.disk_fault = error.strerror or str(error)
             return False
         return True
+
+    @property
+    def state(self) -> str:
+        """How far it is, in words: iterations, and bits per character since the last report."""
+        bits = "" if self.last is None else f", {in_words(self.last.bits_per_unit, 3)} bits per {self._unit}"
+        return f"{self.trainer.iteration:,} iterations{bits}"
 
     @property
     def seconds(self) -> float:

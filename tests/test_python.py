@@ -59,6 +59,7 @@ def test_several_strings_are_joined_as_files_are(tmp_path):
         of_files = charlstm.train(*sorted(tmp_path.glob("*.txt")), **TINY, **options)
         run = charlstm.train(texts=texts, **TINY, **options)
         assert run.trainer.corpus.digest == of_files.trainer.corpus.digest
+        assert run.model.edges == of_files.model.edges
     from_run = charlstm.train(texts=["four"] * 40, from_run=of_files.folder, iterations=1, batch_size=2, seq_length=5)
     assert from_run.trainer.corpus.vocabulary == of_files.trainer.corpus.vocabulary
 
@@ -287,6 +288,7 @@ def test_progress_is_shown_on_a_terminal_and_not_elsewhere_unless_asked_for(monk
         run = charlstm.train(texts=[TEXT], quiet=quiet, **TINY)
         assert ("iteration 12/12" in stream.written) == is_shown
         assert (str(run.folder) in stream.written) == is_shown
+        assert ("done    12 iterations reached: 12 iterations, " in stream.written) == is_shown
         assert stream.written.count("\n") < 20
     monkeypatch.setattr(sys, "stderr", None)
     charlstm.train(texts=[TEXT], **TINY)

@@ -188,3 +188,10 @@ def test_the_screen_of_these_tests():
     assert screen("one\r\ntwo\r\x1b[1Aup\x1b[2K\r\nx", 10) == ["", "xwo"]
     assert screen("abcdef", 4) == ["abcd", "ef"]
     assert screen("a\r\nb\r\nc\x1b[2A\r\x1b[J", 4) == [""]
+
+
+def test_a_note_of_several_lines_stays_as_many():
+    note = "text    mix: 20,103 characters\n        mix: 5 files read; not read: 1 .png\n        2 HTML files: tags left out"
+    assert display.wrapped(note, 80) == note
+    assert display.wrapped("", 80) == ""
+    assert all(len(line) <= 30 and line.startswith(("text", " " * 8)) for line in display.wrapped(note, 30).split("\n"))
