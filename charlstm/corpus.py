@@ -171,7 +171,7 @@ def load(
     as_bytes : take the bytes as they are, with the vocabulary of the 256 byte values
     vocabulary, unknown : a model's vocabulary, and what to do with characters that it lacks: see `Corpus.from_text`
     copies : how often a pass reads each of the sources, the end of each being one of the separator; none: each once
-    to_learn : whether it must have two distinct characters
+    to_learn : whether it must have two distinct characters, and the column or field that is named
     fetch : turns a URL or a built-in name into a file
 
     Raises
@@ -188,7 +188,7 @@ def load(
         raise UserError(f"--weight: this run has weights for {len(copies)} texts, got {len(names)}")
     origins = tuple(str(Path(name).resolve()) if _exists(name) else name for name in names)
     name, vocabulary = _name(names[0]), None if as_bytes else vocabulary
-    source = _Source(parts, bool(copies), separator, how, lower, as_bytes, vocabulary, unknown)
+    source = _Source(parts, bool(copies), to_learn, separator, how, lower, as_bytes, vocabulary, unknown)
     try:
         found = source.recalled() or source.encoded()
     except UnknownCharacters as error:
@@ -246,6 +246,7 @@ class _Source:
 
     groups: list[list[Part]]  # what each name on the command line stands for
     is_weighted: bool  # then every group ends in the separator, and where is noted
+    to_learn: bool
     separator: str
     how: How
     lower: bool
@@ -271,7 +272,8 @@ class _Source:
                 for piece in self._bytes(parts) if is_bytes else self._text(parts):
                     encoder.add(piece)
                 encoder.mark()
-            self._see_that_all_was_used()
+            if self.to_learn:
+                self._see_that_all_was_used()
             vocabulary, ids, digest = encoder.finish()
             facts = idcache.Facts(self._told(), self.joined["texts"], encoder.ends)
         except BaseException:

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
 import sys
 import tracemalloc
@@ -16,6 +17,7 @@ from small_runs import finish, small
 from texts import digest_of
 
 from charlstm import archives, corpus, formats, markup, reading, tables
+from charlstm.cli import _guarded
 from charlstm.config import Config
 from charlstm.errors import UserError
 from charlstm.run import resume, start
@@ -357,3 +359,21 @@ def test_many_short_rows_are_read_as_fast_as_one_text(tmp_path):
     pieces = list(reading.gathered("ab" for _ in range(100_000)))
     assert len(pieces) < 20
     assert "".join(pieces) == "ab" * 100_000
+
+
+def test_a_text_is_scored_as_the_run_read_its_own_unless_told_otherwise(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.jsonl").write_text('{"text": "one two three "}\n' * 20)
+    finish(start(["t.jsonl"], small(iterations=2, field="text"), "run"))
+    (tmp_path / "u.jsonl").write_text('{"text": "one two"}\n{"body": "three"}\n')
+    (tmp_path / "u.csv").write_text("id;words\n1;one two\n")
+    (tmp_path / "u.txt").write_text("one two")
+    expected = None
+    for options in (["u.txt"], ["u.jsonl"], ["u.csv", "--column", "words"], ["u.txt", "--format", "text"]):
+        assert _guarded(["score", "run", *options, "--json"]) == 0, capsys.readouterr().err
+        found = json.loads(capsys.readouterr().out)["nats"]
+        expected = expected or found
+        assert found == expected
+    assert _guarded(["score", "run", "u.jsonl", "--field", "boddy"]) == 2
+    assert "no line has a field 'boddy': it has 'text'" in capsys.readouterr().err
+    assert _guarded(["score", "run", "u.jsonl", "--format", "jsn"]) == 2

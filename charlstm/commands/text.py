@@ -1,6 +1,7 @@
 """Commands about text: what a model writes, how well it predicts one, the Markov model, the words of the samples."""
 
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -109,7 +110,7 @@ def _sample_json(sample: Any) -> str:
 @click.command(short_help="Tell how well a model predicts a text.")
 @click.argument("run", type=Place())
 @click.argument("text", nargs=-1, required=True, type=Source())
-@click.option("--encoding", help="of TEXT [the run's own]")
+@partial(config_options, only=("encoding", "format", "column", "field"))
 @word_option(
     "--unknown", choices="error|skip|charge|replace:CHAR", default="error",
     help="characters that RUN never saw: an error, left out, left out but counted as one among all such characters "
@@ -124,10 +125,12 @@ def _sample_json(sample: Any) -> str:
     help="print one JSON object a character: char (byte, of a model of bytes), log_prob (nats), bits",
 )  # fmt: skip
 def score(
-    run: str, text: tuple[str, ...], encoding: str | None, unknown: str, checkpoint: str, backend: str, lines: bool,
-    as_json: bool, per_char: bool,
+    run: str, text: tuple[str, ...], unknown: str, checkpoint: str, backend: str, lines: bool, as_json: bool,
+    per_char: bool, **reading: Any,
 ) -> int:  # fmt: skip
-    """Tell how well the model of RUN predicts TEXT: files, folders of .txt, - for stdin, URLs, or built-in texts.
+    """Tell how well the model of RUN predicts TEXT: files, folders, - for stdin, URLs, or built-in texts.
+
+    TEXT is read as RUN's own was, unless --encoding, --format, --column or --field say otherwise.
 
     Bits per character: the mean of -log2 p, p being the probability of a character given all before it. Perplexity:
     2 to that power; a guess among so many equals would be as hard. A model that learned bytes tells bits per byte, and
@@ -147,11 +150,12 @@ def score(
             else "--per-char: --lines does not go with it"
         )
     model = checkpoints.load(run, checkpoint)
-    config = model.config
+    config = replace(model.config, **{name: value for name, value in reading.items() if value is not None})
     scorer = evaluate.Scorer(model, unknown, backend)
     read = corpus.load(
-        text, encoding or config.encoding, lower=config.lower, separator=unescaped(config.separator),
-        as_bytes=config.bytes, vocabulary=model.vocabulary if model.vocabulary.unit == "byte" else None, to_learn=False,
+        text, config.encoding, format=config.format, column=config.column, field=config.field, lower=config.lower,
+        separator=unescaped(config.separator), as_bytes=config.bytes,
+        vocabulary=model.vocabulary if model.vocabulary.unit == "byte" else None, to_learn=False,
     )  # fmt: skip
     for line in read.remark.splitlines():
         click.echo(line, err=True)
