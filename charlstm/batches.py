@@ -2,7 +2,8 @@
 
 A text of M ids is cut into B streams of M // B ids. Iteration n reads seq_length (T) inputs of every stream, and the
 same moved on by one as targets, then moves on by T; state is carried from one to the next. When no whole sequence is
-left the streams begin again, with the state at zero, as in min-char-lstm. So the position follows from n alone.
+left the streams begin again, with the state at zero, as in min-char-lstm. So the position follows from n alone. A model
+that has only ever met carried states may not stand a zero one, from which it is measured and writes: see Resets.
 
 Windows are stretches of the same text, read each from a zero state in an order drawn anew for every epoch.
 """
@@ -57,6 +58,32 @@ class Streams:
         turn = np.arange(begin, end) % self.iterations_per_pass
         starts = (turn * self.seq_length)[:, None] + np.arange(self.batch_size) * self.stream_length
         return np.ascontiguousarray(starts, np.int64), turn == 0
+
+
+@dataclass(frozen=True)
+class Resets:
+    """The moments at which streams go on from a zero state, wherever in the text they are.
+
+    Every `step` iterations, which is a quarter of `every`, each stream does so with a chance of a quarter, drawn by the
+    seed, the iteration and its number alone: so after `every` iterations on average, and in however many calls.
+    """
+
+    every: int
+    batch_size: int
+    seed: int
+
+    @property
+    def step(self) -> int:
+        """Iterations from one draw to the next."""
+        return max(1, self.every // 4)
+
+    def at(self, iteration: int) -> np.ndarray:
+        """The numbers of the streams whose state is zero before this iteration, integers."""
+        if not self.every or iteration % self.step:
+            return np.empty(0, np.int64)
+        numbers = np.arange(iteration * self.batch_size, (iteration + 1) * self.batch_size, dtype=np.uint64)
+        key = _mixed(np.full(1, self.seed + 1, np.uint64))
+        return np.flatnonzero(_mixed(_mixed(numbers) ^ key) % np.uint64(self.every) < np.uint64(self.step))
 
 
 @dataclass(frozen=True)

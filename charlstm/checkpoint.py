@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ import numpy as np
 
 from charlstm.config import Config
 from charlstm.corpus import ByteVocabulary, Vocabulary
+from charlstm.edges import Edges, known
 from charlstm.errors import UserError
 from kernels import spec
 from kernels.spec import Shape
@@ -32,7 +33,7 @@ _BLANK = "0" * 64
 _DIGEST = re.compile(rb'\\"sha256\\": \\"([0-9a-f]{64})\\"')
 
 
-@dataclass
+@dataclass(repr=False)
 class Checkpoint:
     """Everything that sampling needs, and that training needs to go on exactly.
 
@@ -59,6 +60,18 @@ class Checkpoint:
     files: dict[str, int] = field(default_factory=dict)
     marks: dict[str, float] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        config, name = self.config, self.corpus.get("name", "text")
+        return (
+            f"<Checkpoint of {name}: {config.cell} {config.num_layers} x {config.hidden_size}, "
+            f"{len(self.vocabulary):,} {self.vocabulary.kind}, {self.iteration:,} iterations>"
+        )
+
+    @property
+    def edges(self) -> Edges:
+        """The ids that a text begins after, and those that end it."""
+        return known(self.corpus, self.vocabulary)
 
     @property
     def shape(self) -> Shape:
@@ -87,6 +100,12 @@ class Checkpoint:
         from charlstm.evaluate import score
 
         return score(self, text, **options)
+
+    def scores(self, texts: Iterable[str], **options: Any) -> "list[Score]":
+        """How well the model predicts each of many short texts: see :func:`charlstm.evaluate.scores`."""
+        from charlstm.evaluate import scores
+
+        return scores(self, texts, **options)
 
     def to_bytes(self) -> bytes:
         """The file's content."""
@@ -139,7 +158,7 @@ class Checkpoint:
         from safetensors.numpy import load
 
         tensors = load(data)
-        config, is_bytes = Config(**rest["config"]), rest.get("vocabulary_kind") == "bytes"
+        config, is_bytes = Config(**{**_BEFORE, **rest["config"]}), rest.get("vocabulary_kind") == "bytes"
         vocabulary = ByteVocabulary() if is_bytes else Vocabulary(rest["vocabulary"])
         kind, place, has_gauss, gauss = rest["random"]
         shape = shape_of(config, len(vocabulary))
@@ -159,6 +178,7 @@ class Checkpoint:
         for item, kind in {**_PLAIN, **_LATER}.items():
             if not isinstance(plain[item], kind) or (kind is int and plain[item] < 0):
                 raise TypeError(f"{item} is {plain[item]!r}")
+        known(plain["corpus"], vocabulary)  # or a ValueError now
         return cls(config, vocabulary, theta, state, h, c, random_state, **plain)
 
 
@@ -175,6 +195,8 @@ def _fill(array: np.ndarray, tensor: np.ndarray, name: str) -> None:
     array[...] = tensor
 
 
+#: Options that the oldest files do not have, where they were not what is the default now.
+_BEFORE: dict[str, Any] = {"warmup": 0, "reset_every": 0}
 _PLAIN: dict[str, Any] = {
     "iteration": int, "position": int, "seconds": int | float, "smooth_loss": int | float, "loss_sum": int | float,
     "loss_count": int, "corpus": dict, "files": dict,

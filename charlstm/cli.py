@@ -5,18 +5,31 @@ Text that may be piped goes to stdout, everything else to stderr. A person's mis
 
 import os
 import sys
+from contextlib import suppress
 
 import click
 
+from charlstm import places, streams
 from charlstm.commands import machine, runs, text, train
+from charlstm.commands.layout import Commands
 from charlstm.errors import RunFailed, UserError
 from kernels import BackendUnavailable
 
+COMPLETION = """\b
+For completion, put one of these into the start-up file of your shell:
+bash   eval "$(_CHARLSTM_COMPLETE=bash_source charlstm)"
+zsh    eval "$(_CHARLSTM_COMPLETE=zsh_source charlstm)"
+fish   _CHARLSTM_COMPLETE=fish_source charlstm | source
+"""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+@click.group(
+    cls=Commands, epilog=COMPLETION, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="charlstm", prog_name="charlstm")
 def cli() -> None:
     """Train a character LSTM (or GRU, or RNN) on a text, and let it write."""
+    places.settle()
 
 
 for command in (
@@ -28,10 +41,12 @@ for command in (
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    sys.exit(_guarded(arguments))
+    if arguments is None:
+        streams.in_utf8()
+    streams.prepare()
+    code = _guarded(arguments)
+    streams.finish()
+    sys.exit(code)
 
 
 def _guarded(arguments: list[str] | None) -> int:
@@ -52,7 +67,7 @@ def _guarded(arguments: list[str] | None) -> int:
     except SystemExit:  # click ends by itself for completion, and for a closed pipe, whose reader has what it wanted
         if "_CHARLSTM_COMPLETE" in os.environ:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.discard(sys.stdout)
         return 0
     except OSError as error:
         return _fail(f"{error.filename + ': ' if error.filename else ''}{error.strerror or error}", 1)
@@ -63,5 +78,7 @@ def _guarded(arguments: list[str] | None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"charlstm: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(part.strip() for part in message.splitlines())  # a command in it keeps its spaces
+    with suppress(OSError):  # nobody reads it
+        print(f"charlstm: {line.strip()}", file=sys.stderr, flush=True)
     return code

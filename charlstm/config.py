@@ -2,10 +2,12 @@
 
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-from charlstm.errors import UserError
+from charlstm import budgets
+from charlstm.errors import UserError, unknown_option
 from charlstm.presets import PRESETS, WITH_SCHEDULE
+from charlstm.unknown import checked as checked_unknown
 
 _MAX_SEED = 2**32 - 1
 
@@ -25,7 +27,7 @@ def _option(
     return field(default=default, metadata={"help": help, **limits})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Config:
     """What a training run is asked to do; the defaults are the preset `fast`.
 
@@ -35,7 +37,7 @@ class Config:
         For a value out of range: ``--hidden-size: expected at least 1, got 0``.
     """
 
-    preset: str = _option("fast", "recipe that the other options start from")
+    preset: str = _option("fast", "recipe that the other options start from; list shows all")
     backend: str = _option("auto", "who does the arithmetic", choices=("auto", "numpy", "numba", "cupy"))
     dtype: str = _option(
         "float32",
@@ -62,13 +64,20 @@ class Config:
     batch_size: int = _option(16, "streams of text, or windows, read side by side", low=1, high=1_000_000)
     windows: str | None = _option(
         None,
-        "MAXLEN:STEP, read windows of MAXLEN characters, one every STEP, shuffled, each from a zero state, and learn "
+        "read windows of MAXLEN characters, one every STEP, shuffled, each from a zero state, and learn "
         "the one character after each, instead of streams",
+    )
+    reset_every: int = _option(
+        64,
+        "iterations after which a stream's state is set to zero, on average, each at its own random moments (0: only "
+        "where the text begins again)",
+        low=0,
+        high=10**9,
     )
     optimizer: str = _option("adam", "update rule", choices=("adagrad", "rmsprop", "adam", "sgd"))
     learning_rate: float = _option(8e-3, "step size, at first", above=0)
     schedule: str = _option("cosine", "how the step size changes", choices=("constant", "decay", "plateau", "cosine"))
-    warmup: int = _option(0, "iterations in which the step size rises from zero", low=0)
+    warmup: int = _option(100, "iterations in which the step size rises from zero", low=0)
     decay_factor: float = _option(
         0.5, "decay, plateau: what the step size is multiplied by, each time", above=0, high=1
     )
@@ -93,10 +102,17 @@ class Config:
     epochs: float | None = _option(None, "stop after so many passes over the text", above=0, high=10**9)
     max_chars: int | None = _option(None, "stop after so many characters read", low=1, high=10**18)
     seconds: float | None = _option(
-        60.0, "stop after so much training, turned into iterations after a short calibration", above=0
+        60.0, "stop after so much training, turned into iterations that are planned anew as it goes on", above=0
+    )
+    plans: str | None = _option(
+        None,
+        "0:TOTAL,ITERATION:TOTAL,...: what a budget in seconds became, as config.toml has it, for the same bits",
     )
     until_loss: float | None = _option(
-        None, "stop at the first iteration whose smoothed loss is less, in nats per character", above=0
+        None,
+        "stop when the mean loss of the last pass, or of the last 50,000 characters where a pass has more, is less, in "
+        "nats per character",
+        above=0,
     )
 
     validation: float = _option(0.0, "part of the text, its end, that is kept back to measure", low=0, below=1)
@@ -123,9 +139,22 @@ class Config:
         "for each character, as the Keras example does; state: carry the state",
         choices=("none", "window", "state"),
     )
-    encoding: str = _option("utf-8", "encoding of text files")
+    encoding: str = _option("utf-8", "encoding of text files that have no byte order mark")
+    format: str = _option(
+        "auto",
+        "format of all files; auto recognises each by what it begins with, then by its name; text: plain text, "
+        "whatever it looks like",
+        choices=("auto", "text", "html", "subtitles", "csv", "jsonl"),
+    )
+    column: str = _option("", "of CSV files: the column to read, by its name or its number [none: as plain text]")
+    field: str = _option("", "of JSONL files: the field to read; a.b is the field b of a [none: as plain text]")
     bytes: bool = _option(False, "take text files as bytes, whatever they hold: the vocabulary is the 256 byte values")
     lower: bool = _option(False, "make all letters of the text lower-case")
+    weight: tuple[str, ...] = _option(
+        (),
+        "how often FILE, one of several texts, is read in a pass, where the others, whose number is 1, are read "
+        "once; may be given for each",
+    )
     separator: str = _option(
         r"\n", r"put between two files where the first does not end in it; \n and \t are line break and tab"
     )
@@ -149,6 +178,8 @@ class Config:
         ):
             if getattr(self, name) is not None and not getattr(self, needed):
                 raise UserError(f"--{name.replace('_', '-')}: needs --{needed.replace('_', '-')}")
+        if self.plans is not None:
+            budgets.parse(self.plans)
         if self.preset not in PRESETS:
             raise UserError(f"--preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
         if self.momentum and self.optimizer != "sgd":
@@ -156,11 +187,19 @@ class Config:
         cell = _CELL_OF.get(self.init, self.cell)
         if self.cell != cell:
             raise UserError(f"--init {self.init}: is for --cell {cell}, not {self.cell}; --init uniform is for all")
-        if self.unknown not in ("error", "skip") and not re.fullmatch("replace:.", self.unknown, re.DOTALL):
-            raise UserError(f"--unknown: expected error, skip or replace:CHAR, got {self.unknown!r}")
+        checked_unknown(self.unknown)
+        for format, option in (("csv", "column"), ("jsonl", "field")):
+            if self.format == format and not getattr(self, option):
+                raise UserError(f"--format {format}: needs --{option}")
         if self.bytes and (self.lower or self.encoding != "utf-8"):
             what = "--lower" if self.lower else "--encoding"
             raise UserError(f"--bytes: takes the text as it is; {what} does not go with it")
+
+    def __repr__(self) -> str:
+        base = {**{item.name: item.default for item in fields(self)}, **PRESETS[self.preset]}
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        changed = [f"{name}={value!r}" for name, value in values.items() if value != base[name] and name != "preset"]
+        return f"from_preset({', '.join([repr(self.preset), *changed])})"
 
     @property
     def window(self) -> tuple[int, int]:
@@ -189,12 +228,20 @@ class Config:
 
 
 def _checked(item: Any, kind: Any, value: Any) -> Any:
-    """`value` as the field's type, within its limits."""
+    """`value`, which may be a scalar of NumPy, as the field's type, within its limits."""
+    value = plain_number(value)
     name, limits = "--" + item.name.replace("_", "-"), item.metadata
     optional = type(None) in get_args(kind)
     if value is None and optional:
         return None
     plain = next(k for k in (get_args(kind) or (kind,)) if k is not type(None))
+    if get_origin(kind) is tuple:
+        if isinstance(value, dict):
+            value = [f"{each}={number}" for each, number in value.items()]
+        value = (value,) if isinstance(value, str) else value
+        if not isinstance(value, list | tuple) or not all(isinstance(each, plain) for each in value):
+            raise UserError(f"{name}: expected a list of words, got {value!r}")
+        return tuple(value)
     is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     fits = {
         bool: isinstance(value, bool),
@@ -220,6 +267,11 @@ def _checked(item: Any, kind: Any, value: Any) -> Any:
     return value
 
 
+def plain_number(value: Any) -> Any:
+    """A scalar of NumPy, or the like, as Python's own; anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
 _NAMES = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
 
 BUDGETS = ("iterations", "epochs", "max_chars", "seconds", "until_loss")
@@ -231,6 +283,14 @@ SIZES = ("cell", "hidden_size", "num_layers", "embedding_size", "bytes")
 _CELL_OF = {"min-char-lstm": "lstm", "min-char-rnn": "rnn"}
 
 
+def see_that_known(chosen: dict[str, Any]) -> None:
+    """Raise UserError, with a guess, for a name that is none of Config's."""
+    names = {item.name for item in fields(Config)}
+    for name in chosen:
+        if name not in names:
+            raise unknown_option(name, names)
+
+
 def from_preset(preset: str = "fast", **chosen: Any) -> Config:
     """The preset's Config with `chosen` over it. A budget that is chosen takes the place of the preset's own.
 
@@ -239,12 +299,9 @@ def from_preset(preset: str = "fast", **chosen: Any) -> Config:
     UserError
         For an unknown preset or option, or a value out of range.
     """
-    names = {item.name for item in fields(Config)}
-    unknown = sorted(set(chosen) - names)
-    if unknown:
-        raise UserError(f"unknown option {unknown[0]!r}: options are {', '.join(sorted(names))}")
+    see_that_known(chosen)
     base = PRESETS.get(preset, {}) | WITH_SCHEDULE.get((preset, chosen.get("schedule", "")), {})
-    if any(chosen.get(name) is not None for name in BUDGETS):
+    if any(chosen.get(name) is not None for name in (*BUDGETS, "plans")):
         base |= dict.fromkeys(BUDGETS)
     return Config(**{**base, "preset": preset, **chosen})
 

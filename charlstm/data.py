@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import platformdirs
-
+from charlstm import places
 from charlstm.errors import RunFailed, UserError
+from charlstm.terminals import can_redraw
 
 FOLDER_VARIABLE = "CHARLSTM_DATA_DIR"
 TIMEOUT = 30.0  #: seconds without a byte after which a download is given up
@@ -80,7 +80,7 @@ def short_name(url: str) -> str:
 def cache_dir() -> Path:
     """The folder of downloaded texts, which need not exist."""
     chosen = os.environ.get(FOLDER_VARIABLE)
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("charlstm", False)) / "data"
+    return Path(chosen) if chosen else places.cache_dir() / "data"
 
 
 def cached(name: str) -> Path | None:
@@ -120,7 +120,7 @@ def fetch(name: str, offline: bool = False, note: Note | None = None) -> Path:
         raise UserError(f"{name}: there is no copy in {cache_dir()}, and --offline allows no download")
     if note:
         note(f"        downloading {url}")
-    path = _download(name, url, known.sha256 if known else None, note is not None and sys.stderr.isatty())
+    path = _download(name, url, known.sha256 if known else None, note is not None and can_redraw(sys.stderr))
     if note:
         note(f"        kept as {path}, SHA-256 {sha256(path)}")
     return path

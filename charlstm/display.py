@@ -1,13 +1,20 @@
 """How a training run is shown while it goes on: live on a terminal, in lines elsewhere, as JSON, or not at all."""
 
+import errno
 import math
+import shutil
 import sys
+import textwrap
 from time import monotonic
 from typing import Any, Protocol
 
+from charlstm.figures import in_words, perplexity_in_words
 from charlstm.progress import Progress
+from charlstm.terminals import can_redraw, notebook
 
 _LINE_SECONDS = 5.0
+_PACE_SECONDS = 15.0
+_NARROW = 60  # columns below which words are left out
 
 
 class Display(Protocol):
@@ -15,6 +22,9 @@ class Display(Protocol):
 
     def note(self, text: str) -> None:
         """Show a line."""
+
+    def status(self, text: str) -> None:
+        """Say what is being done, where that can be replaced by what comes next."""
 
     def show(self, progress: Progress) -> None:
         """Show where training stands."""
@@ -29,6 +39,9 @@ class Silent:
     def note(self, text: str) -> None:
         pass
 
+    def status(self, text: str) -> None:
+        pass
+
     def show(self, progress: Progress) -> None:
         pass
 
@@ -37,16 +50,16 @@ class Silent:
 
 
 class Json(Silent):
-    """One JSON object per report on stdout, as in metrics.jsonl; notes on stderr."""
+    """One JSON object per report on stdout, as in metrics.jsonl but with losses per character; notes on stderr."""
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr)
 
     def show(self, progress: Progress) -> None:
         if progress.kind in ("report", "evaluation"):
-            from charlstm.records import metrics_line
+            from charlstm.records import told_line
 
-            sys.stdout.write(metrics_line(progress).decode())
+            sys.stdout.write(told_line(progress).decode())
             sys.stdout.flush()
 
 
@@ -54,91 +67,184 @@ class Lines:
     """A line on stderr every few seconds."""
 
     def __init__(self) -> None:
-        self._next = 0.0
+        self._next, self._pace = 0.0, Pace()
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+    def status(self, text: str) -> None:
+        pass
 
     def show(self, progress: Progress) -> None:
         ended = progress.iteration == progress.iterations
         if progress.kind == "evaluation":
             self.note(evaluation(progress))
+        self._pace.add(progress)
         if progress.kind == "tick" and (monotonic() >= self._next or ended):
             self._next = monotonic() + _LINE_SECONDS
             total = "" if progress.is_endless else f"/{progress.iterations:,}"
-            self.note(f"iteration {progress.iteration:,}{total}  {summary(progress)}")
+            self.note(f"iteration {progress.iteration:,}{total}  {summary(progress, self._pace)}")
 
     def close(self) -> None:
         pass
 
 
 class Live:
-    """A bar, the figures and the latest sample, redrawn in place on stderr."""
+    """On a terminal: a bar, the figures and the latest sample, redrawn in place on stderr; notes scroll by above them.
+
+    Before there is anything to show, a line says what is being done. Nothing of it stays when it is closed.
+    """
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.live import Live as RichLive
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-        from rich.progress import Progress as Bar
-
-        self._console = Console(stderr=True, highlight=False)
-        self._bar = Bar(
-            TextColumn("iteration {task.completed:,.0f}/{task.total:,.0f}"), BarColumn(None), TaskProgressColumn(),
-            console=self._console, expand=True,
-        )  # fmt: skip
-        self._task: Any = None
+        self._pace = Pace()
+        self._live: Any = None
+        self._status = ""
         self._sample: Progress | None = None
         self._evaluation = ""
-        self._live = RichLive(console=self._console, auto_refresh=False, transient=False)
-        self._started = False
+
+    def status(self, text: str) -> None:
+        """Show what is being done, in the place of what was shown so before."""
+        if self._live is None and (text or self._status):
+            self._status = text[: _columns() - 1]
+            sys.stderr.write(f"\r{self._status}\x1b[K")
+            sys.stderr.flush()
 
     def note(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        if self._live is not None:
+            self._live.console.print(wrapped(text, _columns()), markup=False, soft_wrap=True)
+            return
+        status = self._status
+        self.status("")
+        sys.stderr.write(f"{wrapped(text, _columns())}\n")
+        self.status(status)
 
     def show(self, progress: Progress) -> None:
-        from rich.console import Group
-        from rich.panel import Panel
-        from rich.text import Text
-
         if progress.kind == "report":
             return
-        if not self._started:
+        if self._live is None:
+            self.status("")
+            self._live = _new_live()
             self._live.start()
-            self._started = True
-            self._task = self._bar.add_task("", total=None if progress.is_endless else progress.iterations)
+        self._pace.add(progress)
         if progress.kind == "sample":
             self._sample = progress
         if progress.kind == "evaluation":
             self._evaluation = evaluation(progress)
-        self._bar.update(self._task, completed=progress.iteration)
-        lines = (summary(progress), self._evaluation)
-        parts: list[Any] = [self._bar, *(Text(line) for line in lines if line)]
-        if self._sample is not None:
+        self._live.update(self._frame(progress), refresh=True)
+
+    def _frame(self, progress: Progress) -> Any:
+        """All that is redrawn, which fits on the screen."""
+        from rich.console import Group
+        from rich.panel import Panel
+        from rich.text import Text
+
+        columns, lines = self._live.console.size
+        figures = [*phrases(summary(progress, self._pace), columns), *phrases(self._evaluation, columns)]
+        parts: list[Any] = [self._bar(progress, columns), *map(Text, figures)]
+        room = lines - len(parts) - 2
+        if self._sample is not None and room > 2:
             title = f"sample after {self._sample.iteration:,} iterations"
-            parts.append(
-                Panel(Text(printable(self._sample.prime + self._sample.sample)), title=title, title_align="left")
-            )
-        self._live.update(Group(*parts), refresh=True)
+            text = Text(printable(self._sample.prime + self._sample.sample))
+            height = min(len(text.wrap(self._live.console, columns - 4)) + 2, room)
+            parts.append(Panel(text, title=title, title_align="left", height=height))
+        return Group(*parts)
+
+    def _bar(self, progress: Progress, columns: int) -> Any:
+        """How far it is: ``iteration 412/1,427 ━━━━━━╺━━━━━━━ 29%``."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        word = "iteration " if columns >= _NARROW else ""
+        if progress.is_endless:
+            return f"{word or 'iteration '}{progress.iteration:,}"
+        grid = Table.grid(padding=(0, 1), expand=True)
+        grid.add_column(no_wrap=True)
+        grid.add_column(ratio=1)
+        grid.add_column(no_wrap=True)
+        done = progress.iteration / max(progress.iterations, 1)
+        grid.add_row(
+            f"{word}{progress.iteration:,}/{progress.iterations:,}", ProgressBar(1.0, done), f"{100 * done:3.0f}%"
+        )
+        return grid
 
     def close(self) -> None:
-        if self._started:
+        if self._live is not None:
             self._live.stop()
+            self._live = None
+        self.status("")
+
+
+def _new_live() -> Any:
+    from rich.console import Console
+    from rich.live import Live as RichLive
+
+    console = Console(stderr=True, highlight=False)
+    return RichLive(console=console, auto_refresh=False, transient=True, vertical_overflow="crop")
+
+
+class Pace:
+    """How fast training goes, by the clock, over the last seconds: older ones count less and less."""
+
+    def __init__(self) -> None:
+        self._last: tuple[float, Progress] | None = None
+        self._clock = self._training = self._iterations = self._chars = 0.0
+
+    def add(self, progress: Progress) -> None:
+        """Take note of where training stands now."""
+        if progress.kind != "tick" and self._last is not None:
+            return
+        now = monotonic()
+        if self._last is not None:
+            then, last = self._last
+            kept = math.exp((then - now) / _PACE_SECONDS)
+            self._clock = self._clock * kept + now - then
+            self._training = self._training * kept + progress.seconds - last.seconds
+            self._iterations = self._iterations * kept + progress.iteration - last.iteration
+            self._chars = self._chars * kept + progress.chars - last.chars
+        self._last = now, progress
+
+    @property
+    def chars_per_second(self) -> float | None:
+        """Characters that a second of training reads; None before there is a figure."""
+        return self._chars / self._training if self._training > 0 else None
+
+    def left(self, progress: Progress) -> float | None:
+        """Seconds by the clock to the end; None where nobody knows."""
+        if progress.is_endless or self._clock <= 0 or self._iterations <= 0:
+            return None
+        return (progress.iterations - progress.iteration) * self._clock / self._iterations
 
 
 class Guarded:
-    """Another display, until whoever read its output has gone: then silence, and `gone` is true. It never raises."""
+    """Another display, until whoever read its output has gone: then silence. It never raises.
+
+    `gone` is true where that was a pipe. A terminal that is gone is told by SIGHUP, unless that is ignored. A note of a
+    signal's handler, which may come in the middle of another one, waits until that is done.
+    """
 
     def __init__(self, display: Display) -> None:
         self._display, self.gone = display, False
+        self._is_busy, self._waiting = False, list[str]()
 
     def _try(self, what: str, *arguments: Any) -> None:
+        self._is_busy = True
         try:
             getattr(self._display, what)(*arguments)
-        except OSError:  # a closed pipe, a vanished terminal: no reason to lose a run
-            self._display, self.gone = Silent(), True
+        except OSError as error:  # no reason to lose a run
+            self._display, self.gone = Silent(), error.errno != errno.EIO
+        finally:
+            self._is_busy = False
+        while self._waiting:
+            self.note(self._waiting.pop(0))
 
     def note(self, text: str) -> None:
-        self._try("note", text)
+        if self._is_busy:
+            self._waiting.append(text)
+        else:
+            self._try("note", text)
+
+    def status(self, text: str) -> None:
+        self._try("status", text)
 
     def show(self, progress: Progress) -> None:
         self._try("show", progress)
@@ -153,26 +259,106 @@ def choose(quiet: bool, as_json: bool) -> Guarded:
         return Guarded(Silent())
     if as_json:
         return Guarded(Json())
-    return Guarded(Live() if sys.stderr.isatty() else Lines())
+    return Guarded(Live() if can_redraw(sys.stderr) else Lines())
 
 
-def summary(progress: Progress) -> str:
-    """The figures of one moment: ``loss 51.20  2.310 bits/char  perplexity 4.96  37,500 chars/s  0:42 left``."""
-    each = progress.chars / progress.iteration if progress.iteration else 0
-    left = (progress.iterations - progress.iteration) * each / progress.chars_per_second if each else 0
+def for_python(quiet: bool | None) -> Guarded:
+    """The display for a Python program: by default where somebody looks, in a notebook or on a terminal."""
+    if quiet is not True and notebook() is not None:
+        from charlstm.notebook import Notebook
+
+        return Guarded(Notebook())
+    if quiet is None:
+        quiet = sys.stderr is None or not sys.stderr.isatty()
+    return choose(quiet, as_json=False)
+
+
+class CompileNote:
+    """Says once that kernels are being compiled, when they are."""
+
+    def __init__(self, screen: Any) -> None:
+        self.screen, self.said = screen, False
+
+    def __call__(self, kernel: str) -> None:
+        if not self.said:
+            self.screen.note("        compiling kernels, about 20 s, which later runs find compiled ...")
+            self.said = True
+
+    def __enter__(self) -> None:
+        import kernels
+
+        kernels.compile_listeners.append(self)
+
+    def __exit__(self, *_: Any) -> None:
+        import kernels
+
+        kernels.compile_listeners.remove(self)
+
+
+def text_line(corpus: Any) -> str:
+    """The line that tells which text it is."""
+    own = not corpus.is_frozen and corpus.vocabulary.kind == "characters"
+    kinds = f"{len(corpus.vocabulary)} distinct" if own else f"a vocabulary of {len(corpus.vocabulary)}"
+    told = "".join(f"\n        {line}" for line in corpus.remark.splitlines())
+    return f"text    {corpus.name}: {len(corpus.ids):,} {corpus.vocabulary.kind}, {kinds}{told}"
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns
+
+
+def wrapped(text: str, columns: int) -> str:
+    """A note for a terminal, no word of it broken; a command stays in one piece, to be copied."""
+    if text.startswith(("go on   ", "write   ")):
+        return text
+    wrapper = textwrap.TextWrapper(columns, subsequent_indent=" " * 8, replace_whitespace=False)
+    wrapper.break_long_words = wrapper.break_on_hyphens = False
+    return "\n".join(wrapper.fill(line) for line in text.split("\n"))
+
+
+def phrases(line: str, columns: int) -> list[str]:
+    """The line on as many lines as its phrases, which have two spaces between them, need."""
+    lines: list[str] = []
+    for phrase in filter(None, line.split("  ")):
+        if lines and len(lines[-1]) + 2 + len(phrase) <= columns:
+            lines[-1] += f"  {phrase}"
+        else:
+            lines += textwrap.wrap(phrase, columns, break_long_words=False)
+    return lines
+
+
+def summary(progress: Progress, pace: Pace | None = None) -> str:
+    """The figures of one moment: ``loss 1.601  2.310 bits/char  perplexity 4.96  37,500 chars/s  0:42 left``.
+
+    The loss is in nats per character; of a model of bytes: ``loss 0.931/byte  1.343 bits/byte (2.310 bits/char)  ...``.
+    """
+    pace = pace or Pace()
+    rate, left = pace.chars_per_second or progress.chars_per_second, pace.left(progress)
     return (
-        f"loss {progress.loss:.2f}  {progress.bits_per_char:.3f} bits/char  perplexity {progress.perplexity:.2f}  "
-        f"{progress.chars_per_second:,.0f} chars/s" + ("" if progress.is_endless else f"  {duration(left)} left")
+        f"loss {in_words(progress.nats_per_char, 3)}{'' if progress.bits_per_byte is None else '/byte'}  "
+        f"{_bits(progress.bits_per_char, progress.bits_per_byte, 3)}  "
+        f"perplexity {perplexity_in_words(progress.bits_per_char)}"
+        + (f"  {rate:,.0f} {'chars' if progress.bits_per_byte is None else 'bytes'}/s" if rate else "")
+        + ("" if left is None else f"  {duration(left)} left")
     )
+
+
+def _bits(per_char: float, per_byte: float | None, digits: int) -> str:
+    """Bits per character; of a model of bytes bits per byte, and those beside it."""
+    characters = f"{in_words(per_char, digits)} bits/char"
+    return characters if per_byte is None else f"{in_words(per_byte, digits)} bits/byte ({characters})"
 
 
 def evaluation(progress: Progress) -> str:
     """The figures on the text that was kept back, in a line."""
     bits = progress.val_bits_per_char or 0.0
+    nats = math.log(2) * (progress.val_bits_per_unit or 0.0)
+    is_of_bytes = progress.val_bits_per_byte is not None
+    unit, beside = ("byte", f"{in_words(bits, 4)} bits/char, ") if is_of_bytes else ("char", "")
     best = ", the best so far" if progress.is_best else ""
     return (
-        f"iteration {progress.iteration:,}  validation {bits:.4f} bits/char ({bits * math.log(2):.4f} nats), "
-        f"perplexity {2**bits:.2f}{best}"
+        f"iteration {progress.iteration:,}  validation {in_words(progress.val_bits_per_unit or 0.0, 4)} bits/{unit} "
+        f"({in_words(nats, 4)} nats), {beside}perplexity {perplexity_in_words(bits)}{best}"
     )
 
 

@@ -23,6 +23,7 @@ class Encoder:
     def __init__(self, vocabulary: Vocabulary | None = None, unknown: str = "error") -> None:
         self.spool = Spool(np.dtype(np.uint8) if vocabulary is None else vocabulary.id_dtype)
         self._vocabulary, self._unknown = vocabulary, unknown
+        self.ends: list[int] = []  #: of the texts, in ids
         self._numbers = np.full(sys.maxunicode + 1, _UNSEEN, np.uint32)  # of all code points
         self._kinds: list[int] = []  # the code point of each number
 
@@ -41,6 +42,10 @@ class Encoder:
                 self.spool = self.spool.widened(dtype)
         self.spool.append(numbers)
 
+    def mark(self) -> None:
+        """A text ends here: `ends` will say where that is among the ids."""
+        self.ends.append(len(self.spool))
+
     def finish(self) -> tuple[Vocabulary, np.ndarray, str]:
         """The vocabulary, the ids, read-only, and their digest.
 
@@ -58,8 +63,20 @@ class Encoder:
             at, count = self._where(lacking)
             raise unknown_characters(kinds[lacking], at, count, len(self.spool))
         kept = ~lacking if self._unknown == "skip" else np.ones(len(kinds), bool)
+        self.ends = self._ends_of(kept)
         digest = self.spool.replace(places.astype(vocabulary.id_dtype), kept, vocabulary)
         return vocabulary, self.spool.done(digest), digest
+
+    def _ends_of(self, kept: np.ndarray) -> list[int]:
+        """Where the texts end when numbers that are not `kept` are left out."""
+        if kept.all():
+            return self.ends
+        ends, at, count = [], 0, 0
+        for piece in self.spool.pieces():
+            is_kept = kept[piece]
+            ends += [count + int(is_kept[: end - at].sum()) for end in self.ends if at < end <= at + len(piece)]
+            at, count = at + len(piece), count + int(is_kept.sum())
+        return [0] * self.ends.count(0) + ends
 
     def _where(self, lacking: np.ndarray) -> tuple[int, int]:
         """The first place, and the count, of numbers that are `lacking`."""
@@ -80,11 +97,16 @@ class ByteEncoder:
         self.spool = Spool(np.dtype(np.uint8))
         self._vocabulary = vocabulary or ByteVocabulary()
         self._digest: Any = begun_digest(self._vocabulary)
+        self.ends: list[int] = []  #: of the texts, in ids
 
     def add(self, content: bytes) -> None:
         """Read on."""
         self._digest.update(content)
         self.spool.append(np.frombuffer(content, np.uint8))
+
+    def mark(self) -> None:
+        """A text ends here."""
+        self.ends.append(len(self.spool))
 
     def finish(self) -> tuple[Vocabulary, np.ndarray, str]:
         """The vocabulary, the ids, read-only, and their digest."""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -215,9 +216,18 @@ def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
 
 
 # --------------------------------------------------------------------------------------------------------- by content
-def remember(size: int, key: str, digest: str, vocabulary: Vocabulary) -> None:
+class Facts(NamedTuple):
+    """What is known of a text that was read: what a person is told of it, its documents, and where its sources end."""
+
+    told: list[str]
+    documents: int
+    ends: list[int]
+
+
+def remember(size: int, key: str, digest: str, vocabulary: Vocabulary, facts: Facts) -> None:
     """Note which ids what was read became: `size` bytes, of a `key` that says what they are and how they were read."""
-    _put(_note(size, key), json.dumps({"digest": digest, "vocabulary": vocabulary.characters}).encode())
+    noted = {"digest": digest, "vocabulary": vocabulary.characters, **facts._asdict()}
+    _put(_note(size, key), json.dumps(noted).encode())
 
 
 def may_recall(size: int) -> bool:
@@ -225,11 +235,12 @@ def may_recall(size: int) -> bool:
     return any(path.name.startswith(f"{size}-") for path in _files())
 
 
-def recall(size: int, key: str) -> tuple[str, str] | None:
-    """The digest and the characters of the vocabulary of what was read before."""
+def recall(size: int, key: str) -> tuple[str, str, Facts] | None:
+    """The digest and the vocabulary's characters of what was read before, and what is known of it."""
     try:
         noted = json.loads(_note(size, key).read_bytes())
-        found = str(noted["digest"]), str(noted["vocabulary"])
+        facts = Facts(list(map(str, noted["told"])), int(noted["documents"]), list(map(int, noted["ends"])))
+        found = str(noted["digest"]), str(noted["vocabulary"]), facts
     except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is read again
         return None
     _touch(_note(size, key))

@@ -141,6 +141,8 @@ def inspect(run: str | Path, checkpoint: str = "last") -> dict[str, Any]:
         "chars": model.iteration * config.batch_size * config.seq_length,
         "seconds": round(model.seconds, 3),
         "smooth_loss": model.smooth_loss,
+        "loss_chars": config.loss_chars,
+        "unit": model.vocabulary.unit,
         "machine": model.machine,
         "history": history,
     }

@@ -31,11 +31,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
 from charlstm.corpus import Corpus, Vocabulary
 from charlstm.errors import UserError
+from charlstm.figures import perplexity_in_words
 
 ORDERS = range(1, 9)
 SMOOTHINGS = ("kneser-ney", "witten-bell", "none")
@@ -244,6 +246,8 @@ class Figures:
     validation: float
     bits_per_char: float | None
     seconds: float  #: to learn and to measure
+    bytes: int | None = None  #: of the whole text, and what is measured of one, where it was read as bytes
+    bits_per_byte: float | None = None
 
     @property
     def in_words(self) -> str:
@@ -253,9 +257,10 @@ class Figures:
         if self.bits_per_char is None:
             return "the text that was kept back has what the model holds impossible, infinite bits per character,"
         bits = self.bits_per_char
+        of_bytes = "" if self.bits_per_byte is None else f"{self.bits_per_byte:.4f} bits per byte, "
         return (
-            f"{bits:.4f} bits per character ({bits * math.log(2):.4f} nats), perplexity {2**bits:.2f} "
-            "on the text that was kept back,"
+            f"{of_bytes}{bits:.4f} bits per character ({bits * math.log(2):.4f} nats), "
+            f"perplexity {perplexity_in_words(bits)} on the text that was kept back,"
         )
 
 
@@ -274,8 +279,12 @@ def learn_and_measure(corpus: Corpus, order: int, smoothing: str, validation: fl
     model = Model.learn(learned, len(corpus.vocabulary), order)
     bits = model.bits_per_char(kept_back, smoothing) if validation else math.inf
     finite, seconds = bits if math.isfinite(bits) else None, perf_counter() - begin
+    count = corpus.vocabulary.count_characters
+    is_bytes = corpus.vocabulary.unit == "byte"
+    of_bytes: dict[str, Any] = {"bytes": len(corpus.ids), "bits_per_byte": finite} if is_bytes else {}
+    per_char = finite and finite * len(kept_back) / count(kept_back)
     return model, Figures(
-        corpus.name, len(corpus.ids), order, smoothing, model.num_contexts, validation, finite, seconds
+        corpus.name, count(corpus.ids), order, smoothing, model.num_contexts, validation, per_char, seconds, **of_bytes
     )
 
 

@@ -48,6 +48,9 @@ class Original(ABC):
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    def status(self, text: str) -> None:
+        return
+
     def close(self) -> None:
         sys.stdout.flush()
 

@@ -1,13 +1,20 @@
 """Where training stands: what a trainer yields, a run writes down and a display shows."""
 
+import math
 from dataclasses import dataclass
+
+from charlstm.figures import perplexity
 
 ENDLESS = 10**15  # iterations, where a loss alone ends the run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Progress:
-    """Where training stands. Losses are in nats, summed over the steps of one stream whose loss counts.
+    """Where training stands.
+
+    `loss` and `smooth_loss` are in nats, summed over the `loss_chars` steps of one stream whose loss counts, as the
+    min-char scripts print them. People are told `nats_per_char`. A model of bytes learns bytes: `nats_per_char` is of a
+    byte then, `bits_per_byte` is set, and `bits_per_char` is that times the bytes that a character of the text has.
 
     A `report` is due for metrics.jsonl, an `evaluation` has `val_bits_per_char`, and `is_extra` where it is made only
     because the run ends: one that goes on is as if it had not been. A `sample` is text just written by the
@@ -33,11 +40,35 @@ class Progress:
     val_bits_per_char: float | None = None
     is_best: bool = False
     is_extra: bool = False
+    loss_chars: int = 1
+    bits_per_byte: float | None = None
+    val_bits_per_byte: float | None = None
+
+    def __repr__(self) -> str:
+        total = "" if self.is_endless else f" of {self.iterations:,}"
+        bits = self.bits_per_unit if self.val_bits_per_unit is None else self.val_bits_per_unit
+        unit = "character" if self.bits_per_byte is None else "byte"
+        return f"<Progress {self.kind}: iteration {self.iteration:,}{total}, {bits:.3f} bits per {unit}>"
+
+    @property
+    def bits_per_unit(self) -> float:
+        """The mean of -log2 p since the last report: of a byte for a model of bytes, else of a character."""
+        return self.bits_per_char if self.bits_per_byte is None else self.bits_per_byte
+
+    @property
+    def val_bits_per_unit(self) -> float | None:
+        """The same of the text that was kept back, where it was measured."""
+        return self.val_bits_per_char if self.val_bits_per_byte is None else self.val_bits_per_byte
+
+    @property
+    def nats_per_char(self) -> float:
+        """The mean loss since the last report: of a byte for a model of bytes, else of a character."""
+        return self.bits_per_unit * math.log(2)
 
     @property
     def perplexity(self) -> float:
-        """2 to the power of the bits per character: a guess among so many equals would be as hard."""
-        return 2.0**self.bits_per_char
+        """Of the training loss: see :func:`charlstm.figures.perplexity`."""
+        return perplexity(self.bits_per_char)
 
     @property
     def is_endless(self) -> bool:

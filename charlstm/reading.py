@@ -3,26 +3,27 @@
 What comes out does not depend on where the pieces are cut: it is what decoding the whole would give.
 """
 
-import codecs
 import hashlib
 import io
 import os
+import re
 import stat
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, AnyStr, BinaryIO
+from typing import AnyStr, BinaryIO
 
-from charlstm import data
+from charlstm import data, formats
 from charlstm.errors import UserError
 
 PIECE = 2**20  #: bytes read at a time
-_MARK = 4  # bytes that tell the order of those of UTF-16 and UTF-32
 _SIGMA = "\u03a3"
 _LOOK_BACK = 64
-_NEED_ALL = ("idna", "punycode", "undefined")  # codecs that cannot decode a text in pieces
+_SMALL = 2**14  # characters
 
 Fetch = Callable[[str], Path]
 
@@ -75,34 +76,36 @@ class Part:
     def _unreadable(self, error: OSError) -> UserError:
         return UserError(f"{self.place}: cannot be read: {error.strerror or error}")
 
-    def text(self, encoding: str) -> Iterator[str]:
-        """The text, its lines ending in line feeds, without a byte order mark before it.
+    def texts(self, how: "How", found: Counter[str], left_out: Counter[str]) -> Iterator[Iterable[str]]:
+        """Its texts, each in pieces, their lines ending in line feeds, without a byte order mark before them.
+
+        Parameters
+        ----------
+        how : what was asked for
+        found, left_out : count the files of each format, and what the texts lack: see `charlstm.formats.Source`
 
         Raises
         ------
         UserError
-            For what cannot be read, or is not text in that encoding.
+            For what cannot be read, or is no text.
         """
-        encoding = "utf-8" if self.is_built_in else encoding
-        pieces, head = self.pieces(), b""
-        while len(head) < _MARK and (piece := next(pieces, b"")):
-            head += piece
-        decoder = io.IncrementalNewlineDecoder(_decoder(encoding, head), translate=True)
-        total, has_begun = 0, False
-        for piece in chain([head] if head else [], pieces, [b""]):
-            total += len(piece)
-            try:
-                text = decoder.decode(piece, final=not piece)
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{self.name}: byte {total - len(error.object) + error.start} is not {encoding} ({error.reason}): "
-                    "give the file's own encoding with --encoding, for example --encoding latin-1"
-                ) from None
-            except UnicodeError as error:
-                raise UserError(f"{self.name}: cannot be read as {encoding}: {error}") from None
-            if text:
-                yield text if has_begun else text.removeprefix("\ufeff")
-                has_begun = True
+        how = How(format="text") if self.is_built_in else how
+        return formats.texts(formats.Source(self.name, self.pieces(), **asdict(how), found=found, left_out=left_out))
+
+
+@dataclass(frozen=True)
+class How:
+    """How files are read: the encoding of those that do not say theirs, the format, and where in a table text is."""
+
+    encoding: str = "utf-8"
+    format: str = "auto"
+    column: str = ""
+    field: str = ""
+
+
+def unescaped(text: str) -> str:
+    """What is meant by the backslashes of an option: \\n a line break, \\t a tab, two of them one."""
+    return re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t"}.get(found[1], "\\"), text)
 
 
 def joined(texts: Iterable[Iterable[AnyStr]], separator: AnyStr) -> Iterator[AnyStr]:
@@ -115,6 +118,20 @@ def joined(texts: Iterable[Iterable[AnyStr]], separator: AnyStr) -> Iterator[Any
         for piece in text:
             yield piece
             end = (end + piece[-size:])[-size:] if size else end
+
+
+def gathered(text: Iterable[str]) -> Iterator[str]:
+    """The same text in pieces that are not small, so that many short ones take no longer than a few."""
+    held: list[str] = []
+    size = 0
+    for piece in text:
+        held.append(piece)
+        size += len(piece)
+        if size >= _SMALL:
+            yield "".join(held)
+            held, size = [], 0
+    if size:
+        yield "".join(held)
 
 
 def lowered(text: Iterable[str]) -> Iterator[str]:
@@ -153,35 +170,6 @@ def _is_in_word(before: str, text: str) -> bool:
         size *= 2
     end = text[-size:] if size < len(text) else before + text
     return (end + _SIGMA).lower()[-1] != _SIGMA.lower()
-
-
-class _AtOnce(codecs.BufferedIncrementalDecoder):
-    """Decodes nothing before it has all."""
-
-    def __init__(self, encoding: str) -> None:
-        super().__init__()
-        self.encoding = encoding
-
-    def _buffer_decode(self, input: Any, errors: str, final: bool) -> tuple[str, int]:
-        return (bytes(input).decode(self.encoding), len(input)) if final else ("", 0)
-
-
-def _decoder(encoding: str, begin: bytes) -> codecs.IncrementalDecoder:
-    """What decodes a text that begins with these bytes."""
-    try:
-        codec = codecs.lookup(encoding)
-    except (LookupError, ValueError):  # the latter for a name that cannot be one
-        codec = None
-    if codec is None or not getattr(codec, "_is_text_encoding", True):
-        raise UserError(f"--encoding: Python knows no encoding {encoding!r}")
-    name = codec.name
-    if name in _NEED_ALL or codec.incrementaldecoder is None:
-        return _AtOnce(encoding)
-    if name in ("utf-16", "utf-32"):  # without a mark the bytes are in this machine's order
-        marks = [codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE] if name == "utf-32" else [codecs.BOM_LE, codecs.BOM_BE]
-        if not any(begin.startswith(mark) for mark in marks):
-            return codecs.getincrementaldecoder(f"{name}-{sys.byteorder[0]}e")()
-    return codec.incrementaldecoder()
 
 
 def _python_docs() -> str:

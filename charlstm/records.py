@@ -3,36 +3,77 @@
 import json
 import platform
 import sys
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from time import strftime
 from typing import Any
 
+import numpy as np
+
 from charlstm.config import Config
+from charlstm.figures import for_json, perplexity
 from charlstm.machine import processor, usable_cores, versions
 from charlstm.progress import Progress
 
+_SUMS = ("loss", "smooth_loss")  # in metrics.jsonl
 METRICS, SAMPLES = "metrics.jsonl", "samples.txt"
 
 
 def metrics_line(progress: Progress) -> bytes:
-    """One line of metrics.jsonl."""
+    """One line of metrics.jsonl: its losses are sums over the steps of a stream, as the min-char scripts have them.
+
+    What is no finite number is null.
+    """
+    return _line(progress, 1)
+
+
+def told_line(progress: Progress) -> bytes:
+    """The same for whoever looks on: its losses are nats per character, or per byte of a model of bytes."""
+    return _line(progress, progress.loss_chars)
+
+
+def _line(progress: Progress, steps: int) -> bytes:
+    """A line with the losses divided by so many steps."""
     names = (
         "iteration", "chars", "epoch", "loss", "smooth_loss", "bits_per_char", "perplexity", "learning_rate", "seconds",
         "chars_per_second",
     )  # fmt: skip
     values = {name: getattr(progress, name) for name in names}
+    values |= {name: values[name] / steps for name in ("loss", "smooth_loss")}
     if progress.val_bits_per_char is not None:
         values["val_bits_per_char"] = progress.val_bits_per_char
-        values["val_perplexity"] = 2**progress.val_bits_per_char
+        values["val_perplexity"] = perplexity(progress.val_bits_per_char)
+    for name in ("bits_per_byte", "val_bits_per_byte"):
+        if getattr(progress, name) is not None:
+            values[name] = getattr(progress, name)
     for name, digits in (("epoch", 6), ("seconds", 6), ("chars_per_second", 1)):
         values[name] = round(values[name], digits)
-    return json.dumps(values).encode() + b"\n"
+    return json.dumps({name: for_json(value) for name, value in values.items()}).encode() + b"\n"
 
 
 def sample_block(progress: Progress) -> bytes:
-    """One block of samples.txt; a text that the sample goes on from comes first."""
-    head = f"# iteration {progress.iteration}  loss {progress.smooth_loss:.6f}  temperature {progress.temperature:g}"
+    """One block of samples.txt, the smoothed loss per character; a text that the sample goes on from comes first."""
+    loss = progress.smooth_loss / progress.loss_chars
+    head = f"# iteration {progress.iteration}  loss {loss:.6f}  temperature {progress.temperature:g}"
     return f"{head}\n{progress.prime}{progress.sample}\n\n".encode("utf-8", "backslashreplace")
+
+
+def columns(path: Path, loss_chars: int) -> dict[str, np.ndarray]:
+    """The columns of a metrics.jsonl, (n,) each: whole numbers where all are, otherwise float64, NaN for none.
+
+    Losses, which the file has summed over `loss_chars` steps, are those of one.
+    """
+    with suppress(FileNotFoundError):  # nothing has been written yet
+        lines = [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        names = dict.fromkeys(name for line in lines for name in line)
+        found = {name: [line.get(name) for line in lines] for name in names}
+        arrays = {
+            name: np.array(values, np.int64 if all(type(value) is int for value in values) else np.float64)
+            for name, values in found.items()
+        }
+        return {name: array / loss_chars if name in _SUMS else array for name, array in arrays.items()}
+    return {}
 
 
 def toml(config: Config) -> bytes:

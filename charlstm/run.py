@@ -4,30 +4,41 @@
 (``# iteration N  loss X  temperature T``, the text, an empty line), and the checkpoints, as `charlstm.store` has them.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from charlstm import checkpoint as checkpoints
 from charlstm import corpus as corpora
-from charlstm import data, disk, records, store
+from charlstm import data, disk, hints, records, store
 from charlstm.checkpoint import Checkpoint
 from charlstm.config import BUDGETS, Config, from_model, from_preset
 from charlstm.corpus import Corpus, Fetch, Vocabulary
 from charlstm.errors import RunFailed, UserError
+from charlstm.figures import divergence, in_words, noise
 from charlstm.lock import LOCK, Lock
 from charlstm.progress import Progress
+from charlstm.reading import unescaped
 from charlstm.records import METRICS, SAMPLES
-from charlstm.trainer import Trainer
+from charlstm.trainer import Diverged, Trainer
+from charlstm.weights import copies_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from charlstm.evaluate import Score
 
 #: Options that may differ from the run's own when it goes on: they change no size, and nothing of the past.
 CHANGEABLE = (
-    *BUDGETS, "backend", "threads", "learning_rate", "schedule", "warmup", "decay_factor", "decay_every", "decay_after",
-    "decay_floor", "plateau_patience", "patience", "validate_every", "report_every", "save_every", "keep",
-    "sample_every", "sample_length", "temperature", "show_below", "save_below", "epoch_samples",
+    *BUDGETS, "backend", "threads", "learning_rate", "schedule", "warmup", "reset_every", "decay_factor", "decay_every",
+    "decay_after", "decay_floor", "plateau_patience", "patience", "validate_every", "report_every", "save_every",
+    "keep", "sample_every", "sample_length", "temperature", "show_below", "save_below", "epoch_samples",
 )  # fmt: skip
 
 
@@ -35,11 +46,11 @@ class NotSaved(RunFailed):
     """The disk did not take the last checkpoint of a run."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A training run and its folder, which is locked until it has been trained or is forgotten.
 
-    Iterate :meth:`train` to let it happen.
+    Iterate :meth:`train` to let it happen, and look into it meanwhile. Once it has ended, `reached` says why.
     """
 
     folder: Path
@@ -54,18 +65,25 @@ class Run:
     lengths: dict[str, int] = field(default_factory=dict)  #: where the text files end, as of the last checkpoint
     machine: dict[str, Any] = field(default_factory=dict)  #: what the bits depend on
     saved: int | None = None  #: the iteration of the newest checkpoint
+    _written: Config | None = None  # what config.toml says
+    _warned: str = ""  # of what was measured last
     _extra: int = 0  # bytes of metrics.jsonl that a run that goes on does not have
     disk_fault: str | None = None  #: why the disk did not take what was last written
+    _model: tuple[int | None, Checkpoint] | None = None  # as of the newest checkpoint
+
+    def __repr__(self) -> str:
+        return f"<Run {self.folder}: {self.state}>"
 
     @property
     def config(self) -> Config:
-        """What was asked, with a budget in seconds turned into iterations."""
+        """What was asked, with the iterations that budgets have become, or the plans of one in seconds."""
         return self.trainer.config
 
     def train(self) -> Iterator[Progress]:
         """Train, write the folder's files, and pass on every Progress.
 
-        A disk that takes nothing does not end it: a note tells, and what was not written is tried again.
+        Whoever stops iterating, by `break` or by an exception, ends it as `stop` does: it is saved first. A disk that
+        takes nothing does not end it: a note tells, and what was not written is tried again.
 
         Raises
         ------
@@ -81,10 +99,12 @@ class Run:
                 trainer.calibrate()
                 self.calibrated = True
             store.sweep(folder)
-            disk.write(folder / "config.toml", records.toml(trainer.config))
+            self._write_config()
             logs = {name: disk.Log(folder / name, self.lengths.get(name, 0)) for name in (METRICS, SAMPLES)}
             try:
                 yield from self._train(logs)
+            except Diverged as error:
+                raise Diverged(f"{error}; {self._newest_in_words()}") from None
             finally:
                 self._attempt(lambda: _flush(logs))
                 self.lengths = self._lengths_of(logs)
@@ -95,6 +115,7 @@ class Run:
 
     def _train(self, logs: dict[str, disk.Log]) -> Iterator[Progress]:
         trainer = self.trainer
+        is_left = False  # by who iterates
         due, saved, is_best = -float("inf"), -1, False  # one is due at once, for there to be something to go back to
         for progress in trainer.run():
             if progress.kind in ("report", "evaluation"):
@@ -102,23 +123,53 @@ class Run:
                 logs[METRICS].add(line)
                 self._extra = len(line) if progress.is_extra else 0
                 is_best = is_best or progress.is_best
+                self._warn(progress)
             elif progress.kind == "sample":
                 logs[SAMPLES].add(records.sample_block(progress) if progress.is_kept else b"")
             else:
                 self.last = progress
                 self._attempt(lambda: _flush(logs))
-                if self.stop:
+                if trainer.config is not self._written:  # its plans have changed
+                    self._attempt(self._write_config)
+                if self.stop or is_left:
                     break
                 if is_best or self.save or perf_counter() >= due:
                     saved = trainer.iteration if self._attempt(lambda: self._save(logs, is_best)) else saved  # noqa: B023
                     due = perf_counter() + trainer.config.save_every
                     self.save = is_best = False
-            yield progress
+            if not is_left:
+                try:
+                    yield progress
+                except GeneratorExit:  # only a tick can be gone on from: the next one is the last
+                    is_left = True
         if saved != trainer.iteration and not self._attempt(lambda: self._save(logs, is_best)):
             raise NotSaved(
                 f"{self.folder}: iteration {trainer.iteration:,} could not be saved: {self.disk_fault}; "
-                + ("nothing has been saved yet" if self.saved is None else f"the newest is of iteration {self.saved:,}")
+                + self._newest_in_words()
             )
+
+    def _newest_in_words(self) -> str:
+        """Which checkpoint there is to go on from."""
+        return "nothing has been saved yet" if self.saved is None else f"the newest is of iteration {self.saved:,}"
+
+    def _write_config(self) -> None:
+        config = self.config
+        disk.write(self.folder / "config.toml", records.toml(config))
+        self._written = config
+
+    def _warn(self, progress: Progress) -> None:
+        """Add a note where a figure has become worse than that of a guess."""
+        vocab_size = len(self.trainer.corpus.vocabulary)
+        smooth_bits = progress.smooth_loss / self.config.loss_chars / math.log(2)
+        if said := divergence(smooth_bits, vocab_size):
+            kind = "diverged"
+        elif progress.val_bits_per_char is None:
+            return
+        else:
+            said, kind = noise(progress.val_bits_per_unit or 0.0, vocab_size), "noise"
+        if said and self._warned != kind:
+            self.notes.append(f"iteration {progress.iteration:,}: {said}")
+        self._warned = kind if said else ""
 
     def _save(self, logs: dict[str, disk.Log], is_best: bool) -> None:
         """Save what the trainer has; `is_best`: nothing was better on the text that is kept back."""
@@ -154,6 +205,64 @@ class Run:
             self.disk_fault = error.strerror or str(error)
             return False
         return True
+
+    @property
+    def state(self) -> str:
+        """How far it is, in words: iterations, and bits per character since the last report."""
+        bits = "" if self.last is None else f", {in_words(self.last.bits_per_unit, 3)} bits per {self._unit}"
+        return f"{self.trainer.iteration:,} iterations{bits}"
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of training so far."""
+        return self.trainer.seconds
+
+    @property
+    def reached(self) -> str | None:
+        """What ended it, in words: the budget that was reached first, say; None if it has not ended."""
+        return self.trainer.ended_by()
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """The columns of metrics.jsonl as far as it is written, (n,) each; NaN where a line has no such figure.
+
+        Losses are in nats per character (of a run of bytes: per byte) here, not sums over the steps of a stream.
+        """
+        return records.columns(self.folder / METRICS, self.config.loss_chars)
+
+    @property
+    def model(self) -> Checkpoint:
+        """The best model so far: it samples and scores."""
+        if self._model is None or self._model[0] != self.saved:
+            self._model = self.saved, self.load()
+        return self._model[1]
+
+    def sample(self, prime: str = "", **options: Any) -> str:
+        """Text from the best model: see :meth:`Checkpoint.sample`."""
+        return self.model.sample(prime, **options)
+
+    def score(self, text: str, **options: Any) -> "Score":
+        """How well the best model predicts a text: see :meth:`Checkpoint.score`."""
+        return self.model.score(text, **options)
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> "Figure":
+        """The run's curves, as a figure of matplotlib, which is saved if a path is given.
+
+        Raises
+        ------
+        UserError
+            Where matplotlib is not installed, or nothing has been reported yet.
+        """
+        from charlstm.plotting import curves
+
+        figure = curves(self.history, str(self.folder), self._unit)
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+    @property
+    def _unit(self) -> str:
+        return self.trainer.corpus.vocabulary.unit
 
     def load(self, which: str = "best") -> Checkpoint:
         """The run's checkpoint, "best" or "last"."""
@@ -229,7 +338,7 @@ def resume(
     UserError
         For a run without a checkpoint, or that another process has; another text; an option that cannot change.
     """
-    folder = _newest() if run is None else _folder_of(Path(run))
+    folder = newest() if run is None else _folder_of(Path(run))
     checkpoints.find(folder, "last")  # before the lock, which would be the first file of a folder that is no run's
     try:
         lock = Lock(folder)
@@ -270,7 +379,8 @@ def _folder_of(run: Path) -> Path:
     """The folder of a run that is named by it, or by its last checkpoint."""
     if run.is_file() and run.parent.name == "checkpoints":
         raise UserError(
-            f"--resume={run}: goes on from a run's newest checkpoint: give its folder; --from={run} begins a new run "
+            f"{hints.option('resume', run)}: goes on from a run's newest checkpoint: give its folder; "
+            f"{hints.option('from', run)} begins a new run "
             "with this one"
         )
     return run.parent if run.is_file() else run
@@ -339,25 +449,65 @@ def corpus_of(
                 "there, and no copy of it is in the cache: give it again as TEXT"
             )
         return copy
-    return read_corpus(sources or old.corpus["sources"], old.config, vocabulary, fetch)
+    copies = None if is_frozen else [count for _, count in old.corpus.get("spans", ())]
+    return read_corpus(sources or old.corpus["sources"], old.config, vocabulary, fetch, copies)
+
+
+def training_text(old: Checkpoint, run: str | os.PathLike[str], fetch: Fetch = data.fetch) -> Corpus:
+    """The very text that a run was trained on: the cache's copy, or from where it was, if it is still the same.
+
+    Raises
+    ------
+    UserError
+        Where it is nowhere, or has changed.
+    """
+    found = corpora.cached(old.corpus, old.vocabulary) or corpus_of(old, run, fetch=fetch)
+    if found.digest != old.corpus["digest"]:
+        raise UserError(f"{run}: its text, {', '.join(old.corpus['sources'])}, has changed since it was trained on")
+    return found
 
 
 def read_corpus(
-    sources: Sequence[str | os.PathLike[str]] | Corpus, config: Config, vocabulary: Vocabulary | None, fetch: Fetch
+    sources: Sequence[str | os.PathLike[str]] | Corpus,
+    config: Config,
+    vocabulary: Vocabulary | None,
+    fetch: Fetch,
+    copies: Sequence[int] | None = None,
 ) -> Corpus:
-    """The text, read as `config` says, in a model's vocabulary if one is given."""
+    """The text, read as `config` says, in a model's vocabulary if one is given.
+
+    Texts are copied as its weights say, by their names, unless `copies` says how often, as for a run that goes on.
+    """
     if isinstance(sources, Corpus):
-        return sources
+        return _as_asked(sources, config)
+    if copies is None:
+        copies = copies_of(config.weight, [os.fspath(source) for source in sources])
     return corpora.load(
         sources,
         config.encoding,
-        separator=config.separator.replace(r"\n", "\n").replace(r"\t", "\t"),
+        format=config.format,
+        column=config.column,
+        field=config.field,
+        separator=unescaped(config.separator),
         lower=config.lower,
         as_bytes=config.bytes,
         vocabulary=vocabulary,
         unknown=config.unknown,
+        copies=copies,
         fetch=fetch,
     )
+
+
+def _as_asked(corpus: Corpus, config: Config) -> Corpus:
+    """A text in memory, if it is what the options ask for."""
+    if config.weight and not corpus.spans:
+        raise UserError(f"--weight: is for files, and {corpus.name} is a text in memory")
+    characters, is_bytes = corpus.vocabulary.characters, corpus.vocabulary.kind == "bytes"
+    if config.lower and not is_bytes and characters != "".join(sorted(set(characters.lower()))):
+        raise UserError(f"--lower: {corpus.name} is a Corpus, which is taken as it is: make it of text.lower()")
+    if config.bytes and not is_bytes:
+        raise UserError(f"--bytes: {corpus.name} is a Corpus of characters: Corpus.from_bytes makes one of bytes")
+    return corpus
 
 
 def _new_folder(name: str) -> Path:
@@ -377,7 +527,11 @@ def _empty_folder(folder: Path) -> Path:
     """Make a folder, which may exist if there is nothing in it."""
     disk.make_folder(folder)
     if {path.name for path in folder.iterdir()} - {LOCK}:
-        what = f"go on with it by --resume={folder}" if (folder / store.LAST).exists() else "it is not empty"
+        what = (
+            f"go on with it by {hints.option('resume', folder)}"
+            if (folder / store.LAST).exists()
+            else "it is not empty"
+        )
         raise UserError(f"--out {folder}: exists already ({what}); give another folder")
     return folder
 
@@ -390,9 +544,16 @@ def _best_loss(folder: Path) -> float:
         return float("inf")
 
 
-def _newest() -> Path:
-    """The run below runs/ whose last checkpoint is the newest."""
+def newest(command: str = "train") -> Path:
+    """The run below runs/ whose last checkpoint is the newest.
+
+    Raises
+    ------
+    UserError
+        If there is none; what a `command` takes instead is in the message.
+    """
     found = list(Path("runs").glob("*/last.safetensors"))
     if not found:
-        raise UserError("--resume: there is no run with a checkpoint below runs/; name its folder: --resume=RUN")
+        what, way = ("--resume", "--resume=RUN") if command == "train" else ("RUN", f"charlstm {command} RUN")
+        raise UserError(f"{what}: there is no run with a checkpoint below runs/; name its folder: {way}")
     return max(found, key=lambda path: path.stat().st_mtime).parent

@@ -1,8 +1,8 @@
 """Training: owns the parameters, the optimizer's memory and the carried state; `run()` is a generator of Progress.
 
-Between two calls of the kernels it may sample, evaluate on the text that was kept back, or end. No clock enters the
-arithmetic: a budget in seconds becomes a number of iterations before training begins. The kernels are called for as
-many iterations as take about a tenth of a second, which changes no bit of the result.
+Between two calls of the kernels it may sample, evaluate on the text that was kept back, plan anew how many iterations a
+budget in seconds is, or end. By those plans alone the clock gets at the arithmetic, and they are kept. The kernels are
+called for as many iterations as take about a tenth of a second, which changes no bit of the result.
 """
 
 import math
@@ -16,22 +16,27 @@ from typing import Any
 import numpy as np
 
 import kernels
-from charlstm import dropout, initial, schedules
-from charlstm.batches import Streams, Windows
+from charlstm import budgets, dropout, initial, schedules
+from charlstm.batches import Resets, Streams, Windows
 from charlstm.checkpoint import Checkpoint, shape_of
 from charlstm.config import BUDGETS, Config
-from charlstm.corpus import Corpus
+from charlstm.corpus import Corpus, Vocabulary
+from charlstm.edges import Ending
 from charlstm.errors import RunFailed, UserError
-from charlstm.evaluate import bits_per_char
+from charlstm.evaluate import bits_per_unit
+from charlstm.forward import Writer, continued
 from charlstm.machine import usable_cores
+from charlstm.presets import is_ours
 from charlstm.progress import ENDLESS, Progress
-from charlstm.sampler import choose_backend, continued
+from charlstm.sampler import choose_backend
+from charlstm.weights import repeated
 from kernels import spec
 
 _CALL_SECONDS = 0.1
-_CALIBRATION_SECONDS = 1.0
+_CALIBRATION_SECONDS = 1.0  # at most, and no larger a part of the budget than until it is planned anew
 _MASK_BYTES = 2**22
 _EVALUATIONS = 10  # in a run, unless chosen
+_RECENT = 50_000  # characters learned: their mean loss has a standard deviation of about 0.01 nats
 _TEMPERATURES = (0.2, 0.5, 1.0, 1.2)  # of the samples after an epoch, and the characters that they go on from
 _PRIME = 40
 _STOPPED = "training stopped; a smaller --learning-rate or --grad-clip may help"
@@ -46,21 +51,27 @@ class Trainer:
 
     Parameters
     ----------
-    config : Config; its budgets are turned into iterations by :meth:`calibrate`
+    config : Config; its budgets are turned into iterations by :meth:`calibrate`, and where it has plans, without a
+        checkpoint, these take the place of all budgets but the loss
     corpus : Corpus
     checkpoint : where to go on from; it must be of the same corpus and sizes
     """
 
     def __init__(self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None) -> None:
         self.backend = choose_backend(config.backend)
-        if all(getattr(config, name) is None for name in BUDGETS):
+        if all(getattr(config, name) is None for name in (*BUDGETS, "plans")):
             raise UserError("no budget: give --iterations, --epochs, --max-chars, --seconds or --until-loss")
+        self._replays = config.plans is not None and checkpoint is None
+        if self._replays:
+            config = replace(config, iterations=None, epochs=None, max_chars=None, seconds=None)
         self.config = config
         self.corpus = corpus
-        self.ids, self.kept_back = corpus.split(config.validation)
+        ids, self.kept_back = corpus.split(config.validation)
+        self.ids = repeated(ids, corpus.spans, corpus.vocabulary)
         self.threads = config.threads or usable_cores()
         self.shape = shape_of(config, len(corpus.vocabulary))
         self.batches = _batches(config, len(self.ids))
+        self._resets = Resets(0 if config.windows else config.reset_every, config.batch_size, config.seed)
         self._ops = kernels.load_for_host(self.backend)
         self._text = kernels.to_device(self.backend, self.ids)  # where the kernels read it
         self._dropout = dropout.rounded(config.dropout)
@@ -71,15 +82,18 @@ class Trainer:
             )
         self._mask = (config.num_layers, config.seq_length, config.batch_size, config.hidden_size)
         self._most = max(1, _MASK_BYTES // math.prod(self._mask)) if self._dropout else sys.maxsize  # to a call
-        self.budget = "the budget"  # what ends the run, in words
+        self.budget = "the last plan" if self._replays else ""  # what ends the run, in words, where it is known
         self._calibrated = checkpoint is not None  # then it says how many iterations there are
         self.start_loss = math.log(self.shape.vocab_size) * config.loss_chars
+        self._units_per_char = _units_per_char(corpus.vocabulary, self.ids)
+        self._plans = budgets.parse(config.plans) if config.plans else ()
         self._call = 1  # iterations in the next call of the kernels
         self._rate = 0.0  # characters a second
         if checkpoint is None:
             self._begin()
         else:
             self._go_on(checkpoint)
+        self._planned = self.iteration, self.seconds  # when the budget in seconds was planned last
         for name in ("theta", "state", "h", "c"):
             setattr(self, name, kernels.to_device(self.backend, getattr(self, name)))
 
@@ -110,36 +124,62 @@ class Trainer:
 
     # --------------------------------------------------------------------------------------------------- budget
     def calibrate(self) -> None:
-        """Turn all budgets into one of iterations, that in seconds by training copies for about a second.
+        """Turn all budgets into one of iterations, that in seconds by training copies for at most a second.
 
-        What the run has already taken counts: budgets are totals. Sets ``config.iterations``.
+        What the run has already taken counts: budgets are totals. Sets ``config.iterations``, or, for a budget in
+        seconds, ``config.plans``, which grows while training goes on.
         """
-        config, batches = self.config, self.batches
-        totals = {}
-        if config.iterations is not None:
-            totals[f"{config.iterations:,} iterations"] = config.iterations
-        if config.epochs is not None:
-            totals[f"{config.epochs:g} epochs"] = math.ceil(config.epochs * batches.iterations_per_pass)
-        if config.max_chars is not None:
-            totals[f"{config.max_chars:,} characters"] = math.ceil(config.max_chars / self._chars_each)
+        self._calibrated = True
+        if not self._replays:
+            self._plan(self._measured_rate() if self.config.seconds is not None else 0.0)
+
+    def _plan(self, rate: float) -> None:
+        """End where the first of the budgets does, that in seconds at `rate` iterations a second from now on."""
+        config, totals = self.config, self._totals()
         if config.seconds is not None:
-            left = max(0.0, config.seconds - self.seconds)
-            totals[f"{config.seconds:g} s of training"] = self.iteration + math.ceil(left * self._measured_rate())
+            more = round(max(0.0, config.seconds - self.seconds) * rate)
+            totals[f"{config.seconds:g} s of training"] = max(1, self.iteration + more)
         if not totals:
             if config.schedule == "cosine":
                 raise UserError("--schedule cosine: needs to know where the run ends: give another budget, too")
             totals["the loss"] = ENDLESS
-        self._calibrated = True
         self.budget, total = min(totals.items(), key=lambda item: item[1])
-        self.config = replace(config, iterations=total)
+        self._planned = self.iteration, self.seconds
+        if config.seconds is None and not self._plans:
+            self.config = replace(config, iterations=total)
+            return
+        plans = tuple(plan for plan in self._plans if plan[0] <= self.iteration)
+        if not plans or plans[-1][1] != total:
+            plans = (*plans, (self.iteration, total))
+        self._plans, self.config = plans, replace(config, plans=budgets.in_words(plans))
+
+    def _totals(self) -> dict[str, int]:
+        """The budgets but for that in seconds, in words, as iterations."""
+        config, totals = self.config, {}
+        if config.iterations is not None:
+            totals[f"{config.iterations:,} iterations"] = config.iterations
+        if config.epochs is not None:
+            totals[f"{config.epochs:g} epochs"] = math.ceil(config.epochs * self.batches.iterations_per_pass)
+        if config.max_chars is not None:
+            totals[f"{config.max_chars:,} characters"] = math.ceil(config.max_chars / self._chars_each)
+        return totals
+
+    def _plan_anew(self) -> None:
+        """Where it is time to, plan what is left of a budget in seconds, at the speed since the last plan."""
+        if self.config.seconds is None or not self._plans:  # or a run that was begun when plans did not change
+            return
+        at, seconds = self._planned
+        if budgets.is_due(self.config.seconds, seconds, self.seconds, self.iteration >= self.iterations):
+            self._plan((self.iteration - at) / max(self.seconds - seconds, 1e-9))
 
     def _measured_rate(self) -> float:
         """Iterations a second."""
         theta, state, h, c = (array.copy() for array in (self.theta, self.state, self.h, self.c))
         rates: list[float] = []
+        enough = min(_CALIBRATION_SECONDS, budgets.MOMENTS[0] * (self.config.seconds or math.inf))
         steps, begin = 1, 0.0
         with self._threads():
-            while not rates or perf_counter() - begin < _CALIBRATION_SECONDS:
+            while not rates or perf_counter() - begin < enough:
                 started = perf_counter()
                 flat = np.full(steps, self.config.learning_rate)
                 self._train(theta, state, h, c, self.iteration, self.iteration + steps, flat)
@@ -160,7 +200,9 @@ class Trainer:
 
     @property
     def iterations(self) -> int:
-        """The number of iterations at which training ends."""
+        """The number of iterations at which training ends, as it is planned now."""
+        if self._plans:
+            return budgets.total_at(self._plans, self.iteration)
         if self.config.iterations is None:
             raise RuntimeError("calibrate() turns a budget in seconds into iterations, and has not been called")
         return self.config.iterations
@@ -169,6 +211,11 @@ class Trainer:
         """The rates of iterations begin to end - 1, (n,) float64."""
         per_epoch, factor = self.batches.iterations_per_pass, self.marks.get("rate_factor", 1.0)
         return schedules.learning_rates(self.config, begin, end, self.iterations, per_epoch, factor)
+
+    @property
+    def is_of_bytes(self) -> bool:
+        """Whether an id is a byte, not a character."""
+        return self.corpus.vocabulary.unit == "byte"
 
     @property
     def _chars_each(self) -> int:
@@ -180,14 +227,59 @@ class Trainer:
         """Whether too many evaluations in a row have brought nothing better."""
         return self.config.patience is not None and self.marks.get("patience_waited", 0) >= self.config.patience
 
-    def _ended_by(self) -> str | None:
+    @property
+    def _is_below_loss(self) -> bool:
+        """Whether the loss has become as low as it was to be."""
+        limit = self.config.until_loss
+        return limit is not None and self.marks.get("recent_loss", math.inf) < limit
+
+    def ended_by(self) -> str | None:
         """What has ended the run, in words; None while it goes on."""
         config = self.config
-        if config.until_loss is not None and self.smooth_loss < config.until_loss * config.loss_chars:
-            return f"a smoothed loss below {config.until_loss:g}"
+        if self._is_below_loss:
+            return f"a loss below {config.until_loss:g} nats per {self.corpus.vocabulary.unit}"
         if self.is_out_of_patience:
             return f"the patience of {config.patience} evaluations"
-        return self.budget if self.iteration >= self.iterations else None
+        return self.budget or f"{self.iterations:,} iterations" if self.iteration >= self.iterations else None
+
+    def more(self) -> list[tuple[str, str]]:
+        """Options, and their values, that let a run which has ended go on: to its budget, or for as long again.
+
+        A budget that is chosen takes the place of all others, so each of them is here, twice what it was.
+        """
+        config = self.config
+        loss = [] if config.until_loss is None else [("until-loss", f"{config.until_loss:g}")]
+        patience = [("patience", "none")] if self.is_out_of_patience else []
+        if self.iteration < self.iterations and (patience or not self._is_endless):
+            return patience + ([("until-loss", "none")] if self._is_below_loss else [])
+        doubled = [] if self._is_endless else self._doubled_budgets()
+        if self._is_below_loss:
+            return (doubled or [("iterations", f"{max(2 * self.iteration, 1)}")]) + patience
+        return doubled + loss + patience
+
+    def _doubled_budgets(self) -> list[tuple[str, str]]:
+        config = self.config
+        used = {
+            "iterations": self.iteration,
+            "epochs": self.iteration / self.batches.iterations_per_pass,
+            "max_chars": self.iteration * self._chars_each,
+            "seconds": self.seconds,
+        }
+        given = {name: budget for name in used if (budget := getattr(config, name)) is not None}
+        if len(given) > 1 and config.seconds is None and not self.budget.endswith(" iterations"):
+            given.pop("iterations")  # what another budget became
+        return [
+            (
+                name.replace("_", "-"),
+                f"{2 * budget or 1 if used[name] <= 1.1 * budget else math.ceil(2 * used[name]):.15g}",
+            )
+            for name, budget in given.items()
+        ]
+
+    @property
+    def _is_endless(self) -> bool:
+        """Whether nothing but a loss ends the run."""
+        return self.iterations >= ENDLESS
 
     # ----------------------------------------------------------------------------------------------------- loop
     def run(self) -> Iterator[Progress]:
@@ -198,31 +290,37 @@ class Trainer:
         Diverged
             When a loss is not finite; its iteration is in the message, and its update was not made.
         """
-        if self.config.iterations is None or not self._calibrated:
+        if not self._calibrated:
             self.calibrate()
         every = self.config.sample_every
         with self._threads():
             self.train(self.iteration, self.iteration, np.empty(0))  # what has to be compiled is no training time
             every_evaluation = self._evaluate_every
-            if every_evaluation and self.iteration % every_evaluation and self._ended_by() is not None:
+            if every_evaluation and self.iteration % every_evaluation and self.ended_by() is not None:
                 yield self._evaluate(is_due=False)  # it goes on, to nowhere: see Progress.is_extra
-            while self._ended_by() is None:
+            while self.ended_by() is None:
+                for stream in self._resets.at(self.iteration).tolist():
+                    self.h[:, stream] = self.c[:, stream] = 0
                 if every and self.iteration % every == 0:
                     yield self._sample()
                 yield from self._advance(self._next_pause())
+                self._plan_anew()
                 yield from self._at_a_pause()
                 yield self._progress("tick")
-        self.budget = self._ended_by() or self.budget
+        self.budget = self.ended_by() or self.budget
 
     def _next_pause(self) -> int:
         """The iteration at which the next call of the kernels ends, if nothing stops it before."""
         periods = [
+            self._resets.step if self._resets.every else 0,
             self.config.sample_every,
             self._evaluate_every,
             self.batches.iterations_per_pass * self._minds_epochs,
+            self._recent if self.config.until_loss is not None else 0,
         ]
         pauses = ((self.iteration // period + 1) * period for period in periods if period)
-        return min(self.iterations, self.iteration + self._call, *pauses)
+        change = budgets.next_change(self._plans, self.iteration)
+        return min(self.iterations, self.iteration + self._call, change or sys.maxsize, *pauses)
 
     @property
     def _evaluate_every(self) -> int:
@@ -232,6 +330,12 @@ class Trainer:
         return self.config.validate_every or max(1, -(-min(self.iterations, 10**6) // _EVALUATIONS))
 
     @property
+    def _recent(self) -> int:
+        """Iterations whose mean loss --until-loss looks at, time and again: a pass, or fewer that learn _RECENT."""
+        learned = self.config.loss_chars * self.config.batch_size
+        return min(self.batches.iterations_per_pass, -(-_RECENT // learned))
+
+    @property
     def _minds_epochs(self) -> bool:
         """Whether there is something to do after each epoch."""
         return self.config.epoch_samples != "none" or (self.config.schedule == "plateau" and not self.config.validation)
@@ -239,7 +343,7 @@ class Trainer:
     def _at_a_pause(self) -> Iterator[Progress]:
         """Evaluate, and write, where that is due after the iterations made."""
         every = self._evaluate_every
-        if every and (self.iteration % every == 0 or self._ended_by() is not None):
+        if every and (self.iteration % every == 0 or self.ended_by() is not None):
             yield self._evaluate(is_due=self.iteration % every == 0)
         if self._minds_epochs and self.iteration % self.batches.iterations_per_pass == 0:
             if self.config.schedule == "plateau" and not self.config.validation:
@@ -248,11 +352,12 @@ class Trainer:
                 yield from self._epoch_samples()
 
     def _evaluate(self, is_due: bool) -> Progress:
-        """Measure on the text that was kept back, from a zero state that is carried through all of it.
+        """Measure on the text that was kept back, as `charlstm score` would.
 
         One that is made only because the run ends lets nobody wait: a run that goes on is as if it had not ended.
         """
-        marks, bits = self.marks, bits_per_char(self._ops, self.theta, self.shape, self.kept_back)
+        begin = self.corpus.edges.begin
+        marks, bits = self.marks, bits_per_unit(self._ops, self.theta, self.shape, begin, self.kept_back)
         is_best = bits < marks.get("best_validation", math.inf)
         if is_best:
             marks["best_validation"] = bits
@@ -260,7 +365,13 @@ class Trainer:
             self._waited("patience", bits)
             if self.config.schedule == "plateau":
                 self._heed_plateau(bits)
-        return replace(self._progress("evaluation"), val_bits_per_char=bits, is_best=is_best, is_extra=not is_due)
+        return replace(
+            self._progress("evaluation"),
+            val_bits_per_char=bits * _units_per_char(self.corpus.vocabulary, self.kept_back),
+            val_bits_per_byte=bits if self.is_of_bytes else None,
+            is_best=is_best,
+            is_extra=not is_due,
+        )
 
     def _waited(self, what: str, figure: float) -> float:
         """How many figures in a row, with this one, have been no better than the best before them."""
@@ -277,8 +388,8 @@ class Trainer:
             self.marks["plateau_waited"] = 0
 
     def _advance(self, end: int) -> Iterator[Progress]:
-        """Train up to iteration `end`, or to where the smoothed loss gets low enough, and yield what is due."""
-        begin, config, limit = self.iteration, self.config, self._stop_below()
+        """Train up to iteration `end`, or to where a sample is to be shown, and yield what is due."""
+        begin, config, limit = self.iteration, self.config, self._show_below()
         rates = self.learning_rates(begin, end)
         started = perf_counter()
         losses = self.train(begin, end, rates, limit) / config.batch_size
@@ -296,6 +407,8 @@ class Trainer:
                 self._loss_sum, self._loss_count = 0.0, 0
             self._loss_sum += loss
             self._loss_count += 1
+            if config.until_loss is not None:
+                self._remember(n, loss)
             if n % config.report_every == 0:
                 seconds = self.seconds + taken * (n + 1 - begin) / len(losses)
                 rate = float(rates[n - begin])
@@ -307,11 +420,16 @@ class Trainer:
         if diverged:
             raise Diverged(f"the loss of iteration {self.iteration} is {last}: {_STOPPED}")
 
-    def _stop_below(self) -> float:
-        """The smoothed loss that stops a call of the kernels."""
-        config = self.config
-        until = -math.inf if config.until_loss is None else config.until_loss * config.loss_chars
-        return max(until, self._show_below())
+    def _remember(self, n: int, loss: float) -> None:
+        """Add an iteration's loss to those that --until-loss looks at; after the last one of them, set their mean."""
+        marks, turn = self.marks, n % self._recent
+        if turn == 0:
+            marks["recent_sum"], marks["recent_count"] = 0.0, 0
+        if "recent_sum" in marks:  # not so in a run that is asked for this when it goes on, amid a turn
+            marks["recent_sum"] += loss
+            marks["recent_count"] += 1
+            if marks["recent_count"] == self._recent:
+                marks["recent_loss"] = marks["recent_sum"] / self._recent / self.config.loss_chars
 
     def _show_below(self) -> float:
         """The smoothed loss below which a sample is shown: the lowest yet, where that is low enough."""
@@ -326,13 +444,12 @@ class Trainer:
         """
         begin, theta = self.iteration - 1, self.theta.copy()
         self.train(begin, self.iteration, rate)
-        if self.smooth_loss < self._show_below():
-            self.marks["best_shown"] = self.smooth_loss
-            starts, _ = self.batches.plan(begin, self.iteration)
-            save_below = 1.0 if self.config.save_below is None else self.config.save_below
-            sample = self._sample_from(theta, self.h[:, :1].copy(), self.c[:, :1].copy(), int(starts[0, 0]))
-            is_kept = self.smooth_loss < save_below * self.start_loss
-            yield replace(sample, iteration=begin, is_kept=is_kept)
+        self.marks["best_shown"] = self.smooth_loss
+        starts, _ = self.batches.plan(begin, self.iteration)
+        save_below = 1.0 if self.config.save_below is None else self.config.save_below
+        sample = self._sample_from(theta, self.h[:, :1].copy(), self.c[:, :1].copy(), int(starts[0, 0]))
+        is_kept = self.smooth_loss < save_below * self.start_loss
+        yield replace(sample, iteration=begin, is_kept=is_kept)
 
     def train(self, begin: int, end: int, rates: np.ndarray, stop_below: float = -math.inf) -> np.ndarray:
         """Run iterations begin to end - 1 in one call of the kernels; return their losses, summed over T and B."""
@@ -377,6 +494,7 @@ class Trainer:
         done = self.iteration if n is None else n + 1
         chars = done * self._chars_each
         mean = self._loss_sum / self._loss_count if self._loss_count else self.smooth_loss
+        bits = mean / config.loss_chars / math.log(2)
         if learning_rate is None:
             learning_rate = float(self.learning_rates(done, done + 1)[0])
         return Progress(
@@ -387,14 +505,25 @@ class Trainer:
             epoch=done / self.batches.iterations_per_pass,
             loss=mean if loss is None else loss,
             smooth_loss=self.smooth_loss,
-            bits_per_char=mean / config.loss_chars / math.log(2),
+            bits_per_char=bits * self._units_per_char,
+            bits_per_byte=bits if self.is_of_bytes else None,
+            loss_chars=config.loss_chars,
             learning_rate=learning_rate,
             seconds=self.seconds if seconds is None else seconds,
             chars_per_second=self._rate,
         )
 
     def _sample(self) -> Progress:
-        """Text from the first stream's state, begun with the character that it reads next; training is not touched."""
+        """A text as `charlstm sample` writes one; training is not touched.
+
+        Of a preset that replaces a program, as there: from the first stream's state, begun with what it reads next.
+        """
+        if is_ours(self.config.preset):
+            config, edges = self.config, self.corpus.edges
+            uniforms = self.random.random_sample((config.sample_length, 1))
+            writer = Writer(self._ops, self.theta, self.shape, edges.begin)
+            drawn = writer.draw(uniforms, temperature=config.temperature)[:, 0]
+            return self._sample_of(drawn[: Ending(edges.end).cut(drawn)] if edges.end else drawn)
         starts, reset = self.batches.plan(self.iteration, self.iteration + 1)
         h, c = (np.zeros_like(a[:, :1]) if reset[0] else a[:, :1].copy() for a in (self.h, self.c))
         return self._sample_from(self.theta, h, c, int(starts[0, 0]))
@@ -406,19 +535,22 @@ class Trainer:
             theta, h, c, self.ids[at : at + 1].astype(np.int32),
             self.random.random_sample((config.sample_length, 1)), shape=self.shape, temperature=config.temperature,
         )  # fmt: skip
-        text = self.corpus.vocabulary.decode(drawn[:, 0])
-        return replace(self._progress("sample"), sample=text, temperature=config.temperature)
+        return self._sample_of(drawn[:, 0])
+
+    def _sample_of(self, drawn: np.ndarray) -> Progress:
+        text = self.corpus.vocabulary.decode(drawn)
+        return replace(self._progress("sample"), sample=text, temperature=self.config.temperature)
 
     def _epoch_samples(self) -> Iterator[Progress]:
         """Texts at several temperatures, all of which go on from the same piece of the text."""
         config = self.config
         begin = self.random.randint(0, len(self.ids) - _PRIME + 1)
-        prime = self.ids[begin : begin + _PRIME].astype(np.int32)
+        prime, window = self.ids[begin : begin + _PRIME].astype(np.int32), config.epoch_samples == "window"
+        before = prime[:0] if window else np.array(self.corpus.edges.begin, np.int32)
         for temperature in _TEMPERATURES:
             uniforms = self.random.random_sample(config.sample_length)
-            drawn = continued(
-                self._ops, self.theta, self.shape, prime, uniforms, temperature, config.epoch_samples == "window"
-            )
+            read = np.concatenate([before, prime])
+            drawn = continued(self._ops, self.theta, self.shape, read, uniforms, temperature, window)
             decode = self.corpus.vocabulary.decode
             yield replace(self._progress("sample"), sample=decode(drawn), prime=decode(prime), temperature=temperature)
 
@@ -455,8 +587,16 @@ class Trainer:
                 "digest": corpus.digest,
                 "num_ids": len(corpus.ids),
                 "is_frozen": corpus.is_frozen,
+                **({"spans": corpus.spans} if corpus.spans else {}),
+                "begin": list(corpus.edges.begin),
+                "end": list(corpus.edges.end),
             },
         )
+
+
+def _units_per_char(vocabulary: Vocabulary, ids: np.ndarray) -> float:
+    """Ids that a character of the text takes: more than one where they are bytes, and it has others than ASCII."""
+    return len(ids) / vocabulary.count_characters(ids)
 
 
 def _batches(config: Config, num_ids: int) -> Streams | Windows:

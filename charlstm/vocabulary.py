@@ -8,8 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from charlstm.encodings import normalised
 from charlstm.errors import UserError
 
+_PIECE = 2**20  # bytes that are decoded at a time
+_SHOWN = 40  # characters of a vocabulary
 _NAMED = 5  # characters that the message about unknown ones names
 
 
@@ -17,12 +20,17 @@ class UnknownCharacters(UserError):
     """A text has characters that the vocabulary lacks."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Vocabulary:
     """The distinct characters of a text, sorted by code point; a character's id is its place."""
 
     characters: str
     kind: ClassVar[str] = "characters"
+    unit: ClassVar[str] = "character"  #: what an id stands for
+
+    def __repr__(self) -> str:
+        shown = self.characters if len(self) <= _SHOWN else self.characters[:_SHOWN] + "..."
+        return f"<Vocabulary of {len(self):,} {self.kind}: {shown!r}>"
 
     @classmethod
     def of(cls, text: str) -> "Vocabulary":
@@ -94,6 +102,15 @@ class Vocabulary:
         """A `decode` for a text that comes in pieces; its second argument is true for the last one."""
         return lambda ids, final: self.decode(ids)
 
+    def count_characters(self, ids: np.ndarray) -> int:
+        """How many characters the ids, (M,), decode to."""
+        return len(ids)
+
+    def as_read(self, text: str, lower: bool = False) -> str:
+        """A text in memory, as a file of it is read: see :func:`charlstm.encodings.normalised`."""
+        text = normalised(text)
+        return text.lower() if lower else text
+
     def without_unknown(self, text: str) -> str:
         """The text with the characters that the vocabulary lacks left out."""
         return self.decode(self.encode(text, "skip"))
@@ -106,7 +123,7 @@ class Vocabulary:
 class ByteVocabulary(Vocabulary):
     """The 256 byte values. A text's ids are its UTF-8; bytes that are none show as U+FFFD."""
 
-    kind = "bytes"
+    kind, unit = "bytes", "byte"
 
     def __init__(self) -> None:
         super().__init__("".join(map(chr, range(256))))
@@ -123,6 +140,16 @@ class ByteVocabulary(Vocabulary):
         """A `decode` that keeps the bytes of a character cut in two until the rest of it comes."""
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         return lambda ids, final: utf8.decode(np.asarray(ids, np.uint8).tobytes(), final)
+
+    def count_characters(self, ids: np.ndarray) -> int:
+        """How many characters the ids, (M,), decode to; each U+FFFD that stands for what is no UTF-8 is one."""
+        decode = self.decoder()
+        begins = range(0, len(ids), _PIECE)
+        return sum(len(decode(ids[at : at + _PIECE], False)) for at in begins) + len(decode(ids[:0], True))
+
+    def as_read(self, text: str, lower: bool = False) -> str:
+        """The text as it is: files are read as they are, too."""
+        return text.lower() if lower else text
 
     def without_unknown(self, text: str) -> str:
         """The text as it is: every byte is known."""

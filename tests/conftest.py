@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 from device import emulator, fake_cupy
@@ -22,6 +23,7 @@ if not BACKENDS and os.environ.get("CHARLSTM_TEST_BACKEND") == "cupy" and emulat
 if MUTANT and not Path(kernels.__file__).is_relative_to(MUTANT):
     raise RuntimeError(f"the kernels under test are those of {kernels.__file__}, not of {MUTANT}")
 
+children.disinherit()
 for name in [name for name in os.environ if "XDIST" in name]:
     del os.environ[name]  # a pytest that a test starts is no worker of this one, and may measure
 

@@ -1,4 +1,7 @@
-"""Windows: every one once an epoch, in an order that follows from the iteration alone, and never beyond the text."""
+"""Windows: every one once an epoch, in an order that follows from the iteration alone, and never beyond the text.
+
+And the moments at which streams begin anew.
+"""
 
 import tracemalloc
 
@@ -6,7 +9,7 @@ import numpy as np
 import pytest
 
 from charlstm import batches
-from charlstm.batches import Windows
+from charlstm.batches import Resets, Windows
 from charlstm.errors import UserError
 
 WINDOWS = Windows(num_ids=103, length=10, step=3, batch_size=4, seed=7)
@@ -103,3 +106,22 @@ def test_the_windows_of_a_text_of_a_gigabyte_take_no_memory():
         1161840,
         3576889,
     ]  # the bits of a run that goes on
+
+
+@pytest.mark.parametrize("every", [1, 3, 8, 64, 1000])
+def test_streams_begin_anew_as_often_as_asked_and_each_at_its_own_moments(every):
+    resets, moments = Resets(every, 16, seed=3), 4000
+    step = resets.step
+    assert step == max(1, every // 4)
+    drawn = np.array([np.isin(np.arange(16), resets.at(n * step)) for n in range(moments)])
+    assert drawn.mean() == pytest.approx(step / every, abs=4 * (0.25 / drawn.size) ** 0.5)
+    if every > 1:
+        assert abs(np.corrcoef(drawn.T) - np.eye(16)).max() < 0.1  # of two streams
+        assert abs(np.corrcoef(drawn[1:, 0], drawn[:-1, 0])[0, 1]) < 0.1  # of two moments
+        assert not any(len(resets.at(n)) for n in range(1, 10 * step) if n % step)
+        other = [len(Resets(every, 16, seed=4).at(n * step)) for n in range(50)]
+        assert other != drawn[:50].sum(axis=1).tolist()
+
+
+def test_no_stream_begins_anew_where_none_is_to():
+    assert not any(len(Resets(0, 16, seed=3).at(n)) for n in range(100))

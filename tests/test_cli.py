@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from children import Terminal, command
 from conftest import made_up_text
 
 import kernels
@@ -59,7 +60,7 @@ def test_going_on(trained, charlstm_command):
     assert "folder  runs/book, going on after 30 iterations" in done.stderr.decode()
     nothing = charlstm_command("train", "--resume=runs/book")
     assert nothing.returncode == 0
-    assert "nothing to do: this run has had the budget (40 iterations)" in nothing.stderr.decode()
+    assert "nothing to do: this run has had 40 iterations" in nothing.stderr.decode()
     assert nothing.stdout == b""
     never = charlstm_command("train", "--resume", "book.txt", "--iterations", 50)  # book.txt is TEXT
     assert never.returncode == 0, never.stderr
@@ -251,34 +252,12 @@ def test_stopping_saves_and_says_how_to_go_on(text_file, tmp_path, number, code,
 
 
 def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
-    pty = pytest.importorskip("pty")
-    controller, terminal = pty.openpty()
-    command = [sys.executable, "-m", "charlstm", "train", text_file, *map(str, TINY), "--iterations", "300"]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=terminal,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "90"},
-    )
-    os.close(terminal)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(controller, 65536)
-        except OSError:  # Linux tells the end of a terminal like this
-            break
-        if not piece:
-            break
-        shown += piece
-    assert process.wait(timeout=60) == 0
-    process.stdout.close()
-    os.close(controller)
-    text = shown.decode()
-    assert "iteration 300/300" in text
-    assert "bits/char" in text
-    assert "sample after 0 iterations" in text
-    assert "done    300 iterations reached" in text
+    terminal = Terminal(command("train", text_file, *TINY, "--iterations", "300"), 90, cwd=tmp_path)
+    assert terminal.ended() == 0
+    assert "iteration 300/300" in terminal.text
+    assert "bits/char" in terminal.text
+    assert "sample after 0 iterations" in terminal.text
+    assert "done    300 iterations reached" in terminal.text
 
 
 # ------------------------------------------------------------------------------------------------------- bad input
@@ -286,16 +265,16 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
     ("arguments", "message"),
     [
         (["train", "missing.txt"], "missing.txt: no such file or folder (built-in texts: python-docs, us-constitution, nietzsche, tinyshakespeare)"),
-        (["train", "empty-folder"], "empty-folder: no .txt file in this folder"),
+        (["train", "empty-folder"], "empty-folder: no text in this folder; read are .gz, .bz2, .xz, .zip, .epub, .docx, .pdf, .html, .htm, .xhtml, .srt, .vtt, .txt, .text, and .csv with --column, .jsonl with --field"),
         (["train", "empty.txt"], "empty: the text is empty"),
         (["train", "one.txt"], "one: the text has a single distinct character, 'a': there is nothing to learn"),
         (["train", "short.txt", "--batch-size", "1"], "the text has 20 characters, too few for 1 streams of two sequences of 24 (at least 50): a smaller --seq-length may fit"),
-        (["train", "latin.txt"], "latin.txt: byte 3 is not utf-8 (unexpected end of data): give the file's own encoding with --encoding, for example --encoding latin-1"),
+        (["train", "latin.txt"], "latin.txt: byte 3 is not utf-8 (unexpected end of data): --encoding latin-1 reads 'café'"),
         (["train", "book.txt", "--out", "full"], "--out full: exists already (it is not empty); give another folder"),
         (["train", "book.txt", "--out", "book.txt"], "book.txt: cannot be written: File exists"),
         (["train", "book.txt", "--out", "book.txt/run"], "book.txt/run: cannot be written: Not a directory"),
         (["train", "book.txt", "--hidden-size", "0"], "--hidden-size: expected at least 1, got 0"),
-        (["train", "book.txt", "--hidden-size", "ten"], "Invalid value for '--hidden-size': expected a whole number, got 'ten'"),
+        (["train", "book.txt", "--hidden-size", "ten"], "Invalid value for '-H' / '--hidden-size': expected a whole number, got 'ten'"),
         (["train", "book.txt", "--learning-rate", "nan"], "--learning-rate: expected more than 0, got nan"),
         (["train", "book.txt", "--optimizer", "adm"], "--optimizer: expected one of adagrad, rmsprop, adam, sgd, got 'adm'"),
         (["train", "book.txt", "--preset", "slow"], f"--preset: expected one of {', '.join(PRESETS)}, got 'slow'"),
@@ -322,7 +301,8 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
         (["sample", "nowhere"], "nowhere: no such run folder"),
         (["sample", "book.txt"], "book.txt: not a checkpoint, or a damaged one"),
         (["sample", "full", "--checkpoint", "x"], "x: cannot be read: No such file or directory"),
-        (["sample"], "Missing argument 'RUN'."),
+        (["sample"], "RUN: there is no run with a checkpoint below runs/; name its folder: charlstm sample RUN"),
+        (["inspect"], "RUN: there is no run with a checkpoint below runs/; name its folder: charlstm inspect RUN"),
         (["score", "full"], "Missing argument 'TEXT...'."),
         (["score", "nowhere", "book.txt"], "nowhere: no such run folder"),
         (["smaple"], "No such command 'smaple'"),

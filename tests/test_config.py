@@ -44,7 +44,7 @@ from charlstm.errors import UserError
             {"preset": "min-char-lstm", "cell": "rnn"},
             "--init min-char-lstm: is for --cell lstm, not rnn; --init uniform",
         ),
-        ({"hiden_size": 3}, "unknown option 'hiden_size': options are backend, "),
+        ({"hiden_size": 3}, "unknown option 'hiden_size': did you mean 'hidden_size'?"),
     ],
 )
 def test_what_is_out_of_range_is_named(option, message):

@@ -24,7 +24,7 @@ def test_vocabulary_is_sorted_and_round_trips():
 
 @pytest.mark.parametrize(("size", "dtype"), [(2, "uint8"), (256, "uint8"), (257, "uint16"), (70_000, "uint32")])
 def test_ids_are_of_the_smallest_type(size, dtype):
-    text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x20000)][:size]))
+    text = "".join(map(chr, [*range(13), *range(14, 0xD800), *range(0xE000, 0x20000)][:size]))  # without "\r"
     found = Corpus.from_text(text)
     assert found.ids.dtype == dtype
     assert found.vocabulary.decode(found.ids) == text
@@ -173,7 +173,7 @@ def test_texts_that_will_not_do(tmp_path, content, message):
 def test_sources_that_will_not_do(tmp_path):
     with pytest.raises(UserError, match=r"missing\.txt: no such file or folder \(built-in texts: python-docs, "):
         corpus.load([tmp_path / "missing.txt"])
-    with pytest.raises(UserError, match=r"no \.txt file in this folder"):
+    with pytest.raises(UserError, match=r"no text in this folder; read are \.gz, "):
         corpus.load([tmp_path])
 
 
@@ -225,7 +225,7 @@ def test_what_a_model_wrote_is_no_text_to_learn_from(tmp_path, monkeypatch):
 
 def test_names_that_are_no_paths():
     for name in ("x" * 5000, "a\0b"):
-        with pytest.raises(UserError, match="cannot be read|no such file"):
+        with pytest.raises(UserError, match="that looks like text: 'x|cannot be read|no such file"):
             corpus.load([name])
 
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import made_up_text
 
 import kernels
-from charlstm import evaluate, sampler
+from charlstm import evaluate, forward
 from charlstm.errors import UserError
 from kernels import spec
 
@@ -45,15 +45,15 @@ def test_a_text_by_plain_arithmetic(model, backend):
 def test_the_pieces_in_which_a_text_is_read_do_not_matter(model, monkeypatch, steps):
     text = made_up_text(1025, seed=8)
     whole = model.score(text).log_probs
-    monkeypatch.setattr(sampler, "READ_STEPS", steps)
+    monkeypatch.setattr(forward, "READ_STEPS", steps)
     assert model.score(text).log_probs == pytest.approx(whole, rel=1e-4, abs=1e-5)
 
 
-def test_bits_per_char_of_ids(model, backend):
-    text = "\n" + made_up_text(700, seed=9)
+def test_bits_of_ids(model, backend):
+    text = made_up_text(700, seed=9)
     ops, ids = kernels.load(backend), model.vocabulary.encode(text)
-    found = evaluate.bits_per_char(ops, model.theta, model.shape, ids)
-    assert found == pytest.approx(model.score(text[1:]).bits_per_char, rel=1e-5)
+    found = evaluate.bits_per_unit(ops, model.theta, model.shape, model.edges.begin, ids)
+    assert found == pytest.approx(model.score(text).bits_per_char, rel=1e-5)
 
 
 def test_one_character_and_characters_it_never_saw(model):
@@ -64,5 +64,5 @@ def test_one_character_and_characters_it_never_saw(model):
     for text, unknown in (("", "error"), ("QQ", "skip")):
         with pytest.raises(UserError, match="there is nothing to score"):
             model.score(text, unknown=unknown)
-    with pytest.raises(UserError, match="--unknown: expected error or skip, got 'maybe'"):
+    with pytest.raises(UserError, match="--unknown: expected error, skip, charge or replace:CHAR, got 'maybe'"):
         model.score("a", unknown="maybe")

@@ -25,7 +25,7 @@ def test_a_second_start_reads_ids_from_the_cache(tmp_path, id_cache, monkeypatch
     file.write_text(made_up_text(5000), newline="")
     first = corpus.load([file])
     assert names(id_cache) == [".ids", ".json"]
-    monkeypatch.setattr(reading.Part, "text", None)  # nothing is decoded again
+    monkeypatch.setattr(reading.Part, "texts", None)  # nothing is decoded again
     second = corpus.load([file])
     os.rename(file, tmp_path / "moved.txt")
     moved = corpus.load([tmp_path / "moved.txt"])

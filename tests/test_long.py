@@ -2,11 +2,14 @@
 
 import time
 
+import numpy as np
 import pytest
 from conftest import SHARED, needs_shared
 
 from charlstm import from_preset
+from charlstm.corpus import load
 from charlstm.run import start
+from charlstm.trainer import Trainer
 
 pytestmark = pytest.mark.long
 
@@ -28,3 +31,16 @@ def test_a_million_iterations_reach_the_published_figure_within_three_minutes(tm
     assert run.trainer.seconds < 180
     assert min(value for n, value in smooth.items() if n <= 100_000) < 9.5
     assert min(smooth.values()) < 4.69
+
+
+@needs_shared
+@pytest.mark.parametrize("text", ["tinyshakespeare", "us-constitution", "nietzsche", "names"])
+@pytest.mark.parametrize("seed", [0, 3, 5])
+def test_no_default_run_ends_in_noise(text, seed):
+    corpus = load([SHARED / "data" / f"{text}.txt"])
+    config = from_preset(seed=seed, iterations=600, validation=0.1, validate_every=100, sample_every=0)
+    trainer = Trainer(config, corpus)
+    measured = [p.val_bits_per_char for p in trainer.run() if p.kind == "evaluation"]
+    shares = (np.bincount(trainer.ids, minlength=len(corpus.vocabulary)) + 1) / len(trainer.ids)
+    assert measured[0] < np.log2(len(corpus.vocabulary))
+    assert max(measured[1:]) < -np.log2(shares[trainer.kept_back]).mean()

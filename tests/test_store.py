@@ -39,6 +39,7 @@ def test_the_newest_and_the_best_are_kept(corpus, tmp_path):
     assert first[-1] == 200
     worse = resume(tmp_path / "run", corpus, {"iterations": 400, "learning_rate": 10.0, "keep": 4})
     finish(worse)
+    assert "the run diverged" in worse.notes.pop()
     assert worse.notes == [
         "changed --iterations 200 -> 400",
         "changed --learning-rate 0.008 -> 10",

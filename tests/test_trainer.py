@@ -18,7 +18,7 @@ from kernels import spec
 
 SMALL = {
     "hidden_size": 11, "seq_length": 7, "batch_size": 3, "report_every": 1, "sample_every": 0, "schedule": "constant",
-    "learning_rate": 0.02,
+    "learning_rate": 0.02, "warmup": 0,
 }  # fmt: skip
 
 
@@ -63,16 +63,41 @@ def test_the_first_budget_that_is_reached_ends_the_run_and_is_named(corpus, budg
     assert progress[-1].chars == 21 * iterations
 
 
-def test_until_loss_ends_at_the_very_iteration(corpus, backend):
-    _, progress = trained(corpus, iterations=200, backend=backend)
-    curve = [p.smooth_loss / 7 for p in of_kind(progress, "report")]
-    limit = (curve[149] + curve[150]) / 2
-    assert min(curve[:150]) > limit > curve[150]
+@pytest.mark.parametrize("recent", [50_000, 420])  # more than a pass has; 20 iterations, which no pass is made of
+def test_until_loss_ends_where_the_mean_of_the_last_pass_or_characters_is_low(corpus, backend, monkeypatch, recent):
+    monkeypatch.setattr("charlstm.trainer._RECENT", recent)
+    _, progress = trained(corpus, iterations=450, backend=backend)
+    losses = np.array([p.loss / 7 for p in of_kind(progress, "report")])
+    size = 142 if recent == 50_000 else 20
+    means = losses[: 450 // size * size].reshape(-1, size).mean(axis=1)
+    at = int(np.argmin(means))
+    limit = (means[at] + np.delete(means, at).min()) / 2
+    assert at
+    assert means[at] < limit < means[:at].min()
     trainer, _ = trained(corpus, until_loss=limit, backend=backend)
-    whole, _ = trained(corpus, iterations=151, backend=backend)
-    assert trainer.iteration == 151
-    assert trainer.budget == f"a smoothed loss below {limit:g}"
+    assert trainer.iteration == (at + 1) * size
+    assert trainer.budget == f"a loss below {limit:g} nats per character"
+    whole, _ = trained(corpus, iterations=trainer.iteration, backend=backend)
     assert trainer.theta.tobytes() == whole.theta.tobytes()
+
+
+def test_until_loss_is_the_same_in_parts_and_begins_anew_where_it_is_asked_for_later(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("charlstm.trainer._RECENT", 420)
+    until = {"until_loss": 2.0, "iterations": 2000, "schedule": "constant", "validation": 0.1, "validate_every": 7}
+    whole = start(corpus, small(**until), str(tmp_path / "whole"))
+    assert max(p.iteration for p in whole.train()) % 20 == 0
+    parts = start(corpus, small(**until), str(tmp_path / "parts"))
+    for progress in parts.train():
+        parts.stop = progress.iteration >= 7
+    parts = resume(tmp_path / "parts", corpus)
+    assert parts.trainer.iteration == 7
+    list(parts.train())
+    assert 20 < parts.trainer.iteration == whole.trainer.iteration < 2000
+    later = start(corpus, small(iterations=7, schedule="constant"), str(tmp_path / "later"))
+    list(later.train())
+    later = resume(tmp_path / "later", corpus, {"until_loss": 1e9})
+    list(later.train())
+    assert later.trainer.iteration == 40
 
 
 def test_a_loss_alone_leaves_cosine_without_an_end(corpus):
@@ -99,10 +124,10 @@ def test_the_end_of_the_text_is_kept_back_and_measured(corpus, backend):
     first = Corpus("first", corpus.vocabulary, corpus.ids[:2400])
     without, _ = trained(first, iterations=60, backend=backend, dtype="float64")
     assert trainer.theta.tobytes() == without.theta.tobytes()  # nothing of the end was learned, no state touched
-    x = corpus.ids[2400:].astype(np.int32)[:, None]
+    x = np.concatenate([[0], corpus.ids[2400:]]).astype(np.int32)[:, None]  # a text begins after a line break
     h, c = np.zeros((2, 1, 1, 11))
     loss = kernels.load("numpy").loss_and_grad(trainer.theta, h, c, x, shape=trainer.shape)[0]
-    assert evaluations[-1].val_bits_per_char == pytest.approx(loss / 599 / math.log(2), rel=1e-12)
+    assert evaluations[-1].val_bits_per_char == pytest.approx(loss / 600 / math.log(2), rel=1e-12)
 
 
 def test_best_is_the_checkpoint_that_validation_likes_most(corpus, tmp_path):
@@ -270,7 +295,7 @@ def test_only_what_is_good_enough_is_saved(corpus, tmp_path):
     kept = [p for p in run.train() if p.kind == "sample" and p.is_kept]
     blocks = (tmp_path / "run" / "samples.txt").read_text().split("# iteration ")[1:]
     assert [int(block.split()[0]) for block in blocks] == [p.iteration for p in kept]
-    assert blocks[0] == f"{kept[0].iteration}  loss {kept[0].smooth_loss:.6f}  temperature 0\n{kept[0].sample}\n\n"
+    assert blocks[0] == f"{kept[0].iteration}  loss {kept[0].smooth_loss / 16:.6f}  temperature 0\n{kept[0].sample}\n\n"
 
 
 def test_a_loss_that_is_not_finite_while_the_smoothed_one_is_low(corpus):

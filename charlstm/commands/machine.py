@@ -4,9 +4,11 @@ from functools import partial
 
 import click
 
+from charlstm.commands.layout import Commands, word_option
 
-@click.command()
-@click.option("--backend", metavar="all|numpy|numba|cupy", default="all", help="which to check [all that are present]")
+
+@click.command(short_help="Check every gradient of every backend.")
+@word_option("--backend", choices="all|numpy|numba|cupy", default="all", help="which to check [all that are present]")
 def gradcheck(backend: str) -> int:
     """Check every gradient of every backend against central differences; exit with 1 where one is wrong."""
     import kernels
@@ -29,7 +31,7 @@ def gradcheck(backend: str) -> int:
     return 0 if passed else 1
 
 
-@click.command()
+@click.command(short_help="Measure speed here, beside the machine's own limit.")
 @click.option("--threads", type=click.IntRange(1, 256), help="the most to work with [all cores]")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 def bench(threads: int | None, as_json: bool) -> int:
@@ -66,7 +68,7 @@ def bench(threads: int | None, as_json: bool) -> int:
     return 0
 
 
-@click.group("data")
+@click.group("data", cls=Commands)
 def data_group() -> None:
     """List the built-in texts, or download one."""
 
@@ -95,7 +97,7 @@ def data_get(name: str, offline: bool) -> int:
     return 0
 
 
-@click.command()
+@click.command(short_help="Show backends, versions, caches, and what is missing.")
 @click.option("--clear-cache", is_flag=True, help="remove every compiled kernel")
 def info(clear_cache: bool) -> int:
     """Show backends, cores, versions, the cache of compiled kernels, and what is missing."""

@@ -3,10 +3,11 @@
 import sys
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 
+from charlstm.commands.layout import SHORT, Place, Word, word_option
 from charlstm.config import PRESETS, Config
 
 
@@ -27,45 +28,60 @@ class _Number(click.ParamType):
             self.fail(f"expected {'a whole number' if self.kind is int else 'a number'}{unset}, got {value!r}")
 
 
+_METAVARS = {"preset": "NAME", "weight": "FILE=NUMBER", "windows": "MAXLEN:STEP", "unknown": "error|skip|replace:CHAR"}
+
+
 def config_options(command: Callable[..., Any], only: tuple[str, ...] = ()) -> Callable[..., Any]:
     """Give a command one option for each field of Config, or for some of them."""
     kinds = get_type_hints(Config)
     for item in reversed([item for item in fields(Config) if not only or item.name in only]):
         kind, help = kinds[item.name], item.metadata["help"]
         plain = next(k for k in (get_args(kind) or (kind,)) if k is not type(None))
-        choices = tuple(PRESETS) if item.name == "preset" else item.metadata["choices"]
+        choices = (*PRESETS, "list") if item.name == "preset" else item.metadata["choices"]
         name = item.name.replace("_", "-")
+        letter = [SHORT[item.name]] if item.name in SHORT and not only else []
         if plain is bool:
             command = click.option(f"--{name}/--no-{name}", default=item.default, help=help)(command)
             continue
-        if item.default is not None:
-            help = f"{help} [{item.default}]"
+        is_many = get_origin(kind) is tuple
+        if item.default not in (None, "") and not is_many:
+            help = f"{help} [{item.default:g}]" if plain is float else f"{help} [{item.default}]"
+        words = Word(choices) if choices else click.STRING
         command = click.option(
+            *letter,
             f"--{name}",
-            type=str if plain is str else _Number(plain, type(None) in get_args(kind)),
-            metavar="|".join(choices) if choices else None,
+            type=words if plain is str else _Number(plain, type(None) in get_args(kind)),
+            metavar=_METAVARS.get(item.name, "|".join(choices) if choices else None),
+            multiple=is_many,
             help=help,
         )(command)
     return command
 
 
-CHECKPOINT = click.option("--checkpoint", metavar="last|best|PATH", default="best", help="which of the run's [best]")
-CHECKPOINT_LAST = click.option(
-    "--checkpoint", metavar="last|best|PATH", default="last", help="which of the run's [last]"
+CHECKPOINT = word_option("--checkpoint", choices="last|best|PATH", default="best", help="which of the run's [best]")
+CHECKPOINT_LAST = word_option(
+    "--checkpoint", choices="last|best|PATH", default="last", help="which of the run's [last]"
 )
-UNKNOWN = click.option(
-    "--unknown", metavar="error|skip", default="error", help="characters of TEXT it never saw [error]"
-)
-BACKEND = click.option(
-    "--backend", metavar="auto|numpy|numba|cupy", default="auto", help="who does the arithmetic [auto]"
+UNKNOWN = word_option(
+    "--unknown", choices="error|skip|replace:CHAR", default="error",
+    help="characters that RUN never saw: an error, left out, or read as CHAR [error]",
+)  # fmt: skip
+BACKEND = word_option(
+    "--backend", choices="auto|numpy|numba|cupy", default="auto", help="who does the arithmetic [auto]"
 )
 
 
-def text_line(corpus: Any) -> str:
-    """The line that tells which text it is."""
-    own = not corpus.is_frozen and corpus.vocabulary.kind == "characters"
-    kinds = f"{len(corpus.vocabulary)} distinct" if own else f"a vocabulary of {len(corpus.vocabulary)}"
-    return f"text    {corpus.name}: {len(corpus.ids):,} {corpus.vocabulary.kind}, {kinds}"
+def _newest(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
+    """RUN, or the newest run, which a line on stderr names."""
+    if value is None:
+        from charlstm.run import newest
+
+        value = str(newest(ctx.info_name or ""))
+        click.echo(f"run     {value}", err=True)
+    return value
+
+
+RUN = click.argument("run", required=False, type=Place(), callback=_newest)
 
 
 def write(text: str) -> None:

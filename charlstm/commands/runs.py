@@ -2,12 +2,12 @@
 
 import click
 
-from charlstm.commands.options import CHECKPOINT_LAST
+from charlstm.commands.options import CHECKPOINT_LAST, RUN
 from charlstm.errors import RunFailed
 
 
-@click.command()
-@click.argument("run")
+@click.command(short_help="Check every file of a run for damage.")
+@RUN
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a file")
 def verify(run: str, as_json: bool) -> int:
     """Look at every file of the folder RUN: checkpoints must match their digests; exit with 1 where one is damaged."""
@@ -30,8 +30,8 @@ def verify(run: str, as_json: bool) -> int:
     return 0
 
 
-@click.command("inspect")
-@click.argument("run")
+@click.command("inspect", short_help="Show what a run holds: text, sizes, options, progress.")
+@RUN
 @CHECKPOINT_LAST
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 def inspect_run(run: str, checkpoint: str, as_json: bool) -> int:
@@ -48,24 +48,25 @@ def inspect_run(run: str, checkpoint: str, as_json: bool) -> int:
     click.echo(f"text     {text['name']}: {text['num_ids']:,} long, SHA-256 of its ids {text['digest'][:16]}...")
     click.echo(
         f"model    {model['cell'].upper()}, {model['num_layers']} x {model['hidden_size']} hidden units, "
-        f"{model['vocabulary']} characters, {model['parameters']:,} parameters, {model['dtype']}"
+        f"{model['vocabulary']} {found['unit']}s, {model['parameters']:,} parameters, {model['dtype']}"
     )
     click.echo(f"preset   {found['preset']}" + (", with" if found["options"] else ""))
     for name, value in found["options"].items():
         click.echo(f"         --{name.replace('_', '-')} {'none' if value is None else value}")
     click.echo(
         f"trained  {found['iteration']:,} iterations, {found['chars']:,} characters, {found['seconds']:.1f} s, "
-        f"smoothed loss {found['smooth_loss']:.4f}"
+        f"smoothed loss {found['smooth_loss'] / found['loss_chars']:.4f} nats per {found['unit']}"
     )
     if machine:
         versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
         click.echo(f"on       {machine['processor']}, {machine['backend']}, {versions}")
     if found["history"]:
-        click.echo(f"\n{'iteration':>12} {'loss':>9} {'bits/char':>9} {'measured':>9} {'rate':>9}")
+        unit = "byte" if found["unit"] == "byte" else "char"
+        click.echo(f"\n{'iteration':>12} {'loss':>9} {f'bits/{unit}':>9} {'measured':>9} {'rate':>9}")
     for line in found["history"]:
-        measured = f"{line['val_bits_per_char']:.4f}" if "val_bits_per_char" in line else "-"
+        bits, measured = (line.get(f"{of}bits_per_{unit}", line.get(f"{of}bits_per_char")) for of in ("", "val_"))
         click.echo(
-            f"{line['iteration']:12,} {line['loss']:9.2f} {line['bits_per_char']:9.4f} {measured:>9} "
-            f"{line['learning_rate']:9.2g}"
+            f"{line['iteration']:12,} {line['loss'] / found['loss_chars']:9.4f} {bits:9.4f} "
+            f"{'-' if measured is None else f'{measured:.4f}':>9} {line['learning_rate']:9.2g}"
         )
     return 0

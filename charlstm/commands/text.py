@@ -1,129 +1,225 @@
 """Commands about text: what a model writes, how well it predicts one, the Markov model, the words of the samples."""
 
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import click
 
-from charlstm.commands.options import BACKEND, CHECKPOINT, UNKNOWN, config_options, text_line, write
+from charlstm.commands.layout import Place, Source, word_option
+from charlstm.commands.options import BACKEND, CHECKPOINT, RUN, UNKNOWN, config_options, write
 from charlstm.config import Config
 from charlstm.errors import UserError
 
 
-@click.command()
-@click.argument("run")
-@click.option("--length", type=int, default=500, show_default=True, help="characters to write; 0 for no end")
-@click.option("--prime", default="", metavar="TEXT", help="what the model reads, and prints, first")
-@click.option("--temperature", type=float, default=0.8, show_default=True, help="1 as it believes, lower is safer")
+@click.command(short_help="Let a trained model write.")
+@RUN
+@click.option("-n", "--length", type=int, default=500, show_default=True, help="characters to write; 0 for no end")
+@click.option("-p", "--prime", default="", metavar="TEXT", help="what the model reads, and prints, first")
+@click.option(
+    "-t", "--temperature", type=float, default=0.8, show_default=True, help="1 as it believes, lower is safer"
+)
 @click.option("--argmax", is_flag=True, help="always the likeliest character: temperature 0")
-@click.option("--top-k", type=int, default=0, metavar="K", help="draw among the K likeliest characters [0: among all]")
+@click.option(
+    "-k", "--top-k", type=int, default=0, metavar="K", help="draw among the K likeliest characters [0: among all]"
+)
 @click.option(
     "--top-p", type=float, default=1.0, metavar="P",
     help="of those, draw among the fewest that have the share P of their probability [1: among all]",
 )  # fmt: skip
-@click.option("--stop", metavar="STRING", help="end after STRING was written; in most shells $'\\n' is a line break")
-@click.option("--count", type=int, default=1, show_default=True, help="texts to write, with seeds from --seed on")
-@click.option("--seed", type=int, help="of the draws [another text each time]")
+@click.option("--stop", metavar="STRING", help=r"end after STRING was written; \n and \t are line break and tab")
+@click.option(
+    "--new", is_flag=True,
+    help="leave out lines that RUN's own text has, which is read for it; with another --stop, what ends in that",
+)  # fmt: skip
+@click.option("-c", "--count", type=int, default=1, show_default=True, help="texts to write, with seeds from --seed on")
+@click.option("-s", "--seed", type=int, help="of the draws [another text each time]")
 @UNKNOWN
 @CHECKPOINT
 @BACKEND
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a text, with log probabilities in nats")
-def sample(run: str, prime: str, argmax: bool, count: int, checkpoint: str, as_json: bool, **options: Any) -> int:
+def sample(
+    run: str, prime: str, argmax: bool, count: int, checkpoint: str, as_json: bool, new: bool, **options: Any
+) -> int:  # fmt: skip
     """Write text from the model of RUN, a run folder or a checkpoint file, to stdout.
 
-    Temperature comes before --top-k, and that before --top-p. Several texts come each under a line "--- 1 ---".
+    \b
+    charlstm sample                               of the newest run
+    charlstm sample runs/book -p "The " -t 0.5    begun with a text, and safer
+    charlstm sample -n 0 | head -100              until its reader has enough
+
+    Without RUN it is the newest run below runs/.
+
+    Temperature comes before --top-k, and that before --top-p. Several texts come each under a line "--- 1 ---"; with
+    --stop '\\n' they are a line each, and nothing else.
 
     In JSON, text is what follows prime; log_probs and bits_per_char tell how probable the model finds it, that is at
     temperature 1 and among all characters.
     """
     from charlstm import checkpoint as checkpoints
+    from charlstm.reading import unescaped
 
     options["length"] = options["length"] or None
     options["temperature"] = 0.0 if argmax else options["temperature"]
     model = checkpoints.load(run, checkpoint)
-    if count == 1 and not as_json:
+    if options["stop"] is not None or new:
+        options["stop"] = unescaped(options["stop"] or r"\n")
+    if count == 1 and not as_json and not new:
         for piece in model.stream(prime, **options):
             write(piece)
         if sys.stdout.isatty():
             write("\n")
         return 0
-    for number, one in enumerate(model.samples(prime, count, **options), 1):
-        write(_sample_json(one) if as_json else f"--- {number} ---\n{one.prime}{one.text}\n")
+    is_lines = (options["stop"] or "").endswith("\n")
+    found = _new_samples(model, run, prime, count, options) if new else model.samples(prime, count, **options)
+    for number, one in enumerate(found, 1):
+        text = f"{one.prime}{one.text}"
+        if as_json:
+            write(_sample_json(one))
+        elif is_lines:
+            write(text.removesuffix("\n") + "\n")
+        else:
+            write(f"--- {number} ---\n{text}\n")
     return 0
+
+
+def _new_samples(model: Any, run: str, prime: str, count: int, options: dict[str, Any]) -> Any:
+    """Texts that the run's own text does not have."""
+    from charlstm import data
+    from charlstm.known import Known, new_samples
+    from charlstm.run import training_text
+
+    try:
+        text = training_text(model, run, partial(data.fetch, note=partial(click.echo, err=True)))
+    except UserError as error:
+        raise UserError(f"--new: {error}") from None
+    known = Known.of(text, model.vocabulary.as_read(options.pop("stop"), model.config.lower))
+    return new_samples(model, known, prime, count, **options)
 
 
 def _sample_json(sample: Any) -> str:
     import json
 
-    names = ("prime", "text", "seed", "temperature", "bits_per_char")
+    names = ["prime", "text", "seed", "temperature", "bits_per_char"]
+    names += ["bits_per_byte"] if sample.is_of_bytes else []
     values = {name: getattr(sample, name) for name in names}
     return json.dumps({**values, "log_probs": sample.log_probs.tolist()}) + "\n"
 
 
-@click.command()
-@click.argument("run")
-@click.argument("text", nargs=-1, required=True)
-@click.option("--encoding", help="of TEXT [the run's own]")
-@UNKNOWN
+@click.command(short_help="Tell how well a model predicts a text.")
+@click.argument("run", type=Place())
+@click.argument("text", nargs=-1, required=True, type=Source())
+@partial(config_options, only=("encoding", "format", "column", "field"))
+@word_option(
+    "--unknown", choices="error|skip|charge|replace:CHAR", default="error",
+    help="characters that RUN never saw: an error, left out, left out but counted as one among all such characters "
+    "(20.1 bits), or read as CHAR [error]",
+)  # fmt: skip
 @CHECKPOINT
 @BACKEND
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
-@click.option("--per-char", is_flag=True, help="print one JSON object a character: char, log_prob (nats), bits")
+@click.option("--lines", is_flag=True, help="score each line as a text by itself, and print its bits per character")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object; with --lines, one a line")
+@click.option(
+    "--per-char", is_flag=True,
+    help="print one JSON object a character: char (byte, of a model of bytes), log_prob (nats), bits",
+)  # fmt: skip
 def score(
-    run: str, text: tuple[str, ...], encoding: str | None, unknown: str, checkpoint: str, backend: str, as_json: bool,
-    per_char: bool,
+    run: str, text: tuple[str, ...], unknown: str, checkpoint: str, backend: str, lines: bool, as_json: bool,
+    per_char: bool, **reading: Any,
 ) -> int:  # fmt: skip
-    """Tell how well the model of RUN predicts TEXT: files, folders of .txt, - for stdin, URLs, or built-in texts.
+    """Tell how well the model of RUN predicts TEXT: files, folders, - for stdin, URLs, or built-in texts.
+
+    TEXT is read as RUN's own was, unless --encoding, --format, --column or --field say otherwise.
 
     Bits per character: the mean of -log2 p, p being the probability of a character given all before it. Perplexity:
-    2 to that power; a guess among so many equals would be as hard. The model begins in a zero state and predicts the
-    first character after a line break.
-    """
-    import json
+    2 to that power; a guess among so many equals would be as hard. A model that learned bytes tells bits per byte, and
+    bits per character beside them. The text begins as those that the model learned: after a line break, or after the
+    --separator that joined them.
 
+    With --lines the figure of a line is that of bytes for a model of bytes, and nan for a line with nothing to score.
+    """
     from charlstm import checkpoint as checkpoints
     from charlstm import corpus, evaluate
+    from charlstm.reading import unescaped
 
-    if as_json and per_char:
-        raise UserError("--per-char prints JSON already: give it or --json")
+    if per_char and (as_json or lines):
+        raise UserError(
+            "--per-char prints JSON already: give it or --json"
+            if as_json
+            else "--per-char: --lines does not go with it"
+        )
     model = checkpoints.load(run, checkpoint)
-    config = model.config
-    found_text = corpus.load(
-        text, encoding or config.encoding, lower=config.lower, as_bytes=config.bytes, vocabulary=model.vocabulary,
-        unknown=unknown,
+    config = replace(model.config, **{name: value for name, value in reading.items() if value is not None})
+    scorer = evaluate.Scorer(model, unknown, backend)
+    read = corpus.load(
+        text, config.encoding, format=config.format, column=config.column, field=config.field, lower=config.lower,
+        separator=unescaped(config.separator), as_bytes=config.bytes,
+        vocabulary=model.vocabulary if model.vocabulary.unit == "byte" else None, to_learn=False,
     )  # fmt: skip
-    ids, name = found_text.ids, found_text.name
+    for line in read.remark.splitlines():
+        click.echo(line, err=True)
+    found = evaluate.CorpusScorer(scorer, read)
     if per_char:
-        _write_characters(model.vocabulary.characters, ids, evaluate.log_probs(model, ids, backend))
-        return 0
-    found = evaluate.score_ids(model, ids, backend)
-    if as_json:
-        names = ("chars", "bits_per_char", "nats_per_char", "perplexity", "nats")
-        write(json.dumps({"name": name, **{each: getattr(found, each) for each in names}}) + "\n")
-        return 0
-    write(
-        f"{name}: {found.chars:,} {model.vocabulary.kind}, {found.bits_per_char:.4f} bits per character "
-        f"({found.nats_per_char:.4f} nats), perplexity {found.perplexity:.4f}\n"
-    )
+        _write_characters(read.vocabulary, found.characters())
+    elif lines:
+        for one in found.lines():
+            write(_score_json(one, unknown) if as_json else f"{one.bits_per_unit:.4f}\n")
+    elif as_json:
+        write(_score_json(found.totals(), unknown, name=read.name))
+    else:
+        _tell_score(read.name, found.totals(), unknown, len(model.vocabulary))
     return 0
 
 
-def _write_characters(characters: str, ids: Any, pieces: Any) -> None:
-    """Write a line of JSON for each of a text's characters, as their log probabilities come."""
+def _score_json(found: Any, unknown: str, **first: Any) -> str:
+    """A line of JSON with a score's figures."""
+    import json
+
+    from charlstm.figures import for_json
+
+    names = ["chars", "bits_per_char", "nats_per_char", "perplexity", "nats"]
+    names += ["bytes", "bits_per_byte"] if found.is_of_bytes else []
+    names += ["skipped"] if unknown in ("skip", "charge") and not found.is_of_bytes else []
+    return json.dumps({**first, **{each: for_json(getattr(found, each)) for each in names}}) + "\n"
+
+
+def _tell_score(name: str, found: Any, unknown: str, vocab_size: int) -> None:
+    """Say a score in a line, and in another what it means where a guess would be better."""
+    from charlstm.figures import below_a_guess, in_words, perplexity_in_words
+
+    words = f"{name}: {found.chars:,} characters"
+    if found.is_of_bytes:
+        nats = found.nats / found.units
+        words += (
+            f" in {found.units:,} bytes, {in_words(found.bits_per_unit, 4)} bits per byte ({in_words(nats, 4)} nats)"
+        )
+    words += f", {in_words(found.bits_per_char, 4)} bits per character ({in_words(found.nats_per_char, 4)} nats)"
+    words += f", perplexity {perplexity_in_words(found.bits_per_char, 4)}"
+    if found.skipped:
+        words += f"; {found.skipped:,} that the model never saw {'charged' if unknown == 'charge' else 'left out'}"
+    write(words + "\n")
+    if said := below_a_guess(found.bits_per_unit, vocab_size):
+        click.echo(f"{said}: the text is unlike the one that was learned, or the model is lost", err=True)
+
+
+def _write_characters(vocabulary: Any, scored: Any) -> None:
+    """Write a line of JSON for each of a text's ids, as their log probabilities come."""
     import json
     import math
+    from itertools import islice
 
-    at = 0
-    for log_probs in pieces:
-        scored = zip(ids[at : at + len(log_probs)].tolist(), log_probs.tolist(), strict=True)
-        lines = [{"char": characters[k], "log_prob": p, "bits": -p / math.log(2)} for k, p in scored]
+    of = "byte" if vocabulary.unit == "byte" else "char"
+    while piece := list(islice(scored, 4096)):
+        lines = [
+            {of: k if of == "byte" else vocabulary.characters[k], "log_prob": p, "bits": -p / math.log(2)}
+            for k, p in piece
+        ]
         write("".join(json.dumps(line) + "\n" for line in lines))
-        at += len(log_probs)
 
 
-@click.command()
-@click.argument("text", nargs=-1)
+@click.command(short_help="Learn, measure and sample the Markov model of a text.")
+@click.argument("text", nargs=-1, type=Source())
 @click.option(
     "--order", type=click.IntRange(1, 8), help="characters that the next one is drawn by [5; --style original: 4]"
 )
@@ -137,9 +233,9 @@ def _write_characters(characters: str, ids: Any, pieces: Any) -> None:
 @click.option("--length", type=int, default=200, show_default=True, help="characters to write; 0 for no end")
 @click.option("--prime", default="", metavar="TEXT", help="what to go on from [a context of the text, by frequency]")
 @click.option("--seed", type=int, help="of the draws [another text each time]")
-@partial(config_options, only=("encoding", "bytes", "lower", "separator"))
+@partial(config_options, only=("encoding", "format", "column", "field", "bytes", "lower", "separator"))
 @click.option("--offline", is_flag=True, help="download nothing: URLs and built-in texts come from the cache")
-@click.option("--style", metavar="own|original", default="own", help="original: print what markov-model.py prints")
+@word_option("--style", choices="own|original", default="own", help="original: print what markov-model.py prints")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
 def ngram(
     text: tuple[str, ...], order: int | None, smoothing: str, validation: float, length: int, prime: str,
@@ -157,7 +253,7 @@ def ngram(
     import json
     from dataclasses import asdict
 
-    from charlstm import data
+    from charlstm import data, display
     from charlstm import ngram as markov
     from charlstm.run import read_corpus
 
@@ -177,16 +273,19 @@ def ngram(
             write(line + "\n")
         return 0
     try:
-        start = corpus.vocabulary.encode(prime.lower() if config.lower else prime)
+        start = corpus.vocabulary.encode(corpus.vocabulary.as_read(prime, config.lower))
     except UserError as error:
         raise UserError(f"--prime: {error}") from None
-    note(text_line(corpus))
+    note(display.text_line(corpus))
     model, found = markov.learn_and_measure(corpus, order or 5, smoothing, validation)
     note(f"model   Markov, order {found.order}, {found.contexts:,} contexts, {smoothing}")
     note(f"done    {found.in_words} in {found.seconds:.1f} s")
     written = markov.pieces(corpus.vocabulary, model.sample(length or None, start, seed))
     if as_json:
-        write(json.dumps({**asdict(found), "text": "".join(written)}) + "\n")
+        figures = asdict(found)
+        if corpus.vocabulary.unit != "byte":
+            del figures["bytes"], figures["bits_per_byte"]
+        write(json.dumps({**figures, "text": "".join(written)}) + "\n")
         return 0
     for piece in written:
         write(piece)
@@ -195,8 +294,8 @@ def ngram(
     return 0
 
 
-@click.command()
-@click.argument("run")
+@click.command(short_help="List the words that a run's samples use most.")
+@RUN
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="words to list")
 @click.option("--offline", is_flag=True, help="download nothing")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object a word")

@@ -1,0 +1,148 @@
+"""Processes that tests start: on a terminal of a given size, or in pipes, and independent of who started the tests.
+
+Signals that are ignored, locale, terminal and its size are inherited. :func:`disinherit` sees to it that no child of the
+tests inherits them from a shell's `&`, nohup, cron or a container: what a test does not set is always the same.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+#: What says which locale, which terminal and which colours; everything else is kept.
+_INHERITED = re.compile(
+    r"LC_.*|LANG|LANGUAGE|PYTHON(UTF8|IOENCODING|COERCECLOCALE|UNBUFFERED|WARNINGS)|TERM|COLUMNS|LINES|NO_COLOR|FORCE_COLOR|"
+    r"CLICOLOR.*|TTY_.*|JPY_.*|_CHARLSTM_COMPLETE"
+)
+PLAIN = {"LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
+CHARLSTM = (sys.executable, "-m", "charlstm")
+#: Makes the terminal on stdin that of its session, so that Ctrl-C and hanging up are told, and becomes another program.
+_OWNER = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+
+
+def disinherit():
+    """Make what this process passes on to its children independent of what it was given."""
+    for name in filter(_INHERITED.fullmatch, list(os.environ)):
+        del os.environ[name]
+    os.environ.update(PLAIN)
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        *(getattr(signal, n) for n in ("SIGHUP", "SIGQUIT") if hasattr(signal, n)),
+    ):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            # what a process ignores, its children ignore; what it catches, they do not: this goes on ignoring it
+            signal.signal(number, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def command(*arguments):
+    """The command line of this environment's Python."""
+    return [*CHARLSTM, *map(str, arguments)]
+
+
+class Terminal:
+    """A process on a terminal of its own, which hangs up when it is closed.
+
+    Parameters
+    ----------
+    arguments : the program and its arguments
+    columns, lines : the size of the terminal
+    stdout : None for the terminal, or what `subprocess.Popen` takes
+    env : variables that the process has besides those of the tests
+    """
+
+    def __init__(self, arguments, columns=80, lines=24, stdout=None, env=None, cwd=None):
+        import fcntl
+        import pty
+        import struct
+        import termios
+
+        self.controller, terminal = pty.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self.columns, self.written = columns, b""
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _OWNER, *map(str, arguments)],
+            stdin=terminal, stdout=terminal if stdout is None else stdout, stderr=terminal, cwd=cwd,
+            env={**os.environ, **(env or {})}, start_new_session=True,
+        )  # fmt: skip
+        os.close(terminal)
+
+    def until(self, what, timeout=120):
+        """Read until the terminal has been sent `what`."""
+        while what.encode() not in self.written and self._read(timeout):
+            pass
+        assert what.encode() in self.written, self.text
+        return self
+
+    def type(self, keys):
+        """Type something."""
+        os.write(self.controller, keys)
+
+    def hang_up(self):
+        """Take the terminal away, as a connection that is lost does."""
+        os.close(self.controller)
+        self.controller = None
+
+    def ended(self, timeout=120):
+        """Read to the end; the exit code."""
+        while self.controller is not None and self._read(timeout):
+            pass
+        try:
+            return self.process.wait(timeout)
+        finally:
+            if self.process.stdout:
+                self.process.stdout.close()
+            if self.controller is not None:
+                self.hang_up()
+
+    def _read(self, timeout):
+        import select
+
+        assert select.select([self.controller], [], [], timeout)[0], f"silent for {timeout} s: {self.text}"
+        try:
+            piece = os.read(self.controller, 65536)
+        except OSError:  # Linux tells the end of a terminal like this
+            piece = b""
+        self.written += piece
+        return piece
+
+    @property
+    def text(self):
+        """All that was written, without escape sequences."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.written.decode("utf-8", "replace")).replace("\r\n", "\n")
+
+    @property
+    def screen(self):
+        """The lines that a person sees, and those that have scrolled away above them."""
+        return screen(self.written.decode("utf-8", "replace"), self.columns)
+
+
+def screen(written, columns):
+    """What a terminal shows of what was written to it: lines of text, cut where they were."""
+    lines, row, column = [[]], 0, 0
+    for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x1b]", written):
+        if part == "\r":
+            column = 0
+        elif part == "\n":
+            row += 1
+        elif part.startswith("\x1b"):
+            number = int(re.sub(r"\D", "", part) or 1)
+            if part.endswith("A"):
+                row = max(0, row - number)
+            elif part.endswith("K"):
+                lines[row][0 if part == "\x1b[2K" else column :] = []
+            elif part.endswith("J"):
+                lines[row][column:] = []
+                lines[row + 1 :] = []
+        else:
+            if column == columns:
+                row, column = row + 1, 0
+            lines += [[] for _ in range(row + 1 - len(lines))]
+            lines[row] += " " * (column - len(lines[row]))
+            lines[row][column : column + 1] = part
+            column += 1
+        lines += [[] for _ in range(row + 1 - len(lines))]
+    return ["".join(line).rstrip() for line in lines]
