@@ -1,0 +1,103 @@
+"""What README.md and the pages of docs/ say to type is typed here: Python as it stands, shell lines one after the other.
+
+Texts are made up, models small, budgets cut to a fraction of a second. Lines with make or pip, and those that would
+download, are only parsed.
+"""
+
+import re
+import subprocess
+
+import pytest
+from conftest import ROOT, made_up_text
+from test_hints import words
+
+import charlstm
+from charlstm import data
+from charlstm.cli import cli, main
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SMALL = {"hidden_size": 4, "seq_length": 5, "batch_size": 2, "sample_every": 100}
+
+
+def blocks(language):
+    return list(_blocks(language))
+
+
+def _blocks(language):
+    """Every block of a language, with the page and the line that it begins at."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for found in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.M | re.S):
+            yield pytest.param(found[1], id=f"{page.name}-{text[: found.start()].count(chr(10)) + 1}")
+
+
+@pytest.fixture
+def texts(tmp_path, monkeypatch):
+    """A folder with the texts that the pages speak of."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("book", "a", "other", "letters"):
+        (tmp_path / f"{name}.txt").write_text("The end. " + made_up_text(3000))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "b.txt").write_text(made_up_text(500, seed=6))
+    names = made_up_text(2000).replace(" ", "\n").replace(".", "")
+    (tmp_path / "names.txt").write_text(re.sub("\n+", "\n", names))
+    return tmp_path
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Training from Python with small models, a hundredth of its seconds."""
+
+    def cut(real):
+        return lambda *sources, seconds=60, **options: real(*sources, seconds=seconds / 300, **{**options, **SMALL})
+
+    for name in ("train", "start"):
+        monkeypatch.setattr(charlstm, name, cut(getattr(charlstm, name)))
+    resume = charlstm.resume
+    monkeypatch.setattr(charlstm, "resume", lambda run, seconds: resume(run, seconds=seconds / 300))
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_as_it_stands(block, texts, quick, capsys):
+    exec(compile(block, "block", "exec"), {"charlstm": charlstm})  # noqa: S102
+
+
+def cut(arguments):
+    """The same command in a fraction of a second: a smaller model, a shorter text, another number of iterations."""
+    name, *rest = arguments
+    changed = {"--seconds": None, "--iterations": None, "--plans": "0:9"} if name == "train" else {"--length": "50"}
+    kept, given = [], iter(rest)
+    for word in given:
+        if word not in changed:
+            kept.append(word)
+        elif next(given) and changed[word]:
+            kept += [word, changed[word]]
+    if name == "train" and "list" not in rest and "--plans" not in rest:
+        kept += ["--iterations", "60" if "--resume" in rest else "9"]
+    if name == "train" and not {"list", "--from", "--resume"} & set(rest):
+        kept += ["--hidden-size", "4", "--seq-length", "5", "--sample-every", "3", "--sample-length", "50"]
+    return [name, *kept, *(["--backend", "numpy"] if name == "gradcheck" else [])]
+
+
+def is_only_parsed(arguments):
+    """Whether it would download, measure for minutes, or need what may not be there."""
+    downloads = {name for name, text in data.BUILT_IN.items() if text.url}
+    return arguments[0] == "bench" or bool(downloads & set(arguments)) or "cupy" in arguments
+
+
+@pytest.mark.parametrize("block", blocks("sh"))
+def test_shell_lines(block, texts, capsysbinary):
+    subprocess.run(["bash", "-n"], input=block.encode(), check=True)  # noqa: S607
+    lines = [line for line in block.splitlines() if line.startswith("charlstm ")]
+    if any("runs/names" in line for line in lines):
+        lines.insert(0, "charlstm train names.txt")
+    for line in lines:
+        arguments = words(line.partition("  #")[0])
+        command = cli.commands[arguments[0]]
+        if is_only_parsed(arguments):
+            command.make_context(arguments[0], [each for each in arguments[1:] if each != "list"])
+            continue
+        with pytest.raises(SystemExit) as ended:
+            main(cut(arguments))
+        told = capsysbinary.readouterr()
+        assert ended.value.code == 0, (line, told.err.decode())
