@@ -155,7 +155,7 @@ class Call:
         else:
             high = {"ids": self.sizes.get(limit), "text": self.sizes["V"], "int64": 60 - self.sizes["T"]}.get(kind, 2)
             values = random.randint(0, high, dims).astype(_KINDS[kind])
-        if kind == "text" and random.randint(2):
+        if kind == "text" and random.randint(20) == 0:
             values = values.astype(str(random.choice(["u2", "u4"])))
         if name == "state":
             values = np.abs(values)
