@@ -400,18 +400,9 @@ def number(name: str, given: Any) -> Any:
     return value if is_whole else float(value)
 
 
-def check_range(dtype: Any, **numbers: Any) -> None:
-    """Check that a floating dtype can hold numbers that are not inf.
-
-    Raises
-    ------
-    ValueError
-        ``learning_rate: expected a number that float32 can hold, got 1e+300``.
-    """
-    most = float(np.finfo(dtype).max)
-    for name, value in numbers.items():
-        if value is not None and most < value < math.inf:
-            raise ValueError(f"{name}: expected a number that {dtype} can hold, got {value}")
+def held(dtype: Any, value: Any) -> Any:
+    """A finite number, or numbers, as far as a floating dtype can hold it: its largest one stands for what is larger."""
+    return np.minimum(value, np.finfo(dtype).max)
 
 
 def _plain(given: Any, is_whole: bool) -> int | float | None:

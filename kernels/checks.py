@@ -185,9 +185,12 @@ def optimizer(
         number("step", step), number("learning_rate", learning_rate), number("grad_clip", grad_clip), values
     )
     _CHECKS[name]((theta, grad, state), family, S=spec.slots_of(name, values))
-    if theta.dtype != np.float64:
-        check_range(theta.dtype, learning_rate=update.learning_rate, **values)
-    return update
+    if theta.dtype == np.float64:
+        return update
+    return update._replace(
+        learning_rate=float(held(theta.dtype, update.learning_rate)),
+        hyper={key: float(held(theta.dtype, value)) for key, value in values.items()},
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- whole model
@@ -267,11 +270,11 @@ def train_steps(
             f"starts: expected 0 <= start and start + {T} < {M} (the number of ids), "
             f"got {int(starts.min())} to {int(starts.max())}"
         )
-    scale = number("grad_scale", grad_scale)
-    check_range(theta.dtype, learning_rate=rates.max(initial=0), grad_scale=scale, **values)
+    scale, rates = number("grad_scale", grad_scale), held(theta.dtype, rates)
+    values = {key: float(held(theta.dtype, value)) for key, value in values.items()}
     training = Training(
         theta, state, h, c, ids, starts, reset, rates, shape, T, number("step", step), optimizer, values,
-        scale, number("grad_clip", grad_clip), number("grad_clip_norm", grad_clip_norm),
+        float(held(theta.dtype, scale)), number("grad_clip", grad_clip), number("grad_clip_norm", grad_clip_norm),
         flag("last_only", last_only), rate, masks, bf16, number("smooth_loss", smooth_loss),
         number("stop_below", stop_below), workspace, number("threads", threads),
         family.empty(sizes["K"]) if out is None else out,

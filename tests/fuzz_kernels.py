@@ -170,7 +170,10 @@ class Call:
                      np.float32(0.5), np.int64(1), np.ones(1), spec.Shape(3, 2), (7, 5, 1), "adam", b"x", 1e-40]  # fmt: skip
             self.given[name] = wrong[random.randint(len(wrong))]
             return
-        name = str(random.choice([name for name, array in arrays.items() if array is not None]))
+        there = [name for name, array in arrays.items() if array is not None]
+        if not there:
+            return
+        name = str(random.choice(there))
         array = arrays[name]
         if isinstance(array, np.ndarray) and array.ndim and array.dtype != object:
             how = str(random.choice([each for each in dir(self) if each.startswith("_as_")]))
