@@ -312,15 +312,15 @@ class Trainer:
     def _next_pause(self) -> int:
         """The iteration at which the next call of the kernels ends, if nothing stops it before."""
         periods = [
-            self._resets.step if self._resets.every else 0,
             self.config.sample_every,
             self._evaluate_every,
             self.batches.iterations_per_pass * self._minds_epochs,
             self._recent if self.config.until_loss is not None else 0,
         ]
         pauses = ((self.iteration // period + 1) * period for period in periods if period)
-        change = budgets.next_change(self._plans, self.iteration)
-        return min(self.iterations, self.iteration + self._call, change or sys.maxsize, *pauses)
+        change = budgets.next_change(self._plans, self.iteration) or sys.maxsize
+        reset = self._resets.after(self.iteration) if self._resets.every else sys.maxsize
+        return min(self.iterations, self.iteration + self._call, change, reset, *pauses)
 
     @property
     def _evaluate_every(self) -> int:

@@ -275,7 +275,7 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
         (["train", "book.txt", "--out", "book.txt/run"], "book.txt/run: cannot be written: Not a directory"),
         (["train", "book.txt", "--hidden-size", "0"], "--hidden-size: expected at least 1, got 0"),
         (["train", "book.txt", "--hidden-size", "ten"], "Invalid value for '-H' / '--hidden-size': expected a whole number, got 'ten'"),
-        (["train", "book.txt", "--learning-rate", "nan"], "--learning-rate: expected more than 0, got nan"),
+        (["train", "book.txt", "--learning-rate", "nan"], "--learning-rate: expected a finite number, got nan"),
         (["train", "book.txt", "--optimizer", "adm"], "--optimizer: expected one of adagrad, rmsprop, adam, sgd, got 'adm'"),
         (["train", "book.txt", "--preset", "slow"], f"--preset: expected one of {', '.join(PRESETS)}, got 'slow'"),
         (["train", "book.txt", "--backend", "cupy"], f"--backend cupy: {kernels.missing('cupy')}"),
