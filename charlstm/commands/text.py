@@ -307,11 +307,11 @@ def keywords(run: str, top: int, offline: bool, as_json: bool) -> int:
     from charlstm import checkpoint, data
     from charlstm import run as runs
     from charlstm.keywords import keywords as found_in
-    from charlstm.keywords import samples_of
+    from charlstm.keywords import pieces_of, samples_of
 
     samples = samples_of(run)
     corpus = runs.corpus_of(checkpoint.load(run, "last"), run, fetch=partial(data.fetch, offline=offline))
-    found = found_in(samples, corpus.vocabulary.decode(corpus.ids))
+    found = found_in(samples, pieces_of(corpus))
     new = [each for each in found if not each.in_text]
     if as_json:
         for each in found[:top]:
