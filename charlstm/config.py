@@ -115,7 +115,12 @@ class Config:
         above=0,
     )
 
-    validation: float = _option(0.0, "part of the text, its end, that is kept back to measure", low=0, below=1)
+    validation: float = _option(0.0, "part of the text that is kept back to measure", low=0, below=1)
+    validation_from: str = _option(
+        "end",
+        "which part that is: end; shuffle-lines: all lines are put into an order drawn by the seed, for a sorted list",
+        choices=("end", "shuffle-lines"),
+    )
     validate_every: int | None = _option(None, "iterations between measurements [ten in a run]", low=1)
     patience: int | None = _option(None, "stop after so many measurements without a better one", low=1)
 
@@ -178,6 +183,8 @@ class Config:
         ):
             if getattr(self, name) is not None and not getattr(self, needed):
                 raise UserError(f"--{name.replace('_', '-')}: needs --{needed.replace('_', '-')}")
+        if self.validation_from != "end" and not self.validation:
+            raise UserError(f"--validation-from {self.validation_from}: needs --validation")
         if self.plans is not None:
             budgets.parse(self.plans)
         if self.preset not in PRESETS:

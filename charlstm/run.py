@@ -16,7 +16,7 @@ import numpy as np
 
 from charlstm import checkpoint as checkpoints
 from charlstm import corpus as corpora
-from charlstm import data, disk, hints, records, store
+from charlstm import data, disk, heldout, hints, records, store
 from charlstm.checkpoint import Checkpoint
 from charlstm.config import BUDGETS, Config, from_model, from_preset
 from charlstm.corpus import Corpus, Fetch, Vocabulary
@@ -311,7 +311,8 @@ def start(
         disk.write(folder / "environment.json", records.environment(machine))
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
-    return Run(folder, trainer, lock, machine=machine)
+    said = heldout.remark(corpus, config.validation, config.validation_from)
+    return Run(folder, trainer, lock, machine=machine, notes=[said] if said else [])
 
 
 def resume(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import kernels
-from charlstm import budgets, dropout, initial, schedules
+from charlstm import budgets, dropout, heldout, initial, schedules
 from charlstm.batches import Resets, Streams, Windows
 from charlstm.checkpoint import Checkpoint, shape_of
 from charlstm.config import BUDGETS, Config
@@ -66,7 +66,7 @@ class Trainer:
             config = replace(config, iterations=None, epochs=None, max_chars=None, seconds=None)
         self.config = config
         self.corpus = corpus
-        ids, self.kept_back = corpus.split(config.validation)
+        ids, self.kept_back = heldout.split(corpus, config.validation, config.validation_from, config.seed)
         self.ids = repeated(ids, corpus.spans, corpus.vocabulary)
         self.threads = config.threads or usable_cores()
         self.shape = shape_of(config, len(corpus.vocabulary))

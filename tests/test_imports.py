@@ -49,7 +49,7 @@ ALLOWED = {
     "charlstm.batches": {"charlstm.errors"},
     "charlstm.dropout": set(),
     "charlstm.machine": set(),
-    "charlstm.ngram": {"charlstm.corpus", "charlstm.errors", "charlstm.figures"},
+    "charlstm.ngram": {"charlstm", "charlstm.corpus", "charlstm.heldout", "charlstm.errors", "charlstm.figures"},
     "charlstm.initial": {"kernels", "kernels.spec"},
     "charlstm.forward": {"kernels", "kernels.spec"},
     "charlstm.checkpoint": {
@@ -67,7 +67,7 @@ ALLOWED = {
     "charlstm.trainer": {
         "charlstm.weights",
         "charlstm", "charlstm.batches", "charlstm.budgets", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus",
-        "charlstm.dropout", "charlstm.edges", "charlstm.errors", "charlstm.evaluate", "charlstm.forward", "charlstm.initial",
+        "charlstm.dropout", "charlstm.edges", "charlstm.errors", "charlstm.evaluate", "charlstm.forward", "charlstm.heldout", "charlstm.initial",
         "charlstm.machine", "charlstm.presets", "charlstm.progress", "charlstm.sampler", "charlstm.schedules", "kernels",
         "kernels.spec",
     },
@@ -78,7 +78,7 @@ ALLOWED = {
     "charlstm.run": {
         "charlstm.weights","charlstm.evaluate", "charlstm.plotting",
         "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.corpus", "charlstm.data", "charlstm.disk",
-        "charlstm.hints",
+        "charlstm.heldout", "charlstm.hints",
         "charlstm.errors", "charlstm.figures", "charlstm.lock", "charlstm.progress", "charlstm.reading", "charlstm.records",
         "charlstm.store", "charlstm.trainer",
     },
