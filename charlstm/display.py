@@ -55,15 +55,27 @@ class Silent:
 class Json(Silent):
     """One JSON object per report on stdout, as in metrics.jsonl but with losses per character; notes on stderr."""
 
+    def __init__(self) -> None:
+        from charlstm.records import OneEach
+
+        self._one_each = OneEach()
+
     def note(self, text: str) -> None:
         print(text, file=sys.stderr)
 
     def show(self, progress: Progress) -> None:
-        if progress.kind in ("report", "evaluation"):
-            from charlstm.records import told_line
+        if progress.kind in ("report", "evaluation") and self._one_each.due(progress):
+            self._write(progress)
 
-            sys.stdout.write(told_line(progress).decode())
-            sys.stdout.flush()
+    def close(self) -> None:
+        if rest := self._one_each.rest():
+            self._write(rest)
+
+    def _write(self, progress: Progress) -> None:
+        from charlstm.records import told_line
+
+        sys.stdout.write(told_line(progress).decode())
+        sys.stdout.flush()
 
 
 class Lines:

@@ -33,6 +33,23 @@ def told_line(progress: Progress) -> bytes:
     return _line(progress, progress.loss_chars)
 
 
+class OneEach:
+    """Which reports and evaluations get a line: one for each iteration, the report where it has the other's figures."""
+
+    def __init__(self) -> None:
+        self._held: Progress | None = None
+
+    def due(self, progress: Progress) -> bool:
+        """Whether the next of them gets its line now."""
+        self._held = progress if progress.is_in_report else None
+        return self._held is None
+
+    def rest(self) -> Progress | None:
+        """The last one, whose report has not come when all has ended."""
+        held, self._held = self._held, None
+        return held
+
+
 def _line(progress: Progress, steps: int) -> bytes:
     """A line with the losses divided by so many steps."""
     names = (
