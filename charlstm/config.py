@@ -75,7 +75,7 @@ class Config:
         high=10**9,
     )
     optimizer: str = _option("adam", "update rule", choices=("adagrad", "rmsprop", "adam", "sgd"))
-    learning_rate: float = _option(8e-3, "step size, at first", above=0, high=1e30)
+    learning_rate: float = _option(8e-3, "step size, at first", above=0, high=3e38)
     schedule: str = _option("cosine", "how the step size changes", choices=("constant", "decay", "plateau", "cosine"))
     warmup: int = _option(0, "iterations in which the step size rises from zero", low=0)
     decay_factor: float = _option(
@@ -89,12 +89,12 @@ class Config:
     beta1: float | None = _option(None, "adam: decay of the mean gradient [0.9]", low=0, below=1)
     beta2: float | None = _option(0.99, "adam: decay of the mean square; none is 0.999", low=0, below=1)
     rho: float | None = _option(None, "rmsprop: decay of the mean square [0.99]", low=0, below=1)
-    epsilon: float | None = _option(None, "optimizer's guard against division by zero [1e-8]", low=1e-30, high=1e30)
+    epsilon: float | None = _option(None, "optimizer's guard against division by zero [1e-8]", low=2e-38, high=3e38)
     loss_reduction: str = _option(
         "mean", "gradient of the mean loss of a character, or of the sum", choices=("mean", "sum")
     )
-    grad_clip: float | None = _option(None, "limit of each element of the gradient", above=0, high=1e30)
-    grad_clip_norm: float | None = _option(1.0, "limit of the gradient's Euclidean norm", above=0, high=1e30)
+    grad_clip: float | None = _option(None, "limit of each element of the gradient", above=0, high=3e38)
+    grad_clip_norm: float | None = _option(1.0, "limit of the gradient's Euclidean norm", above=0, high=3e38)
 
     iterations: int | None = _option(
         None, "stop after so many updates; of several budgets the first", low=0, high=10**15

@@ -18,10 +18,10 @@ from charlstm.errors import UserError
         ({"learning_rate": float("nan")}, "--learning-rate: expected a finite number, got nan"),
         ({"learning_rate": float("inf")}, "--learning-rate: expected a finite number, got inf"),
         ({"learning_rate": None}, "--learning-rate: expected a number, got None"),
-        ({"learning_rate": 1e31}, "--learning-rate: expected at most 1e+30, got 1e+31"),  # float32 ends at 3e38
-        ({"grad_clip": 1e200}, "--grad-clip: expected at most 1e+30, got 1e+200"),
-        ({"grad_clip_norm": 1e200}, "--grad-clip-norm: expected at most 1e+30, got 1e+200"),
-        ({"epsilon": 1e-200}, "--epsilon: expected at least 1e-30, got 1e-200"),
+        ({"learning_rate": 1e39}, "--learning-rate: expected at most 3e+38, got 1e+39"),  # where float32 ends
+        ({"grad_clip": 1e200}, "--grad-clip: expected at most 3e+38, got 1e+200"),
+        ({"grad_clip_norm": 1e200}, "--grad-clip-norm: expected at most 3e+38, got 1e+200"),
+        ({"epsilon": 1e-200}, "--epsilon: expected at least 2e-38, got 1e-200"),
         ({"optimizer": "adm"}, "--optimizer: expected one of adagrad, rmsprop, adam, sgd, got 'adm'"),
         ({"optimizer": 3}, "--optimizer: expected a word, got 3"),
         ({"beta1": 1}, "--beta1: expected less than 1, got 1.0"),

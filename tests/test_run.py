@@ -287,9 +287,10 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(corpus, tmp_pa
     run = start(corpus, small(iterations=50, schedule="constant", backend=backend), str(tmp_path / "run"))
     finish(run)
     kept = (tmp_path / "run" / "last.safetensors").read_bytes()
-    worse = resume(tmp_path / "run", corpus, {"iterations": 90, "learning_rate": 1e200})
+    worse = resume(tmp_path / "run", corpus, {"iterations": 90, "sample_every": 0})
+    worse.trainer.theta[0] = np.nan
     with pytest.raises(
-        Diverged, match=r"(the loss of iteration \d+ is (nan|inf)|a weight is not finite after 51 iterations): training"
+        Diverged, match=r"(the loss of iteration 50 is nan|a weight is not finite after 5\d iterations): training"
     ):
         finish(worse)
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == kept
@@ -489,7 +490,7 @@ def test_a_damaged_best_does_not_stand_in_the_way(saved, corpus):
 
 
 def test_weights_that_are_not_finite_are_not_saved(corpus, tmp_path):
-    run = start(corpus, small(iterations=1, learning_rate=1e200), str(tmp_path / "run"))
+    run = start(corpus, small(iterations=1, learning_rate=3e38), str(tmp_path / "run"))
     with pytest.raises(Diverged, match="a weight is not finite after 1 iterations"):
         finish(run)
     assert not (tmp_path / "run" / "last.safetensors").exists()
