@@ -8,6 +8,7 @@ from charlstm import budgets
 from charlstm.errors import UserError, unknown_option
 from charlstm.presets import PRESETS, WITH_SCHEDULE
 from charlstm.unknown import checked as checked_unknown
+from charlstm.unknown import named
 
 _MAX_SEED = 2**32 - 1
 
@@ -201,6 +202,8 @@ class Config:
         if self.bytes and (self.lower or self.encoding != "utf-8"):
             what = "--lower" if self.lower else "--encoding"
             raise UserError(f"--bytes: takes the text as it is; {what} does not go with it")
+        if not self.bytes and (odd := re.search("[\udc80-\udcff]", self.separator)):
+            raise UserError(f"--separator: {named(odd[0])} goes with --bytes alone")
 
     def __repr__(self) -> str:
         base = {**{item.name: item.default for item in fields(self)}, **PRESETS[self.preset]}

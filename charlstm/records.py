@@ -94,10 +94,17 @@ def columns(path: Path, loss_chars: int) -> dict[str, np.ndarray]:
 
 
 def toml(config: Config) -> bytes:
-    """A config as config.toml has it: options that are unset are left out."""
+    """A config as config.toml has it: options that are unset are left out, what no UTF-8 has is written as \\udce9."""
     import tomli_w
 
-    return tomli_w.dumps({name: value for name, value in asdict(config).items() if value is not None}).encode()
+    values = {name: _writable(value) for name, value in asdict(config).items() if value is not None}
+    return tomli_w.dumps(values).encode()
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return [_writable(each) for each in value] if isinstance(value, tuple) else value
 
 
 def environment(machine: dict[str, Any]) -> bytes:
