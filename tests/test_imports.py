@@ -26,7 +26,7 @@ ALLOWED = {
     "charlstm.streams": set(),
     "charlstm.stopping": set(),
     "charlstm.data": {"charlstm", "charlstm.errors", "charlstm.places", "charlstm.terminals"},
-    "charlstm.vocabulary": {"charlstm.encodings", "charlstm.errors"},
+    "charlstm.vocabulary": {"charlstm.unknown", "charlstm.encodings", "charlstm.errors"},
     "charlstm.weights": {"charlstm", "charlstm.data", "charlstm.errors", "charlstm.idcache", "charlstm.vocabulary"},
     "charlstm.known": {"charlstm.checkpoint", "charlstm.corpus", "charlstm.errors", "charlstm.sampler"},
     "charlstm.idcache": {"charlstm", "charlstm.data", "charlstm.vocabulary"},
