@@ -131,7 +131,7 @@ def test_keywords(charlstm_command, text_file, tmp_path):
     trained = charlstm_command("train", text_file, *TINY, "--iterations", 30, "--sample-every", 10, "--quiet")
     assert trained.returncode == 0, trained.stderr
     samples = tmp_path / "runs" / "book" / "samples.txt"
-    head, words = "# iteration 0  loss 1.000000  temperature 0.8\n", re.findall(r"\w+", made_up_text())
+    head, words = "# iteration 10  loss 1.000000  temperature 0.8\n", re.findall(r"\w+", made_up_text())
     samples.write_text(f"{head}{words[0]} zebra {words[0]} zebra {words[0]}\n\n{head}quagga\n\n")
     done = charlstm_command("keywords", "runs/book", "--top", 2)
     assert done.returncode == 0, done.stderr
