@@ -17,6 +17,7 @@ from charlstm.errors import UserError
 
 _SHUFFLED = 2**22  # windows of which the order is drawn as a whole, 32 MiB; that of more is computed, place by place
 _ROUNDS = 8
+_GROWS_AFTER = 32
 
 
 @dataclass(frozen=True)
@@ -64,26 +65,37 @@ class Streams:
 class Resets:
     """The moments at which streams go on from a zero state, wherever in the text they are.
 
-    Every `step` iterations, which is a quarter of `every`, each stream does so with a chance of a quarter, drawn by the
-    seed, the iteration and its number alone: so after `every` iterations on average, and in however many calls.
+    Each stream does so every `every` iterations on average at first, while the steps are large; the distance doubles
+    whenever the iteration reaches 32 times as much, so that a long run costs little. Four times in a distance, each
+    stream is drawn with a chance of a quarter, by the seed, the iteration and its number alone: so the moments are the
+    same in however many calls.
     """
 
     every: int
     batch_size: int
     seed: int
 
-    @property
-    def step(self) -> int:
-        """Iterations from one draw to the next."""
-        return max(1, self.every // 4)
+    def distance(self, iteration: int) -> int:
+        """Iterations from one zero state of a stream to its next, on average."""
+        return self.every << max(0, (iteration // (_GROWS_AFTER * self.every)).bit_length())
 
     def at(self, iteration: int) -> np.ndarray:
         """The numbers of the streams whose state is zero before this iteration, integers."""
-        if not self.every or iteration % self.step:
+        if not self.every:
+            return np.empty(0, np.int64)
+        distance = self.distance(iteration)
+        step = max(1, distance // 4)
+        if iteration % step:
             return np.empty(0, np.int64)
         numbers = np.arange(iteration * self.batch_size, (iteration + 1) * self.batch_size, dtype=np.uint64)
         key = _mixed(np.full(1, self.seed + 1, np.uint64))
-        return np.flatnonzero(_mixed(_mixed(numbers) ^ key) % np.uint64(self.every) < np.uint64(self.step))
+        return np.flatnonzero(_mixed(_mixed(numbers) ^ key) % np.uint64(distance) < np.uint64(step))
+
+    def after(self, iteration: int) -> int:
+        """No stream's state is set to zero between this iteration and the one that is returned, which is later."""
+        distance = self.distance(iteration)
+        step = max(1, distance // 4)
+        return min((iteration // step + 1) * step, _GROWS_AFTER * distance)
 
 
 @dataclass(frozen=True)

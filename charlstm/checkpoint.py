@@ -196,7 +196,7 @@ def _fill(array: np.ndarray, tensor: np.ndarray, name: str) -> None:
 
 
 #: Options that the oldest files do not have, where they were not what is the default now.
-_BEFORE: dict[str, Any] = {"warmup": 0, "reset_every": 0}
+_BEFORE: dict[str, Any] = {"reset_every": 0}
 _PLAIN: dict[str, Any] = {
     "iteration": int, "position": int, "seconds": int | float, "smooth_loss": int | float, "loss_sum": int | float,
     "loss_count": int, "corpus": dict, "files": dict,

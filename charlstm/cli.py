@@ -15,11 +15,12 @@ from charlstm.commands.layout import Commands
 from charlstm.errors import RunFailed, UserError
 from kernels import BackendUnavailable
 
-COMPLETION = """\b
-For completion, put one of these into the start-up file of your shell:
-bash   eval "$(_CHARLSTM_COMPLETE=bash_source charlstm)"
-zsh    eval "$(_CHARLSTM_COMPLETE=zsh_source charlstm)"
-fish   _CHARLSTM_COMPLETE=fish_source charlstm | source
+COMPLETION = """For completion, put one of these into the start-up file of your shell:
+
+\b
+eval "$(_CHARLSTM_COMPLETE=bash_source charlstm)"  # bash
+eval "$(_CHARLSTM_COMPLETE=zsh_source charlstm)"   # zsh
+_CHARLSTM_COMPLETE=fish_source charlstm | source   # fish
 """
 
 

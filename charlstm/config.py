@@ -8,6 +8,7 @@ from charlstm import budgets
 from charlstm.errors import UserError, unknown_option
 from charlstm.presets import PRESETS, WITH_SCHEDULE
 from charlstm.unknown import checked as checked_unknown
+from charlstm.unknown import named
 
 _MAX_SEED = 2**32 - 1
 
@@ -68,16 +69,16 @@ class Config:
         "the one character after each, instead of streams",
     )
     reset_every: int = _option(
-        64,
-        "iterations after which a stream's state is set to zero, on average, each at its own random moments (0: only "
-        "where the text begins again)",
+        8,
+        "iterations after which a stream's state is set to zero, on average, each at its own random moments, at first; "
+        "more later (0: only where the text begins again)",
         low=0,
         high=10**9,
     )
     optimizer: str = _option("adam", "update rule", choices=("adagrad", "rmsprop", "adam", "sgd"))
-    learning_rate: float = _option(8e-3, "step size, at first", above=0)
+    learning_rate: float = _option(8e-3, "step size, at first", above=0, high=3e38)
     schedule: str = _option("cosine", "how the step size changes", choices=("constant", "decay", "plateau", "cosine"))
-    warmup: int = _option(100, "iterations in which the step size rises from zero", low=0)
+    warmup: int = _option(0, "iterations in which the step size rises from zero", low=0)
     decay_factor: float = _option(
         0.5, "decay, plateau: what the step size is multiplied by, each time", above=0, high=1
     )
@@ -89,12 +90,12 @@ class Config:
     beta1: float | None = _option(None, "adam: decay of the mean gradient [0.9]", low=0, below=1)
     beta2: float | None = _option(0.99, "adam: decay of the mean square; none is 0.999", low=0, below=1)
     rho: float | None = _option(None, "rmsprop: decay of the mean square [0.99]", low=0, below=1)
-    epsilon: float | None = _option(None, "optimizer's guard against division by zero [1e-8]", above=0)
+    epsilon: float | None = _option(None, "optimizer's guard against division by zero [1e-8]", low=2e-38, high=3e38)
     loss_reduction: str = _option(
         "mean", "gradient of the mean loss of a character, or of the sum", choices=("mean", "sum")
     )
-    grad_clip: float | None = _option(None, "limit of each element of the gradient", above=0)
-    grad_clip_norm: float | None = _option(1.0, "limit of the gradient's Euclidean norm", above=0)
+    grad_clip: float | None = _option(None, "limit of each element of the gradient", above=0, high=3e38)
+    grad_clip_norm: float | None = _option(1.0, "limit of the gradient's Euclidean norm", above=0, high=3e38)
 
     iterations: int | None = _option(
         None, "stop after so many updates; of several budgets the first", low=0, high=10**15
@@ -115,7 +116,12 @@ class Config:
         above=0,
     )
 
-    validation: float = _option(0.0, "part of the text, its end, that is kept back to measure", low=0, below=1)
+    validation: float = _option(0.0, "part of the text that is kept back to measure", low=0, below=1)
+    validation_from: str = _option(
+        "end",
+        "which part that is: end; shuffle-lines: all lines are put into an order drawn by the seed, for a sorted list",
+        choices=("end", "shuffle-lines"),
+    )
     validate_every: int | None = _option(None, "iterations between measurements [ten in a run]", low=1)
     patience: int | None = _option(None, "stop after so many measurements without a better one", low=1)
 
@@ -178,6 +184,8 @@ class Config:
         ):
             if getattr(self, name) is not None and not getattr(self, needed):
                 raise UserError(f"--{name.replace('_', '-')}: needs --{needed.replace('_', '-')}")
+        if self.validation_from != "end" and not self.validation:
+            raise UserError(f"--validation-from {self.validation_from}: needs --validation")
         if self.plans is not None:
             budgets.parse(self.plans)
         if self.preset not in PRESETS:
@@ -194,6 +202,8 @@ class Config:
         if self.bytes and (self.lower or self.encoding != "utf-8"):
             what = "--lower" if self.lower else "--encoding"
             raise UserError(f"--bytes: takes the text as it is; {what} does not go with it")
+        if not self.bytes and (odd := re.search("[\udc80-\udcff]", self.separator)):
+            raise UserError(f"--separator: {named(odd[0])} goes with --bytes alone")
 
     def __repr__(self) -> str:
         base = {**{item.name: item.default for item in fields(self)}, **PRESETS[self.preset]}
@@ -252,6 +262,8 @@ def _checked(item: Any, kind: Any, value: Any) -> Any:
     if (isinstance(value, bool) and plain is not bool) or not fits:
         raise UserError(f"{name}: expected {_NAMES[plain]}, got {value!r}")
     value = plain(value)
+    if plain is float and not -1e300 < value < 1e300:
+        raise UserError(f"{name}: expected a finite number, got {value}")
     if limits["choices"] and value not in limits["choices"]:
         raise UserError(f"{name}: expected one of {', '.join(limits['choices'])}, got {value!r}")
     if limits["low"] is not None and not value >= limits["low"]:
@@ -262,8 +274,6 @@ def _checked(item: Any, kind: Any, value: Any) -> Any:
         raise UserError(f"{name}: expected more than {limits['above']}, got {value}")
     if limits["below"] is not None and not value < limits["below"]:
         raise UserError(f"{name}: expected less than {limits['below']}, got {value}")
-    if plain is float and not -1e300 < value < 1e300:
-        raise UserError(f"{name}: expected a finite number, got {value}")
     return value
 
 

@@ -20,7 +20,7 @@ from charlstm.encoder import ByteEncoder, Encoder
 from charlstm.encodings import normalised
 from charlstm.errors import UserError
 from charlstm.reading import Fetch, How, Part, gathered, joined, lowered
-from charlstm.vocabulary import ByteVocabulary, UnknownCharacters, Vocabulary
+from charlstm.vocabulary import ByteVocabulary, UnknownCharacters, Vocabulary, utf8
 from charlstm.weights import Spans, in_words
 
 __all__ = ["ByteVocabulary", "Corpus", "Fetch", "UnknownCharacters", "Vocabulary", "cached", "kept", "load"]
@@ -98,10 +98,7 @@ class Corpus:
             raise UserError(f"texts: expected strings, got {wrong!r:.60}")
         own = ByteVocabulary() if as_bytes else vocabulary or Vocabulary("")
         text = "".join(joined(([own.as_read(text, lower)] for text in texts), separator))
-        if as_bytes:
-            found = cls.from_bytes(text.encode("utf-8", "replace"), name)
-        else:
-            found = cls.from_text(text, name, (), vocabulary, unknown)
+        found = cls.from_bytes(utf8(text), name) if as_bytes else cls.from_text(text, name, (), vocabulary, unknown)
         return replace(found, separator=separator, documents=len(texts))
 
     @classmethod
@@ -294,9 +291,9 @@ class _Source:
 
     def _bytes(self, parts: list[Part]) -> Iterator[bytes]:
         if not self.as_bytes:
-            return (piece.encode("utf-8", "replace") for piece in self._text(parts))
+            return (utf8(piece) for piece in self._text(parts))
         each = (part.pieces() for part in parts)
-        return joined(self._counted(each), self.separator.encode("utf-8", "surrogateescape"))
+        return joined(self._counted(each), utf8(self.separator))
 
     def _counted(self, texts: Iterator[Any]) -> Iterator[Any]:
         for text in texts:

@@ -2,18 +2,21 @@
 
 import errno
 import math
+import os
 import shutil
 import sys
 import textwrap
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol
 
 from charlstm.figures import in_words, perplexity_in_words
 from charlstm.progress import Progress
-from charlstm.terminals import can_redraw, notebook
+from charlstm.terminals import can_redraw, is_started_by_cell, notebook
 
 _LINE_SECONDS = 5.0
 _PACE_SECONDS = 15.0
+_PACE_FROM = 1.0  # seconds before there is an estimate
 _NARROW = 60  # columns below which words are left out
 
 
@@ -52,25 +55,38 @@ class Silent:
 class Json(Silent):
     """One JSON object per report on stdout, as in metrics.jsonl but with losses per character; notes on stderr."""
 
+    def __init__(self) -> None:
+        from charlstm.records import OneEach
+
+        self._one_each = OneEach()
+
     def note(self, text: str) -> None:
         print(text, file=sys.stderr)
 
     def show(self, progress: Progress) -> None:
-        if progress.kind in ("report", "evaluation"):
-            from charlstm.records import told_line
+        if progress.kind in ("report", "evaluation") and self._one_each.due(progress):
+            self._write(progress)
 
-            sys.stdout.write(told_line(progress).decode())
-            sys.stdout.flush()
+    def close(self) -> None:
+        if rest := self._one_each.rest():
+            self._write(rest)
+
+    def _write(self, progress: Progress) -> None:
+        from charlstm.records import told_line
+
+        sys.stdout.write(told_line(progress).decode())
+        sys.stdout.flush()
 
 
 class Lines:
-    """A line on stderr every few seconds."""
+    """A line on stderr every few seconds; on a terminal that cannot redraw, no word of it is broken."""
 
     def __init__(self) -> None:
         self._next, self._pace = 0.0, Pace()
+        self._is_terminal = sys.stderr is not None and sys.stderr.isatty() and not is_started_by_cell()
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(wrapped(text, _columns()) if self._is_terminal else text, file=sys.stderr, flush=True)
 
     def status(self, text: str) -> None:
         pass
@@ -141,13 +157,13 @@ class Live:
         columns, lines = self._live.console.size
         figures = [*phrases(summary(progress, self._pace), columns), *phrases(self._evaluation, columns)]
         parts: list[Any] = [self._bar(progress, columns), *map(Text, figures)]
-        room = lines - len(parts) - 2
+        room = lines - len(parts) - 3
         if self._sample is not None and room > 2:
             title = f"sample after {self._sample.iteration:,} iterations"
             text = Text(printable(self._sample.prime + self._sample.sample))
             height = min(len(text.wrap(self._live.console, columns - 4)) + 2, room)
             parts.append(Panel(text, title=title, title_align="left", height=height))
-        return Group(*parts)
+        return Group(*parts, Text(""))  # the terminal writes ^C here: at the end of a full line it would move all up
 
     def _bar(self, progress: Progress, columns: int) -> Any:
         """How far it is: ``iteration 412/1,427 ━━━━━━╺━━━━━━━ 29%``."""
@@ -210,8 +226,8 @@ class Pace:
 
     def left(self, progress: Progress) -> float | None:
         """Seconds by the clock to the end; None where nobody knows."""
-        if progress.is_endless or self._clock <= 0 or self._iterations <= 0:
-            return None
+        if progress.is_endless or self._clock < _PACE_FROM or self._iterations <= 0:
+            return None  # the first iterations are slow
         return (progress.iterations - progress.iteration) * self._clock / self._iterations
 
 
@@ -304,6 +320,10 @@ def text_line(corpus: Any) -> str:
 
 
 def _columns() -> int:
+    """The width of the terminal on stderr, whatever stdout is."""
+    with suppress(OSError, ValueError):
+        if "COLUMNS" not in os.environ and (columns := os.get_terminal_size(sys.stderr.fileno()).columns):
+            return columns
     return shutil.get_terminal_size().columns
 
 

@@ -16,7 +16,7 @@ from charlstm.errors import UserError
 from charlstm.figures import perplexity
 from charlstm.sampler import choose_backend
 from charlstm.unknown import checked
-from charlstm.vocabulary import Vocabulary, code_points, unknown_characters
+from charlstm.vocabulary import Vocabulary, code_points, unknown_characters, utf8
 from kernels.spec import Shape
 
 _CODE_POINTS = 0x110000  # of Unicode
@@ -176,7 +176,7 @@ class Scorer:
                     raise UserError(f"text {number}: {error}") from None
             raise
         is_of_bytes = vocabulary.unit == "byte"
-        ends = np.cumsum([len(text.encode("utf-8", "replace")) if is_of_bytes else len(text) for text in read])
+        ends = np.cumsum([len(utf8(text)) if is_of_bytes else len(text) for text in read])
         known = np.concatenate([[0], np.cumsum(~lacking)]).tolist()  # ids before each place
         begins = [0, *ends.tolist()]
         return [(ids[known[a] : known[b]], lacking[a:b]) for a, b in pairwise(begins)]

@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 
+from charlstm import heldout
 from charlstm.corpus import Corpus, Vocabulary
 from charlstm.errors import UserError
 from charlstm.figures import perplexity_in_words
@@ -264,8 +265,10 @@ class Figures:
         )
 
 
-def learn_and_measure(corpus: Corpus, order: int, smoothing: str, validation: float) -> tuple[Model, Figures]:
-    """Learn a text but for the part `validation` at its end, and measure the model on that.
+def learn_and_measure(
+    corpus: Corpus, order: int, smoothing: str, validation: float, validation_from: str = "end", seed: int = 0
+) -> tuple[Model, Figures]:
+    """Learn a text but for the part `validation` of it, and measure the model on that: see `charlstm.heldout.split`.
 
     There are no bits per character for a `validation` of 0, or where they are infinite, without smoothing.
 
@@ -275,7 +278,7 @@ def learn_and_measure(corpus: Corpus, order: int, smoothing: str, validation: fl
         For a text too short for either, or an order or smoothing that there is not.
     """
     begin = perf_counter()
-    learned, kept_back = corpus.split(validation)
+    learned, kept_back = heldout.split(corpus, validation, validation_from, seed)
     model = Model.learn(learned, len(corpus.vocabulary), order)
     bits = model.bits_per_char(kept_back, smoothing) if validation else math.inf
     finite, seconds = bits if math.isfinite(bits) else None, perf_counter() - begin

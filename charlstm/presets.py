@@ -2,8 +2,8 @@
 
 from typing import Any
 
-#: Of ours alone: a step size that rises first, and streams that begin anew (docs/training.md says what for).
-_AS_THE_ORIGINAL: dict[str, Any] = {"warmup": 0, "reset_every": 0}
+#: Streams that begin anew are of ours alone (docs/training.md says what for).
+_AS_THE_ORIGINAL: dict[str, Any] = {"reset_every": 0}
 
 _MIN_CHAR: dict[str, Any] = {
     **_AS_THE_ORIGINAL,

@@ -17,7 +17,8 @@ class Progress:
     byte then, `bits_per_byte` is set, and `bits_per_char` is that times the bytes that a character of the text has.
 
     A `report` is due for metrics.jsonl, an `evaluation` has `val_bits_per_char`, and `is_extra` where it is made only
-    because the run ends: one that goes on is as if it had not been. A `sample` is text just written by the
+    because the run ends: one that goes on is as if it had not been. Of an iteration that has both, the report comes
+    next and has these figures, too; `is_in_report` says so. A `sample` is text just written by the
     model, after `prime` if that is not empty; `is_kept` says whether samples.txt wants it. Any other Progress is a
     `tick`: between two calls of the kernels, when `Trainer.checkpoint()` is that of `iteration`, as at an evaluation.
     """
@@ -40,13 +41,14 @@ class Progress:
     val_bits_per_char: float | None = None
     is_best: bool = False
     is_extra: bool = False
+    is_in_report: bool = False
     loss_chars: int = 1
     bits_per_byte: float | None = None
     val_bits_per_byte: float | None = None
 
     def __repr__(self) -> str:
         total = "" if self.is_endless else f" of {self.iterations:,}"
-        bits = self.bits_per_unit if self.val_bits_per_unit is None else self.val_bits_per_unit
+        bits = (self.val_bits_per_unit if self.kind == "evaluation" else None) or self.bits_per_unit
         unit = "character" if self.bits_per_byte is None else "byte"
         return f"<Progress {self.kind}: iteration {self.iteration:,}{total}, {bits:.3f} bits per {unit}>"
 

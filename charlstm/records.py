@@ -33,6 +33,23 @@ def told_line(progress: Progress) -> bytes:
     return _line(progress, progress.loss_chars)
 
 
+class OneEach:
+    """Which reports and evaluations get a line: one for each iteration, the report where it has the other's figures."""
+
+    def __init__(self) -> None:
+        self._held: Progress | None = None
+
+    def due(self, progress: Progress) -> bool:
+        """Whether the next of them gets its line now."""
+        self._held = progress if progress.is_in_report else None
+        return self._held is None
+
+    def rest(self) -> Progress | None:
+        """The last one, whose report has not come when all has ended."""
+        held, self._held = self._held, None
+        return held
+
+
 def _line(progress: Progress, steps: int) -> bytes:
     """A line with the losses divided by so many steps."""
     names = (
@@ -77,10 +94,17 @@ def columns(path: Path, loss_chars: int) -> dict[str, np.ndarray]:
 
 
 def toml(config: Config) -> bytes:
-    """A config as config.toml has it: options that are unset are left out."""
+    """A config as config.toml has it: options that are unset are left out, what no UTF-8 has is written as \\udce9."""
     import tomli_w
 
-    return tomli_w.dumps({name: value for name, value in asdict(config).items() if value is not None}).encode()
+    values = {name: _writable(value) for name, value in asdict(config).items() if value is not None}
+    return tomli_w.dumps(values).encode()
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return [_writable(each) for each in value] if isinstance(value, tuple) else value
 
 
 def environment(machine: dict[str, Any]) -> bytes:

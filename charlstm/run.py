@@ -16,7 +16,7 @@ import numpy as np
 
 from charlstm import checkpoint as checkpoints
 from charlstm import corpus as corpora
-from charlstm import data, disk, hints, records, store
+from charlstm import data, disk, heldout, hints, records, store
 from charlstm.checkpoint import Checkpoint
 from charlstm.config import BUDGETS, Config, from_model, from_preset
 from charlstm.corpus import Corpus, Fetch, Vocabulary
@@ -68,6 +68,7 @@ class Run:
     _written: Config | None = None  # what config.toml says
     _warned: str = ""  # of what was measured last
     _extra: int = 0  # bytes of metrics.jsonl that a run that goes on does not have
+    _one_each: records.OneEach = field(default_factory=records.OneEach)
     disk_fault: str | None = None  #: why the disk did not take what was last written
     _model: tuple[int | None, Checkpoint] | None = None  # as of the newest checkpoint
 
@@ -92,7 +93,7 @@ class Run:
         charlstm.trainer.Diverged
             If the loss stops being finite.
         """
-        folder, trainer = self.folder, self.trainer
+        folder, trainer, self._extra = self.folder, self.trainer, 0
         self.lock.acquire()
         try:
             if not self.calibrated:
@@ -106,6 +107,8 @@ class Run:
             except Diverged as error:
                 raise Diverged(f"{error}; {self._newest_in_words()}") from None
             finally:
+                if rest := self._one_each.rest():  # a run that goes on has it in its first report
+                    self._extra = self._add_line(logs, rest)
                 self._attempt(lambda: _flush(logs))
                 self.lengths = self._lengths_of(logs)
                 for log in logs.values():
@@ -119,9 +122,9 @@ class Run:
         due, saved, is_best = -float("inf"), -1, False  # one is due at once, for there to be something to go back to
         for progress in trainer.run():
             if progress.kind in ("report", "evaluation"):
-                line = records.metrics_line(progress)
-                logs[METRICS].add(line)
-                self._extra = len(line) if progress.is_extra else 0
+                if self._one_each.due(progress):
+                    size = self._add_line(logs, progress)
+                    self._extra = size if progress.is_extra else 0
                 is_best = is_best or progress.is_best
                 self._warn(progress)
             elif progress.kind == "sample":
@@ -147,6 +150,12 @@ class Run:
                 f"{self.folder}: iteration {trainer.iteration:,} could not be saved: {self.disk_fault}; "
                 + self._newest_in_words()
             )
+
+    def _add_line(self, logs: dict[str, disk.Log], progress: Progress) -> int:
+        """Add a line to metrics.jsonl, and return its bytes."""
+        line = records.metrics_line(progress)
+        logs[METRICS].add(line)
+        return len(line)
 
     def _newest_in_words(self) -> str:
         """Which checkpoint there is to go on from."""
@@ -311,7 +320,8 @@ def start(
         disk.write(folder / "environment.json", records.environment(machine))
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
-    return Run(folder, trainer, lock, machine=machine)
+    said = heldout.remark(corpus, config.validation, config.validation_from)
+    return Run(folder, trainer, lock, machine=machine, notes=[said] if said else [])
 
 
 def resume(

@@ -202,7 +202,7 @@ def _encode(model: Checkpoint, prime: str, options: Options) -> tuple[str, np.nd
         ids = vocabulary.encode(prime, options.unknown)
     except UnknownCharacters as error:
         raise UserError(f"--prime: {error}; --unknown skip leaves such characters out") from None
-    if options.unknown != "error":
+    if options.unknown != "error" and vocabulary.unit != "byte":  # no byte is unknown
         prime = vocabulary.decode(ids)
     return prime, np.concatenate([np.array(model.edges.begin, np.int32), ids])
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import kernels
-from charlstm import budgets, dropout, initial, schedules
+from charlstm import budgets, dropout, heldout, initial, schedules
 from charlstm.batches import Resets, Streams, Windows
 from charlstm.checkpoint import Checkpoint, shape_of
 from charlstm.config import BUDGETS, Config
@@ -66,7 +66,7 @@ class Trainer:
             config = replace(config, iterations=None, epochs=None, max_chars=None, seconds=None)
         self.config = config
         self.corpus = corpus
-        ids, self.kept_back = corpus.split(config.validation)
+        ids, self.kept_back = heldout.split(corpus, config.validation, config.validation_from, config.seed)
         self.ids = repeated(ids, corpus.spans, corpus.vocabulary)
         self.threads = config.threads or usable_cores()
         self.shape = shape_of(config, len(corpus.vocabulary))
@@ -295,6 +295,8 @@ class Trainer:
         every = self.config.sample_every
         with self._threads():
             self.train(self.iteration, self.iteration, np.empty(0))  # what has to be compiled is no training time
+            if (untold := self.marks.get("untold_bits")) is not None:  # its report has not come
+                yield self._evaluation(untold)
             every_evaluation = self._evaluate_every
             if every_evaluation and self.iteration % every_evaluation and self.ended_by() is not None:
                 yield self._evaluate(is_due=False)  # it goes on, to nowhere: see Progress.is_extra
@@ -312,15 +314,15 @@ class Trainer:
     def _next_pause(self) -> int:
         """The iteration at which the next call of the kernels ends, if nothing stops it before."""
         periods = [
-            self._resets.step if self._resets.every else 0,
             self.config.sample_every,
             self._evaluate_every,
             self.batches.iterations_per_pass * self._minds_epochs,
             self._recent if self.config.until_loss is not None else 0,
         ]
         pauses = ((self.iteration // period + 1) * period for period in periods if period)
-        change = budgets.next_change(self._plans, self.iteration)
-        return min(self.iterations, self.iteration + self._call, change or sys.maxsize, *pauses)
+        change = budgets.next_change(self._plans, self.iteration) or sys.maxsize
+        reset = self._resets.after(self.iteration) if self._resets.every else sys.maxsize
+        return min(self.iterations, self.iteration + self._call, change, reset, *pauses)
 
     @property
     def _evaluate_every(self) -> int:
@@ -365,12 +367,24 @@ class Trainer:
             self._waited("patience", bits)
             if self.config.schedule == "plateau":
                 self._heed_plateau(bits)
+            return self._evaluation(bits, is_best=is_best)
+        return self._measured(self._progress("evaluation"), bits, is_best=is_best, is_extra=True)
+
+    def _evaluation(self, bits: float, **more: Any) -> Progress:
+        """One that was due; where a report of the same iteration comes next, its figure waits for that."""
+        is_in_report = self.iteration % self.config.report_every == 0
+        self.marks.pop("untold_bits", None)
+        if is_in_report:
+            self.marks["untold_bits"] = bits
+        return self._measured(self._progress("evaluation"), bits, is_in_report=is_in_report, **more)
+
+    def _measured(self, progress: Progress, bits: float, **more: Any) -> Progress:
+        """With so many bits per character, or byte, of the text that was kept back."""
         return replace(
-            self._progress("evaluation"),
+            progress,
             val_bits_per_char=bits * _units_per_char(self.corpus.vocabulary, self.kept_back),
             val_bits_per_byte=bits if self.is_of_bytes else None,
-            is_best=is_best,
-            is_extra=not is_due,
+            **more,
         )
 
     def _waited(self, what: str, figure: float) -> float:
@@ -412,7 +426,9 @@ class Trainer:
             if n % config.report_every == 0:
                 seconds = self.seconds + taken * (n + 1 - begin) / len(losses)
                 rate = float(rates[n - begin])
-                reports.append(self._progress("report", n=n, loss=loss, learning_rate=rate, seconds=seconds))
+                report = self._progress("report", n=n, loss=loss, learning_rate=rate, seconds=seconds)
+                bits = self.marks.pop("untold_bits", None)
+                reports.append(report if bits is None else self._measured(report, bits))
         self.seconds += taken
         yield from reports
         if self.smooth_loss < limit and not diverged:

@@ -18,3 +18,9 @@ def checked(unknown: Any, *more: str) -> str:
     if unknown not in words and not re.fullmatch("replace:.", str(unknown), re.DOTALL):
         raise UserError(f"--unknown: expected {', '.join(words)} or replace:CHAR, got {unknown!r}")
     return str(unknown)
+
+
+def named(character: str) -> str:
+    """A character as messages name it."""
+    is_byte = "\udc80" <= character <= "\udcff"  # PEP 383
+    return f"0x{ord(character) - 0xDC00:02x}, a byte that is no UTF-8," if is_byte else repr(character)

@@ -1,6 +1,7 @@
 """The characters of a text and their ids, or its bytes."""
 
 import codecs
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ import numpy as np
 
 from charlstm.encodings import normalised
 from charlstm.errors import UserError
+from charlstm.unknown import named
 
 _PIECE = 2**20  # bytes that are decoded at a time
 _SHOWN = 40  # characters of a vocabulary
@@ -129,8 +131,8 @@ class ByteVocabulary(Vocabulary):
         super().__init__("".join(map(chr, range(256))))
 
     def encode(self, text: str, unknown: str = "error") -> np.ndarray:
-        """Ids of the text's bytes, read-only; no byte is unknown. Lone surrogates become "?"."""
-        return np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
+        """Ids of the text's bytes, as :func:`utf8` has them, read-only; no byte is unknown."""
+        return np.frombuffer(utf8(text), np.uint8)
 
     def decode(self, ids: np.ndarray) -> str:
         """The text that the ids stand for."""
@@ -156,6 +158,17 @@ class ByteVocabulary(Vocabulary):
         return text
 
 
+def utf8(text: str) -> bytes:
+    """The text's bytes: its UTF-8. What stands in it for a byte of an argument that is none is that byte (PEP 383).
+
+    Other lone surrogates, which no UTF-8 has, become "?".
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return re.sub("[\ud800-\udc7f\udd00-\udfff]", "?", text).encode("utf-8", "surrogateescape")
+
+
 def code_points(text: str) -> np.ndarray:
     """The text's code points, (n,) uint32."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
@@ -170,11 +183,11 @@ def unknown_characters(kinds: np.ndarray, at: int, count: int, total: int) -> Un
     at : the place of the first
     count, total : characters of these kinds, and of all
     """
-    named = [repr(chr(code)) for code in kinds[:_NAMED]]
+    names = [named(chr(code)) for code in kinds[:_NAMED]]
     if len(kinds) == 1:
-        return UnknownCharacters(f"the character {named[0]} at place {at} is not in the model's vocabulary")
+        return UnknownCharacters(f"the character {names[0]} at place {at} is not in the model's vocabulary")
     more = f" and {len(kinds) - _NAMED} more" if len(kinds) > _NAMED else ""
     return UnknownCharacters(
-        f"the characters {named[0]} (at place {at}), {', '.join(named[1:])}{more} are not in the model's vocabulary, "
+        f"the characters {names[0]} (at place {at}), {', '.join(names[1:])}{more} are not in the model's vocabulary, "
         f"{count:,} in {total:,}"
     )

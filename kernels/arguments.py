@@ -401,8 +401,8 @@ def number(name: str, given: Any) -> Any:
 
 
 def held(dtype: Any, value: Any) -> Any:
-    """A finite number, or numbers, as far as a floating dtype can hold it: its largest one stands for what is larger."""
-    return np.minimum(value, np.finfo(dtype).max)
+    """A number, or numbers; what is larger than a floating dtype can hold becomes the largest that it can."""
+    return np.minimum(value, float(np.finfo(dtype).max))
 
 
 def _plain(given: Any, is_whole: bool) -> int | float | None:

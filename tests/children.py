@@ -40,7 +40,7 @@ def disinherit():
 
 def command(*arguments):
     """The command line of this environment's Python."""
-    return [*CHARLSTM, *map(str, arguments)]
+    return [*CHARLSTM, *(each if isinstance(each, bytes) else str(each) for each in arguments)]
 
 
 class Terminal:

@@ -108,19 +108,32 @@ def test_the_windows_of_a_text_of_a_gigabyte_take_no_memory():
     ]  # the bits of a run that goes on
 
 
-@pytest.mark.parametrize("every", [1, 3, 8, 64, 1000])
-def test_streams_begin_anew_as_often_as_asked_and_each_at_its_own_moments(every):
-    resets, moments = Resets(every, 16, seed=3), 4000
-    step = resets.step
-    assert step == max(1, every // 4)
-    drawn = np.array([np.isin(np.arange(16), resets.at(n * step)) for n in range(moments)])
-    assert drawn.mean() == pytest.approx(step / every, abs=4 * (0.25 / drawn.size) ** 0.5)
-    if every > 1:
-        assert abs(np.corrcoef(drawn.T) - np.eye(16)).max() < 0.1  # of two streams
-        assert abs(np.corrcoef(drawn[1:, 0], drawn[:-1, 0])[0, 1]) < 0.1  # of two moments
-        assert not any(len(resets.at(n)) for n in range(1, 10 * step) if n % step)
-        other = [len(Resets(every, 16, seed=4).at(n * step)) for n in range(50)]
-        assert other != drawn[:50].sum(axis=1).tolist()
+@pytest.mark.parametrize("every", [1, 3, 8, 50])
+def test_streams_begin_anew_as_often_as_asked_at_first_and_more_rarely_later(every):
+    resets, half = Resets(every, 256, seed=3), 32 * every
+    drawn = np.array([np.isin(np.arange(256), resets.at(n)) for n in range(2 * half)])
+    assert drawn[:half].mean() == pytest.approx(1 / every, rel=0.05)
+    assert drawn[half:].mean() == pytest.approx(0.5 / every, rel=0.08)
+    assert resets.distance(40_000 * every) == 2048 * every
+
+
+def test_streams_begin_anew_each_at_its_own_moments():
+    resets = Resets(64, 256, seed=3)
+    drawn = np.array([np.isin(np.arange(256), resets.at(n)) for n in range(0, 32 * 64, 16)])
+    assert 0.6 < drawn.sum(axis=1).var() / (256 * 0.25 * 0.75) < 1.4  # of streams that know nothing of each other
+    standardized = (drawn - drawn.mean()) / drawn.std()
+    assert abs((standardized[1:] * standardized[:-1]).mean()) < 0.03
+    other = [len(Resets(64, 256, seed=4).at(n)) for n in range(0, 32 * 64, 16)]
+    assert other != drawn.sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 7, 10, 13, 64])
+def test_no_stream_begins_anew_before_the_iteration_that_is_told(every):
+    resets, told, n = Resets(every, 16, seed=3), set(), 0
+    while n < 200 * every:
+        told.add(n)
+        n = resets.after(n)
+    assert {n for n in range(200 * every) if len(resets.at(n))} <= told
 
 
 def test_no_stream_begins_anew_where_none_is_to():

@@ -89,7 +89,8 @@ def test_what_older_versions_wrote_is_read(name, tmp_path):
     file = ROOT / "tests" / "data" / f"{name}.safetensors"
     model = load(file)
     assert (model.iteration, model.config.hidden_size, model.vocabulary.characters) == (30, 4, " abc")
-    assert (model.config.warmup, model.config.reset_every, model.config.plans) == (0, 0, None)
+    assert (model.config.reset_every, model.config.plans) == (0, None)
+    assert model.config.validation_from == "end"
     assert model.sample("a", length=20, temperature=0, backend="numpy") == "abbabababa ababababa "
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last.safetensors").write_bytes(file.read_bytes())

@@ -212,9 +212,10 @@ def test_ids_that_are_none_are_refused(model, ids):
 
 # ------------------------------------------------------------------------------------------- samples while it learns
 def test_samples_of_our_presets_are_what_sample_writes(corpus):
-    trainer = Trainer(small(iterations=51, sample_every=50, temperature=0.7), corpus)
+    same = {"sample_every": 50, "temperature": 0.7, "schedule": "constant"}  # of runs of other lengths
+    trainer = Trainer(small(iterations=51, **same), corpus)
     shown = {p.iteration: p.sample for p in trainer.run() if p.kind == "sample"}
-    again = Trainer(small(iterations=50, sample_every=50, temperature=0.7), corpus)
+    again = Trainer(small(iterations=50, **same), corpus)
     list(again.run())
     model, random = again.checkpoint(), np.random.RandomState()
     random.set_state(model.random_state)

@@ -58,7 +58,7 @@ def test_what_is_worse_than_a_guess_is_said():
 
 def test_a_run_that_diverged_is_said_saved_goes_on_and_can_be_scored(charlstm_command, tmp_path):
     (tmp_path / "book.txt").write_text(made_up_text(8000))
-    rate = ("--learning-rate", 30, "--hidden-size", 96, "--report-every", 10, "--validation", 0.1, "--warmup", 0)
+    rate = ("--learning-rate", 30, "--hidden-size", 96, "--report-every", 10, "--validation", 0.1)
     done = charlstm_command("train", "book.txt", *rate, "--iterations", 30, "--out", "run")
     notes = done.stderr.decode()
     assert done.returncode == 0, notes

@@ -11,6 +11,7 @@ from children import command
 
 from charlstm.cli import cli
 from charlstm.commands import layout
+from charlstm.config import PRESETS
 
 TRAIN = cli.commands["train"]
 
@@ -18,10 +19,10 @@ TRAIN = cli.commands["train"]
 def help_of(*names, columns=80):
     """A page of help, as it is printed at a width."""
     found = cli
-    context = click.Context(found, info_name="charlstm", terminal_width=columns)
+    context = found.context_class(found, info_name="charlstm", terminal_width=columns)
     for name in names:
         found = found.commands[name]
-        context = click.Context(found, context, info_name=name, terminal_width=columns)
+        context = found.context_class(found, context, info_name=name, terminal_width=columns)
     return found.get_help(context)
 
 
@@ -90,10 +91,37 @@ def test_summaries_are_whole(columns):
     assert "_CHARLSTM_COMPLETE=bash_source" in page
 
 
-def test_lines_fit():
-    for name in cli.commands:
-        for line in help_of(name).splitlines():
-            assert len(line) <= 80 or "|" in line, line
+def whole(page):
+    """What stands in a page, however its lines are cut."""
+    return " ".join(re.sub(r"-\n +", "-", page).split())
+
+
+@pytest.mark.parametrize("columns", [40, 59, 80, 200])
+def test_lines_fit_and_no_word_is_broken(columns):
+    data = [("data", name) for name in cli.commands["data"].commands]
+    for names in ((), *((name,) for name in cli.commands), *data):
+        page = help_of(*names, columns=columns)
+        for line in page.splitlines():
+            is_to_be_copied = "_CHARLSTM_COMPLETE" in line or re.match("  charlstm .*", line)
+            assert len(line) <= columns or "|" in line or is_to_be_copied, line
+        if names == ("train",):
+            for parameter in TRAIN.params:
+                if isinstance(parameter, click.Option):
+                    assert whole(parameter.help) in whole(page)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_the_list_of_presets_fits(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert cli.main(["train", "-p", "list"], standalone_mode=False) == 0
+    table = capsys.readouterr().out
+    assert "1,000,000 iterations" in table  # in a pipe, whatever the width: a line each
+    assert len(table.splitlines()) == len(PRESETS) + 1
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert cli.main(["train", "-p", "list"], standalone_mode=False) == 0
+    shown = capsys.readouterr().out
+    assert all(len(line) <= columns for line in shown.splitlines())
+    assert set(re.split(r"[\s,;]+", table)) - {"preset", "-"} <= set(re.split(r"[\s,;]+", shown))
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SMALL = {"hidden_size": 4, "seq_length": 5, "batch_size": 2, "sample_every": 100}
 
 
-def blocks(language):
-    return list(_blocks(language))
-
-
-def _blocks(language):
+def blocks(language, pages=PAGES):
     """Every block of a language, with the page and the line that it begins at."""
-    for page in PAGES:
+    for page in pages:
         text = page.read_text(encoding="utf-8")
         for found in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.M | re.S):
             yield pytest.param(found[1], id=f"{page.name}-{text[: found.start()].count(chr(10)) + 1}")
@@ -57,9 +53,19 @@ def quick(monkeypatch):
     monkeypatch.setattr(charlstm, "resume", lambda run, seconds: resume(run, seconds=seconds / 300))
 
 
-@pytest.mark.parametrize("block", blocks("python"))
-def test_python_as_it_stands(block, texts, quick, capsys):
-    exec(compile(block, "block", "exec"), {"charlstm": charlstm})  # noqa: S102
+def stories():
+    """README's blocks stand alone; those of a page are read one after the other."""
+    yield from (pytest.param([each.values[0]], id=each.id) for each in blocks("python", PAGES[:1]))
+    for page in PAGES[1:]:
+        if found := [each.values[0] for each in blocks("python", [page])]:
+            yield pytest.param(found, id=page.name)
+
+
+@pytest.mark.parametrize("story", list(stories()))
+def test_python_as_it_stands(story, texts, quick, capsys):
+    names = {}
+    for block in story:
+        exec(compile(block, "block", "exec"), names)  # noqa: S102
 
 
 def cut(arguments):
@@ -85,7 +91,7 @@ def is_only_parsed(arguments):
     return arguments[0] == "bench" or bool(downloads & set(arguments)) or "cupy" in arguments
 
 
-@pytest.mark.parametrize("block", blocks("sh"))
+@pytest.mark.parametrize("block", list(blocks("sh")))
 def test_shell_lines(block, texts, capsysbinary):
     subprocess.run(["bash", "-n"], input=block.encode(), check=True)  # noqa: S607
     lines = [line for line in block.splitlines() if line.startswith("charlstm ")]

@@ -12,14 +12,14 @@ def rates(config, end, per_epoch=10, factor=1.0, begin=0):
 
 
 def test_constant_and_what_plateaus_have_made_of_it():
-    config = Config(schedule="constant", learning_rate=0.5, warmup=0)
+    config = Config(schedule="constant", learning_rate=0.5)
     assert rates(config, 30).tolist() == [0.5] * 30
-    config = Config(schedule="plateau", learning_rate=0.5, warmup=0)
+    config = Config(schedule="plateau", learning_rate=0.5)
     assert rates(config, 3, factor=0.25).tolist() == [0.125] * 3
 
 
 def test_cosine_ends_at_zero():
-    found = rates(Config(learning_rate=0.5, warmup=0), 1000)
+    found = rates(Config(learning_rate=0.5), 1000)
     assert (found[0], found[500]) == (0.5, pytest.approx(0.25))
     assert 0 < found[999] < 1e-5
     assert (np.diff(found) < 0).all()
@@ -38,7 +38,7 @@ def test_decay_as_char_rnn_and_torch_rnn_have_it():
 
 def test_decay_after_a_part_of_an_epoch_and_down_to_a_floor():
     options = {"decay_factor": 0.1, "decay_every": 0.5, "decay_after": 1.0, "decay_floor": 0.02}
-    found = rates(Config(schedule="decay", learning_rate=1.0, warmup=0, **options), 40)
+    found = rates(Config(schedule="decay", learning_rate=1.0, **options), 40)
     assert found == pytest.approx([1.0] * 15 + [0.1] * 5 + [0.02] * 20)
 
 

@@ -192,11 +192,15 @@ def test_who_stops_iterating_loses_nothing(corpus, tmp_path, how):
     assert everything(tmp_path / "run") == everything(tmp_path / "whole")
 
 
-def test_ctrl_c_on_a_terminal_leaves_no_bar_behind(text_file, tmp_path):
-    terminal = Terminal(command("train", text_file, *ENDLESS), 40, cwd=tmp_path).until("bits/char")
-    until_trained(tmp_path / "run")
+@pytest.mark.parametrize("columns", [40, 80])
+@pytest.mark.parametrize("sample_every", [0, 100])
+def test_ctrl_c_on_a_terminal_leaves_no_bar_behind(text_file, tmp_path, columns, sample_every):
+    """The terminal writes ^C at the end of what is shown, which must not be the end of a full line."""
+    arguments = command("train", text_file, *ENDLESS, "--sample-every", sample_every)
+    terminal = Terminal(arguments, columns, cwd=tmp_path)
+    terminal.until("sample after 100 iterations" if sample_every else "chars/s")
     terminal.type(b"\x03")
     assert terminal.ended() == 130
     shown = terminal.screen
-    assert not [line for line in shown if "━" in line or "─" in line], shown
+    assert not [line for line in shown if "━" in line or "─" in line or "^C" in line], shown
     assert any(line.startswith("stopped after") for line in shown), shown

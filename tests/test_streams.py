@@ -6,10 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from children import Terminal, command
+from small_runs import finish, small
 
-from charlstm import data, places
+from charlstm import checkpoint, data, places
+from charlstm.cli import _guarded, cli
+from charlstm.corpus import Corpus
+from charlstm.run import start
 
 TINY = ("--hidden-size", "4", "--seq-length", "5", "--batch-size", "2", "--backend", "numpy", "--sample-every", "0")
 #: Python decodes arguments as ASCII here; by itself it would take UTF-8 under this locale.
@@ -20,8 +25,6 @@ TEXT = "雪がふる。天気は雪。\n" * 40
 @pytest.fixture(scope="module")
 def snow(tmp_path_factory):
     """A run on a text that no old encoding has, in a folder whose name has none of its letters either."""
-    from charlstm.cli import cli
-
     folder = tmp_path_factory.mktemp("snow")
     (folder / "雪.txt").write_text(TEXT, encoding="utf-8")
     arguments = ["train", str(folder / "雪.txt"), *TINY, "-n", "3", "-q", "--out", str(folder / "run")]
@@ -73,6 +76,73 @@ def test_names_of_files_and_everything_else_under_an_old_locale(snow, tmp_path):
 def test_bytes_that_are_no_text_come_out_as_they_came_in(tmp_path):
     done = ran(["train", os.fsdecode(b"caf\xe9.txt")], tmp_path)
     assert done.stderr.startswith(b"charlstm: caf\xe9.txt: no such file or folder")
+
+
+NO_TEXT = "x\udce9"  # an argument of the bytes 78 E9
+
+
+def words_of(name):
+    """The options of a command that take a word, each with one that is no text, and the arguments that it needs."""
+    needed = {"train": ["book.txt", *TINY, "-n", "3"], "ngram": ["book.txt"], "score": ["run", "book.txt"]}
+    for parameter in cli.commands[name].params:
+        words = needed.get(name, ["run"])
+        if isinstance(parameter, click.Argument):
+            yield [*words[:-1], NO_TEXT] if name != "train" else [NO_TEXT]
+        elif not parameter.is_flag and not isinstance(parameter.type, click.types.IntParamType):
+            yield [*words, f"{parameter.opts[-1]}={'replace:' * (parameter.name == 'unknown')}{NO_TEXT}"]
+            yield [*words, f"{parameter.opts[-1]}={NO_TEXT}", *(["--bytes"] if name in ("train", "ngram") else [])]
+
+
+@pytest.mark.parametrize("name", ["train", "sample", "score", "ngram", "keywords", "verify", "inspect", "gradcheck"])
+def test_an_argument_that_is_no_text_is_used_or_refused_in_a_line(name, text_file, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    finish(start(Corpus.from_text(text_file.read_text()), small(iterations=1), "run"))
+    for arguments in words_of(name):
+        code = _guarded([name, *arguments])  # anything but an error of ours would come out of it
+        told = capfd.readouterr().err.splitlines()
+        assert code in (0, 2), (arguments, told)
+        assert code == 0 or len(told) <= 4, (arguments, told)
+
+
+def test_bytes_of_an_argument_are_bytes_to_a_model_of_bytes(tmp_path):
+    content = "caf\xe9 au lait\n".encode("latin-1") * 50
+    for k in range(3):
+        (tmp_path / f"{k}.txt").write_bytes(content)
+    done = ran(
+        [
+            "train",
+            *sorted(tmp_path.glob("?.txt")),
+            *TINY,
+            "-n",
+            "3",
+            "-q",
+            "--bytes",
+            "--separator",
+            b"\xe9|",
+            "-o",
+            "run",
+        ],
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    model = checkpoint.load(tmp_path / "run")
+    assert bytes(model.edges.begin) == b"\xe9|"
+    written = ran(
+        ["sample", "run", "-p", b"caf\xe9", "-n", "3", "--unknown", "skip", "--backend", "numpy", "-s", "1"], tmp_path
+    )
+    assert written.stdout.startswith(b"caf\xe9")
+    assert model.vocabulary.encode("\udce9\ud800\udcc3\udca9").tobytes() == b"\xe9?\xc3\xa9"
+    assert [one.chars for one in model.scores(["a\udce9b", "c"])] == [3, 1]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["sample", "run", "--prime", NO_TEXT], ["train", "雪.txt", "--separator", NO_TEXT]]
+)
+def test_a_byte_that_no_text_has_is_named(snow, arguments):
+    done = ran([*arguments, *([] if arguments[0] == "sample" else TINY)], snow)
+    assert done.returncode == 2
+    assert b"0xe9, a byte that is no UTF-8," in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_terminal_that_cannot_show_a_character_is_told_of(snow):

@@ -1,6 +1,7 @@
 """Training as a person sees it on a terminal: at once, in whole words, with a steady estimate, and nothing left behind."""
 
 import re
+import subprocess
 from dataclasses import replace
 from itertools import pairwise
 
@@ -88,10 +89,13 @@ def test_notes_and_figures_keep_words_whole(columns):
     assert display.wrapped(hint, columns) == hint
 
 
-@pytest.mark.parametrize(("columns", "word"), [(40, ""), (80, "iteration "), (200, "iteration ")])
-def test_the_screen_at_each_width(text_file, tmp_path, columns, word):
+@pytest.mark.parametrize(
+    ("columns", "word", "stdout"),
+    [(40, "", None), (40, "", subprocess.PIPE), (80, "iteration ", None), (200, "iteration ", None)],
+)
+def test_the_screen_at_each_width(text_file, tmp_path, columns, word, stdout):
     arguments = command("train", text_file, *TINY, "--iterations", 200, "--validation", 0.1, "--out", "run")
-    terminal = Terminal(arguments, columns, cwd=tmp_path)
+    terminal = Terminal(arguments, columns, cwd=tmp_path, stdout=stdout)
     assert terminal.ended() == 0
     assert f"{word}200/200" in terminal.text
     assert ("iteration 200/200" in terminal.text) == bool(word)
@@ -103,6 +107,9 @@ def test_the_screen_at_each_width(text_file, tmp_path, columns, word):
         r"text book: 3,000 characters, 11 distinct model LSTM, 1 x 8 hidden units, [\d,]+ parameters", told
     )
     assert "done 200 iterations reached" in told
+    assert re.search(
+        r"took [\d.]+ s by the clock: [\d.]+ s of training, [\d.]+ s of starting, measuring, sampling", told
+    )
 
 
 def test_something_is_shown_before_anything_heavy_is_loaded(text_file, tmp_path):
@@ -132,6 +139,7 @@ def test_a_terminal_that_cannot_redraw_gets_lines_at_once(text_file, tmp_path, e
     assert "\x1b" not in written
     assert "\r" not in written.replace("\r\n", "")
     lines = written.splitlines()
+    assert "TERM" not in env or all(len(line) <= 80 for line in lines[: lines.index("")])
     assert lines[0] == "text    book: 3,000 characters, 11 distinct"
     assert 1 <= sum(line.startswith("iteration ") for line in lines) <= 4
     assert any(line.startswith("iteration 300/300") for line in lines)

@@ -1,6 +1,10 @@
 """How help is laid out, and what a shell completes: whole summaries, options in groups, words to choose from."""
 
-from collections.abc import Sequence
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
@@ -28,6 +32,7 @@ GROUPS = {
     ),
 }  # fmt: skip
 REST = "Advanced"
+_NARROW = 60  # columns below which there is no room for two columns of text
 
 #: Letters for the options that are given most.
 SHORT = {
@@ -76,6 +81,46 @@ def word_option(*names: str, choices: str, default: str | None = None, **more: A
     return click.option(*names, type=Word(words), metavar=choices, default=default, **more)
 
 
+class _Formatter(click.HelpFormatter):
+    """Help for terminals of any width: on a narrow one, what an option or an example does stands below it."""
+
+    def __init__(self, width: int | None = None, max_width: int | None = None, **more: Any) -> None:
+        columns = width or shutil.get_terminal_size().columns
+        super().__init__(width=max(min(columns, max_width or 80) - 2, 20), **more)
+        self._is_narrow = self.width < _NARROW
+
+    def write_text(self, text: str) -> None:
+        """Write paragraphs; those after \\b line by line."""
+        if self._is_narrow:
+            text = "\n\n".join(_unfolded(part, self.width - 4) for part in text.split("\n\n"))
+        super().write_text(text)
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        """Write names with what they mean."""
+        if not self._is_narrow:
+            super().write_dl(rows, col_max, col_spacing)
+            return
+        for first, second in rows:
+            self.write(f"{'':{self.current_indent}}{first}\n")
+            with self.indentation():
+                self.write_text(second)
+
+
+def _unfolded(paragraph: str, width: int) -> str:
+    """Lines of two columns, the second below the first, which stays whole: it may be there to be copied."""
+    if not paragraph.startswith("\b"):
+        return paragraph
+    return re.sub(r"^(\S.*?)  +(.*)", lambda found: f"{found[1]}\n{_below(found[2], width)}", paragraph, flags=re.M)
+
+
+def _below(text: str, width: int) -> str:
+    return textwrap.fill(text, width, initial_indent="  ", subsequent_indent="  ", break_long_words=False)
+
+
+class _Context(click.Context):
+    formatter_class = _Formatter
+
+
 class Grouped(click.Command):
     """A command whose options stand in GROUPS, each with a title."""
 
@@ -96,7 +141,14 @@ class Grouped(click.Command):
 
 
 class Commands(click.Group):
-    """Commands in the order in which they were added, their summaries whole."""
+    """Commands in the order in which they were added, their summaries whole, their help as wide as the terminal."""
+
+    context_class = _Context
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command."""
+        cmd.context_class = _Context
+        super().add_command(cmd, name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names."""
@@ -107,3 +159,17 @@ class Commands(click.Group):
         rows = [(name, self.commands[name].get_short_help_str(limit=1000)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the first being titles, as a table; on a terminal that is too narrow for it, each as an item."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    columns = shutil.get_terminal_size().columns
+    if not sys.stdout.isatty() or sum(widths) + 2 * len(widths) - 2 <= columns:
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    titles, *items = rows
+    facts = [
+        "; ".join(f"{title} {fact}" for title, fact in zip(titles[1:], row[1:], strict=True) if fact not in ("", "-"))
+        for row in items
+    ]
+    return "\n".join(f"{row[0]}\n{_below(said, columns)}" for row, said in zip(items, facts, strict=True))

@@ -228,11 +228,12 @@ def _write_characters(vocabulary: Any, scored: Any) -> None:
     help="of the probabilities that are measured; what is written is drawn without",
 )  # fmt: skip
 @click.option(
-    "--validation", type=float, default=0.1, show_default=True, help="part of the text, its end, kept back to measure"
+    "--validation", type=float, default=0.1, show_default=True, help="part of the text that is kept back to measure"
 )
+@partial(config_options, only=("validation_from",))
 @click.option("--length", type=int, default=200, show_default=True, help="characters to write; 0 for no end")
 @click.option("--prime", default="", metavar="TEXT", help="what to go on from [a context of the text, by frequency]")
-@click.option("--seed", type=int, help="of the draws [another text each time]")
+@click.option("--seed", type=int, help="of the draws [another text each time], and of shuffled lines [0]")
 @partial(config_options, only=("encoding", "format", "column", "field", "bytes", "lower", "separator"))
 @click.option("--offline", is_flag=True, help="download nothing: URLs and built-in texts come from the cache")
 @word_option("--style", choices="own|original", default="own", help="original: print what markov-model.py prints")
@@ -241,10 +242,10 @@ def ngram(
     text: tuple[str, ...], order: int | None, smoothing: str, validation: float, length: int, prime: str,
     seed: int | None, offline: bool, style: str, as_json: bool, **reading: Any,
 ) -> int:  # fmt: skip
-    """Learn the Markov model of TEXT, measure it on the text's end, and let it write.
+    """Learn the Markov model of TEXT, measure it on the part that is kept back, and let it write.
 
     TEXT is what `charlstm train` takes. The model predicts a character by the --order characters before it: what an
-    LSTM has to beat, on the same end of the text as `charlstm train --validation` keeps back.
+    LSTM has to beat, on the same part of the text as `charlstm train` keeps back with these options.
 
     Each character is drawn as often as it followed those before; where nothing ever followed them all, the last fewer
     decide. Everything that is not kept back is learned, the last transition too, which markov-model.py loses: with
@@ -253,7 +254,7 @@ def ngram(
     import json
     from dataclasses import asdict
 
-    from charlstm import data, display
+    from charlstm import data, display, heldout
     from charlstm import ngram as markov
     from charlstm.run import read_corpus
 
@@ -277,7 +278,11 @@ def ngram(
     except UserError as error:
         raise UserError(f"--prime: {error}") from None
     note(display.text_line(corpus))
-    model, found = markov.learn_and_measure(corpus, order or 5, smoothing, validation)
+    if said := heldout.remark(corpus, validation, config.validation_from):
+        note(said)
+    model, found = markov.learn_and_measure(
+        corpus, order or 5, smoothing, validation, config.validation_from, config.seed
+    )
     note(f"model   Markov, order {found.order}, {found.contexts:,} contexts, {smoothing}")
     note(f"done    {found.in_words} in {found.seconds:.1f} s")
     written = markov.pieces(corpus.vocabulary, model.sample(length or None, start, seed))
@@ -307,11 +312,11 @@ def keywords(run: str, top: int, offline: bool, as_json: bool) -> int:
     from charlstm import checkpoint, data
     from charlstm import run as runs
     from charlstm.keywords import keywords as found_in
-    from charlstm.keywords import samples_of
+    from charlstm.keywords import pieces_of, samples_of
 
     samples = samples_of(run)
     corpus = runs.corpus_of(checkpoint.load(run, "last"), run, fetch=partial(data.fetch, offline=offline))
-    found = found_in(samples, corpus.vocabulary.decode(corpus.ids))
+    found = found_in(samples, pieces_of(corpus))
     new = [each for each in found if not each.in_text]
     if as_json:
         for each in found[:top]:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from charlstm import hints
-from charlstm.commands.layout import Grouped, Place, Source, word_option
+from charlstm.commands.layout import Grouped, Place, Source, table, word_option
 from charlstm.commands.options import config_options, write
 from charlstm.config import PRESETS, Config
 from charlstm.errors import UserError
@@ -145,14 +145,15 @@ def _list_presets() -> None:
     from charlstm.config import BUDGETS, from_preset
     from charlstm.presets import REPLACES
 
-    click.echo(f"{'preset':22} {'replaces':24} {'model':14} {'reads':12} {'learns by':28} budget")
+    rows = [("preset", "replaces", "model", "reads", "learns by", "budget")]
     for name in PRESETS:
         config = from_preset(name)
         model = f"{config.num_layers} x {config.hidden_size}"
         reads = f"{config.batch_size} x {config.windows or config.seq_length}"
         learns = f"{config.optimizer} {config.learning_rate:g}, {config.schedule}"
         budget = ", ".join(f"{value:,.15g} {what}" for what in BUDGETS if (value := getattr(config, what)) is not None)
-        click.echo(f"{name:22} {REPLACES[name]:24} {model:14} {reads:12} {learns:28} {budget}")
+        rows.append((name, REPLACES[name], model, reads, learns, budget))
+    click.echo(table(rows))
 
 
 def _train(run: Any, screen: Any, began: float, show_sample: bool) -> int:
