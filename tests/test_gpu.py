@@ -3,6 +3,9 @@ and the very CUDA source. Mutations of that source (test_mutations.py) must turn
 """
 
 import json
+import os
+import subprocess
+import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -382,6 +385,17 @@ def test_blocks_that_would_not_run_at_once_are_an_error(gpu, together, monkeypat
 
 
 # --------------------------------------------------------------------------------------------------------- the launcher
+def test_calls_are_refused_and_accepted_as_on_the_processor():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / "tests" / "test_arguments.py"],
+        env={**os.environ, "CHARLSTM_TEST_BACKEND": "cupy"}, cwd=ROOT, capture_output=True, text=True, timeout=400,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "[cupy]" not in done.stdout  # nothing failed, and nothing was left out
+    assert " passed" in done.stdout
+
+
 def test_arrays_of_the_host_are_refused_by_name(gpu):
     from kernels.gpu import ops
 

@@ -185,6 +185,27 @@ def test_a_team_that_waits_too_often_gives_way_to_one_thread_and_comes_back():
     assert sum(often) <= 12
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_a_workspace_held_before_means_nothing(ops, cell):
+    """Every byte of it is 0xFF, as if it had been used by something else: the bits are those of a new one."""
+    shape = SHAPE._replace(cell=cell)
+    for name, hyper in [*((name, {}) for name in spec.OPTIMIZERS), ("sgd", {"momentum": 0.9})]:
+        for norm in (None, 1.0):
+            outcome = []
+            for is_used in (False, True):
+                ws = spec.workspace(shape, 5, 3, "float32")
+                for buffer in ws:
+                    if is_used and buffer is not None and buffer.size:
+                        buffer.reshape(-1).view(np.uint8)[:] = 0xFF
+                given = training("float32", slots=spec.slots(name, hyper), shape=shape)
+                losses = ops.train_steps(
+                    *given, *plan(5), shape=shape, seq_length=5, optimizer=name, hyper=hyper, grad_clip_norm=norm,
+                    workspace=ws,
+                )  # fmt: skip
+                outcome.append([a.tobytes() for a in (losses, *given[:4])])
+            assert outcome[0] == outcome[1], (name, norm)
+
+
 @pytest.mark.parametrize("hidden_size", [100, 400])
 def test_any_number_of_threads_gives_the_same_bits_with_bfloat16(hidden_size):
     import kernels
