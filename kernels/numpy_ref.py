@@ -436,7 +436,7 @@ def _sequence(ids: Any, at: np.ndarray, V: int) -> np.ndarray:
     """The ids at `at` as int32, each checked: a text is read as training goes on."""
     x = ids[at]
     if x.max() >= V:
-        wrong = at[x >= V].min()
+        wrong = at.T[x.T >= V][0]  # the first stream's first
         raise ValueError(f"ids: expected ids in [0, {V}), got {ids[wrong]} at {wrong}")
     return np.asarray(x.astype(np.int32))
 

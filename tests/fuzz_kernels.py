@@ -350,8 +350,9 @@ def _arrays(value):
 
 def _agree(one, other, call):
     """Whether two outcomes are the same, up to rounding where values are tame."""
-    if one[0] != other[0]:
-        return False
+    if one[0] != other[0]:  # where numbers overflow, one backend's sampling may see it a rounding before another's
+        said = one[1] if one[0] == "error" else other[1]
+        return call.is_wild and "finite logits" in said
     if one[0] == "error":
         return one[1] == other[1]
     if [a.shape for a in one[1]] != [a.shape for a in other[1]]:
