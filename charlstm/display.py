@@ -15,8 +15,9 @@ from charlstm.progress import Progress
 from charlstm.terminals import can_redraw, is_started_by_cell, notebook
 
 _LINE_SECONDS = 5.0
+_FRAME_SECONDS = 0.1  # calls may be shorter, and drawing takes time
 _PACE_SECONDS = 15.0
-_PACE_FROM = 1.0  # seconds before there is an estimate
+_PACE_FROM = 1.0  # seconds that tell nothing yet
 _NARROW = 60  # columns below which words are left out
 
 
@@ -114,7 +115,7 @@ class Live:
     def __init__(self) -> None:
         self._pace = Pace()
         self._live: Any = None
-        self._status = ""
+        self._status, self._next = "", 0.0
         self._sample: Progress | None = None
         self._evaluation = ""
 
@@ -146,7 +147,9 @@ class Live:
             self._sample = progress
         if progress.kind == "evaluation":
             self._evaluation = evaluation(progress)
-        self._live.update(self._frame(progress), refresh=True)
+        if progress.kind != "tick" or monotonic() >= self._next or progress.iteration == progress.iterations:
+            self._live.update(self._frame(progress), refresh=True)
+            self._next = monotonic() + _FRAME_SECONDS
 
     def _frame(self, progress: Progress) -> Any:
         """All that is redrawn, which fits on the screen."""
@@ -160,7 +163,7 @@ class Live:
         room = lines - len(parts) - 3
         if self._sample is not None and room > 2:
             title = f"sample after {self._sample.iteration:,} iterations"
-            text = Text(printable(self._sample.prime + self._sample.sample))
+            text = Text(shown_as(printable(self._sample.prime + self._sample.sample), self._live.console.encoding))
             height = min(len(text.wrap(self._live.console, columns - 4)) + 2, room)
             parts.append(Panel(text, title=title, title_align="left", height=height))
         return Group(*parts, Text(""))  # the terminal writes ^C here: at the end of a full line it would move all up
@@ -199,10 +202,14 @@ def _new_live() -> Any:
 
 
 class Pace:
-    """How fast training goes, by the clock, over the last seconds: older ones count less and less."""
+    """How fast training goes, by the clock, over the last seconds: older ones count less and less.
+
+    The first second, in which much is done for the first time, does not count at all.
+    """
 
     def __init__(self) -> None:
         self._last: tuple[float, Progress] | None = None
+        self._is_warm, self._age = False, 0.0
         self._clock = self._training = self._iterations = self._chars = 0.0
 
     def add(self, progress: Progress) -> None:
@@ -212,7 +219,10 @@ class Pace:
         now = monotonic()
         if self._last is not None:
             then, last = self._last
-            kept = math.exp((then - now) / _PACE_SECONDS)
+            if self._clock >= _PACE_FROM and not self._is_warm:
+                self._is_warm, self._clock, self._training, self._iterations, self._chars = True, 0.0, 0.0, 0.0, 0.0
+            self._age += now - then
+            kept = math.exp((then - now) / min(max(self._age / 2, _PACE_SECONDS / 2), _PACE_SECONDS))
             self._clock = self._clock * kept + now - then
             self._training = self._training * kept + progress.seconds - last.seconds
             self._iterations = self._iterations * kept + progress.iteration - last.iteration
@@ -226,8 +236,8 @@ class Pace:
 
     def left(self, progress: Progress) -> float | None:
         """Seconds by the clock to the end; None where nobody knows."""
-        if progress.is_endless or self._clock < _PACE_FROM or self._iterations <= 0:
-            return None  # the first iterations are slow
+        if progress.is_endless or not self._is_warm or self._iterations <= 0:
+            return None
         return (progress.iterations - progress.iteration) * self._clock / self._iterations
 
 
@@ -387,6 +397,11 @@ def duration(seconds: float) -> str:
     whole = round(seconds)
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def shown_as(text: str, encoding: str) -> str:
+    """The text as a terminal of that encoding gets it: what it cannot show, as \\u5929, takes more columns."""
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def printable(text: str) -> str:

@@ -29,3 +29,7 @@ _ELSEWHERE = {
 
 class RunFailed(RuntimeError):
     """What was asked for could not be done, though nothing was asked for wrongly. The command line exits with 1."""
+
+
+class Diverged(RunFailed):
+    """A loss, a weight or a logit is not finite."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import kernels
+from charlstm.errors import Diverged
 from kernels import spec
 from kernels.spec import Shape
 
@@ -137,8 +138,16 @@ class Writer:
             return np.concatenate([first, self.draw(uniforms[1:], rest, **how)])
         if not len(uniforms):
             return np.empty(uniforms.shape, np.int32)
-        drawn = self._ops.sample(
-            self._theta, self._h, self._c, self._last, uniforms, shape=self._shape, log_probs=log_probs, **how
+        drawn = drawn_from(
+            self._ops,
+            self._theta,
+            self._h,
+            self._c,
+            self._last,
+            uniforms,
+            shape=self._shape,
+            log_probs=log_probs,
+            **how,
         )
         self._last = np.ascontiguousarray(drawn[-1])
         return drawn
@@ -150,7 +159,25 @@ class Writer:
         spec.params(theta, shape).b_y[...] = spec.params(kernels.to_host(self._theta), self._shape).b_y
         h, c = zero_state(shape, theta.dtype, self._count)
         none = np.zeros(self._count, np.int32)
-        return self._ops.sample(theta, h, c, none, uniforms, shape=shape, log_probs=log_probs, **how)
+        return drawn_from(self._ops, theta, h, c, none, uniforms, shape=shape, log_probs=log_probs, **how)
+
+
+def drawn_from(ops: Any, *arguments: Any, **how: Any) -> np.ndarray:
+    """What the op `sample` draws: see there.
+
+    Raises
+    ------
+    Diverged
+        Where the weights have become so large that a logit is NaN or inf.
+    """
+    try:
+        drawn: np.ndarray = ops.sample(*arguments, **how)
+        return drawn
+    except kernels.NotFinite:
+        raise Diverged(
+            "the model cannot write: its weights have grown until no probability is finite; train anew at a smaller "
+            "--learning-rate"
+        ) from None
 
 
 def continued(

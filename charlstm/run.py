@@ -20,13 +20,13 @@ from charlstm import data, disk, heldout, hints, records, store
 from charlstm.checkpoint import Checkpoint
 from charlstm.config import BUDGETS, Config, from_model, from_preset
 from charlstm.corpus import Corpus, Fetch, Vocabulary
-from charlstm.errors import RunFailed, UserError
+from charlstm.errors import Diverged, RunFailed, UserError
 from charlstm.figures import divergence, in_words, noise
 from charlstm.lock import LOCK, Lock
 from charlstm.progress import Progress
 from charlstm.reading import unescaped
 from charlstm.records import METRICS, SAMPLES
-from charlstm.trainer import Diverged, Trainer
+from charlstm.trainer import Trainer
 from charlstm.weights import copies_of
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Run:
         ------
         NotSaved
             If, at the end, the disk does not take the last checkpoint.
-        charlstm.trainer.Diverged
+        charlstm.errors.Diverged
             If the loss stops being finite.
         """
         folder, trainer, self._extra = self.folder, self.trainer, 0

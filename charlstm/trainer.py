@@ -22,9 +22,9 @@ from charlstm.checkpoint import Checkpoint, shape_of
 from charlstm.config import BUDGETS, Config
 from charlstm.corpus import Corpus, Vocabulary
 from charlstm.edges import Ending
-from charlstm.errors import RunFailed, UserError
+from charlstm.errors import Diverged, UserError
 from charlstm.evaluate import bits_per_unit
-from charlstm.forward import Writer, continued
+from charlstm.forward import Writer, continued, drawn_from
 from charlstm.machine import usable_cores
 from charlstm.presets import is_ours
 from charlstm.progress import ENDLESS, Progress
@@ -40,10 +40,6 @@ _RECENT = 50_000  # characters learned: their mean loss has a standard deviation
 _TEMPERATURES = (0.2, 0.5, 1.0, 1.2)  # of the samples after an epoch, and the characters that they go on from
 _PRIME = 40
 _STOPPED = "training stopped; a smaller --learning-rate or --grad-clip may help"
-
-
-class Diverged(RunFailed):
-    """The loss of an iteration was not finite; the update was not made."""
 
 
 class Trainer:
@@ -288,7 +284,8 @@ class Trainer:
         Raises
         ------
         Diverged
-            When a loss is not finite; its iteration is in the message, and its update was not made.
+            When a loss is not finite: its iteration is in the message, and its update was not made. Or a sample's
+            logits are not.
         """
         if not self._calibrated:
             self.calibrate()
@@ -547,8 +544,8 @@ class Trainer:
     def _sample_from(self, theta: Any, h: Any, c: Any, at: int) -> Progress:
         """Text from a state of one stream, h and c (L, 1, H), which are overwritten, begun with the id at a place."""
         config = self.config
-        drawn = self._ops.sample(
-            theta, h, c, self.ids[at : at + 1].astype(np.int32),
+        drawn = drawn_from(
+            self._ops, theta, h, c, self.ids[at : at + 1].astype(np.int32),
             self.random.random_sample((config.sample_length, 1)), shape=self.shape, temperature=config.temperature,
         )  # fmt: skip
         return self._sample_of(drawn[:, 0])

@@ -36,6 +36,10 @@ class BackendUnavailable(ImportError):
     """A backend cannot be used here; the message is one line that says why and what would help."""
 
 
+class NotFinite(ValueError):
+    """Nothing can be drawn: a logit is NaN or inf; the message is one line that says for which character."""
+
+
 def missing(name: str) -> str | None:
     """Say, without importing anything, why backend `name` cannot be used; None where it can.
 

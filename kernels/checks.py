@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernels import spec
+from kernels import NotFinite, spec
 from kernels.arguments import (
     HOST,
     VALUES,
@@ -314,9 +314,9 @@ def sample(
     return Sampling(uniforms, how[0], min(how[1], shape.vocab_size), how[2])
 
 
-def not_finite(n: int) -> ValueError:
+def not_finite(n: int) -> NotFinite:
     """The error for logits of which nothing can be drawn."""
-    return ValueError(f"theta: expected parameters that give finite logits, got NaN or inf for character {n}")
+    return NotFinite(f"theta: expected parameters that give finite logits, got NaN or inf for character {n}")
 
 
 def _contiguous(array: Any, family: Family) -> Any:

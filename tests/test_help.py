@@ -148,6 +148,15 @@ def test_the_shell_completes(typed, offered):
     assert found == offered
 
 
+def test_completing_says_nothing_of_the_newest_run(monkeypatch, capsys):
+    monkeypatch.setattr("charlstm.run.newest", lambda command: "runs/book")
+    for name in ("sample", "keywords"):
+        cli.commands[name].make_context(name, [], resilient_parsing=True)
+        assert capsys.readouterr().err == ""
+        cli.commands[name].make_context(name, [])
+        assert capsys.readouterr().err == "run     runs/book\n"
+
+
 def test_sample_takes_the_newest_run(tmp_path, text_file, charlstm_command):
     tiny = ("--hidden-size", 4, "--seq-length", 5, "--batch-size", 2, "--backend", "numpy", "-n", 3, "-q")
     for name in ("one", "two"):

@@ -51,7 +51,7 @@ ALLOWED = {
     "charlstm.machine": set(),
     "charlstm.ngram": {"charlstm", "charlstm.corpus", "charlstm.heldout", "charlstm.errors", "charlstm.figures"},
     "charlstm.initial": {"kernels", "kernels.spec"},
-    "charlstm.forward": {"kernels", "kernels.spec"},
+    "charlstm.forward": {"charlstm.errors", "kernels", "kernels.spec"},
     "charlstm.checkpoint": {
         "charlstm.config", "charlstm.corpus", "charlstm.edges", "charlstm.errors", "charlstm.evaluate", "charlstm.sampler", "kernels",
         "kernels.spec",

@@ -17,9 +17,9 @@ from charlstm import disk
 from charlstm import trainer as trainers
 from charlstm.config import Config, from_model
 from charlstm.corpus import ByteVocabulary, Corpus
-from charlstm.errors import UserError
+from charlstm.errors import Diverged, UserError
 from charlstm.run import Run, resume, start
-from charlstm.trainer import Diverged, Trainer
+from charlstm.trainer import Trainer
 
 
 def test_the_run_folder(text_file, tmp_path, backend):
@@ -284,8 +284,8 @@ def test_resume_refuses_what_would_not_be_the_same_run(corpus, text_file, tmp_pa
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(corpus, tmp_path, backend):
-    run = start(corpus, small(iterations=50, schedule="constant", backend=backend), str(tmp_path / "run"))
-    finish(run)
+    options = {"schedule": "constant", "sample_every": 0, "backend": backend}
+    finish(start(corpus, small(iterations=50, **options), str(tmp_path / "run")))
     kept = (tmp_path / "run" / "last.safetensors").read_bytes()
     worse = resume(tmp_path / "run", corpus, {"iterations": 90, "sample_every": 0})
     worse.trainer.theta[0] = np.nan
@@ -487,6 +487,20 @@ def test_a_damaged_best_does_not_stand_in_the_way(saved, corpus):
     (saved.folder / "best.safetensors").write_bytes(b"damaged")
     finish(resume(saved.folder / "last.safetensors", corpus, {"iterations": 20}))
     assert saved.load("best").iteration <= 20
+
+
+def test_weights_that_no_text_can_be_drawn_by_are_one_line(corpus, tmp_path, backend):
+    finish(start(corpus, small(iterations=25, backend=backend), str(tmp_path / "run")))
+    run = resume(tmp_path / "run", corpus, {"iterations": 60})  # to begin with a sample
+    run.trainer.theta[...] = np.nan
+    with pytest.raises(
+        Diverged, match="the model cannot write: its weights have grown .*; the newest is of iteration 25"
+    ):
+        finish(run)
+    model = run.load("last")
+    model.theta[...] = np.nan
+    with pytest.raises(Diverged, match="the model cannot write"):
+        model.sample(length=3, seed=1, backend=backend)
 
 
 def test_weights_that_are_not_finite_are_not_saved(corpus, tmp_path):

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -204,3 +205,23 @@ def test_ctrl_c_on_a_terminal_leaves_no_bar_behind(text_file, tmp_path, columns,
     shown = terminal.screen
     assert not [line for line in shown if "━" in line or "─" in line or "^C" in line], shown
     assert any(line.startswith("stopped after") for line in shown), shown
+
+
+@pytest.mark.parametrize("name", ["charlstm.cli", "click", "numpy"])
+def test_ctrl_c_while_the_program_is_loaded(tmp_path, name):
+    """A second or so on a slow machine; nothing is begun yet, and a traceback tells nobody anything."""
+    program = f"""import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+sys.argv = ["charlstm", "train", "book.txt"]
+from charlstm.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == (130 if name == "numpy" else -signal.SIGINT)
+    assert (done.stdout, done.stderr.strip()) == (b"", b"")

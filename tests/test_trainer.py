@@ -11,9 +11,9 @@ import kernels
 from charlstm.checkpoint import Checkpoint
 from charlstm.config import from_preset
 from charlstm.corpus import Corpus
-from charlstm.errors import UserError
+from charlstm.errors import Diverged, UserError
 from charlstm.run import resume, start
-from charlstm.trainer import Diverged, Trainer
+from charlstm.trainer import Trainer
 from kernels import spec
 
 SMALL = {

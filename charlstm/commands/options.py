@@ -71,9 +71,9 @@ BACKEND = word_option(
 )
 
 
-def _newest(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
-    """RUN, or the newest run, which a line on stderr names."""
-    if value is None:
+def _newest(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """RUN, or the newest run, which a line on stderr names; none while a shell completes what is typed."""
+    if value is None and not ctx.resilient_parsing:
         from charlstm.run import newest
 
         value = str(newest(ctx.info_name or ""))
