@@ -87,7 +87,6 @@ def main():
     os.environ["NUMBA_NRT_STATS"] = "1"  # read when Numba is loaded
     from benchmarks import works
     from charlstm.bench import WORKS
-
     from kernels.cpu.team import Pace
 
     Pace.STRETCH = math.inf  # seconds: a call is one stretch, which takes one handle for each array that is passed
