@@ -175,7 +175,7 @@ class Call:
             return
         name = str(random.choice(there))
         array = arrays[name]
-        if isinstance(array, np.ndarray) and array.ndim and array.dtype != object:
+        if isinstance(array, np.ndarray) and array.ndim and array.dtype.kind in "fiub":  # not what was spoilt so before
             how = str(random.choice([each for each in dir(self) if each.startswith("_as_")]))
             spoilt = getattr(self, how)(array, arrays)
             if type(spoilt) is np.ndarray and spoilt.flags.owndata and spoilt.dtype != object:
