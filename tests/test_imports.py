@@ -44,7 +44,7 @@ ALLOWED = {
     "charlstm.corpus": {
         "charlstm.weights",
         "charlstm", "charlstm.archives", "charlstm.data", "charlstm.edges", "charlstm.encodings", "charlstm.formats", "charlstm.encoder", "charlstm.errors", "charlstm.idcache", "charlstm.reading",
-        "charlstm.vocabulary",
+        "charlstm.unknown", "charlstm.vocabulary",
     },
     "charlstm.batches": {"charlstm.errors"},
     "charlstm.dropout": set(),
