@@ -58,7 +58,7 @@ ALLOWED = {
     },
     "charlstm.sampler": {
         "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.edges", "charlstm.errors", "charlstm.forward",
-        "charlstm.places", "charlstm.unknown", "charlstm.vocabulary", "kernels",
+        "charlstm.unknown", "charlstm.vocabulary", "kernels",
     },
     "charlstm.evaluate": {
         "charlstm", "charlstm.checkpoint", "charlstm.corpus", "charlstm.errors", "charlstm.figures", "charlstm.forward",
