@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import click
 
-from charlstm import places, streams
+from charlstm import streams
 from charlstm.commands import machine, runs, text, train
 from charlstm.commands.layout import Commands
 from charlstm.errors import RunFailed, UserError
@@ -30,7 +30,6 @@ _CHARLSTM_COMPLETE=fish_source charlstm | source   # fish
 @click.version_option(package_name="charlstm", prog_name="charlstm")
 def cli() -> None:
     """Train a character LSTM (or GRU, or RNN) on a text, and let it write."""
-    places.settle()
 
 
 for command in (

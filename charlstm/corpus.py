@@ -20,6 +20,7 @@ from charlstm.encoder import ByteEncoder, Encoder
 from charlstm.encodings import normalised
 from charlstm.errors import UserError
 from charlstm.reading import Fetch, How, Part, gathered, joined, lowered
+from charlstm.unknown import unknown_in_words
 from charlstm.vocabulary import ByteVocabulary, UnknownCharacters, Vocabulary, utf8
 from charlstm.weights import Spans, in_words
 
@@ -272,7 +273,8 @@ class _Source:
             if self.to_learn:
                 self._see_that_all_was_used()
             vocabulary, ids, digest = encoder.finish()
-            facts = idcache.Facts(self._told(), self.joined["texts"], encoder.ends)
+            told = [*self._told(), unknown_in_words(encoder.left_out)]
+            facts = idcache.Facts(list(filter(None, told)), self.joined["texts"], encoder.ends)
         except BaseException:
             encoder.spool.discard()
             raise

@@ -24,6 +24,7 @@ class Encoder:
         self.spool = Spool(np.dtype(np.uint8) if vocabulary is None else vocabulary.id_dtype)
         self._vocabulary, self._unknown = vocabulary, unknown
         self.ends: list[int] = []  #: of the texts, in ids
+        self.left_out = 0  #: characters that the vocabulary lacks, which are in no id
         self._numbers = np.full(sys.maxunicode + 1, _UNSEEN, np.uint32)  # of all code points
         self._kinds: list[int] = []  # the code point of each number
 
@@ -63,8 +64,9 @@ class Encoder:
             at, count = self._where(lacking)
             raise unknown_characters(kinds[lacking], at, count, len(self.spool))
         kept = ~lacking if self._unknown == "skip" else np.ones(len(kinds), bool)
-        self.ends = self._ends_of(kept)
+        self.ends, read = self._ends_of(kept), len(self.spool)
         digest = self.spool.replace(places.astype(vocabulary.id_dtype), kept, vocabulary)
+        self.left_out = read - len(self.spool)
         return vocabulary, self.spool.done(digest), digest
 
     def _ends_of(self, kept: np.ndarray) -> list[int]:
@@ -98,6 +100,7 @@ class ByteEncoder:
         self._vocabulary = vocabulary or ByteVocabulary()
         self._digest: Any = begun_digest(self._vocabulary)
         self.ends: list[int] = []  #: of the texts, in ids
+        self.left_out = 0
 
     def add(self, content: bytes) -> None:
         """Read on."""

@@ -248,6 +248,7 @@ class CorpusScorer:
 
     def __init__(self, scorer: Scorer, corpus: Corpus) -> None:
         self.scorer, self.corpus = scorer, corpus
+        self.skipped = 0  #: characters that the model lacks, in the pieces that were read
         own, vocabulary = corpus.vocabulary, scorer.model.vocabulary
         if own.unit == "byte":
             self._places, self._lacking = np.arange(256), np.zeros(256, bool)
@@ -280,10 +281,11 @@ class CorpusScorer:
 
     def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Of a piece of the text after another: its ids, which the model lacks (n,), and ln p of the others."""
-        reader = self.scorer.reader()
+        reader, self.skipped = self.scorer.reader(), 0
         for at in range(0, len(self.corpus.ids), _PIECE):
             piece = self.corpus.ids[at : at + _PIECE]
             lacking = self._lacking[piece]
+            self.skipped += int(lacking.sum())
             yield piece, lacking, reader.read(self._places[piece[~lacking]])
 
     def characters(self) -> Iterator[tuple[int, float]]:
@@ -300,7 +302,7 @@ class CorpusScorer:
             each = self.scorer.charged(lacking, log_probs)
             found.nats -= float(each.sum())
             found.units += len(each)
-            found.skipped += int(lacking.sum())
+        found.skipped = self.skipped
         if not found.units:
             raise UserError("there is nothing to score: the text has no character that the model knows")
         found.chars = self.corpus.vocabulary.count_characters(self.corpus.ids) if self.is_of_bytes else found.units

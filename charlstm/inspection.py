@@ -120,7 +120,8 @@ def inspect(run: str | Path, checkpoint: str = "last") -> dict[str, Any]:
     shape, config = model.shape, model.config
     preset = asdict(from_preset(config.preset))
     folder = Path(run)
-    history = _history(folder / METRICS, model.files.get(METRICS)) if folder.is_dir() else []
+    chars = model.iteration * config.batch_size * config.seq_length
+    history = _history(folder / METRICS, chars) if folder.is_dir() else []
     return {
         "run": str(run),
         "text": {name: model.corpus[name] for name in ("name", "num_ids", "digest")},
@@ -138,7 +139,7 @@ def inspect(run: str | Path, checkpoint: str = "last") -> dict[str, Any]:
             name: value for name, value in asdict(config).items() if value != preset[name] and name != "preset"
         },
         "iteration": model.iteration,
-        "chars": model.iteration * config.batch_size * config.seq_length,
+        "chars": chars,
         "seconds": round(model.seconds, 3),
         "smooth_loss": model.smooth_loss,
         "loss_chars": config.loss_chars,
@@ -148,15 +149,18 @@ def inspect(run: str | Path, checkpoint: str = "last") -> dict[str, Any]:
     }
 
 
-def _history(path: Path, length: int | None, rows: int = 10) -> list[dict[str, Any]]:
-    """A few lines of metrics.jsonl, at even distances, the last one among them, and those that measured."""
+def _history(path: Path, chars: int, rows: int = 10) -> list[dict[str, Any]]:
+    """A few lines of metrics.jsonl up to so many characters read, at even distances, the last one among them.
+
+    Where there are measurements, they are of those that have one.
+    """
     if not path.is_file():
         return []
     lines = []
-    for line in path.read_bytes()[:length].splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            lines.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
+            lines += [found for found in [dict(json.loads(line))] if found["chars"] <= chars]
+        except (ValueError, TypeError, KeyError):
             continue  # `verify` tells of it
     measured = [line for line in lines if "val_bits_per_char" in line]
     chosen = measured or lines

@@ -16,12 +16,6 @@ def cache_dir() -> Path:
     return _temporary() or place or Path("charlstm-cache")
 
 
-def settle() -> None:
-    """Let the cache of compiled kernels find a folder, too, where the user has none."""
-    if _users_own() is None:
-        os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_dir()))
-
-
 def _users_own() -> Path | None:
     import platformdirs
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 import kernels
-from charlstm import places
 from charlstm.checkpoint import Checkpoint
 from charlstm.config import plain_number
 from charlstm.edges import Ending
@@ -28,7 +27,6 @@ def choose_backend(name: str) -> str:
     UserError
         If it cannot be used here, with the line that says why.
     """
-    places.settle()
     if name not in ("auto", *kernels.BACKENDS):
         raise UserError(f"--backend: expected one of auto, {', '.join(kernels.BACKENDS)}, got {name!r}")
     if name == "auto":

@@ -6,6 +6,11 @@ from typing import Any
 from charlstm.errors import UserError
 
 
+def unknown_in_words(count: int, what: str = "left out") -> str:
+    """How many characters a model never saw, and what has become of them; nothing of none."""
+    return f"{count:,} {'character' if count == 1 else 'characters'} that the model never saw {what}" if count else ""
+
+
 def checked(unknown: Any, *more: str) -> str:
     """An `unknown` that is one: error, skip, replace:CHAR, or one of `more`.
 

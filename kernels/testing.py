@@ -5,7 +5,7 @@ Used by ``charlstm gradcheck``, by the tests, and by whoever writes a backend.
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from shutil import copytree, ignore_patterns
+from shutil import copyfile, copytree, ignore_patterns
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -238,6 +238,15 @@ MORE_MUTATIONS = (
 )  # fmt: skip
 
 
+def copied(folder: Path) -> Path:
+    """A copy of this package in `folder`, which can be changed even where what was installed is read-only."""
+    package = Path(__file__).parent
+    copy = copytree(package, folder / package.name, ignore=ignore_patterns("__pycache__"), copy_function=copyfile)
+    for place in (copy, *copy.rglob("*/")):
+        place.chmod(place.stat().st_mode | 0o700)
+    return copy
+
+
 def plant(mutation: Mutation, folder: Path) -> None:
     """Copy this package into `folder` with the mistake in it.
 
@@ -246,9 +255,7 @@ def plant(mutation: Mutation, folder: Path) -> None:
     ValueError
         If the text to be replaced is not there: the mutation must follow the source.
     """
-    package = Path(__file__).parent
-    copytree(package, folder / package.name, ignore=ignore_patterns("__pycache__"))
-    file = folder / package.name / mutation.file
+    file = copied(folder) / mutation.file
     source = file.read_text()
     if mutation.right not in source:
         raise ValueError(f"{mutation.name}: {mutation.file} has no {mutation.right!r}")

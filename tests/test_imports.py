@@ -44,7 +44,7 @@ ALLOWED = {
     "charlstm.corpus": {
         "charlstm.weights",
         "charlstm", "charlstm.archives", "charlstm.data", "charlstm.edges", "charlstm.encodings", "charlstm.formats", "charlstm.encoder", "charlstm.errors", "charlstm.idcache", "charlstm.reading",
-        "charlstm.vocabulary",
+        "charlstm.unknown", "charlstm.vocabulary",
     },
     "charlstm.batches": {"charlstm.errors"},
     "charlstm.dropout": set(),
@@ -58,7 +58,7 @@ ALLOWED = {
     },
     "charlstm.sampler": {
         "charlstm", "charlstm.checkpoint", "charlstm.config", "charlstm.edges", "charlstm.errors", "charlstm.forward",
-        "charlstm.places", "charlstm.unknown", "charlstm.vocabulary", "kernels",
+        "charlstm.unknown", "charlstm.vocabulary", "kernels",
     },
     "charlstm.evaluate": {
         "charlstm", "charlstm.checkpoint", "charlstm.corpus", "charlstm.errors", "charlstm.figures", "charlstm.forward",

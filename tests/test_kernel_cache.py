@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from shutil import copytree, ignore_patterns
+from shutil import copytree
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import kernels
+from kernels import testing
 
 pytest.importorskip("numba")
 
@@ -31,7 +32,7 @@ print(f"{loss:.6f}", ",".join(compiled) or "-")
 @pytest.fixture
 def package(tmp_path):
     """A copy of the kernels that may be edited; call it to run PROGRAM against it in a process of its own."""
-    copytree(Path(kernels.__file__).parent, tmp_path / "kernels", ignore=ignore_patterns("__pycache__"))
+    testing.copied(tmp_path)
 
     def run(**environment):
         done = subprocess.run(

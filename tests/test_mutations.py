@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT
 from device import emulator
 
+from kernels import testing
 from kernels.testing import MORE_MUTATIONS, MUTATIONS, Mutation, plant
 
 NONE = "no mistake"
@@ -105,3 +106,15 @@ def test_every_backend_has_the_mutations():
 def test_a_mutation_that_no_longer_fits_the_source_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"spec\.py has no 'not there'"):
         plant(Mutation("lost", "numpy", "spec.py", "not there", ""), tmp_path)
+
+
+def test_a_package_that_is_read_only_is_copied_to_be_changed(tmp_path, monkeypatch):
+    installed = testing.copied(tmp_path)
+    for path in (installed, *installed.rglob("*")):
+        path.chmod(path.stat().st_mode & ~0o222)
+    monkeypatch.setattr(testing, "__file__", str(installed / "testing.py"))
+    made = testing.copied(tmp_path / "made")
+    monkeypatch.undo()
+    assert all(path.stat().st_mode & 0o200 for path in (made, *made.rglob("*")))
+    for path in (installed, *installed.rglob("*/")):
+        path.chmod(0o700)  # pytest removes it

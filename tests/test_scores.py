@@ -185,6 +185,38 @@ def test_what_is_left_out_is_said(charlstm_command, saved):
     assert "".join(line["char"] for line in lines) == "a☃☃☃bcd"
     assert lines[2]["bits"] == pytest.approx(UNKNOWN_BITS)
     assert "".join(json.loads(line)["char"] for line in told("skip", "--per-char").splitlines()) == "abcd"
+    (saved.folder.parent / "other.txt").write_text("a☃☃☃bcd\n" * 60)
+    for command, said in (
+        (("score", "run", "other.txt", "--lines", "--unknown", "skip"), "180 characters that the model never saw left"),
+        (
+            ("score", "run", "other.txt", "--per-char", "--unknown", "charge"),
+            "180 characters that the model never saw ch",
+        ),
+        (
+            ("sample", "run", "--prime", "a☃b", "--unknown", "skip", "--length", 3),
+            "1 character that the model never saw",
+        ),
+        (
+            ("train", "other.txt", "--from", "run", "--unknown", "skip", "-n", 1, "--batch-size", 1),
+            "180 characters that",
+        ),
+    ):
+        done = charlstm_command(*command)
+        assert done.returncode == 0
+        assert said in done.stderr.decode()
+
+
+def test_a_name_with_snowmen_in_it_has_the_score_of_the_name_alone_only_where_they_are_left_out():
+    trainer = Trainer(small(iterations=20), Corpus.from_text("Kami\nMika\nAki\n" * 40))
+    list(trainer.run())
+    model = trainer.checkpoint()
+    plain, skipped, charged = (
+        model.score(text, unknown=unknown)
+        for text, unknown in (("Kami", "error"), ("K☃☃☃ami", "skip"), ("K☃☃☃ami", "charge"))
+    )
+    assert (skipped.bits_per_char, skipped.chars, skipped.skipped) == (plain.bits_per_char, 4, 3)
+    assert charged.nats == pytest.approx(plain.nats + 3 * math.log(0x110000 - len(model.vocabulary)), rel=1e-12)
+    assert charged.bits_per_char > plain.bits_per_char + 5
 
 
 # ---------------------------------------------------------------------------------------------------------------- bytes

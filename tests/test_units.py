@@ -100,16 +100,22 @@ def test_inspect_and_the_line_to_beat_name_their_unit(charlstm_command, tmp_path
     assert done.returncode == 0, done.stderr
     assert b"bits per byte on the 400 kept back" in done.stderr
     assert b"bits per character" not in done.stderr
-    told = json.loads(done.stdout.splitlines()[0])
+    told, *others = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["iteration"] for one in others] == [2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20]
+    assert [others[k]["val_bits_per_char"] > 0 for k in (5, 11)] == [True, True]  # one with a report, one without
     written = json.loads((tmp_path / "runs/t/metrics.jsonl").read_text().splitlines()[0])
     assert told["loss"] == pytest.approx(written["loss"] / 24, rel=1e-12)
     assert told["loss"] == pytest.approx(math.log(2) * told["bits_per_byte"], rel=1e-12)
     shown = charlstm_command("inspect", "runs/t").stdout.decode()
     assert "nats per byte" in shown
+    assert "t: 4,000 bytes, SHA-256" in shown
+    assert "trained  20 iterations, 7,680 bytes" in shown
+    rows = [line.split() for line in shown.partition("measured")[2].splitlines()[1:]]
+    assert [int(row[0]) for row in rows] == list(range(2, 21, 2))
+    assert all(0 < float(row[3]) < 10 for row in rows)
     assert "bits/byte" in shown
-    row = next(line.split() for line in shown.splitlines() if line.split()[:1] == ["2"])
-    assert 0 < float(row[1]) < math.log(256)
-    assert float(row[2]) == pytest.approx(float(row[1]) / math.log(2), rel=0.3)
+    assert all(0 < float(row[1]) < math.log(256) for row in rows)
+    assert all(float(row[2]) == pytest.approx(float(row[1]) / math.log(2), rel=1e-3) for row in rows)
 
 
 def test_a_markov_model_of_bytes(charlstm_command, tmp_path):

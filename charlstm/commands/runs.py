@@ -37,7 +37,9 @@ def verify(run: str, as_json: bool) -> int:
 def inspect_run(run: str, checkpoint: str, as_json: bool) -> int:
     """Show what RUN, a run folder or a checkpoint file, holds: text, sizes, options, progress, history."""
     import json
+    import math
 
+    from charlstm.figures import in_words
     from charlstm.inspection import inspect
 
     found = inspect(run, checkpoint)
@@ -45,7 +47,9 @@ def inspect_run(run: str, checkpoint: str, as_json: bool) -> int:
         click.echo(json.dumps(found))
         return 0
     text, model, machine = found["text"], found["model"], found["machine"]
-    click.echo(f"text     {text['name']}: {text['num_ids']:,} long, SHA-256 of its ids {text['digest'][:16]}...")
+    click.echo(
+        f"text     {text['name']}: {text['num_ids']:,} {found['unit']}s, SHA-256 of its ids {text['digest'][:16]}..."
+    )
     click.echo(
         f"model    {model['cell'].upper()}, {model['num_layers']} x {model['hidden_size']} hidden units, "
         f"{model['vocabulary']} {found['unit']}s, {model['parameters']:,} parameters, {model['dtype']}"
@@ -54,7 +58,7 @@ def inspect_run(run: str, checkpoint: str, as_json: bool) -> int:
     for name, value in found["options"].items():
         click.echo(f"         --{name.replace('_', '-')} {'none' if value is None else value}")
     click.echo(
-        f"trained  {found['iteration']:,} iterations, {found['chars']:,} characters, {found['seconds']:.1f} s, "
+        f"trained  {found['iteration']:,} iterations, {found['chars']:,} {found['unit']}s, {found['seconds']:.1f} s, "
         f"smoothed loss {found['smooth_loss'] / found['loss_chars']:.4f} nats per {found['unit']}"
     )
     if machine:
@@ -65,8 +69,7 @@ def inspect_run(run: str, checkpoint: str, as_json: bool) -> int:
         click.echo(f"\n{'iteration':>12} {'loss':>9} {f'bits/{unit}':>9} {'measured':>9} {'rate':>9}")
     for line in found["history"]:
         bits, measured = (line.get(f"{of}bits_per_{unit}", line.get(f"{of}bits_per_char")) for of in ("", "val_"))
-        click.echo(
-            f"{line['iteration']:12,} {line['loss'] / found['loss_chars']:9.4f} {bits:9.4f} "
-            f"{'-' if measured is None else f'{measured:.4f}':>9} {line['learning_rate']:9.2g}"
-        )
+        loss = None if bits is None else math.log(2) * bits
+        figures = " ".join(f"{'-' if each is None else in_words(each, 4):>9}" for each in (loss, bits, measured))
+        click.echo(f"{line['iteration']:12,} {figures} {line['learning_rate']:9.2g}")
     return 0

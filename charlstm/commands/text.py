@@ -11,6 +11,7 @@ from charlstm.commands.layout import Place, Source, word_option
 from charlstm.commands.options import BACKEND, CHECKPOINT, RUN, UNKNOWN, config_options, write
 from charlstm.config import Config
 from charlstm.errors import UserError
+from charlstm.unknown import unknown_in_words
 
 
 @click.command(short_help="Let a trained model write.")
@@ -63,6 +64,8 @@ def sample(
     options["length"] = options["length"] or None
     options["temperature"] = 0.0 if argmax else options["temperature"]
     model = checkpoints.load(run, checkpoint)
+    if options["unknown"] == "skip":
+        _say_unknown(len(prime) - len(model.vocabulary.without_unknown(prime)), "skip")
     if options["stop"] is not None or new:
         options["stop"] = unescaped(options["stop"] or r"\n")
     if count == 1 and not as_json and not new:
@@ -162,14 +165,24 @@ def score(
     found = evaluate.CorpusScorer(scorer, read)
     if per_char:
         _write_characters(read.vocabulary, found.characters())
+        _say_unknown(found.skipped, unknown)
     elif lines:
+        skipped = 0
         for one in found.lines():
             write(_score_json(one, unknown) if as_json else f"{one.bits_per_unit:.4f}\n")
+            skipped += one.skipped
+        _say_unknown(skipped, unknown)
     elif as_json:
         write(_score_json(found.totals(), unknown, name=read.name))
     else:
         _tell_score(read.name, found.totals(), unknown, len(model.vocabulary))
     return 0
+
+
+def _say_unknown(count: int, unknown: str) -> None:
+    """Say on stderr how many characters a model never saw, and what has become of them."""
+    if said := unknown_in_words(count, "charged" if unknown == "charge" else "left out"):
+        click.echo(said, err=True)
 
 
 def _score_json(found: Any, unknown: str, **first: Any) -> str:

@@ -131,7 +131,10 @@ def _candidates() -> Iterator[tuple[Path, int]]:
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen:
         yield Path(chosen) / "charlstm", 0o755
-    yield Path(platformdirs.user_cache_dir("charlstm", False)) / "kernels", 0o700
+    with suppress(RuntimeError, KeyError):  # no HOME, and no entry in the list of users that would say where it is
+        own = Path(platformdirs.user_cache_dir("charlstm", False))
+        if own.is_absolute():  # not "~/.cache", which older versions of platformdirs give then
+            yield own / "kernels", 0o700
     yield Path(tempfile.gettempdir()) / f"charlstm-kernels-{getattr(os, 'getuid', lambda: 'user')()}", 0o700
 
 
