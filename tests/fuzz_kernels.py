@@ -178,7 +178,7 @@ class Call:
         if isinstance(array, np.ndarray) and array.ndim and array.dtype.kind in "fiub":  # not what was spoilt so before
             how = str(random.choice([each for each in dir(self) if each.startswith("_as_")]))
             spoilt = getattr(self, how)(array, arrays)
-            if type(spoilt) is np.ndarray and spoilt.flags.owndata and spoilt.dtype != object:
+            if type(spoilt) in (np.ndarray, np.memmap) and spoilt.flags.owndata and spoilt.dtype != object:
                 spoilt = self.memory.place(spoilt)  # where it is watched, and restored for the next backend
             arrays[name] = spoilt
 
