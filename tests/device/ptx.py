@@ -229,6 +229,9 @@ class _Kernel:
         raise Unknown(".".join([op, *parts]))
 
     def comparison(self, how, a, is_float):
+        if how in ("num", "nan"):  # comparable or not
+            either = f"isnan({a[0]}) || isnan({a[1]})"
+            return f"!({either})" if how == "num" else either
         if is_float and how.endswith("u"):  # or not comparable
             return f"({a[0]} {_COMPARE[how[:-1]]} {a[1]}) || isnan({a[0]}) || isnan({a[1]})"
         if how == "ne" and is_float:
