@@ -402,7 +402,8 @@ def number(name: str, given: Any) -> Any:
 
 def held(dtype: Any, value: Any) -> Any:
     """A number, or numbers; what is larger than a floating dtype can hold becomes the largest that it can."""
-    return np.minimum(value, float(np.finfo(dtype).max))
+    most = float(np.finfo(dtype).max)
+    return value if np.max(value, initial=0.0) <= most else np.minimum(value, most)
 
 
 def _plain(given: Any, is_whole: bool) -> int | float | None:
