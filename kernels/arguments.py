@@ -358,7 +358,9 @@ VALUES: dict[str, Value] = {
     "rho": _DECAY,
     "beta1": _DECAY,
     "beta2": _DECAY,
-    "epsilon": Value("a finite number of at least 1.2e-38", lambda value: 1.2e-38 <= value < math.inf),  # is no zero
+    "epsilon": Value(
+        "0, or a finite number of at least 1.2e-38", lambda value: value == 0 or 1.2e-38 <= value < math.inf
+    ),  # what is less may be flushed to zero
     "dropout": _DECAY,
     "smooth_loss": Value("a number or inf", lambda value: value > -math.inf),
     "stop_below": Value("a number or -inf", lambda value: value < math.inf),

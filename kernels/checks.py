@@ -246,6 +246,8 @@ def train_steps(
 ) -> Training:  # fmt: skip
     """Check the arguments of :func:`train_steps`, all but the ids, which are checked as they are read."""
     values = {name: number(name, value) for name, value in spec.hyper_values(optimizer, hyper).items()}
+    if optimizer == "adagrad" and values["epsilon"] == 0:  # the rows of characters that were never read would be 0 / 0
+        raise ValueError("epsilon: expected at least 1.2e-38 in train_steps with adagrad, got 0")
     T, rate, bf16 = number("seq_length", seq_length), number("dropout", dropout), flag("bfloat16", bfloat16)
     known = _sizes(shape) | {"S": spec.slots_of(optimizer, values), "T": T}
     is_one_rate = not hasattr(learning_rate, "shape") or isinstance(learning_rate, np.generic)

@@ -311,7 +311,7 @@ def test_a_workspace_that_is_none_cannot_be_made():
 
 WRONG_NUMBERS = [
     ("adam", {"step": -1}), ("adam", {"step": 1.0}), ("adam", {"beta1": 1.0}), ("adam", {"beta1": -0.1}),
-    ("adam", {"beta2": 1}), ("adam", {"beta2": np.nan}), ("adam", {"epsilon": 0}), ("adam", {"epsilon": -1e-8}),
+    ("adam", {"beta2": 1}), ("adam", {"beta2": np.nan}), ("adam", {"epsilon": 1e-40}), ("adam", {"epsilon": -1e-8}),
     ("rmsprop", {"rho": 1.5}), ("sgd", {"momentum": -0.9}), ("sgd", {"momentum": np.inf}),
     ("adagrad", {"grad_clip": -1}), ("adagrad", {"grad_clip": np.nan}), ("adagrad", {"learning_rate": -0.1}),
     ("adagrad", {"learning_rate": np.nan}), ("adagrad", {"learning_rate": np.inf}), ("adagrad", {"learning_rate": "0.1"}),
