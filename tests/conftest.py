@@ -30,6 +30,11 @@ for name in [name for name in os.environ if "XDIST" in name]:
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the texts and traces of ../shared")
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Name bytes by their number: two workers may make them in two seconds, which a packed file holds."""
+    return f"{argname}{len(val)}" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True, scope="session")
 def cache_of_texts(tmp_path_factory):
     """No test touches the user's own."""
