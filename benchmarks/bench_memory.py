@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks.process import QUICK, ROOT
-from charlstm.machine import usable_cores
+from charlstm.host.machine import usable_cores
 
 COUNTS = {"seed": 500} if QUICK else {"seed": 2000, "h256-b16": 40}
 

@@ -10,10 +10,10 @@ from threadpoolctl import threadpool_limits
 
 import kernels
 from benchmarks.process import QUICK, spread
-from charlstm.bench import iterations_for
-from charlstm.limits import best_time
-from kernels import checks, spec
-from kernels.spec import LSTMGrads
+from charlstm.measure.bench import iterations_for
+from charlstm.measure.limits import best_time
+from kernels import spec
+from kernels.spec import LSTMGrads, checks
 
 ROUNDS, ROUND_SECONDS = (1, 0.0) if QUICK else (7, 0.05)
 SIZES = [(16, 1, 71, 100), (32, 16, 65, 256)] if QUICK else [(16, 1, 71, 100), (32, 16, 65, 256), (50, 50, 65, 512)]

@@ -1,7 +1,7 @@
 """Time of a sampled character: ours against PyTorch, one stream, temperature 1, in turns."""
 
 from benchmarks.process import field, race
-from charlstm.bench import WORKS
+from charlstm.measure.bench import WORKS
 
 
 def test_sampling(benchmark, machine_limits):

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from benchmarks.process import QUICK, Contestant, Process, field, race, spread, teams
-from charlstm.bench import COST_B, COST_H, WORKS
-from charlstm.machine import usable_cores
+from charlstm.host.machine import usable_cores
+from charlstm.measure.bench import COST_B, COST_H, WORKS
 
 RACES = ("seed",) if QUICK else ("seed", "h256-b16", "keras", *(f"torch-rnn-{H}" for H in (128, 512, 1024)))
 COSTS = {"cost-h": COST_H[:1] if QUICK else COST_H, "cost-b": COST_B[:1] if QUICK else COST_B}

@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks import results
 from benchmarks.process import QUICK
-from charlstm import bench, limits, machine
+from charlstm.host import machine
+from charlstm.measure import bench, limits
 
 
 @pytest.fixture(scope="session", autouse=True)

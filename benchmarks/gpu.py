@@ -10,8 +10,8 @@ from time import perf_counter
 
 import kernels
 from benchmarks import results, works
-from charlstm import machine
-from charlstm.bench import SHORT, WORKS, Ours, in_words, iterations_for
+from charlstm.host import machine
+from charlstm.measure.bench import SHORT, WORKS, Ours, in_words, iterations_for
 
 ROUNDS = 7
 

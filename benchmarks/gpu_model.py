@@ -8,7 +8,7 @@ for multiply-adds or bytes of memory, whichever is most. All of it is arithmetic
 
 from typing import NamedTuple
 
-from charlstm.bench import WORKS, in_words
+from charlstm.measure.bench import WORKS, in_words
 from kernels import spec
 from kernels.gpu.block import in_registers, sizes
 

@@ -73,7 +73,7 @@ class Prepared:
     """Our way through a work, with all that a call reads made beforehand, so that only the kernels allocate."""
 
     def __init__(self, work, ids, threads, most):
-        from charlstm.bench import Ours
+        from charlstm.measure.bench import Ours
 
         self.ours = Ours(work, ids, threads=threads)
         starts, reset = work.plan(len(ids)).plan(0, most)
@@ -86,8 +86,8 @@ class Prepared:
 def main():
     os.environ["NUMBA_NRT_STATS"] = "1"  # read when Numba is loaded
     from benchmarks import works
-    from charlstm.bench import WORKS
-    from kernels.cpu.team import Pace
+    from charlstm.measure.bench import WORKS
+    from kernels.cpu.threads import Pace
 
     Pace.STRETCH = math.inf  # seconds: a call is one stretch, which takes one handle for each array that is passed
     name, threads, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

@@ -17,7 +17,8 @@ from time import perf_counter
 import numpy as np
 
 from benchmarks.process import ROOT
-from charlstm import corpus, ngram
+from charlstm import ngram
+from charlstm.text import corpus
 
 #: Runs the command line, and then tells the most memory it had.
 _PROGRAM = (

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import rivals
-from charlstm.bench import load_average
-from charlstm.machine import usable_cores
+from charlstm.host.machine import usable_cores
+from charlstm.measure.bench import load_average
 
 ROOT = Path(__file__).parents[1]
 #: Tiny counts and few works: whether the benchmarks run, not how fast anything is.

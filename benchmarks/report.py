@@ -9,7 +9,7 @@ import re
 
 from benchmarks import results as read
 from benchmarks.process import ROOT
-from charlstm.bench import in_words
+from charlstm.measure.bench import in_words
 
 README, CHARTS = ROOT / "README.md", (ROOT / "docs" / "speed.svg", ROOT / "docs" / "cost.svg")
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
@@ -146,7 +146,7 @@ def section(results):
     parts = [
         "Medians of rounds in turns, each contestant in a process of its own (in brackets the quartiles); rivals at "
         "their best with as many threads, and how many times as long they take. The floor is the least time that the "
-        "limits of the machine, measured in the same run, leave for the work (`charlstm/limits.py`).",
+        "limits of the machine, measured in the same run, leave for the work (`charlstm/measure/limits.py`).",
         speed_table(results),
         "![Iterations a second, ours and the rivals](docs/speed.svg)",
         "![Cost of an iteration against H and B, with the floor](docs/cost.svg)",

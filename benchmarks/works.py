@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from charlstm.bench import text_ids
+from charlstm.measure.bench import text_ids
 
 #: Texts of the works, where this folder is at hand; else the text inside Python stands in.
 TEXTS = Path(__file__).parents[2] / "shared" / "data"

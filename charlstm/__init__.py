@@ -15,27 +15,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from charlstm.api import resume, start, train
-    from charlstm.checkpoint import Checkpoint, load
-    from charlstm.config import Config, from_preset
-    from charlstm.corpus import Corpus
     from charlstm.errors import RunFailed, UserError
-    from charlstm.progress import Progress
-    from charlstm.run import Run
-    from charlstm.stopping import Interrupted
-    from charlstm.trainer import Trainer
+    from charlstm.model.checkpoint import Checkpoint, load
+    from charlstm.runs.run import Run
+    from charlstm.settings.config import Config, from_preset
+    from charlstm.text.corpus import Corpus
+    from charlstm.training.progress import Progress
+    from charlstm.training.stopping import Interrupted
+    from charlstm.training.trainer import Trainer
 
 _HOMES = {
-    "Checkpoint": "checkpoint",
-    "Config": "config",
-    "Corpus": "corpus",
-    "Interrupted": "stopping",
-    "Progress": "progress",
-    "Run": "run",
+    "Checkpoint": "model.checkpoint",
+    "Config": "settings.config",
+    "Corpus": "text.corpus",
+    "Interrupted": "training.stopping",
+    "Progress": "training.progress",
+    "Run": "runs.run",
     "RunFailed": "errors",
-    "Trainer": "trainer",
+    "Trainer": "training.trainer",
     "UserError": "errors",
-    "from_preset": "config",
-    "load": "checkpoint",
+    "from_preset": "settings.config",
+    "load": "model.checkpoint",
     "resume": "api",
     "start": "api",
     "train": "api",

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from charlstm.corpus import Corpus
 from charlstm.errors import UserError
-from charlstm.reading import unescaped
-from charlstm.run import Run
+from charlstm.runs.run import Run
+from charlstm.text.corpus import Corpus
+from charlstm.text.reading import unescaped
 
 
 def start(
@@ -24,14 +24,15 @@ def start(
     ``for progress in run.train(): ...`` trains to the budget. Whoever leaves the loop has all of it saved, and may go
     on with :func:`resume`. Parameters and errors are those of :func:`train`.
     """
-    from charlstm import checkpoint, data
-    from charlstm import run as runs
-    from charlstm.config import from_model, from_preset
+    from charlstm.model import checkpoint
+    from charlstm.runs import run as runs
+    from charlstm.settings.config import from_model, from_preset
+    from charlstm.text import downloads
 
     model = None if from_run is None else checkpoint.load(from_run)
     config = from_preset(preset, **options) if model is None else from_model(model.config, preset, **options)
     text = _text(sources, texts, config, model)
-    return runs.start(text, config, out, model=model, fetch=partial(data.fetch, offline=offline))
+    return runs.start(text, config, out, model=model, fetch=partial(downloads.fetch, offline=offline))
 
 
 def train(
@@ -98,18 +99,18 @@ def resume(run: Any = None, *sources: Any, offline: bool = False, quiet: bool | 
     RunFailed, Interrupted
         As for :func:`train`.
     """
-    from charlstm import data
-    from charlstm import run as runs
-    from charlstm.config import see_that_known
+    from charlstm.runs import run as runs
+    from charlstm.settings.config import see_that_known
+    from charlstm.text import downloads
 
     see_that_known(options)
     folder = run.folder if isinstance(run, Run) else run
     text = _text(sources, None, None, None)
-    return _shown(runs.resume(folder, text, options, partial(data.fetch, offline=offline)), quiet)
+    return _shown(runs.resume(folder, text, options, partial(downloads.fetch, offline=offline)), quiet)
 
 
 def _text(sources: Sequence[Any], texts: Sequence[str] | None, config: Any, model: Any) -> Any:
-    """What to train on, as `charlstm.run.start` takes it."""
+    """What to train on, as `charlstm.runs.run.start` takes it."""
     if texts is not None:
         if sources:
             raise UserError("texts: strings to train on take the place of files: give these or those")
@@ -126,8 +127,8 @@ def _text(sources: Sequence[Any], texts: Sequence[str] | None, config: Any, mode
 
 def _shown(run: Run, quiet: bool | None) -> Run:
     """Train a run, showing it where somebody looks."""
-    from charlstm import display
-    from charlstm.stopping import trained
+    from charlstm.show import display
+    from charlstm.training.stopping import trained
 
     screen = display.for_python(quiet)
 

@@ -9,10 +9,10 @@ from contextlib import suppress
 
 import click
 
-from charlstm import streams
 from charlstm.commands import machine, runs, text, train
 from charlstm.commands.layout import Commands
 from charlstm.errors import RunFailed, UserError
+from charlstm.host import streams
 from kernels import BackendUnavailable
 
 COMPLETION = """For completion, put one of these into the start-up file of your shell:

@@ -35,10 +35,10 @@ from typing import Any
 
 import numpy as np
 
-from charlstm import heldout
-from charlstm.corpus import Corpus, Vocabulary
 from charlstm.errors import UserError
 from charlstm.figures import perplexity_in_words
+from charlstm.text import heldout
+from charlstm.text.corpus import Corpus, Vocabulary
 
 ORDERS = range(1, 9)
 SMOOTHINGS = ("kneser-ney", "witten-bell", "none")
@@ -268,7 +268,7 @@ class Figures:
 def learn_and_measure(
     corpus: Corpus, order: int, smoothing: str, validation: float, validation_from: str = "end", seed: int = 0
 ) -> tuple[Model, Figures]:
-    """Learn a text but for the part `validation` of it, and measure the model on that: see `charlstm.heldout.split`.
+    """Learn a text but for the part `validation` of it, measure the model on that: see `charlstm.text.heldout.split`.
 
     There are no bits per character for a `validation` of 0, or where they are infinite, without smoothing.
 

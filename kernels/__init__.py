@@ -8,36 +8,26 @@ for NumPy arrays whatever the backend.
 True
 >>> ops = kernels.load("numpy")
 >>> ops.__name__
-'kernels.numpy_ref'
+'kernels.reference'
 
 Importing this package loads neither Numba nor CuPy; :func:`load` does, for the backend it is asked for.
 """
 
 import os
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+from kernels.shared import BackendUnavailable, NotFinite, compile_listeners
+
 BACKENDS = ("numpy", "numba", "cupy")
 
-_MODULES = {"numpy": "kernels.numpy_ref", "numba": "kernels.cpu", "cupy": "kernels.gpu.ops"}
-_CACHE = {"numba": "kernels.cpu.jit"}
+_MODULES = {"numpy": "kernels.reference", "numba": "kernels.cpu", "cupy": "kernels.gpu.ops"}
+_CACHE = {"numba": "kernels.cpu.compiler"}
 _NEEDS = {"numpy": ("numpy",), "numba": ("numba",), "cupy": ()}
-
-#: Called with a kernel's name before it is compiled (not when it comes from the cache), for a line that says so.
-compile_listeners: list[Callable[[str], None]] = []
-
-
-class BackendUnavailable(ImportError):
-    """A backend cannot be used here; the message is one line that says why and what would help."""
-
-
-class NotFinite(ValueError):
-    """Nothing can be drawn: a logit is NaN or inf; the message is one line that says for which character."""
 
 
 def missing(name: str) -> str | None:
@@ -150,6 +140,7 @@ def clear_kernel_cache() -> tuple[int, int]:
 __all__ = [
     "BACKENDS",
     "BackendUnavailable",
+    "NotFinite",
     "available",
     "clear_kernel_cache",
     "compile_listeners",

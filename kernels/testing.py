@@ -1,18 +1,16 @@
-"""The judges of the kernels: finite differences, the close-enough rule, and mutations that judge the tests themselves.
+"""The judges of the kernels: finite differences and the close-enough rule.
 
 Used by ``charlstm gradcheck``, by the tests, and by whoever writes a backend.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from shutil import copyfile, copytree, ignore_patterns
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from kernels import spec
-from kernels.arguments import check_layout, check_type
 from kernels.spec import Shape
+from kernels.spec.arguments import check_layout, check_type
 
 #: Largest relative error, norm-wise, that a gradient may have against central differences in float64.
 GRADIENT_TOLERANCE = 1e-6
@@ -166,97 +164,3 @@ def _model_errors(
     op = f"{cell} {name or 'model'}, {layers} deep"
     for (block, got), wanted in blocks:
         yield GradientError(op, f"d{block}", relative_error(got, wanted))
-
-
-# ------------------------------------------------------------------------------------------------------- mutations
-class Mutation(NamedTuple):
-    """A mistake to be planted in a backend's source; tests that stay green with it are no tests."""
-
-    name: str
-    backend: str
-    file: str  # below kernels/
-    right: str
-    wrong: str
-
-
-_REF, _REF_CELLS, _UPDATES = "numpy_ref.py", "numpy_cells.py", "cpu/updates.py"
-_CELLS, _LAYERS, _MODEL, _LOOPS = "cpu/cells.py", "cpu/layers.py", "cpu/model.py", "cpu/loops.py"
-_PAIRS, _RNN_GRU = "cpu/pairs.py", "cpu/rnn_gru.py"
-_CUDA_CELLS, _SMALL, _PERSISTENT = "gpu/cells.cu", "gpu/small.cu", "gpu/persistent.cu"
-MUTATIONS = (
-    Mutation("dropped dc carry", "numpy", _REF_CELLS, "dc_next = dc_t * f", "dc_next = dc_t * 0"),
-    Mutation("dropped dc carry", "numba", _CELLS, "row.store(dc_t * f, dc_next)", "row.store(dc_t * 0.0, dc_next)"),
-    Mutation("unwritten dW", "numpy", _REF_CELLS, "out.dW_h[...] = h[:-1]", "h[:-1]"),
-    Mutation("unwritten dW", "numba", _MODEL, "    add_outer(", "    # add_outer("),
-    Mutation("wrong tanh branch", "numpy", _REF_CELLS, "(1 - tanh_c**2)", "(1 - tanh_c)"),
-    Mutation("wrong tanh branch", "numba", _CELLS, "(1.0 - tanh_c * tanh_c)", "(1.0 - tanh_c)"),
-    Mutation("off-by-one target", "numpy", _REF, "(logits, x[1:][first:])", "(logits, x[:-1][first:])"),
-    Mutation("off-by-one target", "numba", _LOOPS, "offsets, x[1:], h", "offsets, x[:T], h"),
-    Mutation("skipped clip", "numpy", _REF, "np.clip(grad, -grad_clip, grad_clip", "np.clip(grad, -np.inf, np.inf"),
-    Mutation("skipped clip", "numba", _UPDATES, "return g.at_most(limit).at_least(-limit)", "return g"),
-)  # fmt: skip
-
-#: Mistakes in what not every model or only one backend has; those above, for the GPU; and in CUDA source of its own.
-MORE_MUTATIONS = (
-    Mutation("dropped dc carry", "cupy", _CUDA_CELLS, "dc[n] = dc_t * f;", "dc[n] = 0;"),
-    Mutation("unwritten dW", "cupy", "gpu/layers.py", "calls = [product(flat(h[:-1]), from_h, grads[1], turn_a=True)]",
-             "calls = []"),
-    Mutation("wrong tanh branch", "cupy", _CUDA_CELLS, "(1 - tanh_c * tanh_c)", "(1 - tanh_c)"),
-    Mutation("off-by-one target", "cupy", "gpu/model.py", "self.x[1:][self._first :]", "self.x[:-1][self._first :]"),
-    Mutation("skipped clip", "cupy", "gpu/common.cu", "g > limit ? limit : g < -limit ? -limit : g;", "g;"),
-    Mutation("dropped dc carry of a block", "cupy", _SMALL, "dc *= f;", "dc = 0;"),
-    Mutation("a repeated id updated twice", "cupy", _SMALL, "is_done = is_done || id[t] == row;", "(void)row;"),
-    Mutation("state kept where it is to be zero", "cupy", _SMALL, "c[tid] = reset[n] ? real(0) : c[T * H + tid]",
-             "c[tid] = c[T * H + tid]"),
-    Mutation("last rows of a product left out", "cupy", _SMALL, "first < ROWS; first += ROWS_AT_ONCE",
-             "first < ROWS && first < 1; first += ROWS_AT_ONCE"),
-    Mutation("dropped dc carry of steps in one launch", "cupy", _PERSISTENT, "dc_t *= f;", "dc_t = 0;"),
-    Mutation("streams after the first four left out", "cupy", _PERSISTENT, "first + r < B ? h_before",
-             "r < B && !first ? h_before"),
-    Mutation("a factor turned the wrong way", "cupy", "gpu/products.py", "_TURNED if turn_b", "_TURNED if not turn_b"),
-    Mutation("dropped dh z of the GRU", "cupy", _CUDA_CELLS, "dh_next[n] = dh_t * z;", "dh_next[n] = 0;"),
-    Mutation("dropout's gradient unscaled", "cupy", "gpu/model.py", "*self._drop(k, dh, dh), _cleared", "_cleared"),
-    Mutation("dropped dh z of the GRU", "numpy", _REF_CELLS, "@ W_h.T + dh_t * z", "@ W_h.T"),
-    Mutation("dropped dh z of the GRU", "numba", _CELLS, "row.store(dh_t * z, kept)", "row.store(dh_t * 0.0, kept)"),
-    Mutation("reset gate left out of ds", "numpy", _REF_CELLS, "[da_r, da_z, da_n * r]", "[da_r, da_z, da_n]"),
-    Mutation("reset gate left out of ds", "numba", _CELLS, "row.store(da_n * r, ds,", "row.store(da_n, ds,"),
-    Mutation("panel left out", "numba", _LAYERS, "p in range(1, partial", "p in range(2, partial"),
-    Mutation("panels by no turns", "numba", _LAYERS, "(layer * T + t + 1) % 2", "(layer * T + t) % 2"),
-    Mutation("packed gates on top of each other", "numba", _LAYERS, "s * region + K * piece[0]", "K * piece[0]"),
-    Mutation("half of a pair forgotten", "numba", _PAIRS, "builder.and_(upper,", "builder.and_(lower,"),
-    Mutation("readout of the first steps", "numba", _MODEL, "(dlogits.size), first * B", "(dlogits.size), 0"),
-    Mutation("bias of one side for both", "numba", _MODEL, "d_at + side * R * N", "d_at"),
-    Mutation("state of one step for the next", "numba", _RNN_GRU, "(row + B) * H), R * H)", "row * H), R * H)"),
-    Mutation("memory of another column", "numba", _UPDATES, "r, row), I64(c * vec.lanes)", "r, row), I64(0)"),
-    Mutation("dropout's gradient unscaled", "numpy", _REF, "](_dropped(dh, mask, dropout)", "](_dropped(dh, mask, 0)"),
-    Mutation("dropout's gradient unscaled", "numba", _MODEL, "drop(dh, extra.masks[n, layer], extra.scale",
-             "drop(dh, extra.masks[n, layer], 1.0"),
-    Mutation("embedding overwritten, not added to", "numpy", _REF, "np.add.at(grads.embedding, x[:-1], dh)",
-             "grads.embedding[x[:-1]] = dh"),
-    Mutation("table's gradient added to the table", "numba", _MODEL, "clear_rows(flat, n0",
-             "flat  # clear_rows(flat, n0"),
-)  # fmt: skip
-
-
-def copied(folder: Path) -> Path:
-    """A copy of this package in `folder`, which can be changed even where what was installed is read-only."""
-    package = Path(__file__).parent
-    copy = copytree(package, folder / package.name, ignore=ignore_patterns("__pycache__"), copy_function=copyfile)
-    for place in (copy, *copy.rglob("*/")):
-        place.chmod(place.stat().st_mode | 0o700)
-    return copy
-
-
-def plant(mutation: Mutation, folder: Path) -> None:
-    """Copy this package into `folder` with the mistake in it.
-
-    Raises
-    ------
-    ValueError
-        If the text to be replaced is not there: the mutation must follow the source.
-    """
-    file = copied(folder) / mutation.file
-    source = file.read_text()
-    if mutation.right not in source:
-        raise ValueError(f"{mutation.name}: {mutation.file} has no {mutation.right!r}")
-    file.write_text(source.replace(mutation.right, mutation.wrong))

@@ -46,7 +46,7 @@ def cache_of_texts(tmp_path_factory):
 @pytest.fixture
 def id_cache(tmp_path, monkeypatch):
     """A cache of its own, and a limit so low that texts of a few kB count as large."""
-    from charlstm import idcache
+    from charlstm.text import idcache
 
     monkeypatch.setenv("CHARLSTM_DATA_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(idcache, "IN_MEMORY", 100)
@@ -96,9 +96,9 @@ def made_up_text(length=3000, seed=5):
 @pytest.fixture(scope="session")
 def model():
     """A small trained model, as a checkpoint."""
-    from charlstm.config import from_preset
-    from charlstm.corpus import Corpus
-    from charlstm.trainer import Trainer
+    from charlstm.settings.config import from_preset
+    from charlstm.text.corpus import Corpus
+    from charlstm.training.trainer import Trainer
 
     config = from_preset(iterations=150, hidden_size=16, seq_length=8, batch_size=4, sample_every=0)
     trainer = Trainer(config, Corpus.from_text(made_up_text(), "book"))
@@ -116,7 +116,7 @@ def text_file(tmp_path):
 
 @pytest.fixture
 def corpus():
-    from charlstm.corpus import Corpus
+    from charlstm.text.corpus import Corpus
 
     return Corpus.from_text(made_up_text(), "book")
 
@@ -126,7 +126,7 @@ def saved(corpus, tmp_path):
     """A run that has been trained for twelve iterations."""
     from small_runs import finish, small
 
-    from charlstm.run import start
+    from charlstm.runs.run import start
 
     run = start(corpus, small(iterations=12, hidden_size=3, num_layers=1), str(tmp_path / "run"))
     finish(run)

@@ -1,10 +1,10 @@
-"""A disk that fails when it is told to: what the tests of crashes put in place of the functions of charlstm.disk."""
+"""A disk that fails when it is told to: what the tests of crashes put in place of the functions of charlstm.runs.disk."""
 
 import errno
 import os
 from pathlib import Path
 
-from charlstm import disk
+from charlstm.runs import disk
 
 CALLS = (
     "create", "append", "write_some", "sync", "close", "replace", "hard_link", "remove", "cut", "make_folder",

@@ -15,10 +15,10 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["charlstm", "safetensors"]):
-    from charlstm import checkpoint as module
-    from charlstm import corpus
-    from charlstm.checkpoint import Checkpoint
     from charlstm.errors import UserError
+    from charlstm.model import checkpoint as module
+    from charlstm.model.checkpoint import Checkpoint
+    from charlstm.text import corpus
 
 HERE = Path(__file__).parent
 ENCODINGS = ("utf-8", "utf-16", "utf-32", "latin-1", "cp932", "utf-7", "utf-8-sig")

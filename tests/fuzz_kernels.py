@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 import kernels
-from kernels import checks, spec
+from kernels import spec
+from kernels.spec import checks
 
 PAGE, CANARY = mmap.PAGESIZE, 0xA5
 NAMED = re.compile(r"^[A-Za-z_0-9.]+: .")

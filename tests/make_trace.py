@@ -13,7 +13,7 @@ from conftest import ROOT, made_up_text
 from test_chain import trace_of
 
 import kernels
-from charlstm.corpus import Vocabulary
+from charlstm.text.corpus import Vocabulary
 from kernels import spec
 from kernels.spec import Shape
 

@@ -54,6 +54,6 @@ class Original:
 
     @staticmethod
     def flat(arrays):
-        """Weights or memory in the order of kernels/spec.py."""
+        """Weights or memory in the order of kernels/spec/cells.py."""
         W_x, W_h, W_y, b, b_y = arrays
         return np.concatenate([a.ravel() for a in (W_x.T, W_h.T, b, W_y.T, b_y)])

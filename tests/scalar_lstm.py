@@ -1,6 +1,6 @@
 """A one-layer LSTM language model in plain Python numbers, one unit at a time: shares no code with the kernels.
 
-It follows the equations of kernels/spec.py as a reader would, and judges the forward pass and the loss.
+It follows the equations of kernels/spec/cells.py as a reader would, and judges the forward pass and the loss.
 """
 
 import math

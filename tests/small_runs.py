@@ -2,8 +2,8 @@
 
 import json
 
-from charlstm import checkpoint as checkpoints
-from charlstm.config import from_preset
+from charlstm.model import checkpoint as checkpoints
+from charlstm.settings.config import from_preset
 
 SMALL = {
     "hidden_size": 11, "num_layers": 2, "seq_length": 7, "batch_size": 3, "report_every": 10, "sample_every": 25,

@@ -12,8 +12,8 @@ from conftest import ROOT
 from benchmarks import __main__ as command
 from benchmarks import process, results
 from benchmarks.process import Contestant, Race, spread
-from charlstm import machine
-from charlstm.bench import WORKS
+from charlstm.host import machine
+from charlstm.measure.bench import WORKS
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_nothing_is_measured_while_a_test_is_red(monkeypatch, capsys):
 
     monkeypatch.setattr(command.subprocess, "run", run)
     assert command.measure(quick=True, only=None) == 1
-    assert [arguments[-1] for arguments in ran] == ["tests/test_chain.py"]
+    assert [arguments[-1] for arguments in ran] == ["tests/kernels/test_chain.py"]
     assert "nothing is measured" in capsys.readouterr().err
 
 

@@ -53,7 +53,7 @@ def test_ops_describe_their_arguments(name):
 
 
 def test_the_tables_of_arguments_are_those_that_calls_are_checked_by():
-    from kernels import checks
+    from kernels.spec import checks
 
     page = (ROOT / "docs" / "kernels.md").read_text()
-    assert checks.tables() in page, "python -m kernels.checks prints them"
+    assert checks.tables() in page, "python -m kernels.spec.checks prints them"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from small_runs import finish
 
 from charlstm import cli
-from charlstm.config import Config, from_preset
-from charlstm.run import start
+from charlstm.runs.run import start
+from charlstm.settings.config import Config, from_preset
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
 TINY = {"hidden_size": 3, "seq_length": 5, "batch_size": 2, "iterations": 2, "backend": "numpy", "sample_length": 9}

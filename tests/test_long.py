@@ -7,9 +7,9 @@ import pytest
 from conftest import SHARED, needs_shared
 
 from charlstm import from_preset
-from charlstm.corpus import load
-from charlstm.run import start
-from charlstm.trainer import Trainer
+from charlstm.runs.run import start
+from charlstm.text.corpus import load
+from charlstm.training.trainer import Trainer
 
 pytestmark = pytest.mark.long
 

@@ -13,9 +13,9 @@ from conftest import made_up_text
 
 from benchmarks.ngram import made_up, measure
 from charlstm import ngram
-from charlstm.corpus import Corpus, Vocabulary
 from charlstm.errors import UserError
 from charlstm.ngram import Model
+from charlstm.text.corpus import Corpus, Vocabulary
 
 ORDERS = range(1, 9)
 SMOOTHINGS = ("kneser-ney", "witten-bell", "none")

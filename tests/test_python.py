@@ -11,9 +11,11 @@ from conftest import ROOT, made_up_text
 from small_runs import SMALL
 
 import charlstm
-from charlstm import Corpus, UserError, display, notebook, terminals
-from charlstm.config import Config
-from charlstm.progress import Progress
+from charlstm import Corpus, UserError
+from charlstm.host import terminals
+from charlstm.settings.config import Config
+from charlstm.show import display, notebook
+from charlstm.training.progress import Progress
 
 TEXT = made_up_text()
 TINY = {

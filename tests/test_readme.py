@@ -12,8 +12,8 @@ from conftest import ROOT, made_up_text
 from test_hints import words
 
 import charlstm
-from charlstm import data
 from charlstm.cli import cli, main
+from charlstm.text import downloads
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SMALL = {"hidden_size": 4, "seq_length": 5, "batch_size": 2, "sample_every": 100}
@@ -87,8 +87,8 @@ def cut(arguments):
 
 def is_only_parsed(arguments):
     """Whether it would download, measure for minutes, or need what may not be there."""
-    downloads = {name for name, text in data.BUILT_IN.items() if text.url}
-    return arguments[0] == "bench" or bool(downloads & set(arguments)) or "cupy" in arguments
+    fetched = {name for name, text in downloads.BUILT_IN.items() if text.url}
+    return arguments[0] == "bench" or bool(fetched & set(arguments)) or "cupy" in arguments
 
 
 @pytest.mark.parametrize("block", list(blocks("sh")))

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from benchmarks import bars, report, results
-from charlstm.bench import in_words
+from charlstm.measure.bench import in_words
 
 VERSIONS = {"ours": {"numpy": "2.0"}, "pytorch": {"torch": "2.1"}, "plain_c": {}, "jax": {"jax": "0.5"}}
 

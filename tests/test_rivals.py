@@ -7,10 +7,10 @@ from threadpoolctl import threadpool_limits
 from benchmarks import process, rivals, works
 from benchmarks.process import Contestant, Process
 from benchmarks.rivals.numpy_loop import NumpyLoop
-from charlstm.bench import WORKS, Ours
-from charlstm.config import from_preset
-from charlstm.corpus import Corpus
-from charlstm.trainer import Trainer
+from charlstm.measure.bench import WORKS, Ours
+from charlstm.settings.config import from_preset
+from charlstm.text.corpus import Corpus
+from charlstm.training.trainer import Trainer
 
 #: Enough for a few iterations, so that the streams begin again: the state is then zero once more.
 CHARS = {"seed": 120, "sample": None, "h256-b16": 16 * 100, "torch-rnn-128": 50 * 160, "keras": 1500}

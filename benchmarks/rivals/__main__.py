@@ -36,7 +36,7 @@ def main():
 def serve(arguments, answers):
     from benchmarks import works  # loads NumPy, which reads the threads
     from benchmarks.rivals import module
-    from charlstm.bench import WORKS
+    from charlstm.measure.bench import WORKS
 
     rival, work = module(arguments.name), WORKS[arguments.work]
     options = {"backend": arguments.backend, "dtype": arguments.dtype} if arguments.name == "ours" else {}

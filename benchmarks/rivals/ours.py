@@ -1,7 +1,7 @@
 """Ourselves, as one among the rivals: the same protocol, a process of our own, the same clock."""
 
-from charlstm.bench import WORKS as ALL
-from charlstm.bench import Ours
+from charlstm.measure.bench import WORKS as ALL
+from charlstm.measure.bench import Ours
 
 NEEDS = ("numba",)
 WORKS = tuple(ALL)

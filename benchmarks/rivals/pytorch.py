@@ -114,7 +114,7 @@ class Sampling:
     def __init__(self, work, ids):
         import torch
 
-        from charlstm.bench import SEED
+        from charlstm.measure.bench import SEED
 
         lstm, readout = build(work.weights("float32"), work.shape)
         self.cell, self.readout = ([p.detach() for p in m.parameters()] for m in (lstm, readout))

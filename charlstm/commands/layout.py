@@ -69,7 +69,7 @@ class Source(Place):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """What may stand here."""
-        from charlstm.data import BUILT_IN
+        from charlstm.text.downloads import BUILT_IN
 
         names = [CompletionItem(name) for name in BUILT_IN if name.startswith(incomplete)]
         return names + super().shell_complete(ctx, param, incomplete)

@@ -12,7 +12,7 @@ from charlstm.commands.layout import Commands, word_option
 def gradcheck(backend: str) -> int:
     """Check every gradient of every backend against central differences; exit with 1 where one is wrong."""
     import kernels
-    from charlstm.sampler import choose_backend
+    from charlstm.model.sampling import choose_backend
     from kernels.testing import GRADIENT_TOLERANCE, gradient_errors
 
     names = kernels.available() if backend == "all" else (choose_backend(backend),)
@@ -43,7 +43,8 @@ def bench(threads: int | None, as_json: bool) -> int:
     import json
     from dataclasses import asdict
 
-    from charlstm import bench, limits, machine
+    from charlstm.host import machine
+    from charlstm.measure import bench, limits
 
     click.echo("checking the gradients and measuring the machine's limits ...", err=True)
     worst = bench.check_gradients("numba")
@@ -76,11 +77,11 @@ def data_group() -> None:
 @data_group.command("list")
 def data_list() -> int:
     """Show every built-in text: its name, size in bytes, licence, whether it is here, and its URL."""
-    from charlstm import data
+    from charlstm.text import downloads
 
     click.echo(f"{'name':16} {'bytes':>9}  {'licence':14} {'here':9} url")
-    for name, text in data.BUILT_IN.items():
-        here = "in Python" if not text.url else "cached" if data.cached(name) else "no"
+    for name, text in downloads.BUILT_IN.items():
+        here = "in Python" if not text.url else "cached" if downloads.cached(name) else "no"
         size = f"{text.size:,}" if text.size else "-"
         click.echo(f"{name:16} {size:>9}  {text.licence:14} {here:9} {text.url or '-'}")
     return 0
@@ -91,9 +92,9 @@ def data_list() -> int:
 @click.option("--offline", is_flag=True, help="download nothing: print where the copy in the cache is")
 def data_get(name: str, offline: bool) -> int:
     """Download a built-in text or a URL, unless it is in the cache, and print the path of the file."""
-    from charlstm import data
+    from charlstm.text import downloads
 
-    click.echo(data.fetch(name, offline, note=partial(click.echo, err=True)))
+    click.echo(downloads.fetch(name, offline, note=partial(click.echo, err=True)))
     return 0
 
 
@@ -102,8 +103,8 @@ def data_get(name: str, offline: bool) -> int:
 def info(clear_cache: bool) -> int:
     """Show backends, cores, versions, the cache of compiled kernels, and what is missing."""
     import kernels
-    from charlstm import data
-    from charlstm.machine import processor, usable_cores, versions
+    from charlstm.host.machine import processor, usable_cores, versions
+    from charlstm.text import downloads
 
     if clear_cache:
         files, size = kernels.clear_kernel_cache()
@@ -120,5 +121,5 @@ def info(clear_cache: bool) -> int:
     why = "no folder can be written, kernels compile anew" if has_kernels else "the numba backend is not used"
     where = f"{folder} ({size / 2**20:.1f} MiB)" if folder else f"none: {why}"
     click.echo(f"{'kernel cache':12} {where}")
-    click.echo(f"{'text cache':12} {data.cache_dir()}")
+    click.echo(f"{'text cache':12} {downloads.cache_dir()}")
     return 0

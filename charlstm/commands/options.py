@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import click
 
 from charlstm.commands.layout import SHORT, Place, Word, word_option
-from charlstm.config import PRESETS, Config
+from charlstm.settings.config import PRESETS, Config
 
 
 class _Number(click.ParamType):
@@ -74,7 +74,7 @@ BACKEND = word_option(
 def _newest(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """RUN, or the newest run, which a line on stderr names; none while a shell completes what is typed."""
     if value is None and not ctx.resilient_parsing:
-        from charlstm.run import newest
+        from charlstm.runs.run import newest
 
         value = str(newest(ctx.info_name or ""))
         click.echo(f"run     {value}", err=True)

@@ -14,7 +14,7 @@ def verify(run: str, as_json: bool) -> int:
     import json
     from dataclasses import asdict
 
-    from charlstm.inspection import verify as findings
+    from charlstm.runs.inspection import verify as findings
 
     faulty = []
     for found in findings(run):
@@ -40,7 +40,7 @@ def inspect_run(run: str, checkpoint: str, as_json: bool) -> int:
     import math
 
     from charlstm.figures import in_words
-    from charlstm.inspection import inspect
+    from charlstm.runs.inspection import inspect
 
     found = inspect(run, checkpoint)
     if as_json:

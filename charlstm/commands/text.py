@@ -9,9 +9,9 @@ import click
 
 from charlstm.commands.layout import Place, Source, word_option
 from charlstm.commands.options import BACKEND, CHECKPOINT, RUN, UNKNOWN, config_options, write
-from charlstm.config import Config
 from charlstm.errors import UserError
-from charlstm.unknown import unknown_in_words
+from charlstm.settings.config import Config
+from charlstm.settings.unknown import unknown_in_words
 
 
 @click.command(short_help="Let a trained model write.")
@@ -58,8 +58,8 @@ def sample(
     In JSON, text is what follows prime; log_probs and bits_per_char tell how probable the model finds it, that is at
     temperature 1 and among all characters.
     """
-    from charlstm import checkpoint as checkpoints
-    from charlstm.reading import unescaped
+    from charlstm.model import checkpoint as checkpoints
+    from charlstm.text.reading import unescaped
 
     options["length"] = options["length"] or None
     options["temperature"] = 0.0 if argmax else options["temperature"]
@@ -89,12 +89,12 @@ def sample(
 
 def _new_samples(model: Any, run: str, prime: str, count: int, options: dict[str, Any]) -> Any:
     """Texts that the run's own text does not have."""
-    from charlstm import data
-    from charlstm.known import Known, new_samples
-    from charlstm.run import training_text
+    from charlstm.model.known import Known, new_samples
+    from charlstm.runs.run import training_text
+    from charlstm.text import downloads
 
     try:
-        text = training_text(model, run, partial(data.fetch, note=partial(click.echo, err=True)))
+        text = training_text(model, run, partial(downloads.fetch, note=partial(click.echo, err=True)))
     except UserError as error:
         raise UserError(f"--new: {error}") from None
     known = Known.of(text, model.vocabulary.as_read(options.pop("stop"), model.config.lower))
@@ -142,9 +142,10 @@ def score(
 
     With --lines the figure of a line is that of bytes for a model of bytes, and nan for a line with nothing to score.
     """
-    from charlstm import checkpoint as checkpoints
-    from charlstm import corpus, evaluate
-    from charlstm.reading import unescaped
+    from charlstm.model import checkpoint as checkpoints
+    from charlstm.model import scoring
+    from charlstm.text import corpus
+    from charlstm.text.reading import unescaped
 
     if per_char and (as_json or lines):
         raise UserError(
@@ -154,7 +155,7 @@ def score(
         )
     model = checkpoints.load(run, checkpoint)
     config = replace(model.config, **{name: value for name, value in reading.items() if value is not None})
-    scorer = evaluate.Scorer(model, unknown, backend)
+    scorer = scoring.Scorer(model, unknown, backend)
     read = corpus.load(
         text, config.encoding, format=config.format, column=config.column, field=config.field, lower=config.lower,
         separator=unescaped(config.separator), as_bytes=config.bytes,
@@ -162,7 +163,7 @@ def score(
     )  # fmt: skip
     for line in read.remark.splitlines():
         click.echo(line, err=True)
-    found = evaluate.CorpusScorer(scorer, read)
+    found = scoring.CorpusScorer(scorer, read)
     if per_char:
         _write_characters(read.vocabulary, found.characters())
         _say_unknown(found.skipped, unknown)
@@ -267,9 +268,10 @@ def ngram(
     import json
     from dataclasses import asdict
 
-    from charlstm import data, display, heldout
     from charlstm import ngram as markov
-    from charlstm.run import read_corpus
+    from charlstm.runs.run import read_corpus
+    from charlstm.show import display
+    from charlstm.text import downloads, heldout
 
     if style not in ("own", "original"):
         raise UserError(f"--style: expected own or original, got {style!r}")
@@ -281,7 +283,7 @@ def ngram(
     given = {name: value for name, value in reading.items() if value is not None}
     config = Config(validation=validation, seed=seed or 0, **given)
     note = partial(click.echo, err=True)
-    corpus = read_corpus(text, config, None, partial(data.fetch, offline=offline, note=note))
+    corpus = read_corpus(text, config, None, partial(downloads.fetch, offline=offline, note=note))
     if style == "original":
         for line in markov.original(corpus.vocabulary.decode(corpus.ids), order or 4, length, seed):
             write(line + "\n")
@@ -322,13 +324,14 @@ def keywords(run: str, top: int, offline: bool, as_json: bool) -> int:
     import json
     from dataclasses import asdict
 
-    from charlstm import checkpoint, data
-    from charlstm import run as runs
-    from charlstm.keywords import keywords as found_in
-    from charlstm.keywords import pieces_of, samples_of
+    from charlstm.model import checkpoint
+    from charlstm.runs import run as runs
+    from charlstm.runs.keywords import keywords as found_in
+    from charlstm.runs.keywords import pieces_of, samples_of
+    from charlstm.text import downloads
 
     samples = samples_of(run)
-    corpus = runs.corpus_of(checkpoint.load(run, "last"), run, fetch=partial(data.fetch, offline=offline))
+    corpus = runs.corpus_of(checkpoint.load(run, "last"), run, fetch=partial(downloads.fetch, offline=offline))
     found = found_in(samples, pieces_of(corpus))
     new = [each for each in found if not each.in_text]
     if as_json:

@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
-from charlstm import hints
 from charlstm.commands.layout import Grouped, Place, Source, table, word_option
 from charlstm.commands.options import config_options, write
-from charlstm.config import PRESETS, Config
 from charlstm.errors import UserError
-from charlstm.stopping import ENDS, Stopping
+from charlstm.settings.config import PRESETS, Config
+from charlstm.show import hints
+from charlstm.training.stopping import ENDS, Stopping
 
 _NEWEST = "\0newest"
 _STOPPING = "stopping after this iteration and saving; Ctrl-C again leaves at once"
@@ -97,15 +97,16 @@ def train(
         raise UserError("--from: a run that is resumed has its weights")
     if from_run is not None and not text:
         raise UserError("--from: give the TEXT to go on with")
-    from charlstm import display
+    from charlstm.show import display
 
     with closing(display.choose(quiet, as_json)) as screen:
         screen.status("starting ...")
-        from charlstm import data, originals
+        from charlstm.show import originals
+        from charlstm.text import downloads
 
-        fetch = partial(data.fetch, offline=offline, note=None if quiet else screen.note)
+        fetch = partial(downloads.fetch, offline=offline, note=None if quiet else screen.note)
         if resume is not None:
-            from charlstm.run import resume as resume_run
+            from charlstm.runs.run import resume as resume_run
 
             screen.status("reading the run and its text ...")
             run = resume_run(None if resume == _NEWEST else resume, text, given, fetch, force_corpus=force_corpus)
@@ -122,9 +123,10 @@ def _begin(
     screen: Any,
 ) -> Any:  # fmt: skip
     """A new run, of a new model or of that of another run."""
-    from charlstm import checkpoint, originals
-    from charlstm.config import from_model, from_preset
-    from charlstm.run import start
+    from charlstm.model import checkpoint
+    from charlstm.runs.run import start
+    from charlstm.settings.config import from_model, from_preset
+    from charlstm.show import originals
 
     preset, model = given.pop("preset", "fast"), None
     if from_run is not None:
@@ -142,8 +144,8 @@ def _begin(
 
 def _list_presets() -> None:
     """Show every preset: what it replaces, its sizes, how it learns, and how long."""
-    from charlstm.config import BUDGETS, from_preset
-    from charlstm.presets import REPLACES
+    from charlstm.settings.config import BUDGETS, from_preset
+    from charlstm.settings.presets import REPLACES
 
     rows = [("preset", "replaces", "model", "reads", "learns by", "budget")]
     for name in PRESETS:
@@ -159,7 +161,7 @@ def _list_presets() -> None:
 def _train(run: Any, screen: Any, began: float, show_sample: bool) -> int:
     """Train, showing it; return the exit code. `began` is when the command did."""
     import kernels
-    from charlstm import display
+    from charlstm.show import display
 
     trainer, config, start_at = run.trainer, run.config, run.trainer.iteration
     trained_before = trainer.seconds

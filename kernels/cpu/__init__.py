@@ -1,31 +1,31 @@
-"""Every op as fused Numba kernels for the CPU, float32 and float64; :mod:`kernels.numpy_ref` documents and judges them.
+"""Every op as fused Numba kernels for the CPU, float32 and float64; :mod:`kernels.reference` documents and judges them.
 
 jit.py says how they are compiled and cached, loops.py holds what Python calls, model.py a whole model, layers.py one
 LSTM layer and the loss, rnn_gru.py the other cells, training.py a call that trains, team.py who does what in it,
 teamwork.py the threads, products.py (of tiles.py), updates.py,
 activations.py and denormals.py the pieces. Here arguments are checked and buffers made.
 
-Accuracy (tests/test_chain.py): float64 within 1e-12 of numpy_ref, norm-wise per tensor; float32 within the larger of
-four times plain float32 NumPy's own error and eight units of rounding of the tensor's scale.
+Accuracy (tests/kernels/test_chain.py): float64 within 1e-12 of numpy_ref, norm-wise per tensor; float32 within the larger
+of four times plain float32 NumPy's own error and eight units of rounding of the tensor's scale.
 """
 
 from typing import Any
 
 import numpy as np
 
-from kernels import checks, spec
-from kernels.cpu import layers, loops, rnn_gru, training, updates
+from kernels import spec
+from kernels.cpu import layers, optimizers, rnn_gru, steps, training
 from kernels.cpu.model import extra_of, readable
-from kernels.cpu.team import whole
-from kernels.spec import LSTMCache, LSTMGrads, Shape, Workspace
+from kernels.cpu.threads import whole
+from kernels.spec import LSTMCache, LSTMGrads, Shape, Workspace, checks
 
-_CODES = {"sgd": updates.SGD, "adagrad": updates.ADAGRAD, "rmsprop": updates.RMSPROP, "adam": updates.ADAM}
+_CODES = {"sgd": optimizers.SGD, "adagrad": optimizers.ADAGRAD, "rmsprop": optimizers.RMSPROP, "adam": optimizers.ADAM}
 
 
 def lstm_forward(
     x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, out: tuple[Any, Any, Any] | None = None
 ) -> tuple[np.ndarray, np.ndarray, LSTMCache]:
-    """Run one LSTM layer over T steps and B streams, as :func:`kernels.numpy_ref.lstm_forward`.
+    """Run one LSTM layer over T steps and B streams, as :func:`kernels.reference.lstm_forward`.
 
     Allocates nothing where `out` = (h, c, gates) is given.
     """
@@ -43,7 +43,7 @@ def lstm_forward(
 def lstm_backward(
     dh: Any, cache: LSTMCache, dh_last: Any = None, dc_last: Any = None, *, out: LSTMGrads | None = None, dz: Any = None
 ) -> LSTMGrads:
-    """Backpropagate through one LSTM layer, as :func:`kernels.numpy_ref.lstm_backward`.
+    """Backpropagate through one LSTM layer, as :func:`kernels.reference.lstm_backward`.
 
     Allocates nothing where `out` and `dz` (T, B, 4H) are given.
     """
@@ -70,19 +70,19 @@ gru_forward, gru_backward = rnn_gru.gru_forward, rnn_gru.gru_backward
 
 
 def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tuple[float, np.ndarray]:
-    """Loss and gradient of a softmax readout, as :func:`kernels.numpy_ref.softmax_cross_entropy`."""
+    """Loss and gradient of a softmax readout, as :func:`kernels.reference.softmax_cross_entropy`."""
     checks.softmax_cross_entropy(logits, targets, out)
     dlogits = np.empty_like(logits) if out is None else out
     return layers.cross_entropy(readable(logits), readable(targets), dlogits), dlogits
 
 
 def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | None = None) -> None:
-    """Clip a flat gradient in place, by element and then by norm, as :func:`kernels.numpy_ref.clip`."""
+    """Clip a flat gradient in place, by element and then by norm, as :func:`kernels.reference.clip`."""
     grad_clip, grad_clip_norm = checks.clip(grad, grad_clip, grad_clip_norm)
     if grad_clip is not None:
         np.clip(grad, -grad_clip, grad_clip, out=grad)
     if grad_clip_norm is not None:
-        loops.clip_norm(grad, grad_clip_norm, np.empty(spec.norm_panels(len(grad))))
+        steps.clip_norm(grad, grad_clip_norm, np.empty(spec.norm_panels(len(grad))))
 
 
 def _counter() -> np.ndarray:
@@ -99,12 +99,12 @@ def _update(
     given = checks.optimizer(name, theta, grad, state, step, learning_rate, grad_clip, hyper)
     constants = np.array(list(given.hyper.values()), np.float64)
     rule = (_code(name, given.hyper), constants, given.step, given.learning_rate, _limit(given.grad_clip))
-    loops.update(theta, readable(grad), state, *rule)
+    steps.update(theta, readable(grad), state, *rule)
 
 
 def _code(name: str, hyper: dict[str, float]) -> int:
     """The number of an optimizer in updates.py."""
-    return updates.MOMENTUM if name == "sgd" and spec.slots_of(name, hyper) else _CODES[name]
+    return optimizers.MOMENTUM if name == "sgd" and spec.slots_of(name, hyper) else _CODES[name]
 
 
 def sgd(
@@ -117,7 +117,7 @@ def sgd(
     grad_clip: float | None = None,
     momentum: float = 0.0,
 ) -> None:
-    """Gradient descent in place, as :func:`kernels.numpy_ref.sgd`."""
+    """Gradient descent in place, as :func:`kernels.reference.sgd`."""
     _update("sgd", theta, grad, state, step, learning_rate, grad_clip, momentum=momentum)
 
 
@@ -131,7 +131,7 @@ def adagrad(
     grad_clip: float | None = None,
     epsilon: float = 1e-8,
 ) -> None:
-    """Adagrad in place, clip and update in one pass, as :func:`kernels.numpy_ref.adagrad`."""
+    """Adagrad in place, clip and update in one pass, as :func:`kernels.reference.adagrad`."""
     _update("adagrad", theta, grad, state, step, learning_rate, grad_clip, epsilon=epsilon)
 
 
@@ -146,7 +146,7 @@ def rmsprop(
     rho: float = 0.99,
     epsilon: float = 1e-8,
 ) -> None:
-    """RMSprop in place, clip and update in one pass, as :func:`kernels.numpy_ref.rmsprop`."""
+    """RMSprop in place, clip and update in one pass, as :func:`kernels.reference.rmsprop`."""
     _update("rmsprop", theta, grad, state, step, learning_rate, grad_clip, rho=rho, epsilon=epsilon)
 
 
@@ -162,7 +162,7 @@ def adam(
     beta2: float = 0.999,
     epsilon: float = 1e-8,
 ) -> None:
-    """Adam in place, clip and update in one pass, as :func:`kernels.numpy_ref.adam`."""
+    """Adam in place, clip and update in one pass, as :func:`kernels.reference.adam`."""
     _update("adam", theta, grad, state, step, learning_rate, grad_clip, beta1=beta1, beta2=beta2, epsilon=epsilon)
 
 
@@ -190,7 +190,7 @@ def loss_and_grad(
     masks: Any = None,
     workspace: Workspace | None = None,
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """Loss and gradient of a whole model over one sequence, as :func:`kernels.numpy_ref.loss_and_grad`.
+    """Loss and gradient of a whole model over one sequence, as :func:`kernels.reference.loss_and_grad`.
 
     Where `workspace` is given, allocates h_last and c_last alone; grad is then the workspace's.
     """
@@ -198,7 +198,7 @@ def loss_and_grad(
     with checks.exclusive(workspace):
         ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype, dropout)
         _carry_in(h, c, ws.h, ws.c)
-        loss = loops.model_pass(
+        loss = steps.model_pass(
             readable(theta), spec.offsets(shape), readable(x), ws.h, ws.c, ws.gates, ws.dz, ws.dh, ws.carry,
             ws.partial[:, :, :0], ws.packed[:, :, :0],
             extra_of(ws.table, ws.dropped, None if masks is None else masks[None], dropout), ws.logits, ws.row_loss,
@@ -235,7 +235,7 @@ def train_steps(
     threads: int = 1,
     out: Any = None,
 ) -> np.ndarray:
-    """Run n iterations, compiled, as :func:`kernels.numpy_ref.train_steps`.
+    """Run n iterations, compiled, as :func:`kernels.reference.train_steps`.
 
     An iteration allocates nothing; with `workspace` and `out` the call allocates little. Releases the GIL, and takes it
     back about ten times a second, so that Python hears of signals.
@@ -253,7 +253,7 @@ def train_steps(
 def score(
     theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, out: Any = None
 ) -> np.ndarray:
-    """Log probability of each character of a text, as :func:`kernels.numpy_ref.score`.
+    """Log probability of each character of a text, as :func:`kernels.reference.score`.
 
     Makes no buffers where `workspace` and `out` are given.
     """
@@ -262,7 +262,7 @@ def score(
         ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype)
         log_probs = np.empty((T, x.shape[1])) if out is None else out
         _carry_in(h, c, ws.h, ws.c)
-        loops.score_pass(
+        steps.score_pass(
             readable(theta), spec.offsets(shape), readable(x), ws.h, ws.c, ws.gates, ws.packed[:, :, :0],
             extra_of(ws.table, ws.dropped), ws.logits, whole(shape.hidden_size), ws.counter, log_probs,
         )  # fmt: skip
@@ -283,7 +283,7 @@ def sample(
     top_p: float = 1.0,
     log_probs: Any = None,
 ) -> np.ndarray:
-    """Draw many characters in one compiled call, as :func:`kernels.numpy_ref.sample`."""
+    """Draw many characters in one compiled call, as :func:`kernels.reference.sample`."""
     uniforms, *how = checks.sample(theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs)
     L, B, H = h.shape
     V, layout = shape.vocab_size, spec.workspace_layout(shape, 1, B, theta.dtype)
@@ -291,7 +291,7 @@ def sample(
     states, cells, gates, table, dropped, logits = (spec.aligned_zeros(*layout[name]) for name in names)
     _carry_in(h, c, states, cells)
     drawn = np.empty(uniforms.shape, np.int32)
-    done = loops.sample_loop(
+    done = steps.sample_loop(
         readable(theta), spec.offsets(shape), x[None].copy(), readable(uniforms), *how, states, cells, gates,
         np.empty((L, 4, 0), theta.dtype), extra_of(table, dropped), logits, np.empty(V), np.empty(V, np.int64),
         whole(H), _counter(), drawn, np.empty((0, B)) if log_probs is None else log_probs,

@@ -1,7 +1,7 @@
 """The element-wise part of a step, forward and backward: each one pass over a row, all of it in registers.
 
-Equations: kernels/spec.py. A row has n hidden units; an LSTM's four blocks of gates lie `stride` elements apart, a
-GRU's three n.
+Equations: kernels/spec/cells.py. A row has n hidden units; an LSTM's four blocks of gates lie `stride` elements apart,
+a GRU's three n.
 """
 
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
-from kernels.cpu.activations import emit_sigmoid, emit_tanh
-from kernels.cpu.vectors import I64, Number, Vectors, for_each_vector, real_type
+from kernels.cpu.emit.activations import emit_sigmoid, emit_tanh
+from kernels.cpu.emit.vectors import I64, Number, Vectors, for_each_vector, real_type
 from kernels.spec import GATE_F, GATE_G, GATE_I, GATE_N, GATE_O, GATE_R, GATE_Z
 
 

@@ -1,4 +1,4 @@
-"""One LSTM layer and the softmax loss, forward and backward. Equations, gate order and shapes: kernels/spec.py.
+"""One LSTM layer and the softmax loss, forward and backward. Equations, gate order and shapes: kernels/spec/cells.py.
 
 A part of a layer is a range of streams b0:b1 and some of its pieces (team.py): hidden units with their four blocks of
 gates. A member of a team has either some of the streams and all pieces, and then needs nobody until the layer is done,
@@ -10,12 +10,12 @@ Weights, gates, dz and cells come as arrays of one dimension: what is where in t
 
 import math
 
-from kernels.cpu import pairs as bfloat16
-from kernels.cpu.activations import exp
+from kernels.cpu import bfloat16
 from kernels.cpu.cells import cell_backward, cell_forward
-from kernels.cpu.jit import entry, inner, thin
-from kernels.cpu.products import add_outer, add_product, add_rows, address, clear_rows, copy_to_rows, product_transposed
-from kernels.cpu.team import is_apart, meet, spans
+from kernels.cpu.compiler import entry, inner, thin
+from kernels.cpu.emit.activations import exp
+from kernels.cpu.matmul import add_outer, add_product, add_rows, address, clear_rows, copy_to_rows, product_transposed
+from kernels.cpu.threads import is_apart, meet, spans
 
 
 @inner

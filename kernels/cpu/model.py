@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernels.cpu.jit import inner, thin
+from kernels.cpu.compiler import inner, thin
+from kernels.cpu.emit.tiles import TILE_ROWS
+from kernels.cpu.emit.vectors import stay_out_of_line
 from kernels.cpu.layers import (
     add_gradient_ids,
     drop,
@@ -25,7 +27,7 @@ from kernels.cpu.layers import (
     run_forward,
     softmax_loss,
 )
-from kernels.cpu.products import (
+from kernels.cpu.matmul import (
     add_outer,
     add_product,
     add_rows,
@@ -37,10 +39,8 @@ from kernels.cpu.products import (
     pack_transposed,
     product_transposed,
 )
-from kernels.cpu.team import is_apart, meet, share, spans
-from kernels.cpu.tiles import TILE_ROWS
-from kernels.cpu.updates import apply_tile, square_sum
-from kernels.cpu.vectors import stay_out_of_line
+from kernels.cpu.optimizers import apply_tile, square_sum
+from kernels.cpu.threads import is_apart, meet, share, spans
 from kernels.spec import NORM_PANEL
 
 #: What a pass over the parameters does: write their gradient, apply one that was written, or both, block by block.

@@ -1,4 +1,4 @@
-"""RNN and GRU layers, forward and backward, for a member of a team with streams b0:b1. Equations: kernels/spec.py.
+"""RNN and GRU layers, forward and backward, for a team's member with streams b0:b1. Equations: kernels/spec/cells.py.
 
 An RNN's z, the argument of tanh, is one matrix (T B, H) that input and state add to, and lies where h from the second
 state on will: nothing else is kept. A GRU's a and s are two such matrices (T B, 3H), one after the other in `gates`,
@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from kernels import checks, spec
+from kernels import spec
 from kernels.cpu.cells import gru_backward as gru_step_backward
 from kernels.cpu.cells import gru_forward as gru_step_forward
 from kernels.cpu.cells import rnn_backward as rnn_step_backward
 from kernels.cpu.cells import rnn_forward as rnn_step_forward
-from kernels.cpu.jit import entry, inner, thin
+from kernels.cpu.compiler import entry, inner, thin
 from kernels.cpu.layers import add_gradient_ids, drop
+from kernels.cpu.matmul import add_outer, add_product, add_rows, address, copy_to_rows, product_transposed
 from kernels.cpu.model import block, readable, stretch_of
-from kernels.cpu.products import add_outer, add_product, add_rows, address, copy_to_rows, product_transposed
-from kernels.spec import GRUCache, GRUGrads, RNNCache, RNNGrads
+from kernels.spec import GRUCache, GRUGrads, RNNCache, RNNGrads, checks
 
 
 # ------------------------------------------------------------------------------------------------------- one layer
@@ -224,7 +224,7 @@ def _backward_layer(
 
 
 def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None) -> tuple[np.ndarray, RNNCache]:
-    """Run one layer of the plain recurrent network, as :func:`kernels.numpy_cells.rnn_forward`.
+    """Run one layer of the plain recurrent network, as :func:`kernels.reference.cells.rnn_forward`.
 
     Allocates nothing where `out` is given.
     """
@@ -238,7 +238,7 @@ def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None)
 def rnn_backward(
     dh: Any, cache: RNNCache, dh_last: Any = None, *, out: RNNGrads | None = None, dz: Any = None
 ) -> RNNGrads:
-    """Backpropagate through one layer of the plain recurrent network, as :func:`kernels.numpy_cells.rnn_backward`.
+    """Backpropagate through one layer of the plain recurrent network, as :func:`kernels.reference.cells.rnn_backward`.
 
     Where `out` and `dz` (T, B, H) are given, allocates (B, H) alone.
     """
@@ -254,7 +254,7 @@ def rnn_backward(
 def gru_forward(
     x: Any, h0: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, *, out: tuple[Any, Any] | None = None
 ) -> tuple[np.ndarray, GRUCache]:
-    """Run one GRU layer over T steps and B streams, as :func:`kernels.numpy_cells.gru_forward`.
+    """Run one GRU layer over T steps and B streams, as :func:`kernels.reference.cells.gru_forward`.
 
     Allocates nothing where `out` = (h, gates) is given.
     """
@@ -269,7 +269,7 @@ def gru_forward(
 def gru_backward(
     dh: Any, cache: GRUCache, dh_last: Any = None, *, out: GRUGrads | None = None, dz: Any = None
 ) -> GRUGrads:
-    """Backpropagate through one GRU layer, as :func:`kernels.numpy_cells.gru_backward`.
+    """Backpropagate through one GRU layer, as :func:`kernels.reference.cells.gru_backward`.
 
     Where `out` and `dz` (2, T, B, 3H) are given, allocates (B, H) alone.
     """

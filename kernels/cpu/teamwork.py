@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from kernels import atomic
-from kernels.cpu.team import Pace, Plan, move_apart, own_core
+from kernels.cpu.threads import Pace, Plan, move_apart, own_core
+from kernels.spec import atomic
 
 _KINDS = 64  # of calls, whose pace is remembered
 

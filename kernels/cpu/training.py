@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from kernels import spec
-from kernels.atomic import assignments
-from kernels.checks import Training
-from kernels.cpu import loops
+from kernels.cpu import steps
 from kernels.cpu.model import extra_of, readable
-from kernels.cpu.team import Plan, plan
 from kernels.cpu.teamwork import at_best_pace, known_pace, together
+from kernels.cpu.threads import Plan, plan
 from kernels.spec import Workspace
+from kernels.spec.atomic import assignments
+from kernels.spec.checks import Training
 
 
 def train(call: Training, code: int) -> np.ndarray:
@@ -91,7 +91,7 @@ class _Run:
             call.step + begin, *self._rule, extra_of(ws.table, ws.dropped, masks, call.dropout),
             *self._buffers, call.losses[begin:end], who.members, who.pieces, self._numbers,
         )  # fmt: skip
-        done = together(lambda thread: loops.train_loop(*shared, thread), len(who.members), ws.counter)
+        done = together(lambda thread: steps.train_loop(*shared, thread), len(who.members), ws.counter)
         return self.stretch(begin, end, self.single) if done is None else done
 
     def _is_last(self, n: int) -> bool:

@@ -1,4 +1,4 @@
-"""Every op on an NVIDIA GPU through CuPy, float32 and float64; :mod:`kernels.numpy_ref` documents and judges them.
+"""Every op on an NVIDIA GPU through CuPy, float32 and float64; :mod:`kernels.reference` documents and judges them.
 
 CUDA C++ is in the .cu files, launch.py compiles and launches it, products.py calls cuBLAS; layers.py has one layer,
 persistent.py its steps in one launch of several blocks, model.py a whole one, small.py training of a small model in one

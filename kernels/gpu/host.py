@@ -12,10 +12,10 @@ import cupy
 import numpy as np
 
 from kernels import spec
-from kernels.arguments import HOST, check_layout, is_part
-from kernels.atomic import assignments
-from kernels.checks import ARRAYS
 from kernels.gpu import ops
+from kernels.spec.arguments import HOST, check_layout, is_part
+from kernels.spec.atomic import assignments
+from kernels.spec.checks import ARRAYS
 
 
 def to_device(array: np.ndarray) -> Any:

@@ -12,9 +12,9 @@ from typing import Any
 import cupy
 import numpy as np
 
-from kernels.arguments import Family
+from kernels.spec.arguments import Family
 
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parent / "cuda"
 _REALS = {"float32": "float", "float64": "double"}
 _BLOCK = 256
 _MOST_BLOCKS = 1024  # of kernels whose threads take elements by turns

@@ -9,7 +9,7 @@ from typing import Any
 
 from kernels.gpu import persistent
 from kernels.gpu.launch import Call, each, launch
-from kernels.gpu.products import flat, product
+from kernels.gpu.matmul import flat, product
 
 _FILE = "cells"
 

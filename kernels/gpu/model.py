@@ -10,7 +10,7 @@ import numpy as np
 from kernels import spec
 from kernels.gpu import layers
 from kernels.gpu.launch import Call, each, launch, run
-from kernels.gpu.products import empty, flat, product, zeros
+from kernels.gpu.matmul import empty, flat, product, zeros
 from kernels.spec import Shape
 
 

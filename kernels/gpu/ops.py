@@ -13,12 +13,12 @@ from typing import Any
 import cupy
 import numpy as np
 
-from kernels import atomic, checks, spec
-from kernels.gpu import layers, small, updates
+from kernels import spec
+from kernels.gpu import layers, optimizers, small
 from kernels.gpu.launch import DEVICE, launch, on_device, run
+from kernels.gpu.matmul import empty
 from kernels.gpu.model import Model, gather
-from kernels.gpu.products import empty
-from kernels.spec import GRUCache, GRUGrads, LSTMCache, LSTMGrads, RNNCache, RNNGrads, Shape, Workspace
+from kernels.spec import GRUCache, GRUGrads, LSTMCache, LSTMGrads, RNNCache, RNNGrads, Shape, Workspace, atomic, checks
 
 #: Arguments that are arrays, or tuples of them.
 _ARRAYS = {name.partition(".")[0] for arrays in checks.ARRAYS.values() for name in arrays}
@@ -50,7 +50,7 @@ def _taking_device_arrays(op: Any) -> Any:
 def lstm_forward(
     x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, out: tuple[Any, Any, Any] | None = None
 ) -> tuple[Any, Any, LSTMCache]:
-    """Run one LSTM layer over T steps and B streams, as :func:`kernels.numpy_ref.lstm_forward`."""
+    """Run one LSTM layer over T steps and B streams, as :func:`kernels.reference.lstm_forward`."""
     sizes = checks.lstm_forward(x, h0, c0, W_x, W_h, b, out, DEVICE)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
     dims = ((T + 1, B, H), (T + 1, B, H), (T, B, 4 * H))
@@ -64,7 +64,7 @@ def lstm_forward(
 def lstm_backward(
     dh: Any, cache: LSTMCache, dh_last: Any = None, dc_last: Any = None, *, out: LSTMGrads | None = None, dz: Any = None
 ) -> LSTMGrads:
-    """Backpropagate through one LSTM layer, as :func:`kernels.numpy_ref.lstm_backward`."""
+    """Backpropagate through one LSTM layer, as :func:`kernels.reference.lstm_backward`."""
     checks.lstm_backward(dh, cache, dh_last, dc_last, out, dz, DEVICE)
     x, h, c, gates, W_x, W_h = cache
     if out is None:
@@ -76,7 +76,7 @@ def lstm_backward(
 
 @_taking_device_arrays
 def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None) -> tuple[Any, RNNCache]:
-    """Run one layer of the plain recurrent network, as :func:`kernels.numpy_ref.rnn_forward`."""
+    """Run one layer of the plain recurrent network, as :func:`kernels.reference.rnn_forward`."""
     sizes = checks.rnn_forward(x, h0, W_x, W_h, b, out, DEVICE)
     h = empty((sizes["T"] + 1, *h0.shape), h0.dtype) if out is None else out
     h[0] = h0
@@ -88,7 +88,7 @@ def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None)
 def rnn_backward(
     dh: Any, cache: RNNCache, dh_last: Any = None, *, out: RNNGrads | None = None, dz: Any = None
 ) -> RNNGrads:
-    """Backpropagate through one layer of the plain network, as :func:`kernels.numpy_ref.rnn_backward`."""
+    """Backpropagate through one layer of the plain network, as :func:`kernels.reference.rnn_backward`."""
     checks.rnn_backward(dh, cache, dh_last, out, dz, DEVICE)
     x, h, W_x, W_h = cache
     if out is None:
@@ -101,7 +101,7 @@ def rnn_backward(
 def gru_forward(
     x: Any, h0: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, *, out: tuple[Any, Any] | None = None
 ) -> tuple[Any, GRUCache]:
-    """Run one GRU layer over T steps and B streams, as :func:`kernels.numpy_ref.gru_forward`."""
+    """Run one GRU layer over T steps and B streams, as :func:`kernels.reference.gru_forward`."""
     sizes = checks.gru_forward(x, h0, W_x, W_h, b_x, b_h, out, DEVICE)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
     h, gates = out or (empty((T + 1, B, H), h0.dtype), empty((2, T, B, 3 * H), h0.dtype))
@@ -114,7 +114,7 @@ def gru_forward(
 def gru_backward(
     dh: Any, cache: GRUCache, dh_last: Any = None, *, out: GRUGrads | None = None, dz: Any = None
 ) -> GRUGrads:
-    """Backpropagate through one GRU layer, as :func:`kernels.numpy_ref.gru_backward`."""
+    """Backpropagate through one GRU layer, as :func:`kernels.reference.gru_backward`."""
     checks.gru_backward(dh, cache, dh_last, out, dz, DEVICE)
     x, h, gates, W_x, W_h = cache
     if out is None:
@@ -145,7 +145,7 @@ def _backward(
 # ------------------------------------------------------------------------------------------------ loss and optimizers
 @_taking_device_arrays
 def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tuple[float, Any]:
-    """Loss and gradient of a softmax readout, as :func:`kernels.numpy_ref.softmax_cross_entropy`."""
+    """Loss and gradient of a softmax readout, as :func:`kernels.reference.softmax_cross_entropy`."""
     checks.softmax_cross_entropy(logits, targets, out, DEVICE)
     dlogits = cupy.empty_like(logits) if out is None else out
     dlogits[...] = logits
@@ -158,17 +158,17 @@ def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tupl
 
 @_taking_device_arrays
 def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | None = None) -> None:
-    """Clip a flat gradient in place, by element and then by norm, as :func:`kernels.numpy_ref.clip`."""
-    updates.clip(grad, *checks.clip(grad, grad_clip, grad_clip_norm, DEVICE))
+    """Clip a flat gradient in place, by element and then by norm, as :func:`kernels.reference.clip`."""
+    optimizers.clip(grad, *checks.clip(grad, grad_clip, grad_clip_norm, DEVICE))
 
 
 def _update(
     name: str, theta: Any, grad: Any, state: Any, step: Any, learning_rate: Any, grad_clip: Any, **hyper: Any
 ) -> None:
     given = checks.optimizer(name, theta, grad, state, step, learning_rate, grad_clip, hyper, DEVICE)
-    rates, roots = updates.rates(name, given.hyper, given.step, [given.learning_rate])
-    clipping = updates.Clipping(theta.size, theta.dtype, 1.0, given.grad_clip)
-    updates.updating(name, given.hyper, theta, grad, state, rates[0], roots[0], clipping)()
+    rates, roots = optimizers.rates(name, given.hyper, given.step, [given.learning_rate])
+    clipping = optimizers.Clipping(theta.size, theta.dtype, 1.0, given.grad_clip)
+    optimizers.updating(name, given.hyper, theta, grad, state, rates[0], roots[0], clipping)()
 
 
 @_taking_device_arrays
@@ -176,7 +176,7 @@ def sgd(
     theta: Any, grad: Any, state: Any, step: int, *, learning_rate: float, grad_clip: float | None = None,
     momentum: float = 0.0,
 ) -> None:  # fmt: skip
-    """Gradient descent in place, as :func:`kernels.numpy_ref.sgd`."""
+    """Gradient descent in place, as :func:`kernels.reference.sgd`."""
     _update("sgd", theta, grad, state, step, learning_rate, grad_clip, momentum=momentum)
 
 
@@ -185,7 +185,7 @@ def adagrad(
     theta: Any, grad: Any, state: Any, step: int, *, learning_rate: float, grad_clip: float | None = None,
     epsilon: float = 1e-8,
 ) -> None:  # fmt: skip
-    """Adagrad in place, clip and update in one pass, as :func:`kernels.numpy_ref.adagrad`."""
+    """Adagrad in place, clip and update in one pass, as :func:`kernels.reference.adagrad`."""
     _update("adagrad", theta, grad, state, step, learning_rate, grad_clip, epsilon=epsilon)
 
 
@@ -194,7 +194,7 @@ def rmsprop(
     theta: Any, grad: Any, state: Any, step: int, *, learning_rate: float, grad_clip: float | None = None,
     rho: float = 0.99, epsilon: float = 1e-8,
 ) -> None:  # fmt: skip
-    """RMSprop in place, clip and update in one pass, as :func:`kernels.numpy_ref.rmsprop`."""
+    """RMSprop in place, clip and update in one pass, as :func:`kernels.reference.rmsprop`."""
     _update("rmsprop", theta, grad, state, step, learning_rate, grad_clip, rho=rho, epsilon=epsilon)
 
 
@@ -203,7 +203,7 @@ def adam(
     theta: Any, grad: Any, state: Any, step: int, *, learning_rate: float, grad_clip: float | None = None,
     beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8,
 ) -> None:  # fmt: skip
-    """Adam in place, clip and update in one pass, as :func:`kernels.numpy_ref.adam`."""
+    """Adam in place, clip and update in one pass, as :func:`kernels.reference.adam`."""
     _update("adam", theta, grad, state, step, learning_rate, grad_clip, beta1=beta1, beta2=beta2, epsilon=epsilon)
 
 
@@ -213,7 +213,7 @@ def loss_and_grad(
     theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, last_only: bool = False, dropout: float = 0.0,
     masks: Any = None, workspace: Workspace | None = None,
 ) -> tuple[float, Any, Any, Any]:  # fmt: skip
-    """Loss and gradient of a whole model over one sequence, as :func:`kernels.numpy_ref.loss_and_grad`."""
+    """Loss and gradient of a whole model over one sequence, as :func:`kernels.reference.loss_and_grad`."""
     T = checks.loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, workspace, DEVICE)
     grad = cupy.empty_like(theta)
     model = Model(theta, shape, T, x.shape[1], first=T - 1 if last_only else 0, dropout=dropout, grad=grad)
@@ -237,7 +237,7 @@ def train_steps(
     smooth_loss: float = np.inf, stop_below: float = -np.inf, workspace: Workspace | None = None, threads: int = 1,
     out: Any = None,
 ) -> Any:  # fmt: skip
-    """Run n iterations, as :func:`kernels.numpy_ref.train_steps`.
+    """Run n iterations, as :func:`kernels.reference.train_steps`.
 
     A small model (small.py says which) is trained by one block of threads, thousands of iterations to a launch; others
     by a launch or a product for each step, with the loss read back after each iteration.
@@ -252,7 +252,7 @@ def train_steps(
     if not len(starts):
         return given.losses
     T, B = given.seq_length, starts.shape[1]
-    rates, roots = updates.rates(optimizer, given.hyper, given.step, given.learning_rate)
+    rates, roots = optimizers.rates(optimizer, given.hyper, given.step, given.learning_rate)
     has_extras = given.dropout > 0 or given.bfloat16 or given.last_only or given.grad_clip_norm is not None
     if not has_extras and small.fits(shape, T, B, theta.dtype):
         return small.train(
@@ -273,7 +273,7 @@ def _train(given: checks.Training, rates: Any, roots: Any) -> Any:
         grad=grad,
     )  # fmt: skip
     clips = (given.grad_scale, given.grad_clip, given.grad_clip_norm)
-    clipping, resets = updates.Clipping(theta.size, theta.dtype, *clips), reset.get()
+    clipping, resets = optimizers.Clipping(theta.size, theta.dtype, *clips), reset.get()
     for k, x in enumerate(gather(ids, starts, T + 1, shape.vocab_size)):
         if resets[k]:
             model.clear_state()
@@ -291,7 +291,7 @@ def _train(given: checks.Training, rates: Any, roots: Any) -> Any:
         if is_finite and not is_low:
             clipping.measure(grad)
             rule = given.optimizer, given.hyper
-            made.append(updates.updating(*rule, theta, grad, state, rates[k], roots[k], clipping))
+            made.append(optimizers.updating(*rule, theta, grad, state, rates[k], roots[k], clipping))
         atomic.make(made)
         if is_low or not is_finite:
             return losses[: k + 1]
@@ -302,7 +302,7 @@ def _train(given: checks.Training, rates: Any, roots: Any) -> Any:
 def score(
     theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, out: Any = None
 ) -> Any:
-    """Log probability of each character of a text, as :func:`kernels.numpy_ref.score`."""
+    """Log probability of each character of a text, as :func:`kernels.reference.score`."""
     checks.score(theta, h, c, x, shape, workspace, out, DEVICE)
     T, B = len(x) - 1, x.shape[1]
     log_probs = empty((T, B), np.float64) if out is None else out
@@ -320,7 +320,7 @@ def sample(
     theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, temperature: float = 1.0, top_k: int = 0,
     top_p: float = 1.0, log_probs: Any = None,
 ) -> Any:  # fmt: skip
-    """Draw many characters, as :func:`kernels.numpy_ref.sample`; what is drawn is fed back on the device."""
+    """Draw many characters, as :func:`kernels.reference.sample`; what is drawn is fed back on the device."""
     uniforms, temperature, top_k, top_p = checks.sample(
         theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs, DEVICE
     )

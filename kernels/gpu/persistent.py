@@ -10,7 +10,7 @@ import cupy
 import numpy as np
 
 from kernels.gpu.launch import Call, function, launch, most_shared_memory
-from kernels.gpu.products import zeros
+from kernels.gpu.matmul import zeros
 
 _FILE = "persistent"
 _UNITS = 8  # of a block, as in persistent.cu

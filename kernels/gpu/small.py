@@ -12,11 +12,11 @@ from typing import Any
 import cupy
 import numpy as np
 
-from kernels.gpu import updates
+from kernels.gpu import optimizers
 from kernels.gpu.block import defines, in_registers, memory, sizes
 from kernels.gpu.launch import function, most_shared_memory
+from kernels.gpu.matmul import empty
 from kernels.gpu.model import gather
-from kernels.gpu.products import empty
 from kernels.spec import Shape
 
 _LAUNCH_SECONDS = 0.1
@@ -39,8 +39,8 @@ def train(
 ) -> Any:  # fmt: skip
     """Run the iterations that train_steps was asked for; arguments as there, and its result.
 
-    rates and roots (n,) are on the host, from updates.rates; rule: the optimizer and its constants; limits: grad_scale
-    and grad_clip; watch: smooth_loss and stop_below; losses (n,) is written.
+    rates and roots (n,) are on the host, from optimizers.rates; rule: the optimizer and its constants; limits:
+    grad_scale and grad_clip; watch: smooth_loss and stop_below; losses (n,) is written.
     """
     n, real = len(starts), theta.dtype
     block = _Block(theta, state, h, c, shape, T, rule, limits, watch)
@@ -69,7 +69,7 @@ class _Block:
         limits: tuple[float, float | None], watch: tuple[float, float],
     ) -> None:  # fmt: skip
         V, H, real = shape.vocab_size, shape.hidden_size, theta.dtype
-        kind = updates.kind(*rule)
+        kind = optimizers.kind(*rule)
         place = memory(H, T, V, real.itemsize, most_shared_memory())
         if place is None:
             raise RuntimeError("fits() is asked before")
@@ -83,7 +83,7 @@ class _Block:
         self._carried = (h, c, cupy.asarray(np.array(watch, np.float64)))
         self._status, self._scratch = empty((2,), np.int32), empty((max(1, place.scratch),), real)
         limit = real.type(np.inf if clip is None else clip)
-        self._numbers = (real.type(scale), limit, *updates.constants(*rule, real))
+        self._numbers = (real.type(scale), limit, *optimizers.constants(*rule, real))
 
     def run(self, x: Any, reset: Any, rates: Any, roots: Any, losses: Any) -> tuple[int, int]:
         """Run the iterations whose ids are x (count, T+1, 1); return how many losses are known, and why it ended.

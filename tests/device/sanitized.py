@@ -12,7 +12,7 @@ from unittest.mock import patch
 import numpy as np
 
 from device import emulator, fake_cupy
-from kernels import numpy_ref as ref
+from kernels import reference as ref
 from kernels import spec
 from kernels.spec import Shape
 

@@ -1,0 +1,266 @@
+"""Works of known size, our own time for each, and the short version of the benchmarks: ``charlstm bench``.
+
+A work is a model, a text and a recipe, always begun from the same weights. benchmarks/ measures the same works against
+rivals, who take ids, weights and plan from here, and so compute the same numbers.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+import kernels
+from charlstm.errors import RunFailed
+from charlstm.measure.limits import Limits, sampling_floor, training_floor
+from charlstm.model import initial
+from charlstm.text import corpus
+from charlstm.text.batches import Streams, Windows
+from kernels import spec
+from kernels.spec import Shape
+from kernels.testing import GRADIENT_TOLERANCE, gradient_errors
+
+SEED = 123
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done, once: an iteration of training, or one sampled character where `optimizer` is empty."""
+
+    name: str
+    text: str  # a name of TEXTS
+    shape: Shape
+    seq_length: int
+    batch_size: int
+    optimizer: str = ""
+    learning_rate: float = 0.0
+    hyper: dict[str, float] = field(default_factory=dict)
+    grad_clip: float | None = None
+    grad_clip_norm: float | None = None
+    mean: bool = True  # the gradient is that of the mean loss of a character, not of the sum
+    init: str = "uniform"
+    window_step: int = 0  # shuffled windows so far apart, with the loss of their last step; 0 for streams
+
+    @property
+    def chars(self) -> int:
+        """Characters that an iteration reads, or writes."""
+        return self.seq_length * self.batch_size
+
+    @property
+    def last_only(self) -> bool:
+        """Whether the loss is that of the last step alone."""
+        return self.window_step > 0
+
+    @property
+    def grad_scale(self) -> float:
+        """What the gradient of the summed loss is multiplied by."""
+        summed = self.batch_size if self.last_only else self.chars
+        return 1.0 / summed if self.mean else 1.0
+
+    def plan(self, num_ids: int) -> Streams | Windows:
+        """Which ids each iteration reads."""
+        if self.window_step:
+            return Windows(num_ids, self.seq_length, self.window_step, self.batch_size, SEED)
+        return Streams(num_ids, self.seq_length, self.batch_size)
+
+    def weights(self, dtype: str) -> np.ndarray:
+        """The first weights, (N,), the same for every rival."""
+        return initial.weights(self.init, self.shape, 0.0, np.random.RandomState(SEED), dtype)
+
+    def floor(self, limits: Limits, cores: int = 1) -> float:
+        """Seconds that an iteration takes at least here, in float32."""
+        if not self.optimizer:
+            return sampling_floor(limits, self.shape)
+        T, B = self.seq_length, self.batch_size
+        return training_floor(limits, self.shape, T, B, self.optimizer, self.last_only, cores)
+
+
+#: name -> characters, distinct characters; of that many is what stands in for a text that is not at hand.
+TEXTS = {"us-constitution": (45_345, 71), "nietzsche": (600_901, 57), "tinyshakespeare": (1_115_394, 65)}
+
+
+def _works() -> dict[str, Work]:
+    shakespeare, nietzsche, constitution = "tinyshakespeare", "nietzsche", "us-constitution"
+    adagrad: dict[str, Any] = {"optimizer": "adagrad", "learning_rate": 0.1, "grad_clip": 5.0, "mean": False}
+    keras: dict[str, Any] = {"optimizer": "rmsprop", "learning_rate": 0.01, "hyper": {"rho": 0.9, "epsilon": 1e-7}}
+    torch_rnn: dict[str, Any] = {"optimizer": "adam", "learning_rate": 2e-3, "grad_clip": 5.0}
+    adam: dict[str, Any] = {"optimizer": "adam", "learning_rate": 4e-3, "grad_clip_norm": 1.0}
+    works = [
+        Work("seed", constitution, Shape(71, 100), 16, 1, init="min-char-lstm", **adagrad),
+        Work("keras", nietzsche, Shape(57, 128), 40, 128, window_step=3, **keras),
+        *(Work(f"torch-rnn-{H}", shakespeare, Shape(65, H, 2), 50, 50, **torch_rnn) for H in (128, 512, 1024)),
+        Work("h256-b16", shakespeare, Shape(65, 256), 32, 16, **adam),
+        Work("sample", constitution, Shape(71, 100), 1, 1),
+    ]
+    works += [Work(f"cost-h-{H}", constitution, Shape(71, H), 16, 1, **adagrad) for H in COST_H]
+    works += [Work(f"cost-b-{B}", shakespeare, Shape(65, 256), 32, B, **adam) for B in COST_B]
+    return {work.name: work for work in works}
+
+
+#: Hidden units at B = 1, T = 16, Adagrad, and streams at H = 256, T = 32, Adam: what an iteration costs against each.
+COST_H = (32, 64, 100, 128, 192, 256, 384, 512, 768, 1024)
+COST_B = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+WORKS = _works()
+SHORT = ("seed", "sample", "h256-b16", "keras", "torch-rnn-128", "torch-rnn-512", "torch-rnn-1024")
+
+
+def text_ids(work: Work, folder: Path | None = None) -> np.ndarray:
+    """The text of a work as ids, read-only: from `folder`, or as long a piece of the text inside Python.
+
+    The rarest characters of the piece become its commonest, so that there are no more than the work's text has.
+    """
+    num_chars, V = TEXTS[work.text]
+    path = folder / f"{work.text}.txt" if folder else None
+    if path and path.is_file():
+        found = corpus.load([path])
+        if work.text == "nietzsche":  # as the Keras example reads it
+            found = corpus.Corpus.from_text(found.vocabulary.decode(found.ids).lower())
+        if len(found.vocabulary) != V:
+            raise RunFailed(f"{path}: expected a text of {V} distinct characters, got {len(found.vocabulary)}")
+        return found.ids
+    docs = corpus.load().ids[:num_chars]
+    common = np.argsort(-np.bincount(docs), kind="stable")
+    rank = np.zeros(len(common), np.uint8)
+    rank[common[:V]] = np.arange(min(V, len(common)))
+    ids = rank[docs]
+    ids.flags.writeable = False
+    return ids
+
+
+class Ours:
+    """Our own way through a work, from the first weights on; dtype is as in Config."""
+
+    def __init__(
+        self, work: Work, ids: np.ndarray, backend: str = "numba", dtype: str = "float32", threads: int = 1
+    ) -> None:
+        T, B, H, L = work.seq_length, work.batch_size, work.shape.hidden_size, work.shape.num_layers
+        self.work, self.ids, self.threads, self.iteration = work, ids, threads, 0
+        self._ops, self._plan = kernels.load_for_host(backend), work.plan(len(ids))
+        self.bfloat16 = dtype == "bfloat16"
+        dtype = "float32" if self.bfloat16 else dtype
+        self.theta = work.weights(dtype)
+        slots = spec.OPTIMIZERS[work.optimizer].slots if work.optimizer else 0
+        self.state = spec.aligned_zeros((slots, len(self.theta)), dtype)
+        self.h, self.c = (spec.aligned_zeros((L, B, H), dtype) for _ in range(2))
+        self._workspace = None if backend == "cupy" else spec.workspace(work.shape, T, B, dtype, 0.0, self.bfloat16)
+        for name in ("theta", "state", "h", "c", "ids"):  # on a device they stay there
+            setattr(self, name, kernels.to_device(backend, getattr(self, name)))
+        self._random, self._last = np.random.RandomState(SEED), ids[:1].astype(np.int32)
+
+    def run(self, count: int) -> np.ndarray:
+        """Go on by `count` iterations in one call of the kernels; return their losses, or the ids sampled."""
+        return self._train(count) if self.work.optimizer else self._sample(count)
+
+    def _train(self, count: int) -> np.ndarray:
+        starts, reset = self._plan.plan(self.iteration, self.iteration + count)
+        return self.train(starts, reset, np.full(count, self.work.learning_rate))
+
+    def train(self, starts: np.ndarray, reset: np.ndarray, learning_rate: np.ndarray) -> np.ndarray:
+        """Go on by one iteration for each row of `starts`, wherever that is in the text; return their losses."""
+        work = self.work
+        losses = self._ops.train_steps(
+            self.theta, self.state, self.h, self.c, self.ids, starts, reset, learning_rate,
+            shape=work.shape,
+            seq_length=work.seq_length,
+            step=self.iteration,
+            optimizer=work.optimizer,
+            hyper=work.hyper,
+            grad_scale=work.grad_scale,
+            grad_clip=work.grad_clip,
+            grad_clip_norm=work.grad_clip_norm,
+            last_only=work.last_only,
+            bfloat16=self.bfloat16,
+            workspace=self._workspace,
+            threads=self.threads,
+        )  # fmt: skip
+        self.iteration += len(starts)
+        return losses
+
+    def _sample(self, count: int) -> np.ndarray:
+        uniforms = self._random.random_sample((count, 1))
+        drawn = self._ops.sample(self.theta, self.h, self.c, self._last, uniforms, shape=self.work.shape)
+        self._last = drawn[-1]
+        return drawn[:, 0]
+
+
+# -------------------------------------------------------------------------------------------------- the short version
+@dataclass(frozen=True)
+class Row:
+    """What the short version tells of one work; times are of an iteration, in seconds."""
+
+    work: str
+    threads: int
+    seconds: float
+    chars_per_second: float
+    floor: float
+
+    @property
+    def of_floor(self) -> float:
+        """The floor as a fraction of the time taken: 1 would be the machine's limit."""
+        return self.floor / self.seconds
+
+
+def check_gradients(backend: str) -> float:
+    """The worst error of a gradient of what is measured, the LSTM, against central differences.
+
+    Raises
+    ------
+    RunFailed
+        If it is too large: the speed of kernels that compute something else is of no interest.
+    """
+    errors = [check.error for check in gradient_errors(kernels.load_for_host(backend), cells=("lstm",))]
+    worst = float(np.max(errors))  # NaN if any is
+    if not worst < GRADIENT_TOLERANCE:
+        raise RunFailed(f"a gradient is wrong (relative error {worst:.1e}; see charlstm gradcheck): no speed is told")
+    return worst
+
+
+def iterations_for(run: Callable[[int], Any], seconds: float) -> int:
+    """How many iterations take about `seconds`, found by doubling, from one on; what compiles does so here."""
+    run(1)
+    count = 1
+    while True:
+        begin = time.perf_counter()
+        run(count)
+        taken = time.perf_counter() - begin
+        if taken > seconds / 4:
+            return max(1, round(count * seconds / taken))
+        count *= 2
+
+
+def short(limits: Limits, threads: int, backend: str = "numba", seconds: float = 100.0) -> Iterator[Row]:
+    """Measure the works of SHORT on one thread and on `threads`, those that fit into `seconds`, each as it comes."""
+    deadline = time.perf_counter() + seconds
+    for name in SHORT:
+        work = WORKS[name]
+        ids = text_ids(work)
+        for team in sorted({1, threads}) if work.optimizer else (1,):
+            if time.perf_counter() > deadline:
+                return
+            run = Ours(work, ids, backend, threads=team).run
+            count = iterations_for(run, 0.25)
+            rounds: list[float] = []
+            while len(rounds) < 5 and (len(rounds) < 2 or time.perf_counter() < deadline):
+                begin = time.perf_counter()
+                run(count)
+                rounds.append((time.perf_counter() - begin) / count)
+            each = median(rounds)
+            yield Row(name, team, each, work.chars / each, work.floor(limits, team))
+
+
+def in_words(seconds: float) -> str:
+    """A time with three digits and the unit that suits it."""
+    unit, size = next(
+        pair for pair in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)) if seconds >= pair[1] or pair[0] == "us"
+    )
+    value = seconds / size
+    return f"{value:,.{max(0, 3 - len(str(int(value))))}f} {unit}"
+
+
+def load_average() -> float | None:
+    """Processes that wanted a core in the last minute, on average; None where the system does not tell."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

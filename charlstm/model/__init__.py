@@ -1,0 +1,1 @@
+"""Checkpoint -> text and scores: a model at work."""

@@ -1,0 +1,261 @@
+"""One self-contained value that says all there is to know of a run at one iteration, and its file.
+
+The file is in the safetensors format, which holds no code: tensors (parameters by name, optimizer memory, h and c, the
+random generator's key) and one text, JSON, with everything else. That text begins with a SHA-256 of the whole file,
+computed with the digest's own 64 characters as zeros; a file that does not match is refused. (One text, since the
+library writes several in an order that changes: so the same state always gives the same bytes.)
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from charlstm.errors import UserError
+from charlstm.settings.config import Config
+from charlstm.text.corpus import ByteVocabulary, Vocabulary
+from charlstm.text.edges import Edges, known
+from kernels import spec
+from kernels.spec import Shape
+
+if TYPE_CHECKING:
+    from charlstm.model.sampling import Sample
+    from charlstm.model.scoring import Score
+
+FORMAT_VERSION = 1
+_BLANK = "0" * 64
+_DIGEST = re.compile(rb'\\"sha256\\": \\"([0-9a-f]{64})\\"')
+
+
+@dataclass(repr=False)
+class Checkpoint:
+    """Everything that sampling needs, and that training needs to go on exactly.
+
+    theta (N,), state (S, N), h and c (L, B, H): see kernels.spec. `iteration` is the number of updates made, `seconds`
+    the training time, `smooth_loss` in nats per sequence, `loss_sum` and `loss_count` what the next line of
+    metrics.jsonl will average, `files` the lengths of the run's text files at this moment, `marks` what the trainer has
+    to beat, `machine` what the bits depend on: processor, versions and backend.
+    """
+
+    config: Config
+    vocabulary: Vocabulary
+    theta: np.ndarray
+    state: np.ndarray
+    h: np.ndarray
+    c: np.ndarray
+    random_state: tuple[Any, ...]
+    iteration: int
+    position: int
+    seconds: float
+    smooth_loss: float
+    loss_sum: float
+    loss_count: int
+    corpus: dict[str, Any]
+    files: dict[str, int] = field(default_factory=dict)
+    marks: dict[str, float] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        config, name = self.config, self.corpus.get("name", "text")
+        return (
+            f"<Checkpoint of {name}: {config.cell} {config.num_layers} x {config.hidden_size}, "
+            f"{len(self.vocabulary):,} {self.vocabulary.kind}, {self.iteration:,} iterations>"
+        )
+
+    @property
+    def edges(self) -> Edges:
+        """The ids that a text begins after, and those that end it."""
+        return known(self.corpus, self.vocabulary)
+
+    @property
+    def shape(self) -> Shape:
+        """The model's sizes."""
+        return shape_of(self.config, len(self.vocabulary))
+
+    def stream(self, prime: str = "", **options: Any) -> Iterator[str]:
+        """Generated text, piece by piece: see :func:`charlstm.model.sampling.stream`."""
+        from charlstm.model.sampling import stream
+
+        return stream(self, prime, **options)
+
+    def samples(self, prime: str = "", count: int = 1, **options: Any) -> "list[Sample]":
+        """Several generated texts with their log probabilities: see :func:`charlstm.model.sampling.samples`."""
+        from charlstm.model.sampling import samples
+
+        return samples(self, prime, count, **options)
+
+    def sample(self, prime: str = "", **options: Any) -> str:
+        """Generated text, `prime` included: see :class:`charlstm.model.sampling.Options` for the options."""
+        [one] = self.samples(prime, 1, **options)
+        return one.prime + one.text
+
+    def score(self, text: str, **options: Any) -> "Score":
+        """How well the model predicts a text: see :func:`charlstm.model.scoring.score`."""
+        from charlstm.model.scoring import score
+
+        return score(self, text, **options)
+
+    def scores(self, texts: Iterable[str], **options: Any) -> "list[Score]":
+        """How well the model predicts each of many short texts: see :func:`charlstm.model.scoring.scores`."""
+        from charlstm.model.scoring import scores
+
+        return scores(self, texts, **options)
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        from safetensors.numpy import save
+
+        kind, key, place, has_gauss, gauss = self.random_state
+        tensors = {**spec.named(self.theta, self.shape), "optimizer": self.state, "h": self.h, "c": self.c}
+        tensors["random_key"] = np.asarray(key, np.uint32)
+        rest = {
+            "sha256": _BLANK,  # first, so that no name in what follows can be taken for it
+            "format_version": FORMAT_VERSION,
+            "config": asdict(self.config),
+            "vocabulary": self.vocabulary.characters,
+            "vocabulary_kind": self.vocabulary.kind,
+            "random": [kind, int(place), int(has_gauss), float(gauss)],
+            **{name: getattr(self, name) for name in (*_PLAIN, *_LATER)},
+        }
+        contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+        data = save(contiguous, {"charlstm": json.dumps(rest)})
+        place = _digest_place(data)
+        return data[: place.start] + hashlib.sha256(data).hexdigest().encode() + data[place.stop :]
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> "Checkpoint":
+        """Read a file's content; `name` is for the message.
+
+        Raises
+        ------
+        UserError
+            For anything but an undamaged checkpoint of a format that this version knows.
+        """
+        rest = _text(data, name)
+        version = rest.get("format_version")
+        if version != FORMAT_VERSION:
+            raise UserError(f"{name}: written in format {version}, this version of charlstm reads {FORMAT_VERSION}")
+        place = _digest_place(data)
+        blanked = hashlib.sha256(data[: place.start] + _BLANK.encode() + data[place.stop :])
+        if blanked.hexdigest().encode() != data[place]:
+            raise UserError(f"{name}: damaged: its content does not match its SHA-256")
+        from safetensors import SafetensorError
+
+        try:
+            return cls._from_parts(data, rest)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, SafetensorError) as error:
+            raise UserError(f"{name}: undamaged, but not what this version of charlstm writes: {error}") from None
+
+    @classmethod
+    def _from_parts(cls, data: bytes, rest: dict[str, Any]) -> "Checkpoint":
+        """Put the parts of an undamaged file together."""
+        from safetensors.numpy import load
+
+        tensors = load(data)
+        config, is_bytes = Config(**{**_BEFORE, **rest["config"]}), rest.get("vocabulary_kind") == "bytes"
+        vocabulary = ByteVocabulary() if is_bytes else Vocabulary(rest["vocabulary"])
+        kind, place, has_gauss, gauss = rest["random"]
+        shape = shape_of(config, len(vocabulary))
+        if spec.num_parameters(shape) > len(data):
+            raise ValueError("it has not as many bytes as the model has parameters")
+        theta = spec.aligned_zeros(spec.num_parameters(shape), config.real)
+        for block, view in spec.named(theta, shape).items():
+            _fill(view, tensors[block], block)
+        state = spec.aligned_zeros((spec.slots(config.optimizer, config.hyper), len(theta)), config.real)
+        _fill(state, tensors["optimizer"], "optimizer")
+        h, c = (np.empty((shape.num_layers, config.batch_size, shape.hidden_size), config.real) for _ in "hc")
+        _fill(h, tensors["h"], "h")
+        _fill(c, tensors["c"], "c")
+        random_state = (kind, tensors["random_key"], place, has_gauss, gauss)
+        np.random.RandomState().set_state(random_state)  # or a ValueError now, not when it is needed
+        plain = {item: rest[item] for item in _PLAIN} | {item: rest.get(item, {}) for item in _LATER}
+        for item, kind in {**_PLAIN, **_LATER}.items():
+            if not isinstance(plain[item], kind) or (kind is int and plain[item] < 0):
+                raise TypeError(f"{item} is {plain[item]!r}")
+        known(plain["corpus"], vocabulary)  # or a ValueError now
+        return cls(config, vocabulary, theta, state, h, c, random_state, **plain)
+
+
+def shape_of(config: Config, vocab_size: int) -> Shape:
+    """The sizes of the model that a config asks for."""
+    return Shape(vocab_size, config.hidden_size, config.num_layers, config.cell, config.embedding_size)
+
+
+def _fill(array: np.ndarray, tensor: np.ndarray, name: str) -> None:
+    if tensor.shape != array.shape:
+        raise ValueError(f"{name} has the shape {tensor.shape}, not {array.shape}")
+    if tensor.dtype != array.dtype:
+        raise ValueError(f"{name} is {tensor.dtype}, not {array.dtype}")
+    array[...] = tensor
+
+
+#: Options that the oldest files do not have, where they were not what is the default now.
+_BEFORE: dict[str, Any] = {"reset_every": 0}
+_PLAIN: dict[str, Any] = {
+    "iteration": int, "position": int, "seconds": int | float, "smooth_loss": int | float, "loss_sum": int | float,
+    "loss_count": int, "corpus": dict, "files": dict,
+}  # fmt: skip
+_LATER: dict[str, Any] = {"marks": dict, "machine": dict}  # which the oldest files do not have
+
+
+def _text(data: bytes, name: str) -> dict[str, Any]:
+    """The text of a safetensors file that is ours."""
+    length = int.from_bytes(data[:8], "little")
+    try:
+        metadata = json.loads(data[8 : 8 + length].decode())["__metadata__"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{name}: not a checkpoint, or a damaged one") from None
+    try:
+        return dict(json.loads(metadata["charlstm"]))
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{name}: a safetensors file, but not written by charlstm, or damaged") from None
+
+
+def _digest_place(data: bytes) -> slice:
+    """Where the digest's 64 characters stand; nowhere (an empty slice) in a file that has none."""
+    found = _DIGEST.search(data)
+    return slice(*found.span(1)) if found else slice(0, 0)
+
+
+def load(path: str | os.PathLike[str], which: str = "best") -> Checkpoint:
+    """Load a run folder's checkpoint (`which` is "best", "last" or a file in it or elsewhere), or a checkpoint file.
+
+    Raises
+    ------
+    UserError
+        For a run that has none, or a file that is missing, damaged or foreign.
+    """
+    return load_file(find(path, which))
+
+
+def find(path: str | os.PathLike[str], which: str = "best") -> Path:
+    """The checkpoint file that :func:`load` would read."""
+    folder = Path(path)
+    if os.path.isfile(folder):
+        return folder
+    if not os.path.isdir(folder):
+        raise UserError(f"{str(folder)[:200]}: no such run folder")
+    if which not in ("best", "last"):
+        return next((at for at in (Path(which), folder / which) if at.is_file()), Path(which))
+    file = folder / f"{which}.safetensors"
+    if not file.is_file():
+        steps = sorted((folder / "checkpoints").glob("step-*.safetensors"))
+        if steps:  # whoever wrote it came no further
+            return steps[-1]
+        raise UserError(f"{folder}: no checkpoint here ({file.name} is missing): is this the folder of a run?")
+    return file
+
+
+def load_file(file: Path) -> Checkpoint:
+    """Load one checkpoint file."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+    return Checkpoint.from_bytes(data, str(file))

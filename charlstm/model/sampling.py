@@ -1,0 +1,236 @@
+"""Checkpoint -> text."""
+
+import math
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+import kernels
+from charlstm.errors import UserError, unknown_option
+from charlstm.model.checkpoint import Checkpoint
+from charlstm.model.forward import Writer
+from charlstm.settings.config import plain_number
+from charlstm.settings.unknown import checked
+from charlstm.text.edges import Ending
+from charlstm.text.vocabulary import UnknownCharacters
+
+
+def choose_backend(name: str) -> str:
+    """The backend that `name` stands for: "auto" is the fastest on the processor; a GPU is used when it is asked for.
+
+    Raises
+    ------
+    UserError
+        If it cannot be used here, with the line that says why.
+    """
+    if name not in ("auto", *kernels.BACKENDS):
+        raise UserError(f"--backend: expected one of auto, {', '.join(kernels.BACKENDS)}, got {name!r}")
+    if name == "auto":
+        return "numba" if "numba" in kernels.available() else "numpy"
+    reason = kernels.missing(name)
+    if reason is not None:
+        raise UserError(f"--backend {name}: {reason}")
+    return name
+
+
+_SEEDS = 2**32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to draw.
+
+    Parameters
+    ----------
+    length : characters (of a model of bytes: bytes) to draw at most; None for no end
+    temperature : 1 draws as the model believes, lower is safer, 0 always takes the likeliest character
+    top_k : draw among that many of the likeliest characters; 0 among all
+    top_p : of those, draw among the fewest likeliest that have this share of their probability; 1 among all
+    stop : a text ends, before its length, once this has been drawn; it stays. None: what ends the texts of a model that
+        learned several, joined with a separator that stands between them alone
+    seed : of the draws; None for another text each time
+    unknown : what to do with characters of the prime that the vocabulary lacks: "error", "skip" or "replace:CHAR"
+    backend : who does the arithmetic
+
+    Raises
+    ------
+    UserError
+        For values out of range, or a backend that cannot be used here.
+    """
+
+    length: int | None = 500
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 1.0
+    stop: str | None = None
+    seed: int | None = None
+    unknown: str = "error"
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.length is not None and not self.length >= 0:
+            raise UserError(f"--length: expected at least 0, got {self.length}")
+        if not self.temperature >= 0:
+            raise UserError(f"--temperature: expected at least 0, got {self.temperature}")
+        if not self.top_k >= 0:
+            raise UserError(f"--top-k: expected at least 0, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top-p: expected more than 0 and at most 1, got {self.top_p}")
+        if self.stop == "":
+            raise UserError("--stop: expected at least one character")
+        if self.seed is not None and not 0 <= self.seed < _SEEDS:
+            raise UserError(f"--seed: expected 0 to {_SEEDS - 1}, got {self.seed}")
+        checked(self.unknown)
+        choose_backend(self.backend)
+
+
+@dataclass(frozen=True, repr=False)
+class Sample:
+    """One generated text.
+
+    `text` is what was drawn after `prime`, and log_probs (n,) float64 the log probability of each id that was drawn,
+    in nats, as the model believes: at temperature 1 and among all characters. An id is a character, or a byte of a
+    model of bytes (`is_of_bytes`), whose text may have fewer characters.
+    """
+
+    prime: str
+    text: str
+    seed: int
+    temperature: float
+    log_probs: np.ndarray
+    is_of_bytes: bool = False
+
+    def __repr__(self) -> str:
+        shown = self.prime + self.text
+        return f"<Sample of {len(self.text):,} characters, seed {self.seed}: {shown[:40]!r}{'...' * (len(shown) > 40)}>"
+
+    @property
+    def bits_per_char(self) -> float | None:
+        """-log2 of the text's probability for each of its characters; None where none was drawn."""
+        return float(-self.log_probs.sum() / math.log(2) / len(self.text)) if self.text else None
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """The same for each byte that was drawn; None for a model of characters, and where none was drawn."""
+        bits = -self.log_probs / math.log(2)
+        return float(bits.mean()) if self.is_of_bytes and len(bits) else None
+
+
+def stream(model: Checkpoint, prime: str = "", **options: Any) -> Iterator[str]:
+    """Generate text, first `prime` itself, then what is drawn, in pieces as they are drawn.
+
+    Parameters
+    ----------
+    model : Checkpoint
+    prime : how the text begins, made lower-case where the model's text was; before it the model reads what texts begin
+        after, a line break as a rule: see :mod:`charlstm.text.edges`
+    options : those of :class:`Options`
+
+    Raises
+    ------
+    UserError
+        For characters that the model does not know, or values out of range.
+    """
+    chosen = _chosen(model, options)
+    prime, ids = _encode(model, prime, chosen)
+    pieces = _draw(model, ids, chosen, [_seed(chosen)])
+    return chain([prime] if prime else [], (text for [(text, _)] in pieces))
+
+
+def samples(model: Checkpoint, prime: str = "", count: int = 1, **options: Any) -> list[Sample]:
+    """Generate `count` texts side by side, as :func:`stream`.
+
+    The k-th, from 0 on, has the seed `seed` + k, which gives the same text also by itself: but for rounding, as several
+    texts are computed in another order than one, and so a draw may, rarely, fall to the neighbour.
+
+    Raises
+    ------
+    UserError
+        As :func:`stream`, and for texts that would never end.
+    """
+    chosen = _chosen(model, options)
+    if count < 1:
+        raise UserError(f"--count: expected at least 1, got {count}")
+    if chosen.length is None and chosen.stop is None and not model.edges.end:
+        raise UserError("a whole text must end: give a --length, or a --stop")
+    prime, ids = _encode(model, prime, chosen)
+    first = _seed(chosen)
+    seeds = [(first + k) % _SEEDS for k in range(count)]
+    drawn = list(zip(*_draw(model, ids, chosen, seeds), strict=True)) or [()] * count
+    return [
+        Sample(
+            prime,
+            "".join(text for text, _ in pieces),
+            seed,
+            chosen.temperature,
+            np.concatenate([np.empty(0), *(log_probs for _, log_probs in pieces)]),
+            model.vocabulary.unit == "byte",
+        )
+        for seed, pieces in zip(seeds, drawn, strict=True)
+    ]
+
+
+def _chosen(model: Checkpoint, options: dict[str, Any]) -> Options:
+    """The options, with `stop` as the model's text would have it."""
+    names = [item.name for item in fields(Options)]
+    for name in options:
+        if name not in names:
+            raise unknown_option(name, [*names, "prime", "count"])
+    chosen = Options(**{name: plain_number(value) for name, value in options.items()})
+    if chosen.stop is None:
+        return chosen
+    return replace(chosen, stop=model.vocabulary.as_read(chosen.stop, model.config.lower))
+
+
+def _seed(options: Options) -> int:
+    return secrets.randbelow(_SEEDS) if options.seed is None else options.seed
+
+
+def _encode(model: Checkpoint, prime: str, options: Options) -> tuple[str, np.ndarray]:
+    """The prime, without what is to be skipped, and all ids to be read."""
+    vocabulary = model.vocabulary
+    if options.stop is not None and vocabulary.without_unknown(options.stop) != options.stop:
+        raise UserError(f"--stop: the model does not know all characters of {options.stop!r}, and will never write it")
+    prime = vocabulary.as_read(prime, model.config.lower)
+    try:
+        ids = vocabulary.encode(prime, options.unknown)
+    except UnknownCharacters as error:
+        raise UserError(f"--prime: {error}; --unknown skip leaves such characters out") from None
+    if options.unknown != "error" and vocabulary.unit != "byte":  # no byte is unknown
+        prime = vocabulary.decode(ids)
+    return prime, np.concatenate([np.array(model.edges.begin, np.int32), ids])
+
+
+def _draw(
+    model: Checkpoint, ids: np.ndarray, options: Options, seeds: list[int]
+) -> Iterator[list[tuple[str, np.ndarray]]]:
+    """Yield, of each text, what comes next and its log probabilities; nothing of one that has ended."""
+    backend = choose_backend(options.backend)
+    randoms = [np.random.RandomState(seed) for seed in seeds]
+    stop = model.edges.end if options.stop is None else tuple(model.vocabulary.encode(options.stop).tolist())
+    endings = [Ending(stop) if stop else Ending() for _ in seeds]
+    decoders = [model.vocabulary.decoder() for _ in seeds]
+    theta = kernels.to_device(backend, model.theta)
+    writer = Writer(kernels.load_for_host(backend), theta, model.shape, ids, len(seeds))
+    left, piece = options.length, 32
+    while left != 0 and not all(ending.found for ending in endings):
+        steps = piece if left is None else min(piece, left)
+        uniforms = np.stack([random.random_sample(steps) for random in randoms], axis=1)
+        log_probs = np.empty_like(uniforms)
+        drawn = writer.draw(
+            uniforms, log_probs, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p
+        )
+        piece, left = min(2 * piece, 4096), None if left is None else left - steps
+        pieces = []
+        for k, ending in enumerate(endings):
+            if ending.found:
+                pieces.append(("", log_probs[:0, k]))
+                continue
+            kept = ending.cut(drawn[:, k])
+            text = decoders[k](drawn[:kept, k], left == 0 or ending.found)
+            pieces.append((text, log_probs[:kept, k]))
+        yield pieces

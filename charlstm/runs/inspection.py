@@ -1,0 +1,168 @@
+"""A run's folder, looked at: is every file whole, and what does it tell."""
+
+import json
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from charlstm.model import checkpoint as checkpoints
+from charlstm.runs import store
+from charlstm.model.checkpoint import Checkpoint
+from charlstm.settings.config import Config, from_preset
+from charlstm.errors import UserError
+from charlstm.runs.records import METRICS, SAMPLES
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one file: `fault` is empty where it is whole."""
+
+    file: str
+    what: str
+    fault: str = ""
+
+
+def verify(run: str | Path) -> Iterator[Finding]:
+    """Look at every file of a run, one Finding each.
+
+    Checkpoints must match their digests. The text files may be longer than the newest whole checkpoint says, as that is
+    where a run that goes on cuts them, but up to there they must be whole.
+
+    Raises
+    ------
+    UserError
+        If there is no such folder, or nothing in it that a run leaves.
+    """
+    folder = Path(run)
+    files = [*(path for path in (folder / store.LAST, folder / store.BEST) if path.is_file())]
+    files += store.numbered_steps(folder).values()
+    if not files:
+        checkpoints.find(folder, "last")  # which says what is missing
+    newest: Checkpoint | None = None
+    for path in files:
+        name = str(path.relative_to(folder))
+        try:
+            found = checkpoints.load_file(path)
+        except UserError as error:
+            yield Finding(name, "", str(error).removeprefix(f"{path}: "))
+        else:
+            yield Finding(name, f"iteration {found.iteration:,}")
+            newest = found if newest is None or found.iteration > newest.iteration else newest
+    lengths = newest.files if newest else {}
+    for name, look in _LOOKS.items():
+        yield _looked_at(folder / name, look, lengths.get(name))
+
+
+def _looked_at(path: Path, look: Callable[[bytes], str], length: int | None) -> Finding:
+    """A Finding of a file, up to the length that counts."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return Finding(path.name, "", f"cannot be read: {error.strerror or error}")
+    if length is not None and len(content) < length:
+        return Finding(path.name, "", f"has {len(content):,} bytes, {length:,} when the newest checkpoint was written")
+    try:
+        return Finding(path.name, look(content[:length]))
+    except (ValueError, TypeError, KeyError) as error:
+        return Finding(path.name, "", str(error) or type(error).__name__)
+
+
+def _config(content: bytes) -> str:
+    config = Config(**tomllib.loads(content.decode()))
+    return f"preset {config.preset}"
+
+
+def _environment(content: bytes) -> str:
+    return f"begun {json.loads(content)['started']}"
+
+
+def _metrics(content: bytes) -> str:
+    lines = _lines(content)
+    numbers = [line["iteration"] for line in lines]
+    if numbers != sorted(numbers):
+        raise ValueError("the iterations are not in order")
+    return f"{len(lines):,} lines"
+
+
+def _samples(content: bytes) -> str:
+    text = content.decode()
+    if text and not text.startswith("# iteration "):
+        raise ValueError("does not begin with a sample's head")
+    return f"{len(content):,} bytes"
+
+
+_LOOKS = {"config.toml": _config, "environment.json": _environment, METRICS: _metrics, SAMPLES: _samples}
+
+
+def _lines(content: bytes) -> list[dict[str, Any]]:
+    if content and not content.endswith(b"\n"):
+        raise ValueError("the last line is not whole")
+    lines = []
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            lines.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            raise ValueError(f"line {number:,} is not whole") from None
+    return lines
+
+
+def inspect(run: str | Path, checkpoint: str = "last") -> dict[str, Any]:
+    """What a run's checkpoint and its metrics tell: sizes, options that are not the preset's, progress, history.
+
+    Raises
+    ------
+    UserError
+        If there is no undamaged checkpoint.
+    """
+    model = checkpoints.load(run, checkpoint)
+    shape, config = model.shape, model.config
+    preset = asdict(from_preset(config.preset))
+    folder = Path(run)
+    chars = model.iteration * config.batch_size * config.seq_length
+    history = _history(folder / METRICS, chars) if folder.is_dir() else []
+    return {
+        "run": str(run),
+        "text": {name: model.corpus[name] for name in ("name", "num_ids", "digest")},
+        "model": {
+            "cell": shape.cell,
+            "num_layers": shape.num_layers,
+            "hidden_size": shape.hidden_size,
+            "embedding_size": shape.embedding_size,
+            "vocabulary": shape.vocab_size,
+            "parameters": len(model.theta),
+            "dtype": config.dtype,
+        },
+        "preset": config.preset,
+        "options": {
+            name: value for name, value in asdict(config).items() if value != preset[name] and name != "preset"
+        },
+        "iteration": model.iteration,
+        "chars": chars,
+        "seconds": round(model.seconds, 3),
+        "smooth_loss": model.smooth_loss,
+        "loss_chars": config.loss_chars,
+        "unit": model.vocabulary.unit,
+        "machine": model.machine,
+        "history": history,
+    }
+
+
+def _history(path: Path, chars: int, rows: int = 10) -> list[dict[str, Any]]:
+    """A few lines of metrics.jsonl up to so many characters read, at even distances, the last one among them.
+
+    Where there are measurements, they are of those that have one.
+    """
+    if not path.is_file():
+        return []
+    lines = []
+    for line in path.read_bytes().splitlines():
+        try:
+            lines += [found for found in [dict(json.loads(line))] if found["chars"] <= chars]
+        except (ValueError, TypeError, KeyError):
+            continue  # `verify` tells of it
+    measured = [line for line in lines if "val_bits_per_char" in line]
+    chosen = measured or lines
+    places = {round(k * (len(chosen) - 1) / max(rows - 1, 1)) for k in range(rows)} if chosen else set()
+    return [chosen[place] for place in sorted(places)]

@@ -1,0 +1,1 @@
+"""What a run is asked to be: every option once, and the presets."""

@@ -1,0 +1,45 @@
+"""Command lines that people are told to run, each made here; tests/show/test_hints.py runs every kind of them."""
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+_NAMED = {"\n": r"\n", "\t": r"\t", "\r": r"\r", "\\": r"\\", "'": r"\'"}
+
+
+def quoted(word: str | os.PathLike[str]) -> str:
+    """A word as a shell reads it back, whatever is in it: spaces, quotes, line breaks, bytes that are no text."""
+    word = os.fspath(word)
+    if word.isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(_escaped(character) for character in word) + "'"
+
+
+def _escaped(character: str) -> str:
+    if character in _NAMED:
+        return _NAMED[character]
+    if character.isprintable():
+        return character
+    return "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
+def option(name: str, value: object) -> str:
+    """`--name=value`."""
+    return f"--{name}={quoted(_place(value) if isinstance(value, Path) else str(value))}"
+
+
+def going_on(folder: Path, options: Sequence[tuple[str, object]] = ()) -> str:
+    """The command that goes on with a run, with other budgets, say."""
+    return " ".join(["charlstm train", option("resume", folder), *(f"--{n} {quoted(str(v))}" for n, v in options)])
+
+
+def sampling(folder: Path) -> str:
+    """The command that lets a run's model write."""
+    return f"charlstm sample {quoted(_place(folder))}"
+
+
+def _place(path: Path) -> str:
+    """A path that no command takes for an option."""
+    return re.sub("^-", "./-", os.fspath(path))

@@ -1,0 +1,76 @@
+"""Training as a notebook shows it: a few lines in the cell's output, which are replaced while it goes on."""
+
+from time import monotonic
+from typing import Any
+
+from charlstm.show.display import Pace, evaluation, printable, summary
+from charlstm.training.progress import Progress
+
+_SECONDS = 0.5  # from one replacement to the next
+_WIDTH = 40  # characters of the bar
+
+
+class Notebook:
+    """Notes, a bar, the figures and the latest sample, in one output of plain text."""
+
+    def __init__(self) -> None:
+        self._notes: list[str] = []
+        self._now: Progress | None = None
+        self._pace = Pace()
+        self._evaluation = ""
+        self._sample: Progress | None = None
+        self._output: Any = None
+        self._next = 0.0
+
+    def note(self, text: str) -> None:
+        """Show a line, which stays."""
+        self._notes.append(text)
+        self._draw()
+
+    def status(self, text: str) -> None:
+        """Say nothing of what is being done: the cell's own mark shows that it works."""
+
+    def show(self, progress: Progress) -> None:
+        """Show where training stands, now and then."""
+        if progress.kind == "report":
+            return
+        self._now = progress
+        self._pace.add(progress)
+        if progress.kind == "sample":
+            self._sample = progress
+        if progress.kind == "evaluation":
+            self._evaluation = evaluation(progress)
+        if monotonic() >= self._next:
+            self._draw()
+
+    def close(self) -> None:
+        """Show the end."""
+        self._draw()
+
+    def _draw(self) -> None:
+        from IPython.display import display
+
+        content = {"text/plain": "\n".join(self._lines())}
+        if self._output is None:
+            self._output = display(content, raw=True, display_id=True)
+        else:
+            self._output.update(content, raw=True)
+        self._next = monotonic() + _SECONDS
+
+    def _lines(self) -> list[str]:
+        lines = list(self._notes)
+        if self._now is not None:
+            lines += [_bar(self._now), summary(self._now, self._pace)]
+        if self._evaluation:
+            lines.append(self._evaluation)
+        if self._sample is not None:
+            text = printable(self._sample.prime + self._sample.sample)
+            lines += ["", f"sample after {self._sample.iteration:,} iterations:", text]
+        return lines
+
+
+def _bar(progress: Progress) -> str:
+    if progress.is_endless or not progress.iterations:
+        return f"iteration {progress.iteration:,}"
+    done = _WIDTH * progress.iteration // progress.iterations
+    return f"iteration {progress.iteration:,}/{progress.iterations:,} [{'=' * done}{' ' * (_WIDTH - done)}]"

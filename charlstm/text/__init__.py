@@ -1,0 +1,1 @@
+"""Files, folders, URLs and text in memory -> characters -> ids -> what each iteration reads."""

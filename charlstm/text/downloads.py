@@ -1,0 +1,209 @@
+"""Texts from elsewhere, built-in names and URLs: downloaded when one is asked for, checked, and kept in a cache.
+
+The cache is a folder of plain files, `CHARLSTM_DATA_DIR` or the user's cache folder. A file appears there by renaming,
+whole and with the right SHA-256, or not at all. A built-in text is checked again whenever it is read.
+"""
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from charlstm.errors import RunFailed, UserError
+from charlstm.host import places
+from charlstm.host.terminals import can_redraw
+
+FOLDER_VARIABLE = "CHARLSTM_DATA_DIR"
+TIMEOUT = 30.0  #: seconds without a byte after which a download is given up
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A text with a name: its licence, address, and the size in bytes and SHA-256 of what is served there."""
+
+    licence: str
+    url: str = ""  #: none: the text is inside Python
+    size: int = 0
+    sha256: str = ""
+
+
+BUILT_IN = {
+    "python-docs": BuiltIn("PSF-2.0"),
+    "us-constitution": BuiltIn(
+        "public domain",
+        "https://raw.githubusercontent.com/begriffs/constitution/505729036e27f7180c2ae962883bd187778a5700/constitution.txt",
+        44_030,
+        "0095288e8a21bbea37d1567e4bec2be40cd59565984e31b27d53c923d378559d",
+    ),
+    "nietzsche": BuiltIn(
+        "public domain",
+        "https://s3.amazonaws.com/text-datasets/nietzsche.txt",
+        600_901,
+        "23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647",
+    ),
+    "tinyshakespeare": BuiltIn(
+        "public domain",
+        "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
+        1_115_394,
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    ),
+}
+
+
+class DownloadFailed(RunFailed):
+    """The server could not be reached, or what it sent is not the text; the cache is as it was."""
+
+
+def is_url(name: str) -> bool:
+    """Whether this is meant as a URL, of any kind."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name) is not None
+
+
+def short_name(url: str) -> str:
+    """The last part of a URL's path without its ending, fit for a folder's name; the host where there is none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise UserError(f"{url}: {error}") from None
+    stem = PurePosixPath(unquote(parts.path)).stem
+    fit = (re.sub(r"[^\w.-]+", "-", part)[:50].strip(".-") for part in (stem, parts.netloc))
+    return next(filter(None, fit), "text")
+
+
+def cache_dir() -> Path:
+    """The folder of downloaded texts, which need not exist."""
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    return Path(chosen) if chosen else places.cache_dir() / "data"
+
+
+def cached(name: str) -> Path | None:
+    """The file that holds a built-in text or URL, if there is one, undamaged as far as its SHA-256 is known."""
+    path, known = _place(name), _known(name)
+    if path.is_file() and (known is None or sha256(path) == known.sha256):
+        return path
+    return None
+
+
+def fetch(name: str, offline: bool = False, note: Note | None = None) -> Path:
+    """The file that holds a built-in text or what a URL serves: the cached one, or else a new one.
+
+    Parameters
+    ----------
+    name : a built-in name that has a URL, or a http or https URL
+    offline : touch no network
+    note : is told what happens, a line at a time; with it, and stderr a terminal, a bar is shown there
+
+    Raises
+    ------
+    UserError
+        For a URL of another kind, a folder that cannot be written, or a text that is not there when offline.
+    DownloadFailed
+        For whatever goes wrong at the other end.
+    """
+    known = _known(name)
+    url = known.url if known else name
+    if not known and not re.match(r"https?://", name, re.IGNORECASE):
+        raise UserError(f"{name}: only http and https URLs are read; a file is given by its path")
+    path = cached(name)
+    if path is not None:
+        if note and not known:
+            note(f"        the copy in {path}; remove it to download anew")
+        return path
+    if offline:
+        raise UserError(f"{name}: there is no copy in {cache_dir()}, and --offline allows no download")
+    if note:
+        note(f"        downloading {url}")
+    path = _download(name, url, known.sha256 if known else None, note is not None and can_redraw(sys.stderr))
+    if note:
+        note(f"        kept as {path}, SHA-256 {sha256(path)}")
+    return path
+
+
+def sha256(path: str | Path) -> str:
+    """A file's SHA-256, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _known(name: str) -> BuiltIn | None:
+    if name in BUILT_IN and not BUILT_IN[name].url:
+        raise UserError(f"{name}: no file and no download: this text is inside Python; train on it by its name")
+    if name not in BUILT_IN and not is_url(name):
+        raise UserError(f"{name}: no URL and no built-in text ({', '.join(BUILT_IN)})")
+    return BUILT_IN.get(name)
+
+
+def _place(name: str) -> Path:
+    digest = hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()
+    return cache_dir() / (f"{name}.txt" if name in BUILT_IN else f"url-{digest[:32]}-{short_name(name)}")
+
+
+def _download(name: str, url: str, expected: str | None, show: bool) -> Path:
+    """Download into the cache. Pooch gives a temporary file there, which it renames or removes."""
+    import pooch
+    from requests.exceptions import RequestException
+    from urllib3.exceptions import HTTPError
+
+    def checked(url: str, file: str, _: Any) -> None:
+        _stream(url, file, show)
+        if expected and (got := sha256(file)) != expected:
+            raise DownloadFailed(
+                f"{name}: not the text that it was: {url} serves one of SHA-256 {got}, expected {expected}; "
+                "if you trust it, give the URL in place of the name"
+            )
+
+    pooch.get_logger().setLevel("ERROR")
+    path = _place(name)
+    try:
+        pooch.retrieve(url, expected, path.name, path.parent, downloader=checked)
+    except (RequestException, HTTPError, UnicodeError) as error:  # requests lets some of the latter two through
+        raise DownloadFailed(f"{url}: cannot be downloaded: {_reason(error)}") from None
+    except OSError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # pooch words some anew
+        raise UserError(
+            f"{path.parent}: cannot be written: {cause.strerror or cause}; {FOLDER_VARIABLE} names another folder"
+        ) from None
+    return path
+
+
+def _stream(url: str, file: str, show: bool) -> None:
+    """Write what a URL serves into a file, with a bar on stderr if it is to be shown."""
+    import requests
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not show)
+    with requests.get(url, stream=True, timeout=TIMEOUT) as answer, open(file, "wb") as out, bar:
+        answer.raise_for_status()
+        length = answer.headers.get("Content-Length", "")
+        is_told = length.isdigit() and "Content-Encoding" not in answer.headers  # which is that of packed bytes
+        task = bar.add_task("", total=int(length) if is_told else None)
+        for piece in answer.iter_content(2**14):
+            out.write(piece)
+            bar.advance(task, len(piece))
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in a few words. Those of requests show its own inside."""
+    from requests import exceptions
+    from urllib3.exceptions import ReadTimeoutError
+
+    inner: Any = error.args[0] if error.args else error
+    if isinstance(error, exceptions.HTTPError) and error.response is not None:
+        return f"the server answers {error.response.status_code}"
+    if isinstance(error, exceptions.Timeout) or isinstance(inner, ReadTimeoutError):
+        return f"no answer for {TIMEOUT:g} s"
+    if isinstance(error, exceptions.ChunkedEncodingError):
+        return "the connection ended before the text did"
+    if isinstance(error, exceptions.ConnectionError):
+        inner = getattr(inner, "reason", inner)
+        return f"no connection: {str(inner).partition(': ')[2] or inner}"
+    return str(error)

@@ -1,0 +1,301 @@
+"""Texts as ids in files: room for texts larger than memory, and what is left of those that cannot be read again.
+
+The folder ``ids`` of the cache holds plain files: ``DIGEST.ids``, the ids of a text as they are in memory, after the
+digest that tells texts apart, and ``SIZE-KEY.json``, which text a large file became. A file appears there by renaming,
+whole or not at all, so that several processes may share it; what does not match its digest is removed, never used. The
+files used last are kept, MOST_BYTES and MOST_FILES of them. What is mapped into memory stays there if it is removed.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from charlstm.text import downloads
+from charlstm.text.vocabulary import Vocabulary
+
+#: Bytes of ids that are held in memory: less than Python and its libraries take, and encoded in a fraction of a second.
+IN_MEMORY = 2**24
+MOST_BYTES, MOST_FILES = 2**32, 1000
+_PIECE = 2**20
+_STALE = 86_400  # seconds after which an unfinished file is taken for one of a process that died
+
+
+def folder() -> Path:
+    """The folder, which need not exist."""
+    return downloads.cache_dir() / "ids"
+
+
+def digest_of(vocabulary: Vocabulary, ids: np.ndarray) -> str:
+    """SHA-256 of vocabulary and ids."""
+    sha256 = begun_digest(vocabulary)
+    sha256.update(np.ascontiguousarray(ids).view(np.uint8).data)
+    return sha256.hexdigest()
+
+
+def begun_digest(vocabulary: Vocabulary) -> "hashlib._Hash":
+    """The digest, as far as the ids."""
+    return hashlib.sha256(vocabulary.characters.encode("utf-8", "surrogatepass") + b"\0")
+
+
+class Spool:
+    """Ids as they come: in memory while they are few, then in a new file of the cache.
+
+    Where that cannot be written they stay in memory, and `trouble` says why.
+    """
+
+    def __init__(self, dtype: np.dtype, trouble: str = "") -> None:
+        self.dtype, self.trouble = dtype, trouble
+        self.size = 0  #: in bytes
+        self._path: Path | None = None
+        self._held = io.BytesIO()
+        self._file: io.BytesIO | io.FileIO = self._held
+
+    def __len__(self) -> int:
+        return self.size // self.dtype.itemsize
+
+    def append(self, ids: np.ndarray) -> None:
+        """Add ids, (n,) of any integer type."""
+        content = ids.astype(self.dtype, copy=False).tobytes()
+        self._write(self.size, content)
+        self.size += len(content)
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """All ids, (n,) at a time, read-only."""
+        for at in range(0, self.size, _PIECE):
+            yield np.frombuffer(self._read(at), self.dtype)
+
+    def widened(self, dtype: np.dtype) -> "Spool":
+        """The same ids in a larger type; this one is done with."""
+        wide = Spool(dtype, self.trouble)
+        for piece in self.pieces():
+            wide.append(piece)
+        self.discard()
+        return wide
+
+    def replace(self, table: np.ndarray, kept: np.ndarray, vocabulary: Vocabulary) -> str:
+        """Put table[id] in the place of every id of which `kept` is true, leave out the others; return the digest.
+
+        The type of `table` is not larger than that of the ids.
+        """
+        sha256, at, every = begun_digest(vocabulary), 0, bool(kept.all())
+        for piece in self.pieces():
+            content = table[piece if every else piece[kept[piece]]].tobytes()
+            sha256.update(content)
+            self._write(at, content)
+            at += len(content)
+        self._file.truncate(at)
+        self.size, self.dtype = at, table.dtype
+        return sha256.hexdigest()
+
+    def done(self, digest: str) -> np.ndarray:
+        """All ids, read-only: in memory, or mapped from the file, which is given its name and stays in the cache."""
+        if self._path is None:
+            return np.frombuffer(self._held.getvalue(), self.dtype)
+        self._file.close()
+        try:
+            os.replace(self._path, _place(digest))
+        except OSError as error:  # Windows: another process has mapped the file of that name
+            self.trouble = _reason(error)
+            ids = np.fromfile(self._path, self.dtype)
+            ids.flags.writeable = False
+            self.discard()
+            return ids
+        prune(_place(digest))
+        return _mapped(_place(digest), self.dtype)
+
+    def discard(self) -> None:
+        """Close, and remove an unfinished file."""
+        self._file.close()
+        if self._path is not None:
+            _remove(self._path)
+
+    def _read(self, at: int) -> bytes:
+        self._file.seek(at)
+        content = self._file.read(min(_PIECE, self.size - at))
+        if len(content) < min(_PIECE, self.size - at):
+            raise OSError(f"{self._path} became shorter while it was written")
+        return content
+
+    def _write(self, at: int, content: bytes) -> None:
+        if self._path is None and not self.trouble and at + len(content) > IN_MEMORY:
+            self._into_file()
+        left = memoryview(content)
+        try:
+            self._file.seek(at)
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self._into_memory(error)
+            self._write(at, content)
+
+    def _into_file(self) -> None:
+        try:
+            folder().mkdir(parents=True, exist_ok=True)
+            number, name = tempfile.mkstemp(".tmp", "new-", folder())
+        except OSError as error:
+            self.trouble = _reason(error)
+            return
+        held, self._held = self._held, io.BytesIO()
+        self._path, self._file = Path(name), io.FileIO(number, "r+")
+        self._write(0, held.getvalue())
+
+    def _into_memory(self, error: OSError) -> None:
+        """The folder is full, say: take back what is in the file."""
+        for at in range(0, self.size, _PIECE):
+            self._held.write(self._read(at))
+        self.discard()
+        self._path, self._file, self.trouble = None, self._held, _reason(error)
+
+
+# ------------------------------------------------------------------------------------------------------------ by digest
+def find(digest: str, vocabulary: Vocabulary) -> np.ndarray | None:
+    """The ids of a text, read-only, mapped if they are many; None if there are none, or they are not of that digest."""
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        return None
+    path = _place(digest)
+    try:
+        if path.stat().st_size > IN_MEMORY:
+            ids = _mapped(path, vocabulary.id_dtype)
+        else:
+            ids = np.frombuffer(path.read_bytes(), vocabulary.id_dtype)
+        matches = digest_of(vocabulary, ids) == digest
+    except (OSError, ValueError):  # not there; not a whole number of ids
+        return None
+    if not matches:
+        del ids  # Windows removes nothing that is mapped
+        _remove(path)
+        return None
+    _touch(path)
+    return ids
+
+
+def keep(ids: np.ndarray, vocabulary: Vocabulary, digest: str) -> str:
+    """See to it that the cache has these ids; return why it cannot, or nothing. What is mapped from it is there."""
+    path = _place(digest)
+    if ids.nbytes > IN_MEMORY and _size(path) == ids.nbytes:
+        _touch(path)
+        return ""
+    if ids.nbytes <= IN_MEMORY and find(digest, vocabulary) is not None:
+        return ""
+    return _put(path, np.ascontiguousarray(ids).view(np.uint8).data)
+
+
+def _put(path: Path, content: bytes | memoryview) -> str:
+    """Write a file by renaming; return why it cannot be, or nothing."""
+    name = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number, name = tempfile.mkstemp(".tmp", "new-", path.parent)
+        with open(number, "wb") as file:
+            file.write(content)
+        os.replace(name, path)
+    except OSError as error:
+        if name:
+            _remove(Path(name))
+        return _reason(error)
+    prune(path)
+    return ""
+
+
+def _place(digest: str) -> Path:
+    return folder() / f"{digest}.ids"
+
+
+def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
+    return np.asarray(np.memmap(path, dtype, "r"))
+
+
+# --------------------------------------------------------------------------------------------------------- by content
+class Facts(NamedTuple):
+    """What is known of a text that was read: what a person is told of it, its documents, and where its sources end."""
+
+    told: list[str]
+    documents: int
+    ends: list[int]
+
+
+def remember(size: int, key: str, digest: str, vocabulary: Vocabulary, facts: Facts) -> None:
+    """Note which ids what was read became: `size` bytes, of a `key` that says what they are and how they were read."""
+    noted = {"digest": digest, "vocabulary": vocabulary.characters, **facts._asdict()}
+    _put(_note(size, key), json.dumps(noted).encode())
+
+
+def may_recall(size: int) -> bool:
+    """Whether anything of this size was read before, so that its key is worth computing."""
+    return any(path.name.startswith(f"{size}-") for path in _files())
+
+
+def recall(size: int, key: str) -> tuple[str, str, Facts] | None:
+    """The digest and the vocabulary's characters of what was read before, and what is known of it."""
+    try:
+        noted = json.loads(_note(size, key).read_bytes())
+        facts = Facts(list(map(str, noted["told"])), int(noted["documents"]), list(map(int, noted["ends"])))
+        found = str(noted["digest"]), str(noted["vocabulary"]), facts
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is read again
+        return None
+    _touch(_note(size, key))
+    return found
+
+
+def _note(size: int, key: str) -> Path:
+    return folder() / f"{size}-{key}.json"
+
+
+# ------------------------------------------------------------------------------------------------------------- bounds
+def prune(spared: Path) -> None:
+    """Remove what was used longest ago, beyond MOST_BYTES and MOST_FILES, and what dead processes left."""
+    found, now = [], time.time()
+    for path in _files():
+        try:
+            facts = path.stat()
+        except OSError:  # another process removed it
+            continue
+        if path.suffix in (".ids", ".json"):
+            found.append((path != spared, -facts.st_mtime_ns, facts.st_size, path))
+        elif path.suffix == ".tmp" and now - facts.st_mtime > _STALE:
+            _remove(path)
+    total = 0
+    for number, (_, _, size, path) in enumerate(sorted(found)):
+        total += size
+        if number and (total > MOST_BYTES or number >= MOST_FILES):
+            _remove(path)
+
+
+def _files() -> list[Path]:
+    try:
+        return list(folder().iterdir())
+    except OSError:  # no folder, or one that cannot be read: nothing is ours to remove
+        return []
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, unless it is in use, on Windows, or not ours to remove: then it stays for another time."""
+    with suppress(OSError):
+        path.unlink()
+
+
+def _touch(path: Path) -> None:
+    """Make it the one used last; where times cannot be changed, it is the next to go."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _reason(error: OSError) -> str:
+    return f"{folder()}: cannot be written: {error.strerror or error}; {downloads.FOLDER_VARIABLE} names another folder"

@@ -1,0 +1,111 @@
+"""Texts that weigh more than others: how often each is read in a pass, and the training text that this makes.
+
+Weights are turned into whole numbers of copies, the smallest in the same ratio: with 2 for one of two texts a pass
+reads it twice, and the other once; with 1.5 three times and twice. So all of every text is read, nothing is drawn, and
+a pass is longer. Copies are spread over the pass. What is kept back to measure is not copied.
+"""
+
+import difflib
+import math
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from charlstm.errors import UserError
+from charlstm.text import downloads, idcache
+from charlstm.text.vocabulary import Vocabulary
+
+MOST = 100  #: copies of a text in a pass
+_PIECE = 2**20
+
+Spans = tuple[tuple[int, int], ...]  # of each text, where it ends among all ids, and its copies
+
+
+def copies_of(weights: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
+    """How often each of the texts, as they were named, is read in a pass, by weights like ``a.txt=2``; none: empty.
+
+    Raises
+    ------
+    UserError
+        For a weight of no text that was named, a number that will not do, or a ratio that takes too many copies.
+    """
+    if not weights:
+        return ()
+    found = dict.fromkeys(range(len(names)), Fraction(1))
+    for weight in weights:
+        name, _, number = weight.rpartition("=")
+        found[_place(weight, name, names)] = _number(weight, number)
+    scale = math.lcm(*(each.denominator for each in found.values()))
+    whole = [int(each * scale) for each in found.values()]
+    copies = tuple(each // math.gcd(*whole) for each in whole)
+    if max(copies) > MOST:
+        raise UserError(
+            f"--weight: {', '.join(weights)} takes {max(copies):,} copies of a text in a pass: expected numbers so "
+            f"round that {MOST} are enough"
+        )
+    return copies
+
+
+def _number(weight: str, number: str) -> Fraction:
+    try:
+        value = Fraction(number)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if value <= 0:
+        raise UserError(f"--weight: expected FILE=NUMBER, the number more than 0, for example a.txt=2, got {weight!r}")
+    return value
+
+
+def _place(weight: str, name: str, names: Sequence[str]) -> int:
+    """Which of the texts is meant."""
+    for place, each in enumerate(names):
+        if name == each or (name and not downloads.is_url(name) and _resolved(name) == _resolved(each)):
+            return place
+    close = difflib.get_close_matches(name, names, 1)
+    meant = f"did you mean {close[0]!r}?" if close else f"the texts are {', '.join(names)}"
+    raise UserError(f"--weight {weight}: {name!r} is none of the texts: {meant}")
+
+
+def _resolved(name: str) -> Path | None:
+    try:
+        return Path(os.path.abspath(name)).resolve()
+    except (OSError, ValueError):
+        return None
+
+
+def in_words(copies: Sequence[int], names: Sequence[str]) -> str:
+    """What a pass reads, in a line; nothing where nothing weighs more."""
+    if len(set(copies)) < 2:
+        return ""
+    times = ", ".join(
+        f"{name} {count:,} {'time' if count == 1 else 'times'}" for name, count in zip(names, copies, strict=True)
+    )
+    return f"a pass reads {times}; the part that is kept back to measure is the end of all texts, once"
+
+
+def order_of(copies: Sequence[int]) -> list[int]:
+    """The places of the texts in a pass, the copies of each spread evenly over it."""
+    turns = [(Fraction(2 * turn + 1, 2 * count), place) for place, count in enumerate(copies) for turn in range(count)]
+    return [place for _, place in sorted(turns)]
+
+
+def repeated(ids: np.ndarray, spans: Spans, vocabulary: Vocabulary) -> np.ndarray:
+    """The text of a pass: `ids` (M,), which may end before the last texts do, with the copies of each text in it.
+
+    It is in memory, or, where it is large, mapped from a file in the cache, as texts are.
+    """
+    if len({count for _, count in spans}) < 2:
+        return ids
+    ends = [end for end, _ in spans]
+    parts = list(zip([0, *ends], ends, strict=False))
+    spool, digest = idcache.Spool(ids.dtype), idcache.begun_digest(vocabulary)
+    for place in order_of([count for _, count in spans]):
+        part = ids[slice(*parts[place])]
+        for at in range(0, len(part), _PIECE):
+            piece = part[at : at + _PIECE]
+            spool.append(piece)
+            digest.update(np.ascontiguousarray(piece).view(np.uint8).data)
+    return spool.done(digest.hexdigest())

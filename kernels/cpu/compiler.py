@@ -1,0 +1,286 @@
+"""How everything here is compiled, and where compiled code is kept between runs.
+
+`inner` is for functions that only compiled code calls (`exact` where each rounding counts); `entry` for the few that
+Python calls, which are kept on disk.
+
+The cache is content-addressed: a file's key is a digest of every source file that compiled code is made of, of the
+versions and settings that change what the compiler makes, of the processor, the function and its argument types. So an
+edit in any of them recompiles (Numba's own cache looks at one file and misses edits in others). A file is ``MAGIC``,
+the SHA-256 of the rest, its key, and Numba's pickled object code; the digest is checked before anything is unpickled,
+and a file that does not match is removed and made anew. Files appear by renaming, so several processes may start at
+once.
+
+What is unpickled is run. So a folder, and a file in it, counts only if nobody but this user and root can have written
+it. A folder that root has filled, and this user cannot write to (an image's), is read; new kernels go to the next one.
+"""
+
+import hashlib
+import os
+import pickle
+import platform
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy
+import platformdirs
+from numba import njit
+from numba.core import config
+from numba.core.caching import _Cache
+from numba.core.codegen import CPUCodeLibrary
+from numba.core.compiler import CompileResult
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.serialize import dumps
+
+from kernels.shared import compile_listeners
+
+if getattr(config, "DISABLE_JIT", False):  # in a file of settings: kernels.missing looks at the environment
+    raise ImportError("Numba's settings turn its compiler off (DISABLE_JIT)")
+
+FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}  # not nnan, not ninf: a NaN must stay one
+_OPTIONS: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}  # numpy: no zero checks
+INNER_OPTIONS = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # never called from Python
+
+MAGIC = b"charlstm-kernel-1\n"
+SUFFIX = ".kernel"
+MAX_BYTES = 100 * 2**20
+_SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "ENABLE_AVX", "DEBUGINFO_DEFAULT")
+
+inner = njit(**INNER_OPTIONS)
+exact = njit(**{**INNER_OPTIONS, "fastmath": False})  # rounded at every step, as Python would
+_thin: set[str] = set()  # their names with those of their modules: a name by itself may be an entry's, too
+
+
+def thin(function: Callable[..., Any]) -> Any:
+    """`inner`, for a function that hardly does more than call others: it is optimized with its callers alone.
+
+    Numba optimizes each function together with all that it calls, and all of it once more for each caller, which was
+    the larger part of the time to compile. (Leaving it to the last caller throughout made the code slower by 15 %.)
+    """
+    function.__qualname__ = f"{function.__module__}.{function.__qualname__}"  # what Numba calls its code
+    _thin.add(function.__qualname__)
+    return inner(function)
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """Compile `function` when it is first called with new types, or load it from the cache."""
+    compiled = njit(**_OPTIONS)(function)
+    compiled._cache = KernelCache(function)
+    plain = compiled.compile
+
+    def compile_or_load(signature: Any) -> Any:
+        with _thin_ones_pass():
+            return plain(signature)
+
+    compiled.compile = compile_or_load
+    return compiled
+
+
+@contextmanager
+def _thin_ones_pass() -> Iterator[None]:
+    """While an entry is compiled: do not optimize `thin` functions by themselves."""
+    name = "_optimize_final_module"
+    optimize = getattr(CPUCodeLibrary, name)
+
+    def unless_thin(library: Any) -> None:
+        if library.name not in _thin:
+            optimize(library)
+
+    with global_compiler_lock:
+        setattr(CPUCodeLibrary, name, unless_thin)
+        try:
+            yield
+        finally:
+            setattr(CPUCodeLibrary, name, optimize)
+
+
+if hasattr(os, "register_at_fork"):  # a child forked amid another thread's compiling could never compile: wait for it
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
+
+
+def source_digest() -> str:
+    """SHA-256 of every Python file that compiled code is made of, names included: this folder's, and those of spec."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for path in (*sorted((package / "cpu").rglob("*.py")), *sorted((package / "spec").glob("*.py"))):
+        data = path.read_bytes()
+        digest.update(f"{path.relative_to(package).as_posix()}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()
+
+
+def _build_key() -> str:
+    settings = [(name, getattr(config, name, None)) for name in _SETTINGS]
+    versions = (sys.implementation.cache_tag, numba.__version__, llvmlite.__version__, numpy.__version__)
+    return repr((source_digest(), versions, platform.system(), platform.machine(), settings))
+
+
+def _candidates() -> Iterator[tuple[Path, int]]:
+    """Folders to try, in order, and the mode to make them with: others may read from one that was chosen."""
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    if chosen:
+        yield Path(chosen) / "charlstm", 0o755
+    with suppress(RuntimeError, KeyError):  # no HOME, and no entry in the list of users that would say where it is
+        own = Path(platformdirs.user_cache_dir("charlstm", False))
+        if own.is_absolute():  # not "~/.cache", which older versions of platformdirs give then
+            yield own / "kernels", 0o700
+    yield Path(tempfile.gettempdir()) / f"charlstm-kernels-{getattr(os, 'getuid', lambda: 'user')()}", 0o700
+
+
+def is_safe(found: os.stat_result) -> bool:
+    """Whether nobody but root and this user can have written a file or a folder: what is in it is run."""
+    if not hasattr(os, "getuid"):
+        return True
+    return found.st_uid in (0, os.getuid()) and not found.st_mode & 0o022
+
+
+def cache_dir() -> Path | None:
+    """The folder that compiled kernels are written to, made if need be; None where nothing can be written."""
+    return _places()[1]
+
+
+def _places() -> tuple[list[Path], Path | None]:
+    """Folders to look for kernels in, and the one to write to: the first that can be, which is the last to look in."""
+    found = []
+    for folder, mode in _candidates():
+        try:
+            folder.mkdir(mode=mode, parents=True, exist_ok=True)
+            if _is_safe_folder(folder):
+                found.append(folder)
+                with tempfile.TemporaryFile(dir=folder):
+                    return found, folder
+        except OSError:
+            continue  # not writable: the next one may be
+    return found, None
+
+
+def _is_safe_folder(folder: Path) -> bool:
+    """Whether it is a folder, not a link to one, that is safe."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and is_safe(found)
+
+
+def _content(path: Path) -> bytes | None:
+    """What is in a file, if it is safe and no link."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:
+            return file.read() if is_safe(os.fstat(descriptor)) else None
+    except OSError:
+        return None
+
+
+def clear_cache() -> tuple[int, int]:
+    """Remove every compiled kernel; return how many files, and how many bytes."""
+    folder = cache_dir()
+    found = [(path, path.stat().st_size) for path in folder.glob(f"*{SUFFIX}*")] if folder else []
+    for path, _ in found:
+        path.unlink(missing_ok=True)
+    return len(found), sum(size for _, size in found)
+
+
+class KernelCache(_Cache):
+    """One function's compiled forms on disk; Numba calls `load_overload` before it compiles, `save_overload` after."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._enabled = True
+
+    @property
+    def cache_path(self) -> str:
+        return str(self._places[1] or "")
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def flush(self) -> None:
+        """Remove this function's files."""
+        folder = self._places[1]
+        for path in folder.glob(f"{self._function.__name__}-*{SUFFIX}") if folder else ():
+            path.unlink(missing_ok=True)
+
+    def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
+        target_context.refresh()
+        key = self._key(sig, target_context.codegen())
+        payload = self._read(key)
+        if payload is not None:
+            return CompileResult._rebuild(target_context, *pickle.loads(payload))
+        for listener in compile_listeners:
+            listener(self._function.__name__)
+        return None
+
+    def save_overload(self, sig: Any, data: CompileResult) -> None:
+        folder = self._folder
+        if folder is None:
+            return
+        key = self._key(sig, data.codegen)
+        body = key + dumps(data._reduce())
+        path = self._path(folder, key)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+        try:
+            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o644)) as file:
+                file.write(MAGIC + hashlib.sha256(body).digest() + body)
+            os.replace(temporary, path)
+            _prune(folder)
+        except OSError:  # a full disk or a file in use: the kernel is compiled and works, it is only not kept
+            temporary.unlink(missing_ok=True)
+
+    @cached_property
+    def _places(self) -> tuple[list[Path], Path | None]:
+        return _places()
+
+    @property
+    def _folder(self) -> Path | None:
+        """Where kernels are written to."""
+        return self._places[1] if self._enabled else None
+
+    def _key(self, sig: Any, codegen: Any) -> bytes:
+        name = f"{self._function.__module__}.{self._function.__qualname__}"
+        return hashlib.sha256(repr((_BUILD_KEY, codegen.magic_tuple(), name, str(sig))).encode()).digest()
+
+    def _path(self, folder: Path, key: bytes) -> Path:
+        return folder / f"{self._function.__name__}-{key.hex()[:24]}{SUFFIX}"
+
+    def _read(self, key: bytes) -> bytes | None:
+        """The payload kept under `key`, in a folder of this user or of root; a damaged file counts as none."""
+        for folder in self._places[0] if self._enabled else ():
+            path = self._path(folder, key)
+            content = _content(path)
+            if content is None:
+                continue
+            body = content[len(MAGIC) + 32 :]
+            if content == MAGIC + hashlib.sha256(body).digest() + body and body[:32] == key:
+                with suppress(OSError):  # root's
+                    os.utime(path)  # the least recently used go first when the folder grows too large
+                return body[32:]
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        return None
+
+
+def _prune(folder: Path) -> None:
+    """Keep the folder under MAX_BYTES, dropping what was used longest ago, and sweep temporary files of dead runs."""
+    total = 0
+    files = [(path, path.stat()) for path in folder.iterdir() if SUFFIX in path.name]
+    for path, info in sorted(files, key=lambda item: -item[1].st_mtime):
+        total += info.st_size
+        stale = path.suffix == ".tmp" and time.time() - info.st_mtime > 3600
+        if total > MAX_BYTES or stale:
+            path.unlink(missing_ok=True)
+
+
+_BUILD_KEY = _build_key()

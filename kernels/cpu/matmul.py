@@ -1,0 +1,224 @@
+"""Matrix products, made of the register tiles of tiles.py.
+
+Tiles of 8 rows serve batches, of 4 and 2 what is left of them, of 1 a single stream, whose matrix-vector product keeps
+as much of the output in registers as there is room for and reads the matrix once, in order. A matrix that many products
+share is packed first: cut into panels as wide as a tile, each contiguous. Then its rows lie side by side, and a panel
+stays in the second-level cache while all rows of the other operand pass by. For the same reason long contractions are
+cut into pieces.
+
+Matrices are given as an array, the element where they begin and the length of a row, so that a part of a larger matrix
+is no new array. An element's sum runs over the whole contraction in one fixed order, whichever tile, panel or piece it
+falls into; but a product of one row has an order of its own. So threads may cut a product as they like, as long as
+none of them is left with one row of several. Nothing is allocated.
+"""
+
+import numpy as np
+
+from kernels.cpu.compiler import inner, thin
+from kernels.cpu.emit.tiles import DOT_ROWS, ROW_VECTORS, TILE_ROWS, axpy_tile, dot_tile
+from kernels.cpu.emit.vectors import TILE_VECTORS, VECTOR_BYTES, stay_out_of_line
+from kernels.cpu.optimizers import outer_update_tile
+
+_VECTORS = TILE_VECTORS // TILE_ROWS  # a panel's width
+_tile_8, _tile_4, _tile_2, _tile_1 = (axpy_tile(R, _VECTORS) for R in (8, 4, 2, 1))
+_tile_row = axpy_tile(1, ROW_VECTORS)
+_dot_rows, _dot_2, _dot_1, _dot_long = dot_tile(DOT_ROWS), dot_tile(2), dot_tile(1), dot_tile(1, 4)
+_update_rows, _update_row = outer_update_tile(TILE_ROWS, _VECTORS), outer_update_tile(1, _VECTORS)
+_LONG = 300  # elements of a row that _dot_long is for
+#: Rows of a contraction that are read for all rows of the output before the next ones are.
+DEPTH = 512
+
+
+@inner
+def address(array, elements):
+    """Where an element of a C-contiguous array lies."""
+    return np.uintp(array.ctypes.data + elements * array.itemsize)
+
+
+@inner
+def _panel_stride(left, size):
+    """Elements of a row of the packed panel that holds the next of `left` columns."""
+    lanes = VECTOR_BYTES // size
+    return min(_VECTORS * lanes, (left + lanes - 1) // lanes * lanes)
+
+
+@inner
+def _product(zero, size, a, a_row, a_k, w, w_row, out, out_row, R, K, N):
+    """out (R, N) += a (R, K) @ w (K, N), by addresses; a's element (r, k) is a_row r + a_k k elements in.
+
+    w has rows of w_row elements, or is packed where w_row is 0.
+    """
+    stay_out_of_line()
+    lanes = VECTOR_BYTES // size
+    for k in range(0, K, DEPTH):
+        depth = min(DEPTH, K - k)
+        for n in range(0, N, _VECTORS * lanes):
+            width = min(_VECTORS * lanes, N - n)
+            if w_row == 0:
+                w_k = _panel_stride(N - n, size)
+                at_w = w + np.uintp((n * K + k * w_k) * size)
+            else:
+                w_k = w_row
+                at_w = w + np.uintp((n + k * w_k) * size)
+            r = 0
+            while r < R:
+                at_a, at_out = a + np.uintp((r * a_row + k * a_k) * size), out + np.uintp((r * out_row + n) * size)
+                if TILE_ROWS == 8 and r + 8 <= R:
+                    _tile_8(zero, at_a, a_row, a_k, at_w, w_k, at_out, out_row, depth, width)
+                    r += 8
+                elif r + 4 <= R:
+                    _tile_4(zero, at_a, a_row, a_k, at_w, w_k, at_out, out_row, depth, width)
+                    r += 4
+                elif r + 2 <= R:
+                    _tile_2(zero, at_a, a_row, a_k, at_w, w_k, at_out, out_row, depth, width)
+                    r += 2
+                else:
+                    _tile_1(zero, at_a, a_row, a_k, at_w, w_k, at_out, out_row, depth, width)
+                    r += 1
+
+
+@inner
+def _row_product(zero, size, a, w, w_row, out, K, N):
+    """out (N,) += a (K,) @ w (K, N), by addresses."""
+    stay_out_of_line()
+    lanes = VECTOR_BYTES // size
+    vectors = (N + lanes - 1) // lanes
+    turns = (vectors + ROW_VECTORS - 1) // ROW_VECTORS
+    width = (vectors + turns - 1) // turns * lanes if turns > 0 else 1
+    for n in range(0, N, width):
+        to = out + np.uintp(n * size)
+        _tile_row(zero, a, 0, 1, w + np.uintp(n * size), w_row, to, 0, K, min(width, N - n))
+
+
+@inner
+def _dots(zero, size, a, a_row, w, w_row, out, out_row, R, K, N):
+    """out (R, K) = a (R, N) @ w (K, N)', by addresses."""
+    stay_out_of_line()
+    lanes = VECTOR_BYTES // size
+    split = R == 1 and N >= _LONG
+    r = 0
+    while r < R:
+        rows = DOT_ROWS if r + DOT_ROWS <= R else (2 if r + 2 <= R else 1)
+        columns = max(lanes // 4, 1) if split else lanes // rows
+        at_a, to_row = a + np.uintp(r * a_row * size), out + np.uintp(r * out_row * size)
+        for k in range(0, K, columns):
+            at_w, to, width = w + np.uintp(k * w_row * size), to_row + np.uintp(k * size), min(columns, K - k)
+            if rows == DOT_ROWS:
+                _dot_rows(zero, at_a, a_row, at_w, w_row, to, out_row, N, width)
+            elif rows == 2:
+                _dot_2(zero, at_a, a_row, at_w, w_row, to, out_row, N, width)
+            elif not split:
+                _dot_1(zero, at_a, a_row, at_w, w_row, to, out_row, N, width)
+            else:
+                _dot_long(zero, at_a, a_row, at_w, w_row, to, out_row, N, width)
+        r += rows
+
+
+# The functions above are compiled once, whatever arrays and literal numbers those below are called with.
+
+
+@thin
+def add_product(a, a_at, a_row, w, w_at, w_row, out, out_at, out_row, R, K, N):
+    """out (R, N) += a (R, K) @ w (K, N): matrices that begin at an element of an array, with rows of so many.
+
+    w is packed where w_row is 0.
+    """
+    zero, size, one = a.dtype.type(0), np.int64(a.itemsize), np.int64(1)
+    at_a, at_w, to, w_row = address(a, a_at), address(w, w_at), address(out, out_at), np.int64(w_row)
+    if R == 1 and w_row > 0:
+        _row_product(zero, size, at_a, at_w, w_row, to, K, N)
+    else:
+        _product(zero, size, at_a, a_row, one, at_w, w_row, to, out_row, R, K, N)
+
+
+@thin
+def add_outer(a, a_at, a_row, d, d_at, d_row, out, out_at, out_row, R, K, N):
+    """out (K, N) += a (R, K)' @ d (R, N), matrices as in :func:`add_product`."""
+    zero, size, one = a.dtype.type(0), np.int64(a.itemsize), np.int64(1)
+    _product(zero, size, address(a, a_at), one, a_row, address(d, d_at), d_row, address(out, out_at), out_row, K, R, N)
+
+
+@thin
+def product_transposed(a, a_at, a_row, w, w_at, w_row, out, out_at, out_row, R, K, N):
+    """out (R, K) = a (R, N) @ w (K, N)', matrices as in :func:`add_product`, of which w is not packed."""
+    zero, size = a.dtype.type(0), np.int64(a.itemsize)
+    _dots(zero, size, address(a, a_at), a_row, address(w, w_at), w_row, address(out, out_at), out_row, R, K, N)
+
+
+@inner
+def apply_outer(a, a_at, a_row, d, d_at, d_row, theta, s0, s1, at, row, R, K, N, optimizer, k):
+    """Apply the gradient a (R, K)' @ d (R, N) to a matrix (K, N) of theta and the optimizer's memory (updates.py)."""
+    stay_out_of_line()
+    zero, size = a.dtype.type(0), a.itemsize
+    wide = _VECTORS * (VECTOR_BYTES // size)
+    kept = address(k, 0)
+    for n in range(0, N, wide):
+        width, r = min(wide, N - n), 0
+        while r < K:
+            at_a, at_d, to = address(a, a_at + r), address(d, d_at + n), at + r * row + n
+            w, m, v = address(theta, to), address(s0, to), address(s1, to)
+            if r + TILE_ROWS <= K:
+                _update_rows(zero, optimizer, kept, at_a, a_row, at_d, d_row, w, m, v, row, R, width)
+                r += TILE_ROWS
+            else:
+                _update_row(zero, optimizer, kept, at_a, a_row, at_d, d_row, w, m, v, row, R, width)
+                r += 1
+
+
+# ----------------------------------------------------------------------------------------------------------- packed
+@inner
+def pack(w, w_at, w_row, packed, K, N, thread, threads):
+    """The member's share of packing w (K, N), which begins at w[w_at] with rows of w_row: K N elements, rounded up."""
+    wide = _VECTORS * (VECTOR_BYTES // w.itemsize)
+    for n in range(0, N, wide):
+        if n // wide % threads != thread:
+            continue
+        width, stride = min(wide, N - n), _panel_stride(N - n, w.itemsize)
+        for k in range(K):
+            row, to = w[w_at + k * w_row + n : w_at + k * w_row + n + width], packed[n * K + k * stride :]
+            for j in range(width):
+                to[j] = row[j]
+
+
+@inner
+def pack_transposed(w, w_at, w_row, packed, K, N, thread, threads):
+    """The same of w', for w (K, N): a matrix (N, K), packed."""
+    wide = _VECTORS * (VECTOR_BYTES // w.itemsize)
+    for k in range(0, K, wide):
+        if k // wide % threads != thread:
+            continue
+        width, stride = min(wide, K - k), _panel_stride(K - k, w.itemsize)
+        panel = packed[k * N :]
+        for n in range(0, N, 16):  # sixteen columns of w at a time: its lines are read once
+            for j in range(width):
+                row = w[w_at + (k + j) * w_row :]
+                for m in range(n, min(n + 16, N)):
+                    panel[m * stride + j] = row[m]
+
+
+# ------------------------------------------------------------------------------------------------------------- rows
+@inner
+def add_rows(d, d_at, d_row, out, R):
+    """out (N,) += the sum of R rows of d, an array of one dimension: a bias's gradient."""
+    for r in range(R):
+        row = d[d_at + r * d_row : d_at + r * d_row + out.shape[0]]
+        for j in range(out.shape[0]):
+            out[j] += row[j]
+
+
+@inner
+def copy_to_rows(row, out, out_at, out_row, R):
+    """row (N,) into each of R rows of out, an array of one dimension."""
+    for r in range(R):
+        o = out[out_at + r * out_row : out_at + r * out_row + row.shape[0]]
+        for j in range(row.shape[0]):
+            o[j] = row[j]
+
+
+@inner
+def clear_rows(out, out_at, out_row, R, N):
+    """Zero into N elements of each of R rows of out, an array of one dimension."""
+    for r in range(R):
+        o = out[out_at + r * out_row : out_at + r * out_row + N]
+        for j in range(N):
+            o[j] = 0

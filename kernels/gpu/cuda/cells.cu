@@ -1,0 +1,69 @@
+// One step of one layer, forward and backward, after (or before) the products that cuBLAS makes.
+// Each thread has one hidden unit of one stream; rows of gates are blocks of H columns in the order of spec/cells.py.
+
+// z (B, 4H) becomes the activated gates.
+KERNEL lstm_cell(real* z, const real* c_before, real* c_after, real* h_after, int B, int H) {
+    EACH(n, (long long)B * H) {
+        real* row = z + n / H * 4 * H + n % H;
+        const real i = sigmoid(row[0]), f = sigmoid(row[H]), g = tanh(row[2 * H]), o = sigmoid(row[3 * H]);
+        row[0] = i, row[H] = f, row[2 * H] = g, row[3 * H] = o;
+        const real c = f * c_before[n] + i * g;
+        c_after[n] = c;
+        h_after[n] = o * tanh(c);
+    }
+}
+
+// dh comes from above, dh_next and dc (B, H) from the next step; dc becomes what goes to the step before.
+KERNEL lstm_cell_back(const real* dh, const real* dh_next, real* dc, const real* gates, const real* c_before,
+                      const real* c_after, real* dz, int B, int H) {
+    EACH(n, (long long)B * H) {
+        const long long at = n / H * 4 * H + n % H;
+        const real i = gates[at], f = gates[at + H], g = gates[at + 2 * H], o = gates[at + 3 * H];
+        const real tanh_c = tanh(c_after[n]);
+        const real dh_t = dh[n] + dh_next[n];
+        const real dc_t = dc[n] + dh_t * o * (1 - tanh_c * tanh_c);
+        dz[at] = dc_t * g * i * (1 - i);
+        dz[at + H] = dc_t * c_before[n] * f * (1 - f);
+        dz[at + 2 * H] = dc_t * i * (1 - g * g);
+        dz[at + 3 * H] = dh_t * tanh_c * o * (1 - o);
+        dc[n] = dc_t * f;
+    }
+}
+
+// a (B, 3H) becomes the activated gates; s, the product with h alone, becomes h W_h + b_h.
+KERNEL gru_cell(real* a, real* s, const real* b_h, const real* h_before, real* h_after, int B, int H) {
+    EACH(n, (long long)B * H) {
+        const int j = n % H;
+        real* from_x = a + n / H * 3 * H + j;
+        real* from_h = s + n / H * 3 * H + j;
+        for (int gate = 0; gate < 3; ++gate) from_h[gate * H] += b_h[gate * H + j];
+        const real r = sigmoid(from_x[0] + from_h[0]), z = sigmoid(from_x[H] + from_h[H]);
+        const real candidate = tanh(from_x[2 * H] + r * from_h[2 * H]);
+        from_x[0] = r, from_x[H] = z, from_x[2 * H] = candidate;
+        h_after[n] = (1 - z) * candidate + z * h_before[n];
+    }
+}
+
+// dh_next becomes dh z, to which the product ds W_h' is added for the step before.
+KERNEL gru_cell_back(const real* dh, real* dh_next, const real* gates, const real* s, const real* h_before, real* da,
+                     real* ds, int B, int H) {
+    EACH(n, (long long)B * H) {
+        const long long at = n / H * 3 * H + n % H;
+        const real r = gates[at], z = gates[at + H], candidate = gates[at + 2 * H];
+        const real dh_t = dh[n] + dh_next[n];
+        const real da_n = dh_t * (1 - z) * (1 - candidate * candidate);
+        const real da_z = dh_t * (h_before[n] - candidate) * z * (1 - z);
+        const real da_r = da_n * s[at + 2 * H] * r * (1 - r);
+        da[at] = da_r, da[at + H] = da_z, da[at + 2 * H] = da_n;
+        ds[at] = da_r, ds[at + H] = da_z, ds[at + 2 * H] = da_n * r;
+        dh_next[n] = dh_t * z;
+    }
+}
+
+KERNEL rnn_cell(real* h, int B, int H) {
+    EACH(n, (long long)B * H) h[n] = tanh(h[n]);
+}
+
+KERNEL rnn_cell_back(const real* dh, const real* dh_next, const real* h_after, real* dz, int B, int H) {
+    EACH(n, (long long)B * H) dz[n] = (dh[n] + dh_next[n]) * (1 - h_after[n] * h_after[n]);
+}

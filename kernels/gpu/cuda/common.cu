@@ -1,0 +1,72 @@
+// What all kernels share; the launcher puts it before each of the other files, and needs no header of the CUDA toolkit.
+// REAL is float or double. T steps, B streams, V ids, H hidden units, D width of a layer's input; equations and layouts
+// are those of kernels/spec/cells.py.
+
+typedef REAL real;
+
+#define KERNEL extern "C" __global__ void
+#define ALL_LANES 0xffffffffu
+
+// For each of n elements: threads of the whole grid take them by turns, so any grid does all of them.
+#define EACH(i, n)                                                                                  \
+    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (long long)(n);        \
+         i += (long long)gridDim.x * blockDim.x)
+
+// 1 / (1 + exp(-x)); exp is only ever taken of a number that is not positive.
+__device__ __forceinline__ real sigmoid(real x) {
+    const real e = exp(-fabs(x));
+    return (x >= 0 ? real(1) : e) / (1 + e);
+}
+
+// Less than any number: where a search for the largest begins.
+__device__ __forceinline__ real minus_infinity() { return log(real(0)); }
+
+template <class number> __device__ __forceinline__ number warp_sum(number x) {
+    for (int other = 16; other > 0; other /= 2) x += __shfl_xor_sync(ALL_LANES, x, other);
+    return x;
+}
+
+template <class number> __device__ __forceinline__ number warp_max(number x) {
+    for (int other = 16; other > 0; other /= 2) {
+        const number y = __shfl_xor_sync(ALL_LANES, x, other);
+        x = y > x ? y : x;
+    }
+    return x;
+}
+
+// NaN stays NaN: a gradient that is none must show.
+__device__ __forceinline__ real clipped(real g, real limit) { return g > limit ? limit : g < -limit ? -limit : g; }
+
+// ------------------------------------------------------------------------------------------------------- update rules
+enum { SGD, MOMENTUM, ADAGRAD, RMSPROP, ADAM };
+
+// The constants of a rule, in the order of spec.OPTIMIZERS; 1 - a and 1 - b, which lose digits where they are computed in
+// float; `root` is Adam's 1 / (1 - beta2^k).
+struct Rule {
+    real a, b, c, rest_a, rest_b, rate, root;
+};
+
+// The parameter after one update by the gradient g; its memory s0, s1 is written where the rule has any.
+template <int kind> __device__ __forceinline__ real updated(real theta, real g, real* s0, real* s1, const Rule& rule) {
+    if (kind == SGD) return theta - rule.rate * g;
+    if (kind == MOMENTUM) {
+        const real v = rule.a * *s0 + g;
+        *s0 = v;
+        return theta - rule.rate * v;
+    }
+    if (kind == ADAGRAD) {
+        const real s = *s0 + g * g;
+        *s0 = s;
+        return theta - rule.rate * g / sqrt(s + rule.a);
+    }
+    if (kind == RMSPROP) {
+        const real s = rule.a * *s0 + rule.rest_a * g * g;
+        *s0 = s;
+        return theta - rule.rate * g / (sqrt(s) + rule.b);
+    }
+    const real m = rule.a * *s0 + rule.rest_a * g;
+    const real v = rule.b * *s1 + rule.rest_b * g * g;
+    *s0 = m;
+    *s1 = v;
+    return theta - rule.rate * m / (sqrt(v * rule.root) + rule.c);
+}

@@ -1,0 +1,14 @@
+"""What the door of this package and the backends behind it share; it loads nothing."""
+
+from collections.abc import Callable
+
+#: Called with a kernel's name before it is compiled (not when it comes from the cache), for a line that says so.
+compile_listeners: list[Callable[[str], None]] = []
+
+
+class BackendUnavailable(ImportError):
+    """A backend cannot be used here; the message is one line that says why and what would help."""
+
+
+class NotFinite(ValueError):
+    """Nothing can be drawn: a logit is NaN or inf; the message is one line that says for which character."""

@@ -1,0 +1,460 @@
+"""What each op accepts, for every backend: checked once at the Python boundary, never inside a kernel.
+
+:data:`ARRAYS` describes the arrays of each op, :data:`kernels.spec.arguments.VALUES` the numbers; docs/kernels.md is made
+of both. The functions check one call and return what the op goes on with: sizes, numbers as Python's own, short vectors
+without strides. `family` says in which memory the arrays lie.
+"""
+
+import os
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import pairwise
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kernels import spec
+from kernels.shared import NotFinite
+from kernels.spec import GRUCache, GRUGrads, LSTMCache, LSTMGrads, RNNCache, RNNGrads, Shape, Workspace
+from kernels.spec.arguments import (
+    HOST,
+    VALUES,
+    Arrays,
+    Family,
+    WrongType,
+    check_layout,
+    check_type,
+    flag,
+    held,
+    number,
+    parts,
+    unpacked,
+)
+
+_X = "ids<D T B | float T B D"
+_LSTM = {"h0": "float B H", "c0": "float B H", "W_h": "float H 4H", "W_x": "float D 4H", "b": "float 4H", "x": _X}
+_RNN = {"h0": "float B H", "W_h": "float H H", "W_x": "float D H", "b": "float H", "x": _X}
+_GRU = {"h0": "float B H", "W_h": "float H 3H", "W_x": "float D 3H", "b_x": "float 3H", "b_h": "float 3H", "x": _X}
+_DX, _OUT = "out float T B D, optional", "out float {}, optional"
+_OPTIMIZER = {"theta": "out float N", "grad": "float N", "state": "out float S N"}
+_STATE = {"h": "float L B H", "c": "float L B H"}
+_STATE_OUT = {"h": "out float L B H", "c": "out float L B H"}
+
+
+def _cache(**fields: str) -> dict[str, str]:
+    return {f"cache.{name}": pattern for name, pattern in fields.items()}
+
+
+def _grads(**fields: str) -> dict[str, str]:
+    return {"out.dx": _DX} | {f"out.{name}": _OUT.format(pattern) for name, pattern in fields.items()}
+
+
+#: The arrays of each op by name, in the order in which they are checked; the language: :mod:`kernels.spec.arguments`.
+ARRAYS: dict[str, dict[str, str]] = {
+    "lstm_forward": _LSTM
+    | {
+        "out.h": "out float T+1 B H, optional, may hold h0",
+        "out.c": "out float T+1 B H, optional, may hold c0",
+        "out.gates": "out float T B 4H, optional",
+    },
+    "lstm_backward": {"dh": "float T B H"}
+    | _cache(h="float T+1 B H", c="float T+1 B H", gates="float T B 4H", W_x="float D 4H", W_h="float H 4H", x=_X)
+    | {"dh_last": "float B H, optional", "dc_last": "float B H, optional", "dz": "out float T B 4H, optional"}
+    | _grads(dh0="B H, may hold dh_last", dc0="B H, may hold dc_last", dW_x="D 4H", dW_h="H 4H", db="4H"),
+    "rnn_forward": _RNN | {"out": "out float T+1 B H, optional, may hold h0"},
+    "rnn_backward": {"dh": "float T B H"}
+    | _cache(h="float T+1 B H", W_x="float D H", W_h="float H H", x=_X)
+    | {"dh_last": "float B H, optional", "dz": "out float T B H, optional"}
+    | _grads(dh0="B H, may hold dh_last", dW_x="D H", dW_h="H H", db="H"),
+    "gru_forward": _GRU
+    | {"out.h": "out float T+1 B H, optional, may hold h0", "out.gates": "out float 2 T B 3H, optional"},
+    "gru_backward": {"dh": "float T B H"}
+    | _cache(h="float T+1 B H", gates="float 2 T B 3H", W_x="float D 3H", W_h="float H 3H", x=_X)
+    | {"dh_last": "float B H, optional", "dz": "out float 2 T B 3H, optional"}
+    | _grads(dh0="B H, may hold dh_last", dW_x="D 3H", dW_h="H 3H", db_x="3H", db_h="3H"),
+    "softmax_cross_entropy": {
+        "logits": "float T B V",
+        "targets": "ids<V T B",
+        "out": "out float T B V, optional, may hold logits",
+    },
+    "clip": {"grad": "out float N"},
+    **dict.fromkeys(spec.OPTIMIZERS, _OPTIMIZER),
+    "loss_and_grad": {"theta": "float N"} | _STATE | {"x": "ids<V T+1 B", "masks": "mask L T B H, optional"},
+    "train_steps": {"theta": "out float N", "state": "out float S N"}
+    | _STATE_OUT
+    | {"ids": "text M", "starts": "int64 K B", "reset": "bool K", "learning_rate": "double K, or a number"}
+    | {"masks": "mask K L T B H, optional", "out": "out double K, optional"},
+    "score": {"theta": "float N"} | _STATE_OUT | {"x": "ids<V T+1 B", "out": "out double T B, optional"},
+    "sample": {"theta": "float N"}
+    | _STATE_OUT
+    | {"x": "ids<V B", "uniforms": "double K B", "log_probs": "out double K B, optional"},
+}
+_CHECKS = {op: Arrays(patterns) for op, patterns in ARRAYS.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------- layers
+def lstm_forward(
+    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, out: Any, family: Family = HOST
+) -> dict[str, int]:
+    """Check the arguments of :func:`lstm_forward`; return the sizes by letter."""
+    return _CHECKS["lstm_forward"]((h0, c0, W_h, W_x, b, x, *parts("out", out, "h", "c", "gates")), family)
+
+
+def lstm_backward(dh: Any, cache: Any, dh_last: Any, dc_last: Any, out: Any, dz: Any, family: Family = HOST) -> None:
+    """Check the arguments of :func:`lstm_backward`."""
+    x, h, c, gates, W_x, W_h = unpacked("cache", cache, LSTMCache)
+    given = (dh, h, c, gates, W_x, W_h, x, dh_last, dc_last, dz, *_gradients(out, LSTMGrads, x))
+    _CHECKS["lstm_backward"](given, family)
+
+
+def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, out: Any, family: Family = HOST) -> dict[str, int]:
+    """Check the arguments of :func:`rnn_forward`; return the sizes by letter."""
+    return _CHECKS["rnn_forward"]((h0, W_h, W_x, b, x, out), family)
+
+
+def rnn_backward(dh: Any, cache: Any, dh_last: Any, out: Any, dz: Any, family: Family = HOST) -> None:
+    """Check the arguments of :func:`rnn_backward`."""
+    x, h, W_x, W_h = unpacked("cache", cache, RNNCache)
+    _CHECKS["rnn_backward"]((dh, h, W_x, W_h, x, dh_last, dz, *_gradients(out, RNNGrads, x)), family)
+
+
+def gru_forward(
+    x: Any, h0: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, out: Any, family: Family = HOST
+) -> dict[str, int]:
+    """Check the arguments of :func:`gru_forward`; return the sizes by letter."""
+    return _CHECKS["gru_forward"]((h0, W_h, W_x, b_x, b_h, x, *parts("out", out, "h", "gates")), family)
+
+
+def gru_backward(dh: Any, cache: Any, dh_last: Any, out: Any, dz: Any, family: Family = HOST) -> None:
+    """Check the arguments of :func:`gru_backward`."""
+    x, h, gates, W_x, W_h = unpacked("cache", cache, GRUCache)
+    _CHECKS["gru_backward"]((dh, h, gates, W_x, W_h, x, dh_last, dz, *_gradients(out, GRUGrads, x)), family)
+
+
+def _gradients(out: Any, kind: Any, x: Any) -> tuple[Any, ...]:
+    """The buffers for gradients: all of them, but for dx of ids, or none."""
+    if out is None:
+        return (None,) * len(kind._fields)
+    unpacked("out", out, kind)
+    is_ids = getattr(x, "ndim", 0) == 2
+    for name, buffer in zip(kind._fields, out, strict=True):
+        if (buffer is None) != (name == "dx" and is_ids):
+            expected = "an array, got None" if buffer is None else "None, as ids have no gradient, got an array"
+            raise WrongType(f"out.{name}: expected {expected}")
+    return tuple(out)
+
+
+# ------------------------------------------------------------------------------------------------ loss and optimizers
+def softmax_cross_entropy(logits: Any, targets: Any, out: Any, family: Family = HOST) -> None:
+    """Check the arguments of :func:`softmax_cross_entropy`."""
+    _CHECKS["softmax_cross_entropy"]((logits, targets, out), family)
+
+
+def clip(grad: Any, grad_clip: Any, grad_clip_norm: Any, family: Family = HOST) -> tuple[Any, Any]:
+    """Check the arguments of :func:`clip`; return the two limits."""
+    limits = number("grad_clip", grad_clip), number("grad_clip_norm", grad_clip_norm)
+    _CHECKS["clip"]((grad,), family)
+    return limits
+
+
+class Update(NamedTuple):
+    """The checked numbers of one optimizer step."""
+
+    step: int
+    learning_rate: float
+    grad_clip: float | None
+    hyper: dict[str, float]  # in the table's order
+
+
+def optimizer(
+    name: str,
+    theta: Any,
+    grad: Any,
+    state: Any,
+    step: Any,
+    learning_rate: Any,
+    grad_clip: Any,
+    hyper: dict[str, Any],
+    family: Family = HOST,
+) -> Update:
+    """Check the arguments of an optimizer."""
+    values = {key: number(key, value) for key, value in hyper.items()}
+    update = Update(
+        number("step", step), number("learning_rate", learning_rate), number("grad_clip", grad_clip), values
+    )
+    _CHECKS[name]((theta, grad, state), family, S=spec.slots_of(name, values))
+    if theta.dtype == np.float64:
+        return update
+    return update._replace(
+        learning_rate=float(held(theta.dtype, update.learning_rate)),
+        hyper={key: float(held(theta.dtype, value)) for key, value in values.items()},
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- whole model
+def loss_and_grad(
+    theta: Any, h: Any, c: Any, x: Any, shape: Any, last_only: Any, dropout: Any, masks: Any, ws: Any,
+    family: Family = HOST,
+) -> int:  # fmt: skip
+    """Check the arguments of :func:`loss_and_grad`; return T."""
+    rate = number("dropout", dropout)
+    flag("last_only", last_only)
+    _check_masks_given(masks, rate)
+    sizes = _CHECKS["loss_and_grad"]((theta, h, c, x, masks), family, **_sizes(shape))
+    _check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, (theta, h, c, x, masks), family, rate)
+    return sizes["T"]
+
+
+class Training(NamedTuple):
+    """The checked arguments of :func:`train_steps`: numbers as Python's own, short vectors in a row."""
+
+    theta: Any  # (N,), written
+    state: Any  # (S, N), written
+    h: Any  # (L, B, H), written
+    c: Any  # (L, B, H), written
+    ids: Any  # (M,); each is checked as it is read
+    starts: Any  # (K, B) int64
+    reset: Any  # (K,) bool, C-contiguous
+    learning_rate: Any  # (K,) float64, C-contiguous, of the host
+    shape: Shape
+    seq_length: int
+    step: int
+    optimizer: str
+    hyper: dict[str, float]  # all of the optimizer's constants, in the table's order
+    grad_scale: float
+    grad_clip: float | None
+    grad_clip_norm: float | None
+    last_only: bool
+    dropout: float
+    masks: Any  # (K, L, T, B, H) or None
+    bfloat16: bool
+    smooth_loss: float
+    stop_below: float
+    workspace: Workspace | None
+    threads: int
+    losses: Any  # (K,) float64, written
+
+
+def train_steps(
+    theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, learning_rate: Any,
+    family: Family = HOST, *,
+    shape: Any, seq_length: Any, step: Any, optimizer: Any, hyper: Any, grad_scale: Any, grad_clip: Any,
+    grad_clip_norm: Any, last_only: Any, dropout: Any, masks: Any, bfloat16: Any, smooth_loss: Any, stop_below: Any,
+    workspace: Any, threads: Any, out: Any,
+) -> Training:  # fmt: skip
+    """Check the arguments of :func:`train_steps`, all but the ids, which are checked as they are read."""
+    values = {name: number(name, value) for name, value in spec.hyper_values(optimizer, hyper).items()}
+    if optimizer == "adagrad" and values["epsilon"] == 0:  # the rows of characters that were never read would be 0 / 0
+        raise ValueError("epsilon: expected at least 1.2e-38 in train_steps with adagrad, got 0")
+    T, rate, bf16 = number("seq_length", seq_length), number("dropout", dropout), flag("bfloat16", bfloat16)
+    known = _sizes(shape) | {"S": spec.slots_of(optimizer, values), "T": T}
+    is_one_rate = not hasattr(learning_rate, "shape") or isinstance(learning_rate, np.generic)
+    if is_one_rate:
+        rate_of_all = number("learning_rate", learning_rate)
+    _check_masks_given(masks, rate)
+    reset, rates = _contiguous(reset, family), None if is_one_rate else _contiguous(learning_rate, family)
+    given = (theta, state, h, c, ids, starts, reset, rates, masks, out)
+    sizes = _CHECKS["train_steps"](given, family, **known)
+    rates = np.full(sizes["K"], rate_of_all) if is_one_rate else family.to_host(rates)
+    wrong = rates[~((rates >= 0) & (rates < np.inf))]
+    if len(wrong):
+        raise ValueError(f"learning_rate: expected {VALUES['learning_rate'].allowed}, got {wrong[0]}")
+    B, M = sizes["B"], sizes["M"]
+    if bf16 and (B != 1 or theta.dtype != np.float32 or shape.cell != "lstm" or shape.embedding_size):
+        got = f"{B} of {theta.dtype}, {shape.cell}, embedding_size {shape.embedding_size}"
+        raise ValueError(f"bfloat16: expected one stream of float32, lstm, without an embedding, got {got}")
+    if max(M, 1) <= T:
+        raise ValueError(f"seq_length: expected less than {M} (the number of ids), got {T}")
+    if sizes["K"] and (int(starts.min()) < 0 or int(starts.max()) + T >= M):
+        raise ValueError(
+            f"starts: expected 0 <= start and start + {T} < {M} (the number of ids), "
+            f"got {int(starts.min())} to {int(starts.max())}"
+        )
+    scale, rates = number("grad_scale", grad_scale), held(theta.dtype, rates)
+    values = {key: float(held(theta.dtype, value)) for key, value in values.items()}
+    training = Training(
+        theta, state, h, c, ids, starts, reset, rates, shape, T, number("step", step), optimizer, values,
+        float(held(theta.dtype, scale)), number("grad_clip", grad_clip), number("grad_clip_norm", grad_clip_norm),
+        flag("last_only", last_only), rate, masks, bf16, number("smooth_loss", smooth_loss),
+        number("stop_below", stop_below), workspace, number("threads", threads),
+        family.empty(sizes["K"]) if out is None else out,
+    )  # fmt: skip
+    _check_workspace(workspace, shape, T, B, theta.dtype, given, family, rate, bf16)
+    return training
+
+
+def score(theta: Any, h: Any, c: Any, x: Any, shape: Any, ws: Any, out: Any, family: Family = HOST) -> int:
+    """Check the arguments of :func:`score`; return T."""
+    given = (theta, h, c, x, out)
+    sizes = _CHECKS["score"](given, family, **_sizes(shape))
+    _check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, given, family)
+    return sizes["T"]
+
+
+class Sampling(NamedTuple):
+    """The checked arguments of :func:`sample` that an op does not take as they are."""
+
+    uniforms: Any  # (n, B) float64, C-contiguous
+    temperature: float
+    top_k: int  # at most V
+    top_p: float
+
+
+def sample(
+    theta: Any, h: Any, c: Any, x: Any, uniforms: Any, shape: Any, temperature: Any, top_k: Any, top_p: Any,
+    log_probs: Any, family: Family = HOST,
+) -> Sampling:  # fmt: skip
+    """Check the arguments of :func:`sample`."""
+    how = number("temperature", temperature), number("top_k", top_k), number("top_p", top_p)
+    known = _sizes(shape)
+    uniforms = _contiguous(uniforms, family)
+    _CHECKS["sample"]((theta, h, c, x, uniforms, log_probs), family, **known)
+    if uniforms.size and not (uniforms.min() >= 0 and uniforms.max() < 1):
+        raise ValueError("uniforms: expected numbers in [0, 1)")
+    return Sampling(uniforms, how[0], min(how[1], shape.vocab_size), how[2])
+
+
+def not_finite(n: int) -> NotFinite:
+    """The error for logits of which nothing can be drawn."""
+    return NotFinite(f"theta: expected parameters that give finite logits, got NaN or inf for character {n}")
+
+
+def _contiguous(array: Any, family: Family) -> Any:
+    """A short vector, as a C-contiguous copy where it has strides; what is no array goes on to be refused."""
+    return family.copied(array) if type(array) in family.types and not array.flags.c_contiguous else array
+
+
+def _sizes(shape: Any) -> dict[str, int]:
+    """The sizes, by letter, that a model's shape fixes."""
+    if not isinstance(shape, Shape):
+        raise WrongType(f"shape: expected kernels.spec.Shape, got {type(shape).__name__}")
+    return {"V": shape.vocab_size, "H": shape.hidden_size, "L": shape.num_layers, "N": spec.num_parameters(shape)}
+
+
+def _check_masks_given(masks: Any, dropout: float) -> None:
+    """Check that there are masks exactly where there is dropout."""
+    if (masks is None) != (dropout == 0):
+        raise ValueError(f"masks: expected {'None' if dropout == 0 else 'an array'} with dropout {dropout}")
+
+
+# ---------------------------------------------------------------------------------------------------------- workspaces
+def _check_workspace(
+    ws: Any, shape: Shape, T: int, B: int, dtype: Any, arrays: tuple[Any, ...], family: Family, dropout: float = 0.0,
+    bfloat16: bool = False,
+) -> None:  # fmt: skip
+    """Check that a workspace was made for these sizes, and that its memory is its own: kernels take theirs from it."""
+    if ws is None:
+        return
+    if not isinstance(ws, Workspace):
+        raise WrongType(f"workspace: expected kernels.spec.Workspace, got {type(ws).__name__}")
+    for name, (dims, kind) in _layout(shape, T, B, np.dtype(dtype), dropout > 0, bfloat16).items():
+        buffer = getattr(ws, name)
+        if buffer is None:
+            raise ValueError(f"workspace.{name}: expected {dims}, got None: make it for bfloat16")
+        check_type(f"workspace.{name}", buffer)
+        if buffer.shape != dims:
+            raise ValueError(f"workspace.{name}: expected {dims}, got {buffer.shape}")
+        if buffer.dtype != kind:
+            raise ValueError(f"workspace.{name}: expected {kind}, got {buffer.dtype}")
+        check_layout(f"workspace.{name}", buffer, True)
+    if family is HOST:  # a device has memory of its own
+        spans = _spans(ws)
+        for array in arrays:
+            if array is not None and _meets(spans, HOST.span(array)):
+                raise ValueError("workspace: expected memory of its own, got buffers that overlap an argument")
+
+
+@lru_cache(64)
+def _layout(
+    shape: Shape, T: int, B: int, dtype: np.dtype, has_dropout: bool, bfloat16: bool
+) -> dict[str, tuple[Any, np.dtype]]:
+    return spec.workspace_layout(shape, T, B, dtype, 0.5 if has_dropout else 0.0, bfloat16)
+
+
+def _spans(ws: Workspace) -> list[tuple[int, int]]:
+    """The memory of a workspace's buffers, (begin, end) in order; no two of them overlap."""
+    spans = ws.__dict__.get("spans")
+    if spans is None:
+        spans = sorted(HOST.span(buffer) for buffer in ws if buffer is not None and buffer.size)
+        if any(begin < end for (_, end), (begin, _) in pairwise(spans)):
+            raise ValueError("workspace: expected buffers of their own memory, got two that overlap")
+        ws.__dict__["spans"] = spans  # of the buffers' addresses, which do not change
+    return spans
+
+
+def _meets(spans: list[tuple[int, int]], span: tuple[int, int]) -> bool:
+    """Whether a span has a byte in common with one of `spans`, which are in order."""
+    at = bisect_left(spans, (span[1], 0)) - 1  # the last that begins before its end
+    return span[0] < span[1] and at >= 0 and spans[at][1] > span[0]
+
+
+class _InUse:
+    """The memory of the workspaces that calls of this process use now."""
+
+    def __init__(self) -> None:
+        self._forget()
+        if hasattr(os, "register_at_fork"):  # a forked child has none of the threads that use them
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._lock = Lock()
+        self._spans: list[list[tuple[int, int]]] = []
+
+    def take(self, spans: list[tuple[int, int]]) -> None:
+        with self._lock:
+            if any(_meets(used, span) for used in self._spans for span in spans):
+                raise ValueError("workspace: expected one that no other call uses now; each thread needs its own")
+            self._spans.append(spans)
+
+    def give_back(self, spans: list[tuple[int, int]]) -> None:
+        with self._lock:
+            self._spans[:] = [used for used in self._spans if used is not spans]
+
+
+_in_use = _InUse()
+
+
+@contextmanager
+def exclusive(ws: Workspace | None) -> Iterator[None]:
+    """Have a checked workspace for one call alone; nothing where there is none.
+
+    Raises
+    ------
+    ValueError
+        If another call uses it, or one that shares a buffer with it.
+    """
+    if ws is None:
+        yield
+        return
+    spans = _spans(ws)
+    try:
+        _in_use.take(spans)
+        yield
+    finally:
+        _in_use.give_back(spans)
+
+
+# ------------------------------------------------------------------------------------------------------- documentation
+def tables() -> str:
+    """The descriptions of all arguments as the tables of docs/kernels.md."""
+    lines = []
+    for op, arrays in ARRAYS.items():
+        lines += ["", f"`{op}{spec.OPS[op]}`", "", "| array | read or written | kind | dimensions | notes |"]
+        lines.append("| --- | --- | --- | --- | --- |")
+        for name, pattern in arrays.items():
+            text, *notes = pattern.split(", ")
+            access = "written" if text.startswith("out ") else "read"
+            forms = [form.partition(" ") for form in text.removeprefix("out ").split(" | ")]
+            kinds = " or ".join(kind.replace("<", ", below ") for kind, _, _ in forms)
+            dims = " or ".join(f"({', '.join(words.split())}{',' if ' ' not in words else ''})" for *_, words in forms)
+            lines.append(f"| `{name}` | {access} | {kinds} | {dims} | {', '.join(notes)} |")
+    lines += ["", "| number | what it may be |", "| --- | --- |"]
+    lines += [f"| `{name}` | {value.allowed} |" for name, value in VALUES.items()]
+    return "\n".join(lines).strip()
+
+
+if __name__ == "__main__":
+    print(tables())

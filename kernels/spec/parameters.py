@@ -1,0 +1,139 @@
+"""Shape, and the layout of flat vectors: which block of parameters begins where."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from kernels.spec.arguments import number
+from kernels.spec.cells import CELLS
+
+
+class _Sizes(NamedTuple):
+    vocab_size: int
+    hidden_size: int
+    num_layers: int = 1
+    cell: str = "lstm"  # of CELLS
+    embedding_size: int = 0  # 0: none, ids are rows of the first W_x
+
+
+class Shape(_Sizes):
+    """The sizes and the kind of cell that fix a model's parameters.
+
+    Parameters
+    ----------
+    vocab_size, hidden_size, num_layers : V, H, L, at least 1
+    cell : a name of CELLS
+    embedding_size : E, or 0 for none: ids are then rows of the first W_x
+
+    Raises
+    ------
+    ValueError
+        ``hidden_size: expected a whole number from 1 to 2147483647, got 0`` and the like.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls, vocab_size: int, hidden_size: int, num_layers: int = 1, cell: str = "lstm", embedding_size: int = 0
+    ) -> Self:
+        """Check the sizes: whoever has a Shape has a valid one."""
+        if not isinstance(cell, str) or cell not in CELLS:
+            raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r:.60}")
+        return super().__new__(
+            cls,
+            number("vocab_size", vocab_size),
+            number("hidden_size", hidden_size),
+            number("num_layers", num_layers),
+            cell,
+            number("embedding_size", embedding_size),
+        )
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]
+        """As for any named tuple (also for _replace), but checked."""
+        return cls(*iterable)
+
+
+class LayerParams(NamedTuple):
+    """Views of the parameters (or gradients) of one LSTM layer, or with H columns instead of 4H of one RNN layer."""
+
+    W_x: Any  # (D, 4H)
+    W_h: Any  # (H, 4H)
+    b: Any  # (4H,)
+
+
+class GRULayerParams(NamedTuple):
+    """Views of one GRU layer's parameters (or gradients)."""
+
+    W_x: Any  # (D, 3H)
+    W_h: Any  # (H, 3H)
+    b_x: Any  # (3H,)
+    b_h: Any  # (3H,)
+
+
+class Params(NamedTuple):
+    """Views of a flat vector (N,): of all parameters, of all gradients, or of one array of optimizer memory."""
+
+    layers: tuple[Any, ...]  # LayerParams or GRULayerParams
+    W_y: Any  # (H, V)
+    b_y: Any  # (V,)
+    embedding: Any = None  # (V, E), None where there is none
+
+
+def blocks(shape: Shape) -> list[tuple[str, int, tuple[int, ...]]]:
+    """Name, offset and dimensions of every block of the flat vector, in order: the one place that knows them."""
+    V, H, L, cell, E = shape
+    columns = CELLS[cell] * H
+    dims: list[tuple[str, tuple[int, ...]]] = [("embedding", (V, E))] if E else []
+    for layer in range(L):
+        dims += [(f"W_x_l{layer}", (H if layer > 0 else E or V, columns)), (f"W_h_l{layer}", (H, columns))]
+        dims += [(f"{bias}_l{layer}", (columns,)) for bias in _layer_type(cell)._fields[2:]]
+    dims += [("W_y", (H, V)), ("b_y", (V,))]
+    out, offset = [], 0
+    for name, dim in dims:
+        out.append((name, offset, dim))
+        offset += math.prod(dim)
+    return out
+
+
+def _layer_type(cell: str) -> type[LayerParams] | type[GRULayerParams]:
+    return GRULayerParams if cell == "gru" else LayerParams
+
+
+def num_parameters(shape: Shape) -> int:
+    """N, the length of the flat vector."""
+    _, offset, dim = blocks(shape)[-1]
+    return offset + math.prod(dim)
+
+
+def offsets(shape: Shape) -> np.ndarray:
+    """Offsets of the blocks, int64 in the order of :func:`blocks`: how compiled loops find their way.
+
+    An embedding is left out: it is what lies before the first of them.
+    """
+    return np.array([offset for name, offset, _ in blocks(shape) if name != "embedding"], np.int64)
+
+
+def named(flat: Any, shape: Shape) -> dict[str, Any]:
+    """Views of `flat` (N,) by block name, in the order of :func:`blocks`."""
+    return {name: flat[at : at + math.prod(dim)].reshape(dim) for name, at, dim in blocks(shape)}
+
+
+def params(flat: Any, shape: Shape) -> Params:
+    """Views of `flat` (N,) as a :class:`Params`."""
+    by_name, layer_type = named(flat, shape), _layer_type(shape.cell)
+    embedding = by_name.pop("embedding", None)
+    views, n = list(by_name.values()), len(layer_type._fields)
+    layers = tuple(layer_type(*views[n * k : n * k + n]) for k in range(shape.num_layers))
+    return Params(layers, views[-2], views[-1], embedding)
+
+
+def aligned_zeros(dims: tuple[int, ...] | int, dtype: Any) -> np.ndarray:
+    """Zeros whose first element sits on a 64-byte boundary, so that vector loads do not straddle cache lines."""
+    dims = (dims,) if isinstance(dims, int) else dims
+    dtype = np.dtype(dtype)
+    raw = np.zeros(math.prod(dims) * dtype.itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + math.prod(dims) * dtype.itemsize].view(dtype).reshape(dims)

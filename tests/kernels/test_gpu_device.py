@@ -1,0 +1,118 @@
+"""What only a real device can show: make gpu-test. The chain of trust runs there, too, from the files that hold it."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, load, made_up_text
+
+import charlstm
+import kernels
+from charlstm.measure.bench import WORKS, text_ids
+from charlstm.runs.run import resume
+from kernels import testing
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(kernels.missing("cupy") is not None, reason=str(kernels.missing("cupy"))),
+]
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    return load("cupy")
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text(made_up_text())
+    return path
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_gradients_by_central_differences(gpu, cell):
+    for check in testing.gradient_errors(gpu, cells=(cell,)):
+        assert check.error < testing.GRADIENT_TOLERANCE, check
+
+
+@pytest.mark.parametrize("name", ["seed", "h256-b16"])
+def test_the_works_that_are_measured_follow_the_processor(gpu, ref, name):
+    work = WORKS[name]
+    ids, n = text_ids(work), 30
+    starts, reset = work.plan(len(ids)).plan(0, n)
+    curves = []
+    for ops in (gpu, ref):
+        theta = work.weights("float32")
+        slots = 2 if work.optimizer == "adam" else 1
+        h = np.zeros((work.shape.num_layers, work.batch_size, work.shape.hidden_size), np.float32)
+        curves.append(
+            ops.train_steps(
+                theta, np.zeros((slots, len(theta)), np.float32), h, h.copy(), ids, starts, reset,
+                np.full(n, work.learning_rate), shape=work.shape, seq_length=work.seq_length, optimizer=work.optimizer,
+                grad_scale=work.grad_scale, grad_clip=work.grad_clip, grad_clip_norm=work.grad_clip_norm,
+            )
+        )  # fmt: skip
+    assert np.abs(curves[0] / curves[1] - 1).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"hidden_size": 50, "num_layers": 1, "batch_size": 1}, {"hidden_size": 50, "num_layers": 2, "batch_size": 3}],
+    ids=str,
+)
+def test_the_same_seed_gives_the_same_bits_also_when_resumed(text, tmp_path, sizes):
+    options = {"backend": "cupy", "seq_length": 10, "seed": 5, "sample_every": 0, "schedule": "constant", **sizes}
+    whole, again = (
+        charlstm.train(text, out=str(tmp_path / name), iterations=400, **options) for name in ("whole", "again")
+    )
+    charlstm.train(text, out=str(tmp_path / "parts"), iterations=150, **options)
+    parts = resume(tmp_path / "parts", (), {"iterations": 400})
+    for _ in parts.train():
+        pass
+    kept = [charlstm.load(run.folder).theta.tobytes() for run in (whole, again, parts)]
+    assert kept[0] == kept[1] == kept[2]
+
+
+def test_a_run_goes_from_the_processor_to_the_device_and_back(text, tmp_path):
+    options = {"hidden_size": 30, "num_layers": 1, "batch_size": 1, "seq_length": 10, "dtype": "float64", "seed": 5}
+    options |= {"sample_every": 0, "schedule": "constant"}
+    whole = charlstm.train(text, out=str(tmp_path / "whole"), backend="numpy", iterations=90, **options)
+    charlstm.train(text, out=str(tmp_path / "parts"), backend="numpy", iterations=30, **options)
+    for backend, end in (("cupy", 60), ("numpy", 90)):
+        run = resume(tmp_path / "parts", (), {"backend": backend, "iterations": end})
+        assert any(note.startswith("differs backend") for note in run.notes)
+        for _ in run.train():
+            pass
+    thetas = [charlstm.load(tmp_path / name).theta for name in ("whole", "parts")]
+    assert testing.relative_error(thetas[1], thetas[0]) < 1e-6
+    assert whole.folder.exists()
+
+
+def test_work_is_queued_on_the_current_stream(gpu):
+    import cupy
+
+    from kernels.gpu import ops
+
+    logits = cupy.asarray(np.random.RandomState(0).randn(5, 2, 7))
+    targets = cupy.zeros((5, 2), np.int32)
+    with cupy.cuda.Stream(non_blocking=True):
+        loss, dlogits = ops.softmax_cross_entropy(logits, targets)
+        assert abs(float(dlogits.sum())) < 1e-12
+    assert loss > 0
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_nvidias_own_sanitizer_sees_nothing(tool):
+    sanitizer = shutil.which("compute-sanitizer")
+    if sanitizer is None:
+        pytest.skip("needs compute-sanitizer, of the CUDA toolkit")
+    done = subprocess.run(
+        [sanitizer, "--tool", tool, "--error-exitcode", "66", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+         "tests/kernels/test_gpu.py", "-k", "a_block_with_every_optimizer or trace"],
+        cwd=ROOT, env={**os.environ, "CHARLSTM_TEST_BACKEND": "cupy"}, capture_output=True, text=True, timeout=1800, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

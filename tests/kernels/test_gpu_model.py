@@ -1,0 +1,52 @@
+"""The page about the GPU holds what the model of it predicts, and the benchmarks of it run."""
+
+import json
+
+from conftest import ROOT, load
+
+import kernels
+from benchmarks import gpu, gpu_model, results
+from charlstm.measure.bench import WORKS
+from kernels.gpu import presence
+
+
+def test_the_page_holds_the_table_of_predictions():
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    assert f"<!-- predicted -->\n{gpu_model.table()}\n<!-- end -->" in page
+    exact, padded, moved = gpu_model.block_figures(WORKS["seed"])
+    assert (
+        f"{exact:.1f} million multiply-adds an iteration, {padded:.1f} with what is padded, and moves {moved:.1f} MB"
+        in page
+    )
+
+
+def test_more_of_everything_is_no_slower():
+    for device in gpu_model.DEVICES:
+        better = device._replace(clock=2 * device.clock, lanes=2 * device.lanes, bandwidth=2 * device.bandwidth)
+        for name in gpu_model.SHOWN:
+            assert gpu_model.seconds(WORKS[name], better) <= gpu_model.seconds(WORKS[name], device)
+
+
+def test_benchmarks_of_the_gpu_run(monkeypatch, tmp_path, capsys):
+    if kernels.missing("cupy") is not None:
+        import pytest
+        from device import emulator
+
+        if emulator.COMPILER is None:
+            pytest.skip(emulator.REASON)
+        load("cupy")
+        monkeypatch.setattr(presence, "problem", lambda: None)
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    monkeypatch.setattr(gpu, "SHORT", ("seed", "sample"))
+    monkeypatch.setattr(gpu, "ROUNDS", 1)
+    monkeypatch.setattr(gpu, "iterations_for", lambda run, seconds: 2)
+    assert gpu.main() == 0
+    (path,) = tmp_path.glob("*.json")
+    assert [row["work"] for row in json.loads(path.read_text())["gpu"]] == ["seed", "sample"]
+    assert "seed" in capsys.readouterr().out
+
+
+def test_without_a_gpu_the_benchmarks_say_why(monkeypatch, capsys):
+    monkeypatch.setattr(presence, "problem", lambda: "needs the NVIDIA driver")
+    assert gpu.main() == 1
+    assert capsys.readouterr().err.strip() == "the cupy backend needs the NVIDIA driver"

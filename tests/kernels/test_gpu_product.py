@@ -1,0 +1,162 @@
+"""Training, sampling and scoring on the GPU backend, on the processor where there is no GPU; what is said where one is
+missing.
+"""
+
+import ctypes
+import json
+
+import numpy as np
+import pytest
+from conftest import load, made_up_text
+from device import emulator
+
+import charlstm
+import kernels
+from charlstm.cli import _guarded
+from charlstm.model.sampling import choose_backend
+from charlstm.runs.run import resume
+from charlstm.settings.config import from_preset
+from charlstm.text.corpus import Corpus
+from charlstm.training.trainer import Trainer
+from kernels.gpu import presence
+
+SMALL = {"hidden_size": 9, "num_layers": 1, "seq_length": 6, "batch_size": 1}
+LARGER = {"hidden_size": 9, "num_layers": 2, "seq_length": 6, "batch_size": 3, "dropout": 0.3, "embedding_size": 5}
+
+
+@pytest.fixture
+def has_gpu(monkeypatch):
+    """A machine with a GPU, imitated where there is none."""
+    if kernels.missing("cupy") is None:
+        return
+    if emulator.COMPILER is None:
+        pytest.skip(emulator.REASON)
+    load("cupy")
+    monkeypatch.setattr(presence, "problem", lambda: None)
+
+
+def train(out, backend, iterations=30, **options):
+    text = out.parent / "book.txt"
+    text.write_text(made_up_text())
+    options = {"sample_every": 0, "dtype": "float64", "report_every": 1, "schedule": "constant", **options}
+    return charlstm.train(text, out=str(out), backend=backend, iterations=iterations, seed=3, **options)
+
+
+def losses(run):
+    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+    return [line["loss"] for line in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize("sizes", [SMALL, LARGER], ids=["block", "launches"])
+def test_a_run_is_that_of_the_processor(has_gpu, tmp_path, sizes):
+    ours, theirs = (train(tmp_path / name, name, sample_every=20, **sizes) for name in ("cupy", "numpy"))
+    assert losses(ours) == pytest.approx(losses(theirs), rel=1e-9)
+    assert (ours.folder / "samples.txt").read_text().splitlines()[1:] == (
+        theirs.folder / "samples.txt"
+    ).read_text().splitlines()[1:]
+    kept = charlstm.load(ours.folder)
+    for name in ("theta", "state", "h", "c"):
+        assert type(getattr(kept, name)) is np.ndarray
+        assert getattr(kept, name) == pytest.approx(getattr(charlstm.load(theirs.folder), name), rel=1e-7, abs=1e-9)
+
+
+@pytest.mark.parametrize(("first", "then"), [("numpy", "cupy"), ("cupy", "numpy")])
+def test_a_run_goes_on_elsewhere_and_says_where_exactness_ends(has_gpu, tmp_path, first, then):
+    train(tmp_path / "run", first, **SMALL)
+    resumed = resume(tmp_path / "run", (), {"backend": then, "iterations": 50})
+    assert any(note.startswith(f"differs backend {first} -> {then}") for note in resumed.notes)
+    for _ in resumed.train():
+        pass
+    assert losses(resumed) == pytest.approx(losses(train(tmp_path / "whole", "numpy", 50, **SMALL)), rel=1e-9)
+
+
+def test_samples_and_scores_are_those_of_the_processor(has_gpu, model):
+    texts = [model.sample("ab", length=80, seed=1, backend=name) for name in ("cupy", "numpy")]
+    scores = [model.score("abcd efgh.\n" * 60, backend=name).bits_per_char for name in ("cupy", "numpy")]
+    assert texts[0] == texts[1]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+
+
+def test_evaluation_on_the_device(has_gpu):
+    corpus = Corpus.from_text(made_up_text(), "book")
+    found = []
+    for name in ("cupy", "numpy"):
+        config = from_preset(iterations=12, backend=name, dtype="float64", validation=0.1, sample_every=0, **SMALL)
+        found.append([p.val_bits_per_char for p in Trainer(config, corpus).run() if p.kind == "evaluation"])
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+    assert found[0]
+
+
+def test_auto_is_the_processor(has_gpu):
+    assert choose_backend("auto") in ("numba", "numpy")
+    assert choose_backend("cupy") == "cupy"
+
+
+# ------------------------------------------------------------------------------------------------- what is said without
+class Driver:
+    """A driver of some version with some devices."""
+
+    def __init__(self, version, devices, result=0):
+        self.version, self.devices, self.result = version, devices, result
+
+    def cuDriverGetVersion(self, place):  # noqa: N802
+        ctypes.cast(place, ctypes.POINTER(ctypes.c_int))[0] = self.version
+        return 0
+
+    def cuInit(self, flags):  # noqa: N802
+        return self.result
+
+    def cuDeviceGetCount(self, place):  # noqa: N802
+        ctypes.cast(place, ctypes.POINTER(ctypes.c_int))[0] = self.devices
+        return 0
+
+
+CUDA13, CUDA12 = "pip install 'charlstm[cuda13]'", "pip install 'charlstm[cuda12]'"
+
+
+@pytest.mark.parametrize(
+    ("package", "driver", "found", "expected"),
+    [
+        (False, None, (), f"needs CuPy: {CUDA13} (cuda12 for drivers before 580)"),
+        (False, Driver(12040, 1), (), f"needs CuPy: {CUDA12}"),
+        (False, Driver(13000, 1), (), f"needs CuPy: {CUDA13}"),
+        (True, None, (), "needs the NVIDIA driver, which was not found: install it from your system's packages, or from NVIDIA"),
+        (True, Driver(13000, 0), (), "found the NVIDIA driver, but no GPU that it can use (CUDA_VISIBLE_DEVICES may hide it)"),
+        (True, Driver(13000, 1, 100), (), "found the NVIDIA driver, but no GPU that it can use (CUDA_VISIBLE_DEVICES may hide it)"),
+        (True, Driver(13000, 1), ("nvrtc",), f"needs CUDA's libraries cublas (the matrix products): {CUDA13}, or a CUDA toolkit"),
+        (True, Driver(12080, 1), (), f"needs CUDA's libraries nvrtc (the compiler) and cublas (the matrix products): {CUDA12}, or a CUDA toolkit"),
+        (True, Driver(13000, 1), ("nvrtc", "cublas"), None),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_named_with_what_would_help(monkeypatch, package, driver, found, expected):
+    monkeypatch.setattr(presence, "find_spec", lambda name: package or None)
+    monkeypatch.setattr(presence, "_driver", lambda: driver)
+    monkeypatch.setattr(presence, "_loads", lambda name: name in found)
+    presence.problem.cache_clear()
+    try:
+        assert presence.problem() == expected
+    finally:
+        presence.problem.cache_clear()
+
+
+def test_a_command_says_it_in_one_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(presence, "problem", lambda: "needs the NVIDIA driver")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text(made_up_text())
+    assert _guarded(["train", "book.txt", "--backend", "cupy"]) == 2
+    assert capsys.readouterr().err.strip() == "charlstm: --backend cupy: the cupy backend needs the NVIDIA driver"
+    with pytest.raises(kernels.BackendUnavailable, match="the cupy backend needs the NVIDIA driver"):
+        kernels.load("cupy")
+    assert "cupy" not in kernels.available()
+
+
+def test_a_package_that_cannot_be_imported_is_no_traceback(monkeypatch):
+    monkeypatch.setattr(presence, "problem", lambda: None)
+
+    def broken(name):
+        raise ImportError("libcublas.so.13: cannot open shared object file\nmore of it")
+
+    monkeypatch.setattr(kernels, "import_module", broken)
+    with pytest.raises(kernels.BackendUnavailable) as caught:
+        kernels.load("cupy")
+    assert str(caught.value) == "the cupy backend cannot be loaded: libcublas.so.13: cannot open shared object file"

@@ -1,0 +1,119 @@
+"""The test of the tests: a mistake planted in a copy of a backend's source must turn the chain of trust red."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import mutations
+import pytest
+from conftest import ROOT
+from device import emulator
+from mutations import MORE_MUTATIONS, MUTATIONS, Mutation, plant
+
+NONE = "no mistake"
+
+
+def run_chain(mutation, folder):
+    """Run the chain of trust in a process of its own against the planted copy; return the finished process."""
+    plant(mutation, folder)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "CHARLSTM_TEST_MUTANT": str(folder),
+        "CHARLSTM_TEST_BACKEND": mutation.backend,
+    }
+    if mutation.name != NONE:  # what is right may come from the cache: it is the very code of the real package
+        environment["NUMBA_CACHE_DIR"] = str(folder / "cache")
+    options = ["-c", folder / "pytest.ini", "-p", "no:cacheprovider", "-x", "-q"]
+    file = "test_gpu.py" if mutation.backend == "cupy" else "test_chain.py"
+    chosen = ["-k", "not float32 and not original and not work_that", ROOT / "tests" / "kernels" / file]
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *map(str, options + chosen)],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+
+
+def run_chains(mutations, tmp_path_factory):
+    """Run the chain with each of them, two at a time; return the finished processes by name and backend."""
+    with ThreadPoolExecutor(2) as pool:
+        jobs = {(m.name, m.backend): pool.submit(run_chain, m, tmp_path_factory.mktemp("mutant")) for m in mutations}
+    return {key: job.result() for key, job in jobs.items()}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """All mutations and, for each backend, none."""
+    controls = [Mutation(NONE, backend, "spec/__init__.py", "GATE_I", "GATE_I") for backend in ("numpy", "numba")]
+    return run_chains((*controls, *MUTATIONS), tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def more_outcomes(tmp_path_factory):
+    control = Mutation(NONE, "cupy", "spec/__init__.py", "GATE_I", "GATE_I")
+    return run_chains(filter(can_run, (control, *MORE_MUTATIONS)), tmp_path_factory)
+
+
+def can_run(mutation):
+    return mutation.backend != "cupy" or emulator.COMPILER is not None
+
+
+def name_of(mutation):
+    return f"{mutation.name}-{mutation.backend}".replace(" ", "-")
+
+
+def is_red(done):
+    assert done.returncode == 1, done.stdout + done.stderr  # 1: tests ran and failed; 2 and up: they did not run
+    assert "1 failed" in done.stdout
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=name_of)
+def test_a_planted_mistake_turns_the_chain_red(outcomes, mutation):
+    is_red(outcomes[mutation.name, mutation.backend])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mutation", MORE_MUTATIONS, ids=name_of)
+def test_a_mistake_in_what_only_one_backend_has_turns_it_red(more_outcomes, mutation):
+    if not can_run(mutation):
+        pytest.skip(emulator.REASON)
+    is_red(more_outcomes[mutation.name, mutation.backend])
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_without_a_mistake_it_is_green(outcomes, backend):
+    done = outcomes[NONE, backend]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
+
+
+@pytest.mark.long
+def test_without_a_mistake_the_gpus_chain_is_green(more_outcomes):
+    if (NONE, "cupy") not in more_outcomes:
+        pytest.skip(emulator.REASON)
+    done = more_outcomes[NONE, "cupy"]
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_backend_has_the_mutations():
+    names = {m.name for m in MUTATIONS}
+    assert len(names) == 5
+    assert {(m.name, m.backend) for m in MUTATIONS} == {(n, b) for n in names for b in ("numpy", "numba")}
+
+
+def test_a_mutation_that_no_longer_fits_the_source_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"spec\.py has no 'not there'"):
+        plant(Mutation("lost", "numpy", "spec/__init__.py", "not there", ""), tmp_path)
+
+
+def test_a_package_that_is_read_only_is_copied_to_be_changed(tmp_path, monkeypatch):
+    installed = mutations.copied(tmp_path)
+    for path in (installed, *installed.rglob("*")):
+        path.chmod(path.stat().st_mode & ~0o222)
+    monkeypatch.setattr(mutations.kernels, "__file__", str(installed / "__init__.py"))
+    made = mutations.copied(tmp_path / "made")
+    monkeypatch.undo()
+    assert all(path.stat().st_mode & 0o200 for path in (made, *made.rglob("*")))
+    for path in (installed, *installed.rglob("*/")):
+        path.chmod(0o700)  # pytest removes it

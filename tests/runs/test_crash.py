@@ -1,0 +1,119 @@
+"""What is left of a run when its process, its disk or its power ends at any moment: every call that a save makes is one."""
+
+import shutil
+
+import pytest
+from conftest import made_up_text
+from faults import FULL, Died, Disk
+from small_runs import everything, finish
+
+from charlstm.runs import run as runs
+from charlstm.runs import store
+from charlstm.settings.config import from_preset
+from charlstm.text.corpus import Corpus
+from charlstm.runs.run import NotSaved, resume, start
+
+END = 18
+OPTIONS = {
+    "hidden_size": 3, "seq_length": 4, "batch_size": 2, "report_every": 2, "sample_every": 4, "sample_length": 5,
+    "keep": 2, "schedule": "constant", "backend": "numpy", "save_every": 1e-9,
+}  # fmt: skip
+CORPUS = Corpus.from_text(made_up_text(300), "book")
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A run with three checkpoints behind it, and what it will be when nothing goes wrong."""
+    folder = tmp_path_factory.mktemp("begun")
+    whole = start(CORPUS, from_preset(**OPTIONS, iterations=END), str(folder / "whole"))
+    whole.trainer._call = 1
+    finish(whole)
+    first = start(CORPUS, from_preset(**{**OPTIONS, "iterations": 12}), str(folder / "run"))
+    finish(first)
+    return folder / "run", everything(folder / "whole")
+
+
+def go_on(folder):
+    run = resume(folder, CORPUS, {"iterations": END})
+    run.trainer._call = 3
+    finish(run)
+
+
+def calls_of_a_whole_run(begun, tmp_path, monkeypatch):
+    """How many calls there are between 12 and 18 iterations, which is two saves and what surrounds them."""
+    shutil.copytree(begun[0], tmp_path / "counted")
+    with monkeypatch.context() as patch:
+        counter = Disk(patch, tmp_path)
+        go_on(tmp_path / "counted")
+    return counter.count
+
+
+def interrupted(begun, tmp_path, monkeypatch, at, fault, **how):
+    """Go on in a copy of the run, with a fault; the folder, how it ended, and the newest iteration that was saved."""
+    folder = tmp_path / f"run-{at}-{fault}"
+    scratch = tmp_path / f"scratch-{at}-{fault}"
+    scratch.mkdir()
+    shutil.copytree(begun[0], folder)
+    (folder / "last.safetensors").unlink()  # which copytree has made a file of its own
+    (folder / "last.safetensors").hardlink_to(folder / "checkpoints" / "step-000000000012.safetensors")
+    saved, save = [12], store.save
+
+    def counted(*arguments, **options):
+        save(*arguments, **options)
+        saved.append(arguments[2])
+
+    ended = None
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save", counted)
+        Disk(patch, scratch, at, fault, **how)
+        try:
+            go_on(folder)
+        except (Died, NotSaved, OSError, runs.UserError) as error:
+            ended = error
+            error.__traceback__ = None  # it holds the run, and that the lock
+    return folder, ended, saved[-1]
+
+
+def check(begun, folder, saved):
+    """There is a whole checkpoint, none older than what was saved, and the run ends as if nothing had happened."""
+    found, _ = store.newest(folder)
+    assert found.iteration >= saved
+    go_on(folder)
+    assert everything(folder)[:4] == begun[1][:4]
+    assert not list(folder.rglob(".*.tmp"))
+    assert len(store.numbered_steps(folder)) == OPTIONS["keep"]
+
+
+@pytest.mark.parametrize("fault", ["die before", "die within", "die after", "power"])
+def test_death_at_every_call(begun, tmp_path, monkeypatch, fault):
+    calls = calls_of_a_whole_run(begun, tmp_path, monkeypatch)
+    assert calls > 40
+    for at in range(1, calls + 1):
+        folder, ended, saved = interrupted(begun, tmp_path, monkeypatch, at, fault)
+        assert isinstance(ended, Died), at
+        check(begun, folder, saved)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("stays", [False, True], ids=["once", "from then on"])
+def test_a_disk_that_fails_at_every_call(begun, tmp_path, monkeypatch, stays):
+    calls = calls_of_a_whole_run(begun, tmp_path, monkeypatch)
+    for at in range(1, calls + 1):
+        folder, ended, saved = interrupted(begun, tmp_path, monkeypatch, at, FULL[at % len(FULL)], stays=stays)
+        assert ended is None or isinstance(ended, NotSaved | OSError), at
+        if stays and ended is None:  # nothing that needs room came after it
+            assert at > calls - 12
+        check(begun, folder, saved)
+        shutil.rmtree(folder)
+
+
+def test_a_disk_that_lies_is_noticed(begun, tmp_path, monkeypatch):
+    """The tests above can fail: where waiting for the disk does nothing, a power cut takes what was promised."""
+    losses = 0
+    for at in range(1, calls_of_a_whole_run(begun, tmp_path, monkeypatch) + 1, 5):
+        folder, _, saved = interrupted(begun, tmp_path, monkeypatch, at, "power", is_honest=False)
+        try:
+            check(begun, folder, saved)
+        except (AssertionError, runs.UserError):
+            losses += 1
+    assert losses
