@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from charlstm import machine
+from charlstm.host import machine
 
 FOLDER = Path(__file__).parent / "results"
 

@@ -10,7 +10,8 @@ A rival is a module with
 
 and, where packages are not all that it needs, ``missing()`` and ``versions()``. It begins with the weights, the ids and
 the order of `work` (charlstm.measure.bench), and computes the same losses: tests/test_rivals.py holds it to that.
-``python -m benchmarks.rivals NAME WORK`` runs one in a process of its own; benchmarks/process.py is the other end of the line.
+``python -m benchmarks.rivals NAME WORK`` runs one in a process of its own; benchmarks/process.py is the other end of
+the line.
 """
 
 from importlib import import_module

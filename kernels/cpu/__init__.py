@@ -5,8 +5,8 @@ LSTM layer and the loss, rnn_gru.py the other cells, training.py a call that tra
 teamwork.py the threads, products.py (of tiles.py), updates.py,
 activations.py and denormals.py the pieces. Here arguments are checked and buffers made.
 
-Accuracy (tests/kernels/test_chain.py): float64 within 1e-12 of numpy_ref, norm-wise per tensor; float32 within the larger
-of four times plain float32 NumPy's own error and eight units of rounding of the tensor's scale.
+Accuracy (tests/kernels/test_chain.py): float64 within 1e-12 of numpy_ref, norm-wise per tensor; float32 within the
+larger of four times plain float32 NumPy's own error and eight units of rounding of the tensor's scale.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """What each op accepts, for every backend: checked once at the Python boundary, never inside a kernel.
 
-:data:`ARRAYS` describes the arrays of each op, :data:`kernels.spec.arguments.VALUES` the numbers; docs/kernels.md is made
-of both. The functions check one call and return what the op goes on with: sizes, numbers as Python's own, short vectors
-without strides. `family` says in which memory the arrays lie.
+:data:`ARRAYS` describes the arrays of each op, :data:`kernels.spec.arguments.VALUES` the numbers; docs/kernels.md
+is made of both. The functions check one call and return what the op goes on with: sizes, numbers as Python's own,
+short vectors without strides. `family` says in which memory the arrays lie.
 """
 
 import os

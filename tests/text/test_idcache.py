@@ -227,7 +227,7 @@ def test_what_is_mapped_outlives_its_file(tmp_path, id_cache):
 
 def test_several_processes_at_once(text_file, id_cache):
     program = (
-        "import sys; from charlstm import corpus, idcache, reading; idcache.IN_MEMORY = reading.PIECE = 100\n"
+        "import sys; from charlstm.text import corpus, idcache, reading; idcache.IN_MEMORY = reading.PIECE = 100\n"
         "for _ in range(20): print(corpus.load([sys.argv[1]]).digest)"
     )
     command = [sys.executable, "-c", program, str(text_file)]
