@@ -10,7 +10,11 @@
 Importing this loads neither NumPy nor Numba; the names below are looked up when they are first used.
 """
 
+import sys
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,10 +45,46 @@ _HOMES = {
     "train": "api",
 }
 
+#: Where modules with public names stood once: importing one from there gives the same module.
+_MOVED = {
+    "batches": "text.batches",
+    "checkpoint": "model.checkpoint",
+    "config": "settings.config",
+    "corpus": "text.corpus",
+    "evaluate": "model.scoring",
+    "progress": "training.progress",
+    "run": "runs.run",
+    "sampler": "model.sampling",
+    "stopping": "training.stopping",
+    "trainer": "training.trainer",
+}
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Finds a module of _MOVED under its old name."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        return ModuleSpec(fullname, self) if package == __name__ and name in _MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = import_module(f"{__name__}.{_MOVED[spec.name.partition('.')[2]]}")
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state  # its own: the import system has set the other
+
+
+sys.meta_path.append(_Moved())
+
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(f"charlstm.{_HOMES[name]}"), name)
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _MOVED:
+        return import_module(f"{__name__}.{_MOVED[name]}")
     raise AttributeError(f"module 'charlstm' has no attribute {name!r}")
 
 
