@@ -17,20 +17,20 @@ class Mutation(NamedTuple):
     wrong: str
 
 
-_REF, _REF_CELLS, _UPDATES = "reference/__init__.py", "reference/cells.py", "cpu/optimizers.py"
+_UPDATES = "cpu/optimizers.py"
 _CELLS, _LAYERS, _MODEL, _LOOPS = "cpu/cells.py", "cpu/layers.py", "cpu/model.py", "cpu/steps.py"
 _PAIRS, _RNN_GRU = "cpu/bfloat16.py", "cpu/rnn_gru.py"
 _CUDA_CELLS, _SMALL, _PERSISTENT = "gpu/cuda/cells.cu", "gpu/cuda/small.cu", "gpu/cuda/persistent.cu"
 MUTATIONS = (
-    Mutation("dropped dc carry", "numpy", _REF_CELLS, "dc_next = dc_t * f", "dc_next = dc_t * 0"),
+    Mutation("dropped dc carry", "numpy", "reference/lstm.py", "dc_next = dc_t * f", "dc_next = dc_t * 0"),
     Mutation("dropped dc carry", "numba", _CELLS, "row.store(dc_t * f, dc_next)", "row.store(dc_t * 0.0, dc_next)"),
-    Mutation("unwritten dW", "numpy", _REF_CELLS, "out.dW_h[...] = h[:-1]", "h[:-1]"),
+    Mutation("unwritten dW", "numpy", "reference/layer.py", "out.dW_h[...] = h[:-1]", "h[:-1]"),
     Mutation("unwritten dW", "numba", _MODEL, "    add_outer(", "    # add_outer("),
-    Mutation("wrong tanh branch", "numpy", _REF_CELLS, "(1 - tanh_c**2)", "(1 - tanh_c)"),
+    Mutation("wrong tanh branch", "numpy", "reference/lstm.py", "(1 - tanh_c**2)", "(1 - tanh_c)"),
     Mutation("wrong tanh branch", "numba", _CELLS, "(1.0 - tanh_c * tanh_c)", "(1.0 - tanh_c)"),
-    Mutation("off-by-one target", "numpy", _REF, "(logits, x[1:][first:])", "(logits, x[:-1][first:])"),
+    Mutation("off-by-one target", "numpy", "reference/model.py", "(logits, x[1:][first:])", "(logits, x[:-1][first:])"),
     Mutation("off-by-one target", "numba", _LOOPS, "offsets, x[1:], h", "offsets, x[:T], h"),
-    Mutation("skipped clip", "numpy", _REF, "np.clip(grad, -grad_clip, grad_clip", "np.clip(grad, -np.inf, np.inf"),
+    Mutation("skipped clip", "numpy", "reference/optimizers.py", "np.clip(grad, -grad_clip, grad_clip", "np.clip(grad, -np.inf, np.inf"),
     Mutation("skipped clip", "numba", _UPDATES, "return g.at_most(limit).at_least(-limit)", "return g"),
 )  # fmt: skip
 
@@ -54,9 +54,9 @@ MORE_MUTATIONS = (
     Mutation("a factor turned the wrong way", "cupy", "gpu/matmul.py", "_TURNED if turn_b", "_TURNED if not turn_b"),
     Mutation("dropped dh z of the GRU", "cupy", _CUDA_CELLS, "dh_next[n] = dh_t * z;", "dh_next[n] = 0;"),
     Mutation("dropout's gradient unscaled", "cupy", "gpu/model.py", "*self._drop(k, dh, dh), _cleared", "_cleared"),
-    Mutation("dropped dh z of the GRU", "numpy", _REF_CELLS, "@ W_h.T + dh_t * z", "@ W_h.T"),
+    Mutation("dropped dh z of the GRU", "numpy", "reference/gru.py", "@ W_h.T + dh_t * z", "@ W_h.T"),
     Mutation("dropped dh z of the GRU", "numba", _CELLS, "row.store(dh_t * z, kept)", "row.store(dh_t * 0.0, kept)"),
-    Mutation("reset gate left out of ds", "numpy", _REF_CELLS, "[da_r, da_z, da_n * r]", "[da_r, da_z, da_n]"),
+    Mutation("reset gate left out of ds", "numpy", "reference/gru.py", "[da_r, da_z, da_n * r]", "[da_r, da_z, da_n]"),
     Mutation("reset gate left out of ds", "numba", _CELLS, "row.store(da_n * r, ds,", "row.store(da_n, ds,"),
     Mutation("panel left out", "numba", _LAYERS, "p in range(1, partial", "p in range(2, partial"),
     Mutation("panels by no turns", "numba", _LAYERS, "(layer * T + t + 1) % 2", "(layer * T + t) % 2"),
@@ -66,10 +66,10 @@ MORE_MUTATIONS = (
     Mutation("bias of one side for both", "numba", _MODEL, "d_at + side * R * N", "d_at"),
     Mutation("state of one step for the next", "numba", _RNN_GRU, "(row + B) * H), R * H)", "row * H), R * H)"),
     Mutation("memory of another column", "numba", _UPDATES, "r, row), I64(c * vec.lanes)", "r, row), I64(0)"),
-    Mutation("dropout's gradient unscaled", "numpy", _REF, "](_dropped(dh, mask, dropout)", "](_dropped(dh, mask, 0)"),
+    Mutation("dropout's gradient unscaled", "numpy", "reference/model.py", "](_dropped(dh, mask, dropout)", "](_dropped(dh, mask, 0)"),
     Mutation("dropout's gradient unscaled", "numba", _MODEL, "drop(dh, extra.masks[n, layer], extra.scale",
              "drop(dh, extra.masks[n, layer], 1.0"),
-    Mutation("embedding overwritten, not added to", "numpy", _REF, "np.add.at(grads.embedding, x[:-1], dh)",
+    Mutation("embedding overwritten, not added to", "numpy", "reference/model.py", "np.add.at(grads.embedding, x[:-1], dh)",
              "grads.embedding[x[:-1]] = dh"),
     Mutation("table's gradient added to the table", "numba", _MODEL, "clear_rows(flat, n0",
              "flat  # clear_rows(flat, n0"),

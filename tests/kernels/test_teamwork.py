@@ -77,7 +77,7 @@ def test_what_a_signal_handler_raises_leaves_all_arrays_of_one_iteration(names):
 
 
 def test_an_interruption_at_any_instruction_leaves_all_arrays_of_one_iteration():
-    code, n, sizes = reference._train.__code__, 2, {"batch": 2, "seq_length": 2}
+    code, n, sizes = reference.model._train.__code__, 2, {"batch": 2, "seq_length": 2}
 
     def run(at):
         """Train, and interrupt the at-th instruction of the function; whether it came to that."""

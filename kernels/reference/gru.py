@@ -1,0 +1,100 @@
+"""The GRU layer, forward and backward, in plain NumPy. Equations: :mod:`kernels.spec.cells`."""
+
+from typing import Any
+
+import numpy as np
+
+from kernels.reference.layer import from_input, sigmoid, split_gates, weight_gradients
+from kernels.spec import GRUCache, GRUGrads, checks
+
+
+def gru_forward(
+    x: Any, h0: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, *, out: tuple[Any, Any] | None = None
+) -> tuple[np.ndarray, GRUCache]:
+    """Run one GRU layer over T steps and B streams, by PyTorch's equations.
+
+    Parameters
+    ----------
+    x : (T, B) int32 ids, each a row of W_x, or (T, B, D) floats; read
+    h0 : (B, H), the state carried in; read
+    W_x, W_h, b_x, b_h : (D, 3H), (H, 3H), (3H,), (3H,); read
+    out : buffers (h, gates), (T+1, B, H) and (2, T, B, 3H), to be written instead of new ones
+
+    Returns
+    -------
+    h : (T+1, B, H), [0] is what came in, [t+1] is after step t
+    cache : GRUCache for :func:`gru_backward`; it holds the arrays themselves, no copies
+
+    Raises
+    ------
+    ValueError
+        ``W_h: expected (H, 3H) = (3, 9), got (3, 8)`` and the like.
+
+    Notes
+    -----
+    Equations: see spec/cells.py. Cost: 6 T B H (H + D) flops, 6 T B H H for ids. Accuracy: as :func:`lstm_forward`.
+    Source: see spec/cells.py.
+    """
+    sizes = checks.gru_forward(x, h0, W_x, W_h, b_x, b_h, out)
+    T, B, H = sizes["T"], sizes["B"], sizes["H"]
+    h, gates = out or (np.empty((T + 1, B, H), h0.dtype), np.empty((2, T, B, 3 * H), h0.dtype))
+    h[0] = h0
+    for t in range(T):
+        gates[1, t] = h[t] @ W_h + b_h
+        a_r, a_z, a_n = split_gates(from_input(x[t], W_x) + b_x, 3)
+        s_r, s_z, s_n = split_gates(gates[1, t], 3)
+        r, z, n = split_gates(gates[0, t], 3)
+        r[...], z[...] = sigmoid(a_r + s_r), sigmoid(a_z + s_z)
+        n[...] = np.tanh(a_n + r * s_n)
+        h[t + 1] = (1 - z) * n + z * h[t]
+    return h, GRUCache(x, h, gates, W_x, W_h)
+
+
+def gru_backward(
+    dh: Any, cache: GRUCache, dh_last: Any = None, *, out: GRUGrads | None = None, dz: Any = None
+) -> GRUGrads:
+    """Backpropagate through one GRU layer, over all T steps.
+
+    Parameters
+    ----------
+    dh : (T, B, H), gradient of the loss with respect to h[1:]; read
+    cache : what :func:`gru_forward` returned; read
+    dh_last : (B, H), gradient with respect to the state after the last step; zero where None; read
+    out : GRUGrads of buffers, overwritten, instead of new ones (dx is None for ids)
+    dz : (2, T, B, 3H) buffer for the gradients of both sides of the gates, da and ds of spec/cells.py, overwritten
+
+    Returns
+    -------
+    GRUGrads
+        dx (None for ids), dh0, dW_x, dW_h, db_x, db_h, of the shapes of x, h0, W_x, W_h, b_x, b_h.
+
+    Raises
+    ------
+    ValueError
+        ``dh: expected (T, B, H) = (5, 2, 3), got (5, 2, 4)`` and the like.
+
+    Notes
+    -----
+    Equations: see spec/cells.py. Cost: twice that of the forward pass. Source: see spec/cells.py.
+    """
+    checks.gru_backward(dh, cache, dh_last, out, dz)
+    x, h, gates, W_x, W_h = cache
+    dz = np.empty_like(gates) if dz is None else dz
+    dh_next = np.zeros_like(h[0]) if dh_last is None else dh_last
+    for t in reversed(range(len(dh))):
+        r, z, n = split_gates(gates[0, t], 3)
+        s_n = split_gates(gates[1, t], 3)[2]
+        da_r, da_z, da_n = split_gates(dz[0, t], 3)
+        dh_t = dh[t] + dh_next
+        da_n[...] = dh_t * (1 - z) * (1 - n**2)
+        da_z[...] = dh_t * (h[t] - n) * z * (1 - z)
+        da_r[...] = da_n * s_n * r * (1 - r)
+        dz[1, t] = np.concatenate([da_r, da_z, da_n * r], axis=-1)
+        dh_next = dz[1, t] @ W_h.T + dh_t * z
+    out = out or GRUGrads(
+        None if x.ndim == 2 else np.empty_like(x), *map(np.empty_like, (h[0], W_x, W_h, W_x[0], W_x[0]))
+    )
+    out.dh0[...] = dh_next
+    weight_gradients(x, h, W_x, dz[0], dz[1], out)
+    out.db_x[...], out.db_h[...] = dz.sum(axis=(1, 2))
+    return out

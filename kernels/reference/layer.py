@@ -1,0 +1,37 @@
+"""What the layers share: gates, the product with the input, the gradients of the weights."""
+
+from typing import Any
+
+import numpy as np
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), without overflow: exp is only ever taken of a number that is not positive."""
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, e) / (1 + e)
+
+
+def split_gates(a: np.ndarray, gates: int = 4) -> list[np.ndarray]:
+    """Views of the gate blocks of the last axis: i, f, g, o, or the GRU's r, z, n."""
+    H = a.shape[-1] // gates
+    return [a[..., k * H : (k + 1) * H] for k in range(gates)]
+
+
+def from_input(x: np.ndarray, W_x: np.ndarray) -> np.ndarray:
+    """One step's x W_x, (B, ...): rows of W_x for ids."""
+    return W_x[x] if x.ndim == 1 else x @ W_x
+
+
+def weight_gradients(x: Any, h: Any, W_x: Any, from_x: np.ndarray, from_h: np.ndarray, out: Any) -> None:
+    """Write dx, dW_x and dW_h, given the gradients (T, B, ...) of x W_x and of h W_h.
+
+    The weights are shared by all steps and streams: sum over T and B.
+    """
+    flat_x, flat_h = (d.reshape(-1, d.shape[-1]) for d in (from_x, from_h))
+    if x.ndim == 2:
+        out.dW_x[...] = 0
+        np.add.at(out.dW_x, x.reshape(-1), flat_x)
+    else:
+        out.dx[...] = from_x @ W_x.T
+        out.dW_x[...] = x.reshape(-1, x.shape[-1]).T @ flat_x
+    out.dW_h[...] = h[:-1].reshape(-1, h.shape[-1]).T @ flat_h

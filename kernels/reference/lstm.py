@@ -1,0 +1,102 @@
+"""The LSTM layer, forward and backward, in plain NumPy. Equations: :mod:`kernels.spec.cells`."""
+
+from typing import Any
+
+import numpy as np
+
+from kernels.reference.layer import from_input, sigmoid, split_gates, weight_gradients
+from kernels.spec import LSTMCache, LSTMGrads, checks
+
+
+def lstm_forward(
+    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, out: tuple[Any, Any, Any] | None = None
+) -> tuple[np.ndarray, np.ndarray, LSTMCache]:
+    """Run one LSTM layer over T steps and B streams.
+
+    Parameters
+    ----------
+    x : (T, B) int32 ids, each a row of W_x, or (T, B, D) floats; read
+    h0, c0 : (B, H), the state carried in; read
+    W_x, W_h, b : (D, 4H), (H, 4H), (4H,); read
+    out : buffers (h, c, gates) of the shapes below, to be written instead of new ones
+
+    Returns
+    -------
+    h, c : (T+1, B, H), [0] is what came in, [t+1] is after step t
+    cache : LSTMCache for :func:`lstm_backward`; it holds the arrays themselves, no copies
+
+    Raises
+    ------
+    ValueError
+        ``W_h: expected (H, 4H) = (3, 12), got (3, 11)`` and the like.
+
+    Notes
+    -----
+    Equations: see spec/cells.py. Cost: 8 T B H (H + D) flops, 8 T B H H for ids.
+    Accuracy: tests/kernels/test_chain.py, by central differences of every element. Source: see spec/cells.py.
+    """
+    sizes = checks.lstm_forward(x, h0, c0, W_x, W_h, b, out)
+    T, B, H = sizes["T"], sizes["B"], sizes["H"]
+    h, c, gates = out or (np.empty((T + 1, B, H), h0.dtype), np.empty((T + 1, B, H), h0.dtype), None)
+    gates = np.empty((T, B, 4 * H), h0.dtype) if gates is None else gates
+    h[0], c[0] = h0, c0
+    for t in range(T):
+        z_i, z_f, z_g, z_o = split_gates(from_input(x[t], W_x) + h[t] @ W_h + b)
+        i, f, g, o = split_gates(gates[t])
+        i[...], f[...], g[...], o[...] = sigmoid(z_i), sigmoid(z_f), np.tanh(z_g), sigmoid(z_o)
+        c[t + 1] = f * c[t] + i * g
+        h[t + 1] = o * np.tanh(c[t + 1])
+    return h, c, LSTMCache(x, h, c, gates, W_x, W_h)
+
+
+def lstm_backward(
+    dh: Any, cache: LSTMCache, dh_last: Any = None, dc_last: Any = None, *, out: LSTMGrads | None = None, dz: Any = None
+) -> LSTMGrads:
+    """Backpropagate through one LSTM layer, over all T steps.
+
+    Parameters
+    ----------
+    dh : (T, B, H), gradient of the loss with respect to h[1:]; read
+    cache : what :func:`lstm_forward` returned; read
+    dh_last, dc_last : (B, H), gradient with respect to the state after the last step; zero where None; read
+    out : LSTMGrads of buffers, overwritten, instead of new ones (dx is None for ids)
+    dz : (T, B, 4H) buffer for the gradient of the gates' inputs, overwritten
+
+    Returns
+    -------
+    LSTMGrads
+        dx (None for ids), dh0, dc0, dW_x, dW_h, db, of the shapes of x, h0, c0, W_x, W_h, b.
+
+    Raises
+    ------
+    ValueError
+        ``dh: expected (T, B, H) = (5, 2, 3), got (5, 2, 4)`` and the like.
+
+    Notes
+    -----
+    Equations: see spec/cells.py. Cost: twice that of the forward pass. Source: see spec/cells.py.
+    """
+    checks.lstm_backward(dh, cache, dh_last, dc_last, out, dz)
+    x, h, c, gates, W_x, W_h = cache
+    dz = np.empty_like(gates) if dz is None else dz
+    dh_next = np.zeros_like(h[0]) if dh_last is None else dh_last
+    dc_next = np.zeros_like(c[0]) if dc_last is None else dc_last
+    for t in reversed(range(len(dh))):
+        i, f, g, o = split_gates(gates[t])
+        dz_i, dz_f, dz_g, dz_o = split_gates(dz[t])
+        tanh_c = np.tanh(c[t + 1])
+        dh_t = dh[t] + dh_next
+        dc_t = dc_next + dh_t * o * (1 - tanh_c**2)
+        dz_i[...] = dc_t * g * i * (1 - i)
+        dz_f[...] = dc_t * c[t] * f * (1 - f)
+        dz_g[...] = dc_t * i * (1 - g**2)
+        dz_o[...] = dh_t * tanh_c * o * (1 - o)
+        dh_next = dz[t] @ W_h.T
+        dc_next = dc_t * f
+    out = out or LSTMGrads(
+        None if x.ndim == 2 else np.empty_like(x), *map(np.empty_like, (h[0], c[0], W_x, W_h, W_x[0]))
+    )
+    out.dh0[...], out.dc0[...] = dh_next, dc_next
+    weight_gradients(x, h, W_x, dz, dz, out)
+    out.db[...] = dz.sum(axis=(0, 1))
+    return out

@@ -1,0 +1,81 @@
+"""The plain recurrent layer, forward and backward, in plain NumPy. Equations: :mod:`kernels.spec.cells`."""
+
+from typing import Any
+
+import numpy as np
+
+from kernels.reference.layer import from_input, weight_gradients
+from kernels.spec import RNNCache, RNNGrads, checks
+
+
+def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None) -> tuple[np.ndarray, RNNCache]:
+    """Run one layer of the plain recurrent network over T steps and B streams: ``h_t = tanh(x W_x + h_{t-1} W_h + b)``.
+
+    Parameters
+    ----------
+    x : (T, B) int32 ids, each a row of W_x, or (T, B, D) floats; read
+    h0 : (B, H), the state carried in; read
+    W_x, W_h, b : (D, H), (H, H), (H,); read
+    out : (T+1, B, H) buffer for h, to be written instead of a new one
+
+    Returns
+    -------
+    h : (T+1, B, H), [0] is what came in, [t+1] is after step t
+    cache : RNNCache for :func:`rnn_backward`; it holds the arrays themselves, no copies
+
+    Raises
+    ------
+    ValueError
+        ``W_h: expected (H, H) = (3, 3), got (3, 4)`` and the like.
+
+    Notes
+    -----
+    Cost: 2 T B H (H + D) flops, 2 T B H H for ids. Accuracy: as :func:`lstm_forward`. Source: see spec/cells.py.
+    """
+    sizes = checks.rnn_forward(x, h0, W_x, W_h, b, out)
+    h = np.empty((sizes["T"] + 1, *h0.shape), h0.dtype) if out is None else out
+    h[0] = h0
+    for t in range(sizes["T"]):
+        h[t + 1] = np.tanh(from_input(x[t], W_x) + h[t] @ W_h + b)
+    return h, RNNCache(x, h, W_x, W_h)
+
+
+def rnn_backward(
+    dh: Any, cache: RNNCache, dh_last: Any = None, *, out: RNNGrads | None = None, dz: Any = None
+) -> RNNGrads:
+    """Backpropagate through one layer of the plain recurrent network, over all T steps.
+
+    Parameters
+    ----------
+    dh : (T, B, H), gradient of the loss with respect to h[1:]; read
+    cache : what :func:`rnn_forward` returned; read
+    dh_last : (B, H), gradient with respect to the state after the last step; zero where None; read
+    out : RNNGrads of buffers, overwritten, instead of new ones (dx is None for ids)
+    dz : (T, B, H) buffer for the gradient of tanh's argument, overwritten
+
+    Returns
+    -------
+    RNNGrads
+        dx (None for ids), dh0, dW_x, dW_h, db, of the shapes of x, h0, W_x, W_h, b.
+
+    Raises
+    ------
+    ValueError
+        ``dh: expected (T, B, H) = (5, 2, 3), got (5, 2, 4)`` and the like.
+
+    Notes
+    -----
+    Equations: see spec/cells.py. Cost: twice that of the forward pass. Source: see spec/cells.py.
+    """
+    checks.rnn_backward(dh, cache, dh_last, out, dz)
+    x, h, W_x, W_h = cache
+    dz = np.empty_like(h[1:]) if dz is None else dz
+    dh_next = np.zeros_like(h[0]) if dh_last is None else dh_last
+    for t in reversed(range(len(dh))):
+        dz[t] = (dh[t] + dh_next) * (1 - h[t + 1] ** 2)
+        dh_next = dz[t] @ W_h.T
+    out = out or RNNGrads(None if x.ndim == 2 else np.empty_like(x), *map(np.empty_like, (h[0], W_x, W_h, W_x[0])))
+    out.dh0[...] = dh_next
+    weight_gradients(x, h, W_x, dz, dz, out)
+    out.db[...] = dz.sum(axis=(0, 1))
+    return out

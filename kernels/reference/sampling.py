@@ -1,0 +1,83 @@
+"""Drawing characters, each fed back as the next input."""
+
+from typing import Any
+
+import numpy as np
+
+from kernels.reference.loss import log_prob
+from kernels.reference.model import read
+from kernels.spec import Shape, checks
+
+
+def sample(
+    theta: Any,
+    h: Any,
+    c: Any,
+    x: Any,
+    uniforms: Any,
+    *,
+    shape: Shape,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    log_probs: Any = None,
+) -> np.ndarray:
+    """Draw n characters for each of B streams, each fed back as the next input.
+
+    Parameters
+    ----------
+    theta : (N,) parameters; read
+    h, c : (L, B, H) state; written, so that a next call goes on where this one ended
+    x : (B,) int32, the ids to be fed first; read
+    uniforms : (n, B) float64 in [0, 1), one draw each, so that one seed gives one text on every backend; read
+    shape : Shape
+    temperature : logits are divided by it; 0 takes the most probable character (the first of equals)
+    top_k : draw among that many of the most probable characters (of equals the first); 0 among all
+    top_p : of those, draw among the fewest most probable whose share of them reaches top_p; 1 among all
+    log_probs : (n, B) float64 buffer for the log probability of each character drawn, nats, overwritten: as the model
+        believes, that is at temperature 1 and among all characters
+
+    Returns
+    -------
+    ids : (n, B) int32
+
+    Notes
+    -----
+    The character is the first whose cumulative probability, normalised, exceeds the uniform number; probabilities are
+    computed in float64 for either dtype. That is what ``numpy.random.RandomState.choice`` does with its one draw.
+    Temperature comes before top_k, and that before top_p. Sources: Fan, Lewis and Dauphin (2018), section 5.1, for
+    top_k; Holtzman et al. (2020), section 3.1, for top_p.
+    """
+    uniforms, temperature, top_k, top_p = checks.sample(
+        theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs
+    )
+    drawn, h_next, c_next = np.empty(uniforms.shape, np.int32), h.copy(), c.copy()
+    for n, u in enumerate(uniforms):
+        logits = read(theta, shape, h_next, c_next, x[None])[0].astype(np.float64)
+        if not np.isfinite(logits.max(axis=-1)).all():  # NaN, or inf, or nothing but -inf
+            raise checks.not_finite(n)
+        if temperature == 0:
+            x = logits.argmax(axis=-1).astype(np.int32)
+        else:
+            weights = np.exp((logits - logits.max(axis=-1, keepdims=True)) / temperature)
+            _truncate(weights, logits, top_k, top_p)
+            cumulative = weights.cumsum(axis=-1)
+            below_u = cumulative / cumulative[:, -1:] <= u[:, None]
+            x = below_u.sum(axis=-1).astype(np.int32)
+        drawn[n] = x
+        if log_probs is not None:
+            log_probs[n] = log_prob(logits, x)
+    h[...], c[...] = h_next, c_next
+    return drawn
+
+
+def _truncate(weights: Any, logits: Any, top_k: int, top_p: float) -> None:
+    """Set the weights (B, V) of the characters to zero that top_k and top_p rule out."""
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    ranked = np.take_along_axis(weights, order, axis=-1)
+    if top_k > 0:
+        ranked[:, top_k:] = 0
+    if top_p < 1:
+        reached = ranked.cumsum(axis=-1) >= top_p * ranked.sum(axis=-1, keepdims=True)
+        ranked[:, 1:][reached[:, :-1]] = 0  # the one that reaches it stays
+    np.put_along_axis(weights, order, ranked, axis=-1)
