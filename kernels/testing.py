@@ -92,11 +92,10 @@ def gradient_errors(ops: Any, seed: int = 0, cells: Iterable[str] = tuple(spec.C
     States carried in are nonzero and different, and so are the gradients that come from the last state.
     """
     random = np.random.RandomState(seed)
+    yield from _loss_errors(ops, random)
     for cell in cells:
         yield from _layer_errors(ops, random, cell, random.randint(0, V, (T, B)).astype(np.int32))
         yield from _layer_errors(ops, random, cell, random.randn(T, B, D))
-        if cell == "lstm":
-            yield from _loss_errors(ops, random)
         for layers in (1, 2, 3):
             yield from _model_errors(ops, random, cell, layers)
         yield from _model_errors(ops, random, cell, 2, "last step", last_only=True)
@@ -110,18 +109,17 @@ def layer_arrays(
 ) -> dict[str, np.ndarray]:
     """What the forward op of a cell takes beside x, by name, for `dims` (B, D, H): normal, with deviation `scale`."""
     B, D, H = dims
-    N = spec.CELLS[cell] * H
-    shapes: dict[str, tuple[int, ...]] = {"h0": (B, H), "c0": (B, H), "W_x": (D, N), "W_h": (H, N)}
-    if cell != "lstm":
-        del shapes["c0"]
-    shapes |= {"b_x": (N,), "b_h": (N,)} if cell == "gru" else {"b": (N,)}
+    row = spec.CELLS[cell]
+    N = row.gates * H
+    shapes: dict[str, tuple[int, ...]] = {f"{state}0": (B, H) for state in spec.LAYERS[cell].states}
+    shapes |= {"W_x": (D, N), "W_h": (H, N)} | {name: (each.width * H,) for name, each in row.vectors.items()}
     return {name: random.randn(*shape) * scale for name, shape in shapes.items()}
 
 
 def _layer_errors(ops: Any, random: np.random.RandomState, cell: str, x: np.ndarray) -> Iterator[GradientError]:
     is_ids = x.ndim == 2
     arrays = layer_arrays(random, cell, (B, V if is_ids else D, H))
-    to_h, to_last = random.randn(T, B, H), random.randn(2 if cell == "lstm" else 1, B, H)  # of the last h, and c
+    to_h, to_last = random.randn(T, B, H), random.randn(len(spec.LAYERS[cell].states), B, H)  # of the last states
     forward, backward = getattr(ops, f"{cell}_forward"), getattr(ops, f"{cell}_backward")
 
     def loss() -> float:

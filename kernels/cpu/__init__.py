@@ -1,9 +1,10 @@
 """Every op as fused Numba kernels for the CPU, float32 and float64; :mod:`kernels.reference` documents and judges them.
 
-jit.py says how they are compiled and cached, loops.py holds what Python calls, model.py a whole model, layers.py one
-LSTM layer and the loss, rnn_gru.py the other cells, training.py a call that trains, team.py who does what in it,
-teamwork.py the threads, products.py (of tiles.py), updates.py,
-activations.py and denormals.py the pieces. Here arguments are checked and buffers made.
+compiler.py says how they are compiled and cached; lstm.py, gru.py, rnn.py and lnlstm.py have a cell each, layers.py
+what these share; model.py and gradients.py a whole model, steps.py and sampling.py what Python calls of it; training.py
+is a call that trains, threads.py who does what in it, teamwork.py and pace.py the threads it runs on; values.py what
+travels together; matmul.py, bfloat16.py, optimizers.py, loss.py and emit/ are the pieces. Here arguments are checked
+and buffers made.
 
 Accuracy (tests/kernels/test_chain.py): float64 within 1e-12 of numpy_ref, norm-wise per tensor; float32 within the
 larger of four times plain float32 NumPy's own error and eight units of rounding of the tensor's scale.
@@ -14,66 +15,23 @@ from typing import Any
 import numpy as np
 
 from kernels import spec
-from kernels.cpu import layers, optimizers, rnn_gru, steps, training
-from kernels.cpu.model import extra_of, readable
+from kernels.cpu import loss, optimizers, sampling, steps, training
+from kernels.cpu.gru import gru_backward, gru_forward
+from kernels.cpu.lnlstm import lnlstm_backward, lnlstm_forward
+from kernels.cpu.lstm import lstm_backward, lstm_forward
+from kernels.cpu.rnn import rnn_backward, rnn_forward
 from kernels.cpu.threads import whole
-from kernels.spec import LSTMCache, LSTMGrads, Shape, Workspace, checks
+from kernels.cpu.values import Net, extra_of, readable
+from kernels.spec import Shape, Workspace, checks
 
 _CODES = {"sgd": optimizers.SGD, "adagrad": optimizers.ADAGRAD, "rmsprop": optimizers.RMSPROP, "adam": optimizers.ADAM}
-
-
-def lstm_forward(
-    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, out: tuple[Any, Any, Any] | None = None
-) -> tuple[np.ndarray, np.ndarray, LSTMCache]:
-    """Run one LSTM layer over T steps and B streams, as :func:`kernels.reference.lstm_forward`.
-
-    Allocates nothing where `out` = (h, c, gates) is given.
-    """
-    sizes = checks.lstm_forward(x, h0, c0, W_x, W_h, b, out)
-    T, B, H = sizes["T"], sizes["B"], sizes["H"]
-    dims = ((T + 1, B, H), (T + 1, B, H), (T, B, 4 * H))
-    h, c, gates = out or (spec.aligned_zeros(each, h0.dtype) for each in dims)
-    run = layers.forward_ids if x.ndim == 2 else layers.forward_floats
-    h[0], c[0] = h0, c0
-    read = map(readable, (x, W_x, W_h, b))
-    run(*read, h, c, gates, whole(H), np.empty(0, h0.dtype), _counter())
-    return h, c, LSTMCache(x, h, c, gates, W_x, W_h)
-
-
-def lstm_backward(
-    dh: Any, cache: LSTMCache, dh_last: Any = None, dc_last: Any = None, *, out: LSTMGrads | None = None, dz: Any = None
-) -> LSTMGrads:
-    """Backpropagate through one LSTM layer, as :func:`kernels.reference.lstm_backward`.
-
-    Allocates nothing where `out` and `dz` (T, B, 4H) are given.
-    """
-    checks.lstm_backward(dh, cache, dh_last, dc_last, out, dz)
-    x, h, c, gates, W_x, W_h = cache
-    is_ids = x.ndim == 2
-    if out is None:
-        dx = None if is_ids else np.empty_like(x)
-        out = LSTMGrads(dx, *(np.empty_like(like) for like in (h[0], c[0], W_x, W_h, W_x[0])))
-    dz = spec.aligned_zeros(gates.shape, gates.dtype) if dz is None else dz
-    alone = (whole(h.shape[2]), np.empty(0, h.dtype), _counter())
-    out.dh0[...] = 0 if dh_last is None else dh_last
-    out.dc0[...] = 0 if dc_last is None else dc_last
-    dh, x, h, c, gates, W_x, W_h = map(readable, (dh, *cache))
-    if is_ids:
-        layers.backward_ids(dh, x, h, c, gates, W_h, dz, *out[1:], *alone)
-    else:
-        layers.backward_floats(dh, x, h, c, gates, W_x, W_h, dz, *out, *alone)
-    return out
-
-
-rnn_forward, rnn_backward = rnn_gru.rnn_forward, rnn_gru.rnn_backward
-gru_forward, gru_backward = rnn_gru.gru_forward, rnn_gru.gru_backward
 
 
 def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tuple[float, np.ndarray]:
     """Loss and gradient of a softmax readout, as :func:`kernels.reference.softmax_cross_entropy`."""
     checks.softmax_cross_entropy(logits, targets, out)
     dlogits = np.empty_like(logits) if out is None else out
-    return layers.cross_entropy(readable(logits), readable(targets), dlogits), dlogits
+    return loss.cross_entropy(readable(logits), readable(targets), dlogits), dlogits
 
 
 def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | None = None) -> None:
@@ -83,10 +41,6 @@ def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | N
         np.clip(grad, -grad_clip, grad_clip, out=grad)
     if grad_clip_norm is not None:
         steps.clip_norm(grad, grad_clip_norm, np.empty(spec.norm_panels(len(grad))))
-
-
-def _counter() -> np.ndarray:
-    return np.zeros(3, np.int64)
 
 
 def _limit(value: float | None) -> float:
@@ -178,6 +132,11 @@ def _carry_out(states: Any, cells: Any, t: int, h: Any, c: Any) -> None:
     c[...] = cells[:, t] if cells.size else c
 
 
+def _alone(ws: Workspace) -> Workspace:
+    """The buffers of a pass by one member over the parameters as they lie: nothing is packed, cut up or rounded."""
+    return ws._replace(partial=ws.partial[:, :, :0], packed=ws.packed[:, :, :0], pairs=None)
+
+
 def loss_and_grad(
     theta: Any,
     h: Any,
@@ -198,12 +157,9 @@ def loss_and_grad(
     with checks.exclusive(workspace):
         ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype, dropout)
         _carry_in(h, c, ws.h, ws.c)
-        loss = steps.model_pass(
-            readable(theta), spec.offsets(shape), readable(x), ws.h, ws.c, ws.gates, ws.dz, ws.dh, ws.carry,
-            ws.partial[:, :, :0], ws.packed[:, :, :0],
-            extra_of(ws.table, ws.dropped, None if masks is None else masks[None], dropout), ws.logits, ws.row_loss,
-            ws.grad, ws.rows, T - 1 if last_only else 0, whole(shape.hidden_size), ws.counter,
-        )  # fmt: skip
+        extra = extra_of(ws.table, ws.dropped, None if masks is None else masks[None], dropout)
+        net, first = Net(readable(theta), spec.offsets(shape)), T - 1 if last_only else 0
+        loss = steps.model_pass(shape.cell)(net, readable(x), extra, _alone(ws), first, whole(shape.hidden_size))
         return loss, ws.grad, ws.h[:, T].copy(), (ws.c[:, T] if ws.c.size else c).copy()
 
 
@@ -262,10 +218,9 @@ def score(
         ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype)
         log_probs = np.empty((T, x.shape[1])) if out is None else out
         _carry_in(h, c, ws.h, ws.c)
-        steps.score_pass(
-            readable(theta), spec.offsets(shape), readable(x), ws.h, ws.c, ws.gates, ws.packed[:, :, :0],
-            extra_of(ws.table, ws.dropped), ws.logits, whole(shape.hidden_size), ws.counter, log_probs,
-        )  # fmt: skip
+        net, extra = Net(readable(theta), spec.offsets(shape)), extra_of(ws.table, ws.dropped)
+        run = sampling.score_pass(shape.cell)
+        run(net, readable(x), extra, _alone(ws), whole(shape.hidden_size), log_probs)
         _carry_out(ws.h, ws.c, T, h, c)
         return log_probs
 
@@ -285,21 +240,40 @@ def sample(
 ) -> np.ndarray:
     """Draw many characters in one compiled call, as :func:`kernels.reference.sample`."""
     uniforms, *how = checks.sample(theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs)
-    L, B, H = h.shape
-    V, layout = shape.vocab_size, spec.workspace_layout(shape, 1, B, theta.dtype)
-    names = ("h", "c", "gates", "table", "dropped", "logits")
-    states, cells, gates, table, dropped, logits = (spec.aligned_zeros(*layout[name]) for name in names)
-    _carry_in(h, c, states, cells)
+    V, layout = shape.vocab_size, spec.workspace_layout(shape, 1, h.shape[1], theta.dtype)
+    made = {name: spec.aligned_zeros(*layout[name]) for name in ("h", "c", "gates", "table", "dropped", "logits")}
+    empty = np.empty((len(h), 4, 0), theta.dtype)
+    ws = Workspace(**dict.fromkeys(Workspace._fields) | made | {"packed": empty, "counter": np.zeros(3, np.int64)})
+    _carry_in(h, c, ws.h, ws.c)
     drawn = np.empty(uniforms.shape, np.int32)
-    done = steps.sample_loop(
-        readable(theta), spec.offsets(shape), x[None].copy(), readable(uniforms), *how, states, cells, gates,
-        np.empty((L, 4, 0), theta.dtype), extra_of(table, dropped), logits, np.empty(V), np.empty(V, np.int64),
-        whole(H), _counter(), drawn, np.empty((0, B)) if log_probs is None else log_probs,
+    done = sampling.sample_loop(shape.cell)(
+        Net(readable(theta), spec.offsets(shape)), x[None].copy(), readable(uniforms), tuple(how),
+        extra_of(ws.table, ws.dropped), ws, np.empty(V), np.empty(V, np.int64), whole(shape.hidden_size), drawn,
+        np.empty((0, len(x))) if log_probs is None else log_probs,
     )  # fmt: skip
     if done < len(drawn):
         raise checks.not_finite(done)
-    _carry_out(states, cells, 0, h, c)
+    _carry_out(ws.h, ws.c, 0, h, c)
     return drawn
 
 
-__all__ = list(spec.OPS)
+__all__ = [
+    "adagrad",
+    "adam",
+    "clip",
+    "gru_backward",
+    "gru_forward",
+    "lnlstm_backward",
+    "lnlstm_forward",
+    "loss_and_grad",
+    "lstm_backward",
+    "lstm_forward",
+    "rmsprop",
+    "rnn_backward",
+    "rnn_forward",
+    "sample",
+    "score",
+    "sgd",
+    "softmax_cross_entropy",
+    "train_steps",
+]

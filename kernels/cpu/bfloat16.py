@@ -196,25 +196,41 @@ def _place(piece, H):
 
 
 @thin
-def pair_layers(theta, offsets, pairs, H, pieces, q0, q1):
-    """Write the member's pieces of the recurrent matrices, which have their weights to themselves, into pairs."""
-    for layer in range(pairs.shape[0]):
-        for q in range(q0, q1):
-            N = 4 * pieces[q, 1]
-            w_at, to, row = offsets[3 * layer + 1] + 4 * H * pieces[q, 0], _place(pieces[q], H), words(N)
-            for k in range(H):
-                _pair_up(address(theta, w_at + k * N), address(pairs[layer], to + k * row), N)
+def of_layer(pairs, layer):
+    """A layer's pairs, or None where there are none."""
+    if pairs is None:
+        return None
+    return pairs[layer]
 
 
 @thin
-def add_gates(h, h_at, pairs, z, z_at, H, piece):
-    """A piece's gates, which begin at z[z_at], += those of a row h (H,) @ W_h."""
+def pair_layers(pairs, net, H, share):
+    """Write the member's pieces of the recurrent matrices, each with its weights to itself, into pairs, if any."""
+    if pairs is None:
+        return
+    for layer in range(pairs.shape[0]):
+        for q in range(share.q0, share.q1):
+            N, j0 = 4 * share.pieces[q, 1], share.pieces[q, 0]
+            w_at, to, row = net.offsets[3 * layer + 1] + 4 * H * j0, _place(share.pieces[q], H), words(N)
+            for k in range(H):
+                _pair_up(address(net.theta, w_at + k * N), address(pairs[layer], to + k * row), N)
+
+
+@thin
+def has_added_gates(pairs, h, h_at, z, z_at, H, piece):
+    """A piece's gates, which begin at z[z_at], += those of a row h (H,) @ W_h; nothing, and False, without pairs."""
+    if pairs is None:
+        return False
     N = 4 * piece[1]
     _row_product(address(h, h_at), address(pairs, _place(piece, H)), words(N), address(z, z_at), H, N)
+    return True
 
 
 @thin
-def flow_back(dz, z_at, pairs, out, H, piece):
-    """out (H,) = a piece's row of dz, which begins at dz[z_at], @ W_h'."""
+def has_flowed_back(pairs, dz, z_at, out, H, piece):
+    """out (H,) = a piece's row of dz, which begins at dz[z_at], @ W_h'; nothing, and False, without pairs."""
+    if pairs is None:
+        return False
     N = 4 * piece[1]
     _dots(address(dz, z_at), address(pairs, _place(piece, H)), words(N), address(out, 0), H, N)
+    return True

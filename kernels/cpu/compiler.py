@@ -70,6 +70,16 @@ def thin(function: Callable[..., Any]) -> Any:
     return inner(function)
 
 
+def named(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a function that is made anew for each kind of cell a name of its own: the cache keeps it under that."""
+
+    def rename(function: Callable[..., Any]) -> Callable[..., Any]:
+        function.__name__ = function.__qualname__ = name
+        return function
+
+    return rename
+
+
 def entry(function: Callable[..., Any]) -> Any:
     """Compile `function` when it is first called with new types, or load it from the cache."""
     compiled = njit(**_OPTIONS)(function)

@@ -146,22 +146,25 @@ def product_transposed(a, a_at, a_row, w, w_at, w_row, out, out_at, out_row, R, 
 
 
 @inner
-def apply_outer(a, a_at, a_row, d, d_at, d_row, theta, s0, s1, at, row, R, K, N, optimizer, k):
-    """Apply the gradient a (R, K)' @ d (R, N) to a matrix (K, N) of theta and the optimizer's memory (updates.py)."""
+def apply_outer(a, d, slots, at, R, K, N, rule):
+    """Apply the gradient a' @ d, of R rows of the Matrix a (R, K) and of d (R, N), to the parameters from `at` on.
+
+    These, and the optimizer's memory of them, are a matrix (K, N) with rows as far apart as those of d (optimizers.py).
+    """
     stay_out_of_line()
-    zero, size = a.dtype.type(0), a.itemsize
+    theta = slots.theta
+    zero, size, row, kept = theta.dtype.type(0), theta.itemsize, d.row, address(rule.k, 0)
     wide = _VECTORS * (VECTOR_BYTES // size)
-    kept = address(k, 0)
     for n in range(0, N, wide):
         width, r = min(wide, N - n), 0
         while r < K:
-            at_a, at_d, to = address(a, a_at + r), address(d, d_at + n), at + r * row + n
-            w, m, v = address(theta, to), address(s0, to), address(s1, to)
+            at_a, at_d, to = address(a.flat, a.at + r), address(d.flat, d.at + n), at + r * row + n
+            w, s0, s1 = address(theta, to), address(slots.s0, to), address(slots.s1, to)
             if r + TILE_ROWS <= K:
-                _update_rows(zero, optimizer, kept, at_a, a_row, at_d, d_row, w, m, v, row, R, width)
+                _update_rows(zero, rule.optimizer, kept, at_a, a.row, at_d, row, w, s0, s1, row, R, width)
                 r += TILE_ROWS
             else:
-                _update_row(zero, optimizer, kept, at_a, a_row, at_d, d_row, w, m, v, row, R, width)
+                _update_row(zero, rule.optimizer, kept, at_a, a.row, at_d, row, w, s0, s1, row, R, width)
                 r += 1
 
 

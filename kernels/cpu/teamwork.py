@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from kernels.cpu.threads import Pace, Plan, move_apart, own_core
+from kernels.cpu.pace import TeamSwitch
+from kernels.cpu.threads import Plan, move_apart, own_core
 from kernels.spec import atomic
 
 _KINDS = 64  # of calls, whose pace is remembered
@@ -84,7 +85,7 @@ class _Crew:
 
 
 _crew = _Crew()
-_paces: OrderedDict[Hashable, Pace] = OrderedDict()
+_paces: OrderedDict[Hashable, TeamSwitch] = OrderedDict()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_crew.begin_anew)
@@ -93,7 +94,7 @@ if hasattr(os, "register_at_fork"):
 def together(member: Callable[[int], int], threads: int, counter: np.ndarray) -> int | None:
     """Run member(0) here and the others on workers; return what member(0) returns, or None: nothing was run.
 
-    None is for want of threads. An exception of any member ends the team: those who wait for it (team.meet) go on.
+    None is for want of threads. An exception of any member ends the team: who waits for it (threads.barrier) goes on.
 
     Raises
     ------
@@ -151,9 +152,9 @@ def _wait(outcomes: list[BaseException | None], count: int, ended: "SimpleQueue[
 
 
 @contextmanager
-def known_pace(kind: Hashable, has_team: bool) -> Iterator[Pace]:
+def known_pace(kind: Hashable, has_team: bool) -> Iterator[TeamSwitch]:
     """What is known of the pace of one kind of call; of two at once the second begins anew."""
-    pace = _paces.pop(kind, None) or Pace(has_team)
+    pace = _paces.pop(kind, None) or TeamSwitch(has_team)
     try:
         yield pace
     finally:
@@ -163,7 +164,7 @@ def known_pace(kind: Hashable, has_team: bool) -> Iterator[Pace]:
 
 
 def at_best_pace(
-    pace: Pace,
+    pace: TeamSwitch,
     run: Callable[[int, int, Plan], int],
     is_last: Callable[[int], bool],
     total: int,

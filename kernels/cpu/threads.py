@@ -7,7 +7,6 @@ A barrier is one counter in shared memory: arriving adds one, and whoever arrive
 A member that waits for long gives its core away between looks, so that a busy neighbour costs no more than its share.
 """
 
-import math
 import os
 from contextlib import suppress
 from functools import cache
@@ -19,13 +18,26 @@ from numba import types
 from numba.extending import intrinsic
 
 from kernels.cpu.compiler import inner
-from kernels.spec import unit_panels
+from kernels.spec import CELLS, unit_panels
 
 #: Threads need a way to yield that compiled code can call and the cache can keep: POSIX has one.
 CAN_YIELD = os.name == "posix"
 _SPINS = 4000
 
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
+
+
+class Share(NamedTuple):
+    """What a member of a team works on, and where it meets the others: streams b0:b1 and pieces q0:q1."""
+
+    thread: int
+    threads: int
+    b0: int
+    b1: int
+    q0: int
+    q1: int
+    pieces: Any  # as in Plan
+    counter: Any  # see barrier
 
 
 class Plan(NamedTuple):
@@ -54,7 +66,7 @@ def plan(
         cuts = [H // 4 * p // panels * 4 for p in range(panels)] + [H]
         pieces = [(cuts[p], cuts[p + 1] - cuts[p], 0, cuts[p + 1] - cuts[p]) for p in range(panels)]
         members = [(0, B, panels * k // n, panels * (k + 1) // n) for k in range(n)]
-    elif cell == "lstm" and threads > 1 and 4 * threads > B and H >= 192:
+    elif CELLS[cell].panels and threads > 1 and 4 * threads > B and H >= 192:
         n = min(threads, -(-H // 16))
         cuts = [-(-H // 16) * k // n * 16 for k in range(n)] + [H]
         pieces = [(cuts[k], cuts[k + 1] - cuts[k], cuts[k], H) for k in range(n)]
@@ -79,11 +91,11 @@ def is_apart(piece):
 
 
 @inner
-def spans(piece):
-    """The ranges of columns that a piece has in a row of gates: how many, of what length, how far apart."""
+def column_ranges(gates, piece):
+    """The ranges of columns that a piece has in a row of `gates` blocks: how many, of what length, how far apart."""
     if is_apart(piece):
-        return 1, 4 * piece[1], 0
-    return 4, piece[1], piece[3]
+        return 1, gates * piece[1], 0
+    return gates, piece[1], piece[3]
 
 
 def own_core() -> int | None:
@@ -112,68 +124,6 @@ def move_apart(thread: int, first: int | None) -> None:
                 os.sched_setaffinity(0, {others[(thread - 1) % len(others)]})
             finally:
                 os.sched_setaffinity(0, allowed)
-
-
-class Pace:
-    """How many iterations of a kind of training call to run at a stretch, and whether by its team or by one thread.
-
-    Any number of threads, and of stretches, gives the same bits, so both may change at any time. A stretch takes about
-    a tenth of a second: between two of them Python hears of signals.
-
-    Members that meet at every step advance only while all of them have a core: one busy neighbour on two cores takes
-    two thirds of that. When members wait for each other too often, one thread is tried for a moment, and the faster way
-    kept for a while.
-    """
-
-    STRETCH = 0.1  # seconds
-    TRIAL, HOLD = 0.05, 2.0  # seconds of each of a trial's stretches, and until the next one
-    OFTEN = 50.0  # long waits a second
-
-    def __init__(self, has_team: bool = True) -> None:
-        self.alone = not has_team
-        self._trial = 0  # stretches left: of two in one way the first wakes threads and warms caches, the second counts
-        self._next_trial = 0.0 if has_team else math.inf
-        self._waited = 0  # stretches in a row with too many long waits
-        self._seconds: dict[bool, float] = {}  # of an iteration, by whether it was alone
-
-    @property
-    def is_new(self) -> bool:
-        """Whether nothing has been run yet, so that it may have to be compiled."""
-        return not self._seconds
-
-    def iterations(self, left: int, now: float) -> int:
-        """How many of `left` iterations to run next, in the way that `alone` says."""
-        if self.alone and not self._trial and now >= self._next_trial:
-            self._start_trial()
-        seconds = self._seconds.get(self.alone)
-        if seconds is None:  # never run yet: it may have to be compiled
-            return 1
-        if self._trial:
-            return max(1, min(left, int(self.TRIAL / seconds)))
-        return -(-left // max(1, round(left * seconds / self.STRETCH)))  # stretches of equal length
-
-    def record(self, iterations: int, seconds: float, waits: int, now: float) -> None:
-        """Take note of how long that many iterations took, and of the long waits in them."""
-        is_first = self.alone not in self._seconds
-        self._seconds[self.alone] = max(seconds / iterations, 1e-9)
-        if is_first:
-            return
-        if self._trial:
-            self._trial -= 1
-            if self._trial == 2:
-                self.alone = not self.alone
-            elif self._trial == 0:
-                self._next_trial = now + self.HOLD
-                self.alone = self._seconds[True] < self._seconds[False]
-        elif not self.alone:
-            self._waited = self._waited + 1 if waits > max(1.0, self.OFTEN * seconds) else 0
-            if (self._waited >= 2 or waits > 10 * self.OFTEN * seconds) and now >= self._next_trial:
-                self._start_trial()
-
-    def _start_trial(self) -> None:
-        """Try the other way; the team is judged anew after one thread was, as what it was before may be long past."""
-        self._waited, self._trial = 0, 2 if self.alone else 4
-        self.alone = not self.alone
 
 
 @intrinsic
@@ -212,7 +162,7 @@ else:
 
 
 @inner
-def meet(counter, threads):
+def barrier(counter, threads):
     """Wait until all members of the team have come here, or one will never come: then counter[1] is not zero.
 
     counter is (3,) int64 or longer, zero at first; counter[2] counts the waits that were long.
@@ -232,7 +182,19 @@ def meet(counter, threads):
 
 
 @inner
-def share(n, grain, thread, threads):
+def alone(B, pieces, counter):
+    """The share of a member that works by itself, on B streams and the one piece that there is."""
+    return Share(0, 1, 0, B, 0, 1, pieces, counter)
+
+
+@inner
+def shares_units(share):
+    """Whether the members of a team share out hidden units, not streams: they meet at every step then."""
+    return share.q1 - share.q0 < share.pieces.shape[0]
+
+
+@inner
+def part_of(n, grain, thread, threads):
     """The range of 0..n that a member works on, cut at multiples of `grain`."""
     blocks = (n + grain - 1) // grain
     return min(blocks * thread // threads * grain, n), min(blocks * (thread + 1) // threads * grain, n)

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from kernels import spec
-from kernels.cpu import steps
-from kernels.cpu.model import extra_of, readable
+from kernels.cpu.steps import Batches, Recipe, Team, train_loop
 from kernels.cpu.teamwork import at_best_pace, known_pace, together
 from kernels.cpu.threads import Plan, plan
-from kernels.spec import Workspace
+from kernels.cpu.values import Net, extra_of, readable
 from kernels.spec.atomic import assignments
 from kernels.spec.checks import Training
 
@@ -54,13 +53,13 @@ class _Run:
         self.single = plan(shape.hidden_size, B, 1, *kind) if self.has_team else self.team
         self._watch = np.array([call.smooth_loss, call.stop_below])
         self._offsets = spec.offsets(shape)
-        numbers = np.zeros((len(self.team.members), 16), call.theta.dtype)
-        buffers = [getattr(self.ws, name) for name in Workspace._fields if name not in ("table", "dropped")]
+        self._numbers = np.zeros((len(self.team.members), 16), call.theta.dtype)
         first = call.seq_length - 1 if call.last_only else 0
         clips = (np.inf if limit is None else limit for limit in (call.grad_clip, call.grad_clip_norm))
-        self._rule = (code, np.array(list(call.hyper.values()), np.float64), np.array([call.grad_scale, *clips]), first)
-        self._read = [readable(array) for array in (call.ids, call.starts, call.reset, call.learning_rate)]
-        self._buffers, self._numbers = (*buffers, self._watch), numbers  # the other two are in extra
+        hyper, limits = np.array(list(call.hyper.values()), np.float64), np.array([call.grad_scale, *clips])
+        self._recipe = Recipe(code, hyper, limits, first, call.step)
+        self._batches = Batches(*map(readable, (call.ids, call.starts, call.reset, call.learning_rate)))
+        self._loop = train_loop(shape.cell)
 
     def all_stretches(self) -> int:
         """Run all iterations, at the pace that is best for their kind; return how many there were."""
@@ -85,13 +84,13 @@ class _Run:
         call, ws = self.call, self.ws
         ws.counter[:], ws.status[:] = 0, -1
         masks = None if call.masks is None else call.masks[begin:end]
-        ids, starts, reset, rates = self._read
-        shared: tuple[Any, ...] = (
-            call.theta, call.state, ids, starts[begin:end], reset[begin:end], rates[begin:end], self._offsets,
-            call.step + begin, *self._rule, extra_of(ws.table, ws.dropped, masks, call.dropout),
-            *self._buffers, call.losses[begin:end], who.members, who.pieces, self._numbers,
+        ids, *each = self._batches
+        shared = (
+            Net(call.theta, self._offsets), call.state, Batches(ids, *(array[begin:end] for array in each)),
+            self._recipe._replace(step=call.step + begin), extra_of(ws.table, ws.dropped, masks, call.dropout), ws,
+            self._watch, call.losses[begin:end], Team(who.members, who.pieces, self._numbers),
         )  # fmt: skip
-        done = together(lambda thread: steps.train_loop(*shared, thread), len(who.members), ws.counter)
+        done = together(lambda thread: self._loop(*shared, thread), len(who.members), ws.counter)
         return self.stretch(begin, end, self.single) if done is None else done
 
     def _is_last(self, n: int) -> bool:

@@ -37,13 +37,13 @@ class Model:
         V, H, L, cell, E = shape
         self.x = zeros((T + 1, B), np.int32)
         self.h = empty((L, T + 1, B, H), theta.dtype)
-        self.c = empty((L, T + 1 if cell == "lstm" else 0, B, H), theta.dtype)
-        gates = {"lstm": (L, T, B, 4 * H), "gru": (L, 2, T, B, 3 * H), "rnn": (L, 1, 0, B, H)}[cell]
-        self._gates = empty(gates, theta.dtype)
+        row = spec.CELLS[cell]
+        self.c = empty((L, T + 1 if row.has_c else 0, B, H), theta.dtype)
+        self._gates = empty((L, *_planes(row.kept), T, B, row.gates * H), theta.dtype)
         self._embedded = empty((T, B, E), theta.dtype)
         self._dropped = empty((L, T, B, H) if dropout else (0, T, B, H), theta.dtype)
         self.masks = empty(self._dropped.shape, np.uint8)
-        self._rounded = empty((L, H, spec.CELLS[cell] * H), theta.dtype) if bfloat16 else [None] * L
+        self._rounded = empty((L, H, row.gates * H), theta.dtype) if bfloat16 else [None] * L
         self.logits = empty(((T - first) * B, V), theta.dtype)
         self._row_loss = empty((len(self.logits),), theta.dtype)
         self._loss = empty((1,), np.float64)
@@ -150,7 +150,8 @@ class Model:
         read = self._passed_up(L - 1)[self._first :]
         dh = zeros((T, B, H), real)  # of the last layer, where steps that do not count stay zero
         below = empty((T, B, H), real)
-        dz = empty((T, B, H) if self.shape.cell == "rnn" else self._gates.shape[1:], real)
+        row = spec.CELLS[self.shape.cell]
+        dz = empty((*_planes(row.planes), T, B, row.gates * H), real)
         carry = empty((2, B, H), real)
         table = empty((T * B, self.shape.vocab_size), real)
         calls = [
@@ -172,6 +173,11 @@ class Model:
         if params.embedding is not None:
             calls += [product(table, flat(dh), grads.embedding, turn_a=True)]
         return calls
+
+
+def _planes(count: int) -> tuple[int, ...]:
+    """The axis of several matrices (T, B, ...), or none for one: the ops of a layer have it so."""
+    return () if count == 1 else (count,)
 
 
 def _cleared(array: Any) -> Call:

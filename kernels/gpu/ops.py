@@ -18,7 +18,20 @@ from kernels.gpu import layers, optimizers, small
 from kernels.gpu.launch import DEVICE, launch, on_device, run
 from kernels.gpu.matmul import empty
 from kernels.gpu.model import Model, gather
-from kernels.spec import GRUCache, GRUGrads, LSTMCache, LSTMGrads, RNNCache, RNNGrads, Shape, Workspace, atomic, checks
+from kernels.spec import (
+    Cache,
+    Grads,
+    GRUCache,
+    GRUGrads,
+    LSTMCache,
+    LSTMGrads,
+    RNNCache,
+    RNNGrads,
+    Shape,
+    Workspace,
+    atomic,
+    checks,
+)
 
 #: Arguments that are arrays, or tuples of them.
 _ARRAYS = {name.partition(".")[0] for arrays in checks.ARRAYS.values() for name in arrays}
@@ -49,9 +62,9 @@ def _taking_device_arrays(op: Any) -> Any:
 @_taking_device_arrays
 def lstm_forward(
     x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, out: tuple[Any, Any, Any] | None = None
-) -> tuple[Any, Any, LSTMCache]:
+) -> tuple[Any, Any, Cache]:
     """Run one LSTM layer over T steps and B streams, as :func:`kernels.reference.lstm_forward`."""
-    sizes = checks.lstm_forward(x, h0, c0, W_x, W_h, b, out, DEVICE)
+    sizes = checks.forward("lstm", x, (h0, c0), W_x, W_h, (b,), out, DEVICE)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
     dims = ((T + 1, B, H), (T + 1, B, H), (T, B, 4 * H))
     h, c, gates = out or (empty(each, h0.dtype) for each in dims)
@@ -62,10 +75,10 @@ def lstm_forward(
 
 @_taking_device_arrays
 def lstm_backward(
-    dh: Any, cache: LSTMCache, dh_last: Any = None, dc_last: Any = None, *, out: LSTMGrads | None = None, dz: Any = None
-) -> LSTMGrads:
+    dh: Any, cache: Cache, dh_last: Any = None, dc_last: Any = None, *, out: Grads | None = None, dz: Any = None
+) -> Grads:
     """Backpropagate through one LSTM layer, as :func:`kernels.reference.lstm_backward`."""
-    checks.lstm_backward(dh, cache, dh_last, dc_last, out, dz, DEVICE)
+    checks.backward("lstm", dh, cache, (dh_last, dc_last), out, dz, DEVICE)
     x, h, c, gates, W_x, W_h = cache
     if out is None:
         out = LSTMGrads(_like_floats(x), *map(cupy.empty_like, (h[0], c[0], W_x, W_h, W_x[0])))
@@ -75,9 +88,9 @@ def lstm_backward(
 
 
 @_taking_device_arrays
-def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None) -> tuple[Any, RNNCache]:
+def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None) -> tuple[Any, Cache]:
     """Run one layer of the plain recurrent network, as :func:`kernels.reference.rnn_forward`."""
-    sizes = checks.rnn_forward(x, h0, W_x, W_h, b, out, DEVICE)
+    sizes = checks.forward("rnn", x, (h0,), W_x, W_h, (b,), out, DEVICE)
     h = empty((sizes["T"] + 1, *h0.shape), h0.dtype) if out is None else out
     h[0] = h0
     run(layers.forward("rnn", x, spec.LayerParams(W_x, W_h, b), h, None, h))
@@ -85,11 +98,9 @@ def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None)
 
 
 @_taking_device_arrays
-def rnn_backward(
-    dh: Any, cache: RNNCache, dh_last: Any = None, *, out: RNNGrads | None = None, dz: Any = None
-) -> RNNGrads:
+def rnn_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | None = None, dz: Any = None) -> Grads:
     """Backpropagate through one layer of the plain network, as :func:`kernels.reference.rnn_backward`."""
-    checks.rnn_backward(dh, cache, dh_last, out, dz, DEVICE)
+    checks.backward("rnn", dh, cache, (dh_last,), out, dz, DEVICE)
     x, h, W_x, W_h = cache
     if out is None:
         out = RNNGrads(_like_floats(x), *map(cupy.empty_like, (h[0], W_x, W_h, W_x[0])))
@@ -100,9 +111,9 @@ def rnn_backward(
 @_taking_device_arrays
 def gru_forward(
     x: Any, h0: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, *, out: tuple[Any, Any] | None = None
-) -> tuple[Any, GRUCache]:
+) -> tuple[Any, Cache]:
     """Run one GRU layer over T steps and B streams, as :func:`kernels.reference.gru_forward`."""
-    sizes = checks.gru_forward(x, h0, W_x, W_h, b_x, b_h, out, DEVICE)
+    sizes = checks.forward("gru", x, (h0,), W_x, W_h, (b_x, b_h), out, DEVICE)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
     h, gates = out or (empty((T + 1, B, H), h0.dtype), empty((2, T, B, 3 * H), h0.dtype))
     h[0] = h0
@@ -111,16 +122,29 @@ def gru_forward(
 
 
 @_taking_device_arrays
-def gru_backward(
-    dh: Any, cache: GRUCache, dh_last: Any = None, *, out: GRUGrads | None = None, dz: Any = None
-) -> GRUGrads:
+def gru_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | None = None, dz: Any = None) -> Grads:
     """Backpropagate through one GRU layer, as :func:`kernels.reference.gru_backward`."""
-    checks.gru_backward(dh, cache, dh_last, out, dz, DEVICE)
+    checks.backward("gru", dh, cache, (dh_last,), out, dz, DEVICE)
     x, h, gates, W_x, W_h = cache
     if out is None:
         out = GRUGrads(_like_floats(x), *map(cupy.empty_like, (h[0], W_x, W_h, W_x[0], W_x[0])))
     _backward("gru", dh, cache, (h, None, gates), dh_last, out, dz, None, out[2:])
     return out
+
+
+def lnlstm_forward(
+    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, gain_x: Any, gain_h: Any, gain_c: Any, b_c: Any, *,
+    out: tuple[Any, Any, Any] | None = None,
+) -> Any:  # fmt: skip
+    """Raise ValueError: this backend has no layer-normalised LSTM."""
+    return checks.forward("lnlstm", x, (h0, c0), W_x, W_h, (b, gain_x, gain_h, gain_c, b_c), out, DEVICE)
+
+
+def lnlstm_backward(
+    dh: Any, cache: Cache, dh_last: Any = None, dc_last: Any = None, *, out: Grads | None = None, dz: Any = None
+) -> Any:
+    """Raise ValueError: this backend has no layer-normalised LSTM."""
+    return checks.backward("lnlstm", dh, cache, (dh_last, dc_last), out, dz, DEVICE)
 
 
 def _like_floats(x: Any) -> Any:

@@ -6,6 +6,7 @@ take any C-contiguous float32 or float64 arrays; what an op writes in place is s
 """
 
 from kernels.reference.gru import gru_backward, gru_forward
+from kernels.reference.lnlstm import lnlstm_backward, lnlstm_forward
 from kernels.reference.loss import softmax_cross_entropy
 from kernels.reference.lstm import lstm_backward, lstm_forward
 from kernels.reference.model import loss_and_grad, score, train_steps
@@ -19,6 +20,8 @@ __all__ = [
     "clip",
     "gru_backward",
     "gru_forward",
+    "lnlstm_backward",
+    "lnlstm_forward",
     "loss_and_grad",
     "lstm_backward",
     "lstm_forward",

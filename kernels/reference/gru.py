@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from kernels.reference.layer import from_input, sigmoid, split_gates, weight_gradients
-from kernels.spec import GRUCache, GRUGrads, checks
+from kernels.spec import Cache, Grads, GRUCache, GRUGrads, checks
 
 
 def gru_forward(
     x: Any, h0: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, *, out: tuple[Any, Any] | None = None
-) -> tuple[np.ndarray, GRUCache]:
+) -> tuple[np.ndarray, Cache]:
     """Run one GRU layer over T steps and B streams, by PyTorch's equations.
 
     Parameters
@@ -32,10 +32,10 @@ def gru_forward(
 
     Notes
     -----
-    Equations: see spec/cells.py. Cost: 6 T B H (H + D) flops, 6 T B H H for ids. Accuracy: as :func:`lstm_forward`.
-    Source: see spec/cells.py.
+    Equations: see kernels.spec. Cost: 6 T B H (H + D) flops, 6 T B H H for ids. Accuracy: as :func:`lstm_forward`.
+    Source: see kernels.spec.
     """
-    sizes = checks.gru_forward(x, h0, W_x, W_h, b_x, b_h, out)
+    sizes = checks.forward("gru", x, (h0,), W_x, W_h, (b_x, b_h), out)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
     h, gates = out or (np.empty((T + 1, B, H), h0.dtype), np.empty((2, T, B, 3 * H), h0.dtype))
     h[0] = h0
@@ -50,9 +50,7 @@ def gru_forward(
     return h, GRUCache(x, h, gates, W_x, W_h)
 
 
-def gru_backward(
-    dh: Any, cache: GRUCache, dh_last: Any = None, *, out: GRUGrads | None = None, dz: Any = None
-) -> GRUGrads:
+def gru_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | None = None, dz: Any = None) -> Grads:
     """Backpropagate through one GRU layer, over all T steps.
 
     Parameters
@@ -75,9 +73,9 @@ def gru_backward(
 
     Notes
     -----
-    Equations: see spec/cells.py. Cost: twice that of the forward pass. Source: see spec/cells.py.
+    Equations: see kernels.spec. Cost: twice that of the forward pass. Source: see kernels.spec.
     """
-    checks.gru_backward(dh, cache, dh_last, out, dz)
+    checks.backward("gru", dh, cache, (dh_last,), out, dz)
     x, h, gates, W_x, W_h = cache
     dz = np.empty_like(gates) if dz is None else dz
     dh_next = np.zeros_like(h[0]) if dh_last is None else dh_last

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from kernels.reference.layer import from_input, sigmoid, split_gates, weight_gradients
-from kernels.spec import LSTMCache, LSTMGrads, checks
+from kernels.spec import Cache, Grads, LSTMCache, LSTMGrads, checks
 
 
 def lstm_forward(
     x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, out: tuple[Any, Any, Any] | None = None
-) -> tuple[np.ndarray, np.ndarray, LSTMCache]:
+) -> tuple[np.ndarray, np.ndarray, Cache]:
     """Run one LSTM layer over T steps and B streams.
 
     Parameters
@@ -32,10 +32,10 @@ def lstm_forward(
 
     Notes
     -----
-    Equations: see spec/cells.py. Cost: 8 T B H (H + D) flops, 8 T B H H for ids.
-    Accuracy: tests/kernels/test_chain.py, by central differences of every element. Source: see spec/cells.py.
+    Equations: see kernels/spec/cells.py. Cost: 8 T B H (H + D) flops, 8 T B H H for ids.
+    Accuracy: tests/kernels/test_chain.py, by central differences of every element. Source: see kernels/spec/cells.py.
     """
-    sizes = checks.lstm_forward(x, h0, c0, W_x, W_h, b, out)
+    sizes = checks.forward("lstm", x, (h0, c0), W_x, W_h, (b,), out)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
     h, c, gates = out or (np.empty((T + 1, B, H), h0.dtype), np.empty((T + 1, B, H), h0.dtype), None)
     gates = np.empty((T, B, 4 * H), h0.dtype) if gates is None else gates
@@ -50,8 +50,8 @@ def lstm_forward(
 
 
 def lstm_backward(
-    dh: Any, cache: LSTMCache, dh_last: Any = None, dc_last: Any = None, *, out: LSTMGrads | None = None, dz: Any = None
-) -> LSTMGrads:
+    dh: Any, cache: Cache, dh_last: Any = None, dc_last: Any = None, *, out: Grads | None = None, dz: Any = None
+) -> Grads:
     """Backpropagate through one LSTM layer, over all T steps.
 
     Parameters
@@ -74,9 +74,9 @@ def lstm_backward(
 
     Notes
     -----
-    Equations: see spec/cells.py. Cost: twice that of the forward pass. Source: see spec/cells.py.
+    Equations: see kernels/spec/cells.py. Cost: twice that of the forward pass. Source: see kernels/spec/cells.py.
     """
-    checks.lstm_backward(dh, cache, dh_last, dc_last, out, dz)
+    checks.backward("lstm", dh, cache, (dh_last, dc_last), out, dz)
     x, h, c, gates, W_x, W_h = cache
     dz = np.empty_like(gates) if dz is None else dz
     dh_next = np.zeros_like(h[0]) if dh_last is None else dh_last

@@ -6,23 +6,28 @@ import numpy as np
 
 from kernels import spec
 from kernels.reference.gru import gru_backward, gru_forward
+from kernels.reference.lnlstm import lnlstm_backward, lnlstm_forward
 from kernels.reference.loss import log_prob, softmax_cross_entropy
 from kernels.reference.lstm import lstm_backward, lstm_forward
 from kernels.reference.optimizers import UPDATES, clip_checked
 from kernels.reference.rnn import rnn_backward, rnn_forward
-from kernels.spec import Shape, Workspace, checks
+from kernels.spec import CELLS, Shape, Workspace, checks
 from kernels.spec.atomic import assignments
 
-_BACKWARD: dict[str, Any] = {"lstm": lstm_backward, "gru": gru_backward, "rnn": rnn_backward}
+#: The two ops of a layer, by kind of cell.
+_LAYERS: dict[str, Any] = {
+    "lstm": (lstm_forward, lstm_backward),
+    "gru": (gru_forward, gru_backward),
+    "rnn": (rnn_forward, rnn_backward),
+    "lnlstm": (lnlstm_forward, lnlstm_backward),
+}
 
 
 def _layer_forward(cell: str, x: Any, h0: Any, c0: Any, parameters: Any) -> tuple[np.ndarray, np.ndarray, Any]:
     """Run one layer; return h (T+1, B, H), the last c (B, H), which is c0 for a cell that has none, and the cache."""
-    if cell == "lstm":
-        h, c, lstm_cache = lstm_forward(x, h0, c0, *parameters)
-        return h, c[-1], lstm_cache
-    h, cache = (gru_forward if cell == "gru" else rnn_forward)(x, h0, *parameters)
-    return h, c0, cache
+    has_c = CELLS[cell].has_c
+    h, *c, cache = _LAYERS[cell][0](x, h0, *((c0,) if has_c else ()), *parameters)
+    return h, c[0][-1] if has_c else c0, cache
 
 
 def _dropped(a: np.ndarray, mask: Any, dropout: float) -> np.ndarray:
@@ -91,7 +96,7 @@ def _loss_and_grad(
     dh = np.zeros_like(below)
     dh[first:] = dlogits @ views.W_y.T
     for cache, target, mask in zip(reversed(caches), reversed(grads.layers), reversed(masks), strict=True):
-        found = _BACKWARD[shape.cell](_dropped(dh, mask, dropout), cache)
+        found = _LAYERS[shape.cell][1](_dropped(dh, mask, dropout), cache)
         for view, gradient in zip(target, found[-len(target) :], strict=True):
             view[...] = gradient
         dh = found.dx
@@ -203,7 +208,7 @@ def _train(given: checks.Training) -> np.ndarray:
     grad = np.empty_like(theta) if given.workspace is None else given.workspace.grad
     new_theta, new_state = theta.copy(), state.copy()
     for n, (start, zero, rate) in enumerate(zip(starts, reset, rates, strict=True)):
-        h0, c0 = np.zeros_like(h) if zero else h, np.zeros_like(c) if zero and shape.cell == "lstm" else c
+        h0, c0 = np.zeros_like(h) if zero else h, np.zeros_like(c) if zero and CELLS[shape.cell].has_c else c
         x = _sequence(ids, start + np.arange(T + 1)[:, None], shape.vocab_size)
         read = _rounded(theta, shape) if given.bfloat16 else theta
         masks = None if given.masks is None else given.masks[n]

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from kernels.reference.layer import from_input, weight_gradients
-from kernels.spec import RNNCache, RNNGrads, checks
+from kernels.spec import Cache, Grads, RNNCache, RNNGrads, checks
 
 
-def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None) -> tuple[np.ndarray, RNNCache]:
+def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None) -> tuple[np.ndarray, Cache]:
     """Run one layer of the plain recurrent network over T steps and B streams: ``h_t = tanh(x W_x + h_{t-1} W_h + b)``.
 
     Parameters
@@ -30,9 +30,9 @@ def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None)
 
     Notes
     -----
-    Cost: 2 T B H (H + D) flops, 2 T B H H for ids. Accuracy: as :func:`lstm_forward`. Source: see spec/cells.py.
+    Cost: 2 T B H (H + D) flops, 2 T B H H for ids. Accuracy: as :func:`lstm_forward`. Source: see kernels.spec.
     """
-    sizes = checks.rnn_forward(x, h0, W_x, W_h, b, out)
+    sizes = checks.forward("rnn", x, (h0,), W_x, W_h, (b,), out)
     h = np.empty((sizes["T"] + 1, *h0.shape), h0.dtype) if out is None else out
     h[0] = h0
     for t in range(sizes["T"]):
@@ -40,9 +40,7 @@ def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None)
     return h, RNNCache(x, h, W_x, W_h)
 
 
-def rnn_backward(
-    dh: Any, cache: RNNCache, dh_last: Any = None, *, out: RNNGrads | None = None, dz: Any = None
-) -> RNNGrads:
+def rnn_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | None = None, dz: Any = None) -> Grads:
     """Backpropagate through one layer of the plain recurrent network, over all T steps.
 
     Parameters
@@ -65,9 +63,9 @@ def rnn_backward(
 
     Notes
     -----
-    Equations: see spec/cells.py. Cost: twice that of the forward pass. Source: see spec/cells.py.
+    Equations: see kernels.spec. Cost: twice that of the forward pass. Source: see kernels.spec.
     """
-    checks.rnn_backward(dh, cache, dh_last, out, dz)
+    checks.backward("rnn", dh, cache, (dh_last,), out, dz)
     x, h, W_x, W_h = cache
     dz = np.empty_like(h[1:]) if dz is None else dz
     dh_next = np.zeros_like(h[0]) if dh_last is None else dh_last

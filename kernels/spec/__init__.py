@@ -1,36 +1,60 @@
 """The contract that every backend keeps: cells, parameters, optimizers, ops and what an argument must be.
 
-It names no backend. Equations: :mod:`kernels.spec.cells`.
+It names no backend. Equations: :mod:`kernels.spec.cells`. A name is looked up in the files below when it is first used:
+cells and optimizers can be had without NumPy.
 """
 
-from kernels.spec.cells import CELLS, FLOAT_DTYPES, GATE_F, GATE_G, GATE_I, GATE_N, GATE_O, GATE_R, GATE_Z, ID_DTYPES
-from kernels.spec.ops import OPS
-from kernels.spec.optimizers import OPTIMIZERS, Optimizer, hyper_values, slots, slots_of
-from kernels.spec.parameters import (
-    GRULayerParams,
-    LayerParams,
-    Params,
-    Shape,
-    aligned_zeros,
-    blocks,
-    named,
-    num_parameters,
-    offsets,
-    params,
-)
-from kernels.spec.values import (
-    NORM_PANEL,
-    SMOOTHING,
-    GRUCache,
-    GRUGrads,
-    LSTMCache,
-    LSTMGrads,
-    RNNCache,
-    RNNGrads,
-    norm_panels,
-    round_to_bfloat16,
-)
-from kernels.spec.workspaces import Workspace, packs, unit_panels, workspace, workspace_layout
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kernels.spec.cells import (
+        CELLS,
+        FLOAT_DTYPES,
+        GATE_F,
+        GATE_G,
+        GATE_I,
+        GATE_N,
+        GATE_O,
+        GATE_R,
+        GATE_Z,
+        ID_DTYPES,
+        LAYER_NORM_EPSILON,
+        Cell,
+    )
+    from kernels.spec.layers import LAYERS, Cache, Grads
+    from kernels.spec.ops import OPS
+    from kernels.spec.optimizers import OPTIMIZERS, Optimizer, hyper_values, slots, slots_of
+    from kernels.spec.parameters import (
+        Params,
+        Shape,
+        aligned_zeros,
+        blocks,
+        named,
+        num_parameters,
+        offsets,
+        params,
+    )
+    from kernels.spec.values import NORM_PANEL, SMOOTHING, norm_panels, round_to_bfloat16
+    from kernels.spec.workspaces import Workspace, packs, unit_panels, workspace, workspace_layout
+
+_FILES = ("cells", "layers", "ops", "optimizers", "parameters", "values", "workspaces")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for file in _FILES:
+            module = import_module(f"{__name__}.{file}")
+            if name in vars(module):
+                globals()[name] = vars(module)[name]
+                return globals()[name]
+    if not name.startswith("_"):
+        from kernels.spec.layers import TYPES  # LSTMCache, LSTMGrads, LayerParams, ...
+
+        if name in TYPES:
+            return TYPES[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "CELLS",
@@ -43,20 +67,17 @@ __all__ = [
     "GATE_R",
     "GATE_Z",
     "ID_DTYPES",
+    "LAYERS",
+    "LAYER_NORM_EPSILON",
     "NORM_PANEL",
     "OPS",
     "OPTIMIZERS",
     "SMOOTHING",
-    "GRUCache",
-    "GRUGrads",
-    "GRULayerParams",
-    "LSTMCache",
-    "LSTMGrads",
-    "LayerParams",
+    "Cache",
+    "Cell",
+    "Grads",
     "Optimizer",
     "Params",
-    "RNNCache",
-    "RNNGrads",
     "Shape",
     "Workspace",
     "aligned_zeros",

@@ -49,14 +49,71 @@ GRU, gates in PyTorch's order r, z, n; the reset gate comes after the product, s
     ds   = [ da_r | da_z | da_n r ]
     dW_x += x_t' da;  dW_h += h_{t-1}' ds;  db_x += da;  db_h += ds;  dx_t = da W_x';  dh_next = ds W_h' + dh z
 
-Source: Elman (1990); Cho et al. (2014), with the reset gate where cuDNN and PyTorch have it.
+Layer-normalised LSTM::
+
+    LN(v) = (v - mean v) / sqrt(var v + 1e-5)            over all of a row: 4H numbers of a or s, H of c
+    a   = x_t W_x;   s = h_{t-1} W_h
+    z   = gain_x LN(a) + gain_h LN(s) + b;   i, f, o = sigmoid(z_i, z_f, z_o);  g = tanh(z_g)
+    c_t = f c_{t-1} + i g;   n = gain_c LN(c_t) + b_c;   h_t = o tanh(n)
+
+    dn  = dh o (1 - tanh(n)^2);   dc = dc_next + LN'(dn gain_c, c_t);   dz as the LSTM's, with tanh(n) for tanh(c_t)
+    da  = LN'(dz gain_x, a);   ds = LN'(dz gain_h, s)
+    LN'(d, v) = (d - mean d - LN(v) mean(d LN(v))) / sqrt(var v + 1e-5)
+    dW_x += x_t' da;  dW_h += h_{t-1}' ds;  dx_t = da W_x';  dh_next = ds W_h';  dc_next = dc f
+    db += dz;  dgain_x += dz LN(a);  dgain_h += dz LN(s);  dgain_c += dn LN(c_t);  db_c += dn
+
+Source: Elman (1990); Cho et al. (2014), with the reset gate where cuDNN and PyTorch have it; Ba, Kiros and Hinton
+(2016), equations 20 to 22, without the two biases that b makes redundant.
 """
+
+from typing import NamedTuple
 
 GATE_I, GATE_F, GATE_G, GATE_O = range(4)
 GATE_R, GATE_Z, GATE_N = range(3)
 
-#: Blocks of H columns, one a gate, in the weights of each kind of cell.
-CELLS = {"lstm": 4, "gru": 3, "rnn": 1}
+#: What is added to a variance before its root is taken.
+LAYER_NORM_EPSILON = 1e-5
+
+
+class Vector(NamedTuple):
+    """A parameter of a layer beside its matrices. Its gradient is the sum, over all rows, of some columns of dz."""
+
+    width: int  # in units of H
+    plane: int  # of dz, which has the columns
+    begin: int = 0  # the first of them, in units of H
+    is_in_cache: bool = False  # whether the backward pass reads it
+
+
+class Cell(NamedTuple):
+    """What tells one kind of cell from the others. Layer types, caches, buffers, signatures and checks follow from it.
+
+    `gates` blocks of H columns are in W_x and W_h. A forward pass keeps `kept` matrices (T, B, gates H), a backward
+    pass writes `planes` of them, dz: the first is the gradient of x W_x, the one numbered `state` that of h W_h.
+    """
+
+    gates: int
+    vectors: dict[str, Vector]
+    kept: int = 1
+    planes: int = 1
+    state: int = 0
+    has_c: bool = False
+    panels: bool = False  # whether threads of a CPU may share out its hidden units
+    on_device: bool = True  # whether the cupy backend has it
+
+
+CELLS = {
+    "lstm": Cell(4, {"b": Vector(4, 0)}, has_c=True, panels=True),
+    "gru": Cell(3, {"b_x": Vector(3, 0), "b_h": Vector(3, 1)}, kept=2, planes=2, state=1),
+    "rnn": Cell(1, {"b": Vector(1, 0)}, kept=0),  # h is all that a backward pass needs
+    "lnlstm": Cell(
+        4,
+        {
+            "b": Vector(4, 2), "gain_x": Vector(4, 3, is_in_cache=True), "gain_h": Vector(4, 4, is_in_cache=True),
+            "gain_c": Vector(1, 5, 1, is_in_cache=True), "b_c": Vector(1, 5, 0, is_in_cache=True),
+        },
+        kept=3, planes=6, state=1, has_c=True, on_device=False,
+    ),
+}  # fmt: skip
 
 FLOAT_DTYPES = ("float32", "float64")
 ID_DTYPES = ("uint8", "uint16", "uint32")

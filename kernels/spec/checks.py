@@ -18,7 +18,6 @@ import numpy as np
 
 from kernels import spec
 from kernels.shared import NotFinite
-from kernels.spec import GRUCache, GRUGrads, LSTMCache, LSTMGrads, RNNCache, RNNGrads, Shape, Workspace
 from kernels.spec.arguments import (
     HOST,
     VALUES,
@@ -33,48 +32,23 @@ from kernels.spec.arguments import (
     parts,
     unpacked,
 )
+from kernels.spec.cells import CELLS
+from kernels.spec.layers import LAYERS
+from kernels.spec.parameters import Shape
+from kernels.spec.workspaces import Workspace
 
-_X = "ids<D T B | float T B D"
-_LSTM = {"h0": "float B H", "c0": "float B H", "W_h": "float H 4H", "W_x": "float D 4H", "b": "float 4H", "x": _X}
-_RNN = {"h0": "float B H", "W_h": "float H H", "W_x": "float D H", "b": "float H", "x": _X}
-_GRU = {"h0": "float B H", "W_h": "float H 3H", "W_x": "float D 3H", "b_x": "float 3H", "b_h": "float 3H", "x": _X}
-_DX, _OUT = "out float T B D, optional", "out float {}, optional"
 _OPTIMIZER = {"theta": "out float N", "grad": "float N", "state": "out float S N"}
 _STATE = {"h": "float L B H", "c": "float L B H"}
 _STATE_OUT = {"h": "out float L B H", "c": "out float L B H"}
 
 
-def _cache(**fields: str) -> dict[str, str]:
-    return {f"cache.{name}": pattern for name, pattern in fields.items()}
-
-
-def _grads(**fields: str) -> dict[str, str]:
-    return {"out.dx": _DX} | {f"out.{name}": _OUT.format(pattern) for name, pattern in fields.items()}
-
-
 #: The arrays of each op by name, in the order in which they are checked; the language: :mod:`kernels.spec.arguments`.
 ARRAYS: dict[str, dict[str, str]] = {
-    "lstm_forward": _LSTM
-    | {
-        "out.h": "out float T+1 B H, optional, may hold h0",
-        "out.c": "out float T+1 B H, optional, may hold c0",
-        "out.gates": "out float T B 4H, optional",
+    **{
+        f"{cell}_{way}": arrays
+        for cell, layer in LAYERS.items()
+        for way, arrays in zip(("forward", "backward"), layer.arrays, strict=True)
     },
-    "lstm_backward": {"dh": "float T B H"}
-    | _cache(h="float T+1 B H", c="float T+1 B H", gates="float T B 4H", W_x="float D 4H", W_h="float H 4H", x=_X)
-    | {"dh_last": "float B H, optional", "dc_last": "float B H, optional", "dz": "out float T B 4H, optional"}
-    | _grads(dh0="B H, may hold dh_last", dc0="B H, may hold dc_last", dW_x="D 4H", dW_h="H 4H", db="4H"),
-    "rnn_forward": _RNN | {"out": "out float T+1 B H, optional, may hold h0"},
-    "rnn_backward": {"dh": "float T B H"}
-    | _cache(h="float T+1 B H", W_x="float D H", W_h="float H H", x=_X)
-    | {"dh_last": "float B H, optional", "dz": "out float T B H, optional"}
-    | _grads(dh0="B H, may hold dh_last", dW_x="D H", dW_h="H H", db="H"),
-    "gru_forward": _GRU
-    | {"out.h": "out float T+1 B H, optional, may hold h0", "out.gates": "out float 2 T B 3H, optional"},
-    "gru_backward": {"dh": "float T B H"}
-    | _cache(h="float T+1 B H", gates="float 2 T B 3H", W_x="float D 3H", W_h="float H 3H", x=_X)
-    | {"dh_last": "float B H, optional", "dz": "out float 2 T B 3H, optional"}
-    | _grads(dh0="B H, may hold dh_last", dW_x="D 3H", dW_h="H 3H", db_x="3H", db_h="3H"),
     "softmax_cross_entropy": {
         "logits": "float T B V",
         "targets": "ids<V T B",
@@ -96,42 +70,33 @@ _CHECKS = {op: Arrays(patterns) for op, patterns in ARRAYS.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- layers
-def lstm_forward(
-    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, out: Any, family: Family = HOST
+def forward(
+    cell: str, x: Any, states: tuple[Any, ...], W_x: Any, W_h: Any, vectors: tuple[Any, ...], out: Any,
+    family: Family = HOST,
+) -> dict[str, int]:  # fmt: skip
+    """Check the arguments of a layer's forward op; return the sizes by letter."""
+    _check_cell(cell, family)
+    made = LAYERS[cell].made
+    outs = parts("out", out, *made) if len(made) > 1 else (out,)
+    return _CHECKS[f"{cell}_forward"]((*states, W_h, W_x, *vectors, x, *outs), family)
+
+
+def backward(
+    cell: str, dh: Any, cache: Any, last: tuple[Any, ...], out: Any, dz: Any, family: Family = HOST
 ) -> dict[str, int]:
-    """Check the arguments of :func:`lstm_forward`; return the sizes by letter."""
-    return _CHECKS["lstm_forward"]((h0, c0, W_h, W_x, b, x, *parts("out", out, "h", "c", "gates")), family)
+    """Check the arguments of a layer's backward op; `last` are the gradients of the last states. Return the sizes."""
+    _check_cell(cell, family)
+    layer = LAYERS[cell]
+    x, *kept = unpacked("cache", cache, layer.cache)
+    given = (dh, *kept, x, *last, dz, *_gradients(out, layer.grads, x))
+    return _CHECKS[f"{cell}_backward"](given, family)
 
 
-def lstm_backward(dh: Any, cache: Any, dh_last: Any, dc_last: Any, out: Any, dz: Any, family: Family = HOST) -> None:
-    """Check the arguments of :func:`lstm_backward`."""
-    x, h, c, gates, W_x, W_h = unpacked("cache", cache, LSTMCache)
-    given = (dh, h, c, gates, W_x, W_h, x, dh_last, dc_last, dz, *_gradients(out, LSTMGrads, x))
-    _CHECKS["lstm_backward"](given, family)
-
-
-def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, out: Any, family: Family = HOST) -> dict[str, int]:
-    """Check the arguments of :func:`rnn_forward`; return the sizes by letter."""
-    return _CHECKS["rnn_forward"]((h0, W_h, W_x, b, x, out), family)
-
-
-def rnn_backward(dh: Any, cache: Any, dh_last: Any, out: Any, dz: Any, family: Family = HOST) -> None:
-    """Check the arguments of :func:`rnn_backward`."""
-    x, h, W_x, W_h = unpacked("cache", cache, RNNCache)
-    _CHECKS["rnn_backward"]((dh, h, W_x, W_h, x, dh_last, dz, *_gradients(out, RNNGrads, x)), family)
-
-
-def gru_forward(
-    x: Any, h0: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, out: Any, family: Family = HOST
-) -> dict[str, int]:
-    """Check the arguments of :func:`gru_forward`; return the sizes by letter."""
-    return _CHECKS["gru_forward"]((h0, W_h, W_x, b_x, b_h, x, *parts("out", out, "h", "gates")), family)
-
-
-def gru_backward(dh: Any, cache: Any, dh_last: Any, out: Any, dz: Any, family: Family = HOST) -> None:
-    """Check the arguments of :func:`gru_backward`."""
-    x, h, gates, W_x, W_h = unpacked("cache", cache, GRUCache)
-    _CHECKS["gru_backward"]((dh, h, gates, W_x, W_h, x, dh_last, dz, *_gradients(out, GRUGrads, x)), family)
+def _check_cell(cell: str, family: Family) -> None:
+    """Check that the backend that has these arrays has that cell."""
+    if family is not HOST and not CELLS[cell].on_device:
+        has = ", ".join(name for name, row in CELLS.items() if row.on_device)
+        raise ValueError(f"cell: expected one of {has} on the cupy backend, got {cell!r}")
 
 
 def _gradients(out: Any, kind: Any, x: Any) -> tuple[Any, ...]:
@@ -203,7 +168,7 @@ def loss_and_grad(
     rate = number("dropout", dropout)
     flag("last_only", last_only)
     _check_masks_given(masks, rate)
-    sizes = _CHECKS["loss_and_grad"]((theta, h, c, x, masks), family, **_sizes(shape))
+    sizes = _CHECKS["loss_and_grad"]((theta, h, c, x, masks), family, **_sizes(shape, family))
     _check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, (theta, h, c, x, masks), family, rate)
     return sizes["T"]
 
@@ -250,7 +215,7 @@ def train_steps(
     if optimizer == "adagrad" and values["epsilon"] == 0:  # the rows of characters that were never read would be 0 / 0
         raise ValueError("epsilon: expected at least 1.2e-38 in train_steps with adagrad, got 0")
     T, rate, bf16 = number("seq_length", seq_length), number("dropout", dropout), flag("bfloat16", bfloat16)
-    known = _sizes(shape) | {"S": spec.slots_of(optimizer, values), "T": T}
+    known = _sizes(shape, family) | {"S": spec.slots_of(optimizer, values), "T": T}
     is_one_rate = not hasattr(learning_rate, "shape") or isinstance(learning_rate, np.generic)
     if is_one_rate:
         rate_of_all = number("learning_rate", learning_rate)
@@ -263,7 +228,7 @@ def train_steps(
     if len(wrong):
         raise ValueError(f"learning_rate: expected {VALUES['learning_rate'].allowed}, got {wrong[0]}")
     B, M = sizes["B"], sizes["M"]
-    if bf16 and (B != 1 or theta.dtype != np.float32 or shape.cell != "lstm" or shape.embedding_size):
+    if bf16 and (B != 1 or theta.dtype != np.float32 or not CELLS[shape.cell].panels or shape.embedding_size):
         got = f"{B} of {theta.dtype}, {shape.cell}, embedding_size {shape.embedding_size}"
         raise ValueError(f"bfloat16: expected one stream of float32, lstm, without an embedding, got {got}")
     if max(M, 1) <= T:
@@ -289,7 +254,7 @@ def train_steps(
 def score(theta: Any, h: Any, c: Any, x: Any, shape: Any, ws: Any, out: Any, family: Family = HOST) -> int:
     """Check the arguments of :func:`score`; return T."""
     given = (theta, h, c, x, out)
-    sizes = _CHECKS["score"](given, family, **_sizes(shape))
+    sizes = _CHECKS["score"](given, family, **_sizes(shape, family))
     _check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, given, family)
     return sizes["T"]
 
@@ -309,7 +274,7 @@ def sample(
 ) -> Sampling:  # fmt: skip
     """Check the arguments of :func:`sample`."""
     how = number("temperature", temperature), number("top_k", top_k), number("top_p", top_p)
-    known = _sizes(shape)
+    known = _sizes(shape, family)
     uniforms = _contiguous(uniforms, family)
     _CHECKS["sample"]((theta, h, c, x, uniforms, log_probs), family, **known)
     if uniforms.size and not (uniforms.min() >= 0 and uniforms.max() < 1):
@@ -327,10 +292,11 @@ def _contiguous(array: Any, family: Family) -> Any:
     return family.copied(array) if type(array) in family.types and not array.flags.c_contiguous else array
 
 
-def _sizes(shape: Any) -> dict[str, int]:
+def _sizes(shape: Any, family: Family) -> dict[str, int]:
     """The sizes, by letter, that a model's shape fixes."""
     if not isinstance(shape, Shape):
         raise WrongType(f"shape: expected kernels.spec.Shape, got {type(shape).__name__}")
+    _check_cell(shape.cell, family)
     return {"V": shape.vocab_size, "H": shape.hidden_size, "L": shape.num_layers, "N": spec.num_parameters(shape)}
 
 

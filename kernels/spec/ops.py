@@ -1,12 +1,13 @@
 """The signature of every op, the same for all backends."""
 
+from kernels.spec.layers import LAYERS
+
 OPS = {
-    "lstm_forward": "(x, h0, c0, W_x, W_h, b, *, out=None)",
-    "lstm_backward": "(dh, cache, dh_last=None, dc_last=None, *, out=None, dz=None)",
-    "rnn_forward": "(x, h0, W_x, W_h, b, *, out=None)",
-    "rnn_backward": "(dh, cache, dh_last=None, *, out=None, dz=None)",
-    "gru_forward": "(x, h0, W_x, W_h, b_x, b_h, *, out=None)",
-    "gru_backward": "(dh, cache, dh_last=None, *, out=None, dz=None)",
+    **{
+        f"{cell}_{way}": signature
+        for cell, layer in LAYERS.items()
+        for way, signature in zip(("forward", "backward"), layer.signatures, strict=True)
+    },
     "softmax_cross_entropy": "(logits, targets, *, out=None)",
     "clip": "(grad, *, grad_clip=None, grad_clip_norm=None)",
     "sgd": "(theta, grad, state, step, *, learning_rate, grad_clip=None, momentum=0.0)",

@@ -8,6 +8,7 @@ import numpy as np
 
 from kernels.spec.arguments import number
 from kernels.spec.cells import CELLS
+from kernels.spec.layers import LAYERS
 
 
 class _Sizes(NamedTuple):
@@ -56,27 +57,10 @@ class Shape(_Sizes):
         return cls(*iterable)
 
 
-class LayerParams(NamedTuple):
-    """Views of the parameters (or gradients) of one LSTM layer, or with H columns instead of 4H of one RNN layer."""
-
-    W_x: Any  # (D, 4H)
-    W_h: Any  # (H, 4H)
-    b: Any  # (4H,)
-
-
-class GRULayerParams(NamedTuple):
-    """Views of one GRU layer's parameters (or gradients)."""
-
-    W_x: Any  # (D, 3H)
-    W_h: Any  # (H, 3H)
-    b_x: Any  # (3H,)
-    b_h: Any  # (3H,)
-
-
 class Params(NamedTuple):
     """Views of a flat vector (N,): of all parameters, of all gradients, or of one array of optimizer memory."""
 
-    layers: tuple[Any, ...]  # LayerParams or GRULayerParams
+    layers: tuple[Any, ...]  # of each layer W_x, W_h and its vectors: see LAYERS[cell].params
     W_y: Any  # (H, V)
     b_y: Any  # (V,)
     embedding: Any = None  # (V, E), None where there is none
@@ -85,21 +69,18 @@ class Params(NamedTuple):
 def blocks(shape: Shape) -> list[tuple[str, int, tuple[int, ...]]]:
     """Name, offset and dimensions of every block of the flat vector, in order: the one place that knows them."""
     V, H, L, cell, E = shape
-    columns = CELLS[cell] * H
+    row = CELLS[cell]
+    columns = row.gates * H
     dims: list[tuple[str, tuple[int, ...]]] = [("embedding", (V, E))] if E else []
     for layer in range(L):
         dims += [(f"W_x_l{layer}", (H if layer > 0 else E or V, columns)), (f"W_h_l{layer}", (H, columns))]
-        dims += [(f"{bias}_l{layer}", (columns,)) for bias in _layer_type(cell)._fields[2:]]
+        dims += [(f"{name}_l{layer}", (vector.width * H,)) for name, vector in row.vectors.items()]
     dims += [("W_y", (H, V)), ("b_y", (V,))]
     out, offset = [], 0
     for name, dim in dims:
         out.append((name, offset, dim))
         offset += math.prod(dim)
     return out
-
-
-def _layer_type(cell: str) -> type[LayerParams] | type[GRULayerParams]:
-    return GRULayerParams if cell == "gru" else LayerParams
 
 
 def num_parameters(shape: Shape) -> int:
@@ -123,9 +104,10 @@ def named(flat: Any, shape: Shape) -> dict[str, Any]:
 
 def params(flat: Any, shape: Shape) -> Params:
     """Views of `flat` (N,) as a :class:`Params`."""
-    by_name, layer_type = named(flat, shape), _layer_type(shape.cell)
+    by_name, layer_type = named(flat, shape), LAYERS[shape.cell].params
     embedding = by_name.pop("embedding", None)
-    views, n = list(by_name.values()), len(layer_type._fields)
+    views = list(by_name.values())
+    n = (len(views) - 2) // shape.num_layers
     layers = tuple(layer_type(*views[n * k : n * k + n]) for k in range(shape.num_layers))
     return Params(layers, views[-2], views[-1], embedding)
 

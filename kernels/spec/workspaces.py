@@ -20,7 +20,7 @@ def unit_panels(
     do not fit a core's cache anyway, and are cut up only where the copies that are rounded to bfloat16 want it. With an
     embedding, whose gradient needs all panels, there are none.
     """
-    if cell != "lstm" or embedding_size > 0 or batch_size > 3 or hidden_size < 64:
+    if not CELLS[cell].panels or embedding_size > 0 or batch_size > 3 or hidden_size < 64:
         return 1
     if hidden_size >= 384 and not bfloat16:
         return 1
@@ -33,15 +33,15 @@ def packs(hidden_size: int, batch_size: int, itemsize: int, cell: str = "lstm") 
     That pays where its rows lie far apart and are read for many streams. What is cut into panels is not packed.
     """
     size = 4 * hidden_size**2 * itemsize
-    return cell == "lstm" and size >= 2**22 and batch_size * size >= 2**27
+    return CELLS[cell].panels and size >= 2**22 and batch_size * size >= 2**27
 
 
 class _Buffers(NamedTuple):
     x: Any  # (T+1, B) int32: the ids of the sequence, targets one later
     h: Any  # (L, T+1, B, H)
     c: Any  # (L, T+1, B, H), of no size where the cell has none
-    gates: Any  # LSTM (L, T, B, 4H); GRU (L, 2, T, B, 3H); RNN of no size: h is all there is
-    dz: Any  # LSTM (L, T, B, 4H); GRU (L, 2, T, B, 3H): da and ds; RNN (L, 1, T, B, H)
+    gates: Any  # (L, kept, T, B, gates H): see kernels.spec.cells.Cell; of no size where none are kept
+    dz: Any  # (L, planes, T, B, gates H)
     dh: Any  # (T, B, H)
     carry: Any  # (2, B, H): dh_next, and dc_next or the GRU's dh z
     partial: (
@@ -78,18 +78,18 @@ def workspace_layout(
     T, B, N = seq_length, batch_size, num_parameters(shape)
     real, double, whole = np.dtype(dtype), np.dtype(np.float64), np.dtype(np.int64)
     panels = unit_panels(H, B, cell, bfloat16, E)
-    dz = {"lstm": (L, T, B, 4 * H), "gru": (L, 2, T, B, 3 * H), "rnn": (L, 1, T, B, H)}[cell]
+    row = CELLS[cell]
     layout: dict[str, tuple[Any, np.dtype]] = {
         "x": ((T + 1, B), np.dtype(np.int32)),
         "h": ((L, T + 1, B, H), real),
-        "c": ((L, T + 1 if cell == "lstm" else 0, B, H), real),
-        "gates": ((L, 1, 0, B, H) if cell == "rnn" else dz, real),
-        "dz": (dz, real),
+        "c": ((L, T + 1 if row.has_c else 0, B, H), real),
+        "gates": ((L, row.kept, T, B, row.gates * H), real),
+        "dz": ((L, row.planes, T, B, row.gates * H), real),
         "dh": ((T, B, H), real),
         "carry": ((2, B, H), real),
         "partial": ((2, 2, panels if panels > 1 else 0, B, -(-H // 16) * 16), real),
         "packed": ((L, 4, 4 * H * (H + 16) if panels == 1 and packs(H, B, real.itemsize, cell) else 0), real),
-        "table": ((V if E > 0 else 0, CELLS[cell] * H), real),
+        "table": ((V if E > 0 else 0, row.gates * H), real),
         "dropped": ((L if dropout > 0 else 0, T, B, H), real),
         "logits": ((T, B, V), real),
         "row_loss": ((T, B), double),

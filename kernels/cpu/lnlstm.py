@@ -1,0 +1,254 @@
+"""The layer-normalised LSTM on the CPU: steps, layer inside a model, ops. Equations: kernels/spec/cells.py.
+
+`gates` is three matrices (T B, 4H), one after the other: the activated gates, a = x W_x and s = h W_h; dz is six, as the
+reference has them. Streams alone are shared out.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from kernels.cpu.compiler import entry, inner, thin
+from kernels.cpu.emit.activations import sigmoid, tanh
+from kernels.cpu.layers import (
+    add_gates,
+    carried,
+    flow_back,
+    flow_below,
+    gradient_of_state,
+    gradients_of_input,
+    new_dz,
+    new_gradients,
+    new_outputs,
+    project,
+    read_below,
+    stretch_of,
+    sum_rows,
+)
+from kernels.cpu.matmul import clear_rows
+from kernels.cpu.threads import alone, whole
+from kernels.cpu.values import Matrix, Weights, block, flat, readable
+from kernels.spec import LAYER_NORM_EPSILON, Cache, Grads, LNLSTMCache, checks
+
+
+# ------------------------------------------------------------------------------------------------------------ steps
+@inner
+def _moments(v):
+    """The mean of v (n,), and what LN multiplies v - mean by."""
+    n, one = v.shape[0], v.dtype.type(1)
+    total = v.dtype.type(0)
+    for j in range(n):
+        total += v[j]
+    mean = total / v.dtype.type(n)
+    squares = v.dtype.type(0)
+    for j in range(n):
+        squares += (v[j] - mean) * (v[j] - mean)
+    return mean, one / np.sqrt(squares / v.dtype.type(n) + v.dtype.type(LAYER_NORM_EPSILON))
+
+
+@inner
+def _through_norm(d, v, out):
+    """Write LN'(d, v) into out, which may be d itself."""
+    n = v.shape[0]
+    mean, scale = _moments(v)
+    total, product = v.dtype.type(0), v.dtype.type(0)
+    for j in range(n):
+        total += d[j]
+        product += d[j] * ((v[j] - mean) * scale)
+    total, product = total / v.dtype.type(n), product / v.dtype.type(n)
+    for j in range(n):
+        out[j] = scale * (d[j] - total - (v[j] - mean) * scale * product)
+
+
+@inner
+def _step_forward(z, a, s, gains, c_prev, c, h):
+    """One row: z (4H,) becomes the activated gates, c and h (H,) are written; a and s (4H,) are read."""
+    b, gain_x, gain_h, gain_c, b_c = gains
+    H = h.shape[0]
+    mean_a, scale_a = _moments(a)
+    mean_s, scale_s = _moments(s)
+    for j in range(4 * H):
+        z[j] = gain_x[j] * ((a[j] - mean_a) * scale_a) + gain_h[j] * ((s[j] - mean_s) * scale_s) + b[j]
+    for j in range(2 * H):
+        z[j] = sigmoid(z[j])
+    for j in range(2 * H, 3 * H):
+        z[j] = tanh(z[j])
+    for j in range(3 * H, 4 * H):
+        z[j] = sigmoid(z[j])
+    for j in range(H):
+        c[j] = z[H + j] * c_prev[j] + z[j] * z[2 * H + j]
+    mean, scale = _moments(c)
+    for j in range(H):
+        h[j] = z[3 * H + j] * tanh(gain_c[j] * ((c[j] - mean) * scale) + b_c[j])
+
+
+@inner
+def _step_backward(rows, gains, c_prev, c, d, dh, dh_next, dc_next):
+    """One row: d, the six rows (4H,) of dz, is written; dc_next (H,) becomes the gradient of the cells before.
+
+    rows are the activated gates, a and s.
+    """
+    z, a, s = rows
+    da, ds, dz, dz_a, dz_s, dn = d
+    _, gain_x, gain_h, gain_c, b_c = gains
+    H, one = c.shape[0], c.dtype.type(1)
+    mean, scale = _moments(c)
+    for j in range(H):
+        normal, o, dh_t = (c[j] - mean) * scale, z[3 * H + j], dh[j] + dh_next[j]
+        tanh_n = tanh(gain_c[j] * normal + b_c[j])
+        dz[3 * H + j] = dh_t * tanh_n * o * (one - o)
+        dn[j] = dh_t * o * (one - tanh_n * tanh_n)
+        dn[H + j] = dn[j] * normal
+        da[j] = dn[j] * gain_c[j]  # for a moment: of LN(c)
+    _through_norm(da[:H], c, da[:H])
+    for j in range(H):
+        i, f, g, dc = z[j], z[H + j], z[2 * H + j], dc_next[j] + da[j]
+        dz[j] = dc * g * i * (one - i)
+        dz[H + j] = dc * c_prev[j] * f * (one - f)
+        dz[2 * H + j] = dc * i * (one - g * g)
+        dc_next[j] = dc * f
+    mean_a, scale_a = _moments(a)
+    mean_s, scale_s = _moments(s)
+    for j in range(4 * H):
+        dz_a[j] = dz[j] * ((a[j] - mean_a) * scale_a)
+        dz_s[j] = dz[j] * ((s[j] - mean_s) * scale_s)
+        da[j] = dz[j] * gain_x[j]
+        ds[j] = dz[j] * gain_h[j]
+    _through_norm(da, a, da)
+    _through_norm(ds, s, ds)
+
+
+@inner
+def run_forward(weights, gains, h, c, gates, t0, t1, share):
+    """Run steps t0:t1 from h[t0], c[t0]; of gates, flat, the second matrix holds x W_x. h, c are (T+1, B, H)."""
+    T, B, H = h.shape[0] - 1, h.shape[1], h.shape[2]
+    N, R = 4 * H, share.b1 - share.b0
+    plane = T * B * N
+    for t in range(t0, t1):
+        row = t * B + share.b0
+        clear_rows(gates, 2 * plane + row * N, N, R, N)
+        add_gates(4, h, row * H, weights, gates, 2 * plane + row * N, R, H, share.pieces[0])
+        for r in range(share.b0, share.b1):
+            at = (t * B + r) * N
+            z, a, s = gates[at : at + N], gates[plane + at : plane + at + N], gates[2 * plane + at : 2 * plane + at + N]
+            _step_forward(z, a, s, gains, c[t, r], c[t + 1, r], h[t + 1, r])
+
+
+@inner
+def run_backward(weights, gains, dh, c, gates, dz, dh_next, dc_next, t0, t1, share):
+    """Run steps t0:t1 backward: dz is written; dh_next, dc_next (B, H) go from the state's after to that before."""
+    T, B, H = dh.shape
+    N = 4 * H
+    plane = T * B * N
+    for t in range(t1 - 1, t0 - 1, -1):
+        for r in range(share.b0, share.b1):
+            at = (t * B + r) * N
+            rows = (
+                gates[at : at + N], gates[plane + at : plane + at + N], gates[2 * plane + at : 2 * plane + at + N],
+            )  # fmt: skip
+            d = (
+                dz[at : at + N], dz[plane + at : plane + at + N], dz[2 * plane + at : 2 * plane + at + N],
+                dz[3 * plane + at : 3 * plane + at + N], dz[4 * plane + at : 4 * plane + at + N],
+                dz[5 * plane + at : 5 * plane + at + N],
+            )  # fmt: skip
+            _step_backward(rows, gains, c[t, r], c[t + 1, r], d, dh[t, r], dh_next[r], dc_next[r])
+        flow_back(4, dz, T * B + t * B + share.b0, weights, dh_next, share.b0, share.b1 - share.b0, share.pieces[0])
+
+
+# --------------------------------------------------------------------------------------------------- inside a model
+@inner
+def prepare(net, ws, share):
+    """Nothing: matrices are read as they lie."""
+
+
+@inner
+def _gains(net, layer):
+    """b, gain_x, gain_h, gain_c, b_c of a layer."""
+    at = 7 * layer + 2
+    return block(net, at), block(net, at + 1), block(net, at + 2), block(net, at + 3), block(net, at + 4)
+
+
+@thin
+def layer_forward(net, x, ws, extra, layer, share):
+    """Run a layer over all steps: the member's part."""
+    T, B = x.shape
+    z, gains, steps = flat(ws.gates[layer]), _gains(net, layer), stretch_of(T, B)
+    weights = Weights(block(net, 7 * layer + 1), z[:0], None)
+    for t0 in range(0, T, steps):
+        read_below(net, None, x, ws, extra, layer, z, z.shape[0] // 3, t0, t0 + steps, share)
+        run_forward(weights, gains, ws.h[layer], ws.c[layer], z, t0, t0 + steps, share)
+
+
+@thin
+def layer_backward(net, ws, layer, share):
+    """From ws.dh of what the layer passed up to its dz, and to ws.dh of what it read: the member's part."""
+    T, B, _ = ws.dh.shape
+    z, d, gains, steps = flat(ws.gates[layer]), flat(ws.dz[layer]), _gains(net, layer), stretch_of(T, B)
+    W_x, weights = Weights(block(net, 7 * layer), d[:0], None), Weights(block(net, 7 * layer + 1), d[:0], None)
+    for t0 in range(T - steps, -1, -steps):
+        run_backward(weights, gains, ws.dh, ws.c[layer], z, d, ws.carry[0], ws.carry[1], t0, t0 + steps, share)
+        if layer > 0:
+            flow_below(4, d, W_x, ws.dh, t0, steps, share)
+
+
+# ---------------------------------------------------------------------------------------------------- a single layer
+@entry
+def lnlstm_layer_forward(x, W_x, W_h, gains, h, c, gates, pieces, counter):
+    """One layer over ids (T, B) or floats (T, B, D): h, c (T+1, B, H), gates are written, but for h[0], c[0]."""
+    share, z = alone(h.shape[1], pieces, counter), flat(gates)
+    project(4, x, Weights(flat(W_x), z[:0], None), None, z, z.shape[0] // 3, 0, x.shape[0], share)
+    run_forward(Weights(flat(W_h), z[:0], None), gains, h, c, z, 0, x.shape[0], share)
+
+
+@entry
+def lnlstm_layer_backward(dh, cache, out, dz, pieces, counter):
+    """Gradients of one layer; out.dh0, out.dc0 hold those of the last state and become those of the first."""
+    T, B, H = dh.shape
+    N = 4 * H
+    rows, plane = T * B, T * B * N
+    share, d = alone(B, pieces, counter), flat(dz)
+    gains = (cache.gain_x, cache.gain_x, cache.gain_h, cache.gain_c, cache.b_c)  # b is not read
+    weights, gates = Weights(flat(cache.W_h), d[:0], None), flat(cache.gates)
+    run_backward(weights, gains, dh, cache.c, gates, d, out.dh0, out.dc0, 0, T, share)
+    gradient_of_state(cache.h, Matrix(d, plane, N), out.dW_h)
+    sum_rows(Matrix(d, 2 * plane, N), rows, out.db)
+    sum_rows(Matrix(d, 3 * plane, N), rows, out.dgain_x)
+    sum_rows(Matrix(d, 4 * plane, N), rows, out.dgain_h)
+    sum_rows(Matrix(d, 5 * plane, N), rows, out.db_c)
+    sum_rows(Matrix(d, 5 * plane + H, N), rows, out.dgain_c)
+    gradients_of_input(cache.x, cache.W_x, Matrix(d, 0, N), out.dx, out.dW_x)
+
+
+def lnlstm_forward(
+    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, gain_x: Any, gain_h: Any, gain_c: Any, b_c: Any, *,
+    out: tuple[Any, Any, Any] | None = None,
+) -> tuple[np.ndarray, np.ndarray, Cache]:  # fmt: skip
+    """Run one layer-normalised LSTM layer over T steps and B streams, as :func:`kernels.reference.lnlstm_forward`.
+
+    Allocates nothing where `out` = (h, c, gates) is given.
+    """
+    vectors = (b, gain_x, gain_h, gain_c, b_c)
+    sizes = checks.forward("lnlstm", x, (h0, c0), W_x, W_h, vectors, out)
+    h, c, gates = out or new_outputs("lnlstm", sizes, h0.dtype)
+    h[0], c[0] = h0, c0
+    lnlstm_layer_forward(
+        *map(readable, (x, W_x, W_h)), tuple(map(readable, vectors)), h, c, gates, whole(sizes["H"]),
+        np.zeros(3, np.int64),
+    )  # fmt: skip
+    return h, c, LNLSTMCache(x, h, c, gates, W_x, W_h, gain_x, gain_h, gain_c, b_c)
+
+
+def lnlstm_backward(
+    dh: Any, cache: Cache, dh_last: Any = None, dc_last: Any = None, *, out: Grads | None = None, dz: Any = None
+) -> Grads:
+    """Backpropagate through one layer-normalised LSTM layer, as :func:`kernels.reference.lnlstm_backward`.
+
+    Allocates nothing where `out` and `dz` (6, T, B, 4H) are given.
+    """
+    sizes = checks.backward("lnlstm", dh, cache, (dh_last, dc_last), out, dz)
+    out = new_gradients("lnlstm", sizes, cache.x, dh.dtype) if out is None else out
+    dz = new_dz("lnlstm", sizes, dh.dtype) if dz is None else dz
+    carried((dh_last, dc_last), out)
+    kept = LNLSTMCache(*map(readable, cache))  # type: ignore[call-overload]
+    lnlstm_layer_backward(readable(dh), kept, out, dz, whole(sizes["H"]), np.zeros(3, np.int64))
+    return out

@@ -1,0 +1,308 @@
+"""The LSTM on the CPU: its steps, its layer inside a model, and its two ops. Equations: kernels/spec/cells.py.
+
+It is the one cell whose hidden units can be shared out (threads.py), whose matrices can be packed (matmul.py) or
+rounded to bfloat16 (bfloat16.py). A row of gates has four blocks, `stride` elements apart.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from kernels.cpu import bfloat16
+from kernels.cpu.compiler import entry, inner, thin
+from kernels.cpu.emit.activations import emit_sigmoid, emit_tanh
+from kernels.cpu.emit.rows import Row, block_offsets
+from kernels.cpu.emit.vectors import Vectors, for_each_vector, real_type
+from kernels.cpu.layers import (
+    add_gates,
+    carried,
+    cells_at,
+    flow_back,
+    flow_below,
+    gates_at,
+    gradient_of_state,
+    gradients_of_input,
+    new_dz,
+    new_gradients,
+    new_outputs,
+    project,
+    read_below,
+    stretch_of,
+    sum_rows,
+)
+from kernels.cpu.matmul import address, pack, pack_transposed, product_transposed
+from kernels.cpu.threads import alone, barrier, column_ranges, shares_units, whole
+from kernels.cpu.values import Matrix, Weights, block, flat, readable
+from kernels.spec import GATE_F, GATE_G, GATE_I, GATE_O, Cache, Grads, LSTMCache, checks
+
+
+# ------------------------------------------------------------------------------------------------------------ steps
+@intrinsic
+def lstm_step_forward(typing, zero, z, stride, c_prev, c, h, n):
+    """z (four blocks of n) becomes the activated gates; c and h (n,) are written. zero is of the element type."""
+    address = types.uintp
+    signature = types.void(zero, address, types.intp, address, address, address, types.intp)
+
+    def emit(context, builder, signature, arguments):
+        _, z, stride, c_prev, c, h, n = arguments
+        vec = Vectors(builder, real_type(signature.args[0]))
+        z, c_prev, c, h = (builder.inttoptr(place, vec.real.as_pointer()) for place in (z, c_prev, c, h))
+        blocks = block_offsets(builder, stride)
+
+        def body(at, mask):
+            row = Row(vec, at, mask)
+            i, f, o = (emit_sigmoid(row.load(z, blocks[gate])) for gate in (GATE_I, GATE_F, GATE_O))
+            g = emit_tanh(row.load(z, blocks[GATE_G]))
+            for gate, value in ((GATE_I, i), (GATE_F, f), (GATE_G, g), (GATE_O, o)):
+                row.store(value, z, blocks[gate])
+            cell = f * row.load(c_prev) + i * g
+            row.store(cell, c)
+            row.store(o * emit_tanh(cell), h)
+
+        for_each_vector(builder, vec, n, body)
+        return context.get_dummy_value()
+
+    return signature, emit
+
+
+@intrinsic
+def lstm_step_backward(typing, zero, dh, gates, stride, c_prev, c, dz, dh_next, dc_next, n):
+    """dz (four blocks of n) is written, for the gradient dh + dh_next of h; dc_next (n,) becomes that of c_prev."""
+    address = types.uintp
+    signature = types.void(zero, address, address, types.intp, address, address, address, address, address, types.intp)
+
+    def emit(context, builder, signature, arguments):
+        _, dh, gates, stride, c_prev, c, dz, dh_next, dc_next, n = arguments
+        vec = Vectors(builder, real_type(signature.args[0]))
+        dh, gates, c_prev, c, dz, dh_next, dc_next = (
+            builder.inttoptr(place, vec.real.as_pointer()) for place in (dh, gates, c_prev, c, dz, dh_next, dc_next)
+        )
+        blocks = block_offsets(builder, stride)
+
+        def body(at, mask):
+            row = Row(vec, at, mask)
+            i, f, g, o = (row.load(gates, blocks[gate]) for gate in (GATE_I, GATE_F, GATE_G, GATE_O))
+            tanh_c = emit_tanh(row.load(c))
+            dh_t = row.load(dh) + row.load(dh_next)
+            dc_t = row.load(dc_next) + dh_t * o * (1.0 - tanh_c * tanh_c)
+            row.store(dc_t * g * i * (1.0 - i), dz, blocks[GATE_I])
+            row.store(dc_t * row.load(c_prev) * f * (1.0 - f), dz, blocks[GATE_F])
+            row.store(dc_t * i * (1.0 - g * g), dz, blocks[GATE_G])
+            row.store(dh_t * tanh_c * o * (1.0 - o), dz, blocks[GATE_O])
+            row.store(dc_t * f, dc_next)
+
+        for_each_vector(builder, vec, n, body)
+        return context.get_dummy_value()
+
+    return signature, emit
+
+
+@inner
+def run_forward(weights, h, c, gates, t0, t1, share):
+    """Run steps t0:t1 from h[t0], c[t0] and from gates, which hold the input's part and become the activated gates.
+
+    h is (T+1, B, H); c and gates are flat; weights are those of h.
+    """
+    T, B, H = h.shape[0] - 1, h.shape[1], h.shape[2]
+    zero, pieces, b0, b1 = h.dtype.type(0), share.pieces, share.b0, share.b1
+    for t in range(t0, t1):
+        for q in range(share.q0, share.q1):
+            j0, n, begin, stride = pieces[q, 0], pieces[q, 1], pieces[q, 2], pieces[q, 3]
+            z_at, width = gates_at(4, pieces[q], T * B, H)
+            c_at, c_row = cells_at(pieces[q], (T + 1) * B, H)
+            row = t * B + b0
+            add_gates(4, h, row * H, weights, gates, z_at + row * width, b1 - b0, H, pieces[q])
+            for r in range(row, t * B + b1):
+                z, before, after = z_at + r * width + begin, c_at + r * c_row, c_at + (r + B) * c_row
+                lstm_step_forward(
+                    zero, address(gates, z), stride, address(c, before), address(c, after),
+                    address(h, (r + B) * H + j0), n,
+                )  # fmt: skip
+        if shares_units(share):
+            barrier(share.counter, share.threads)
+
+
+@inner
+def _step_backward(dh, c, gates, dz, dh_next, dc_next, t, b0, b1, piece):
+    """Rows b0:b1 of step t, a piece's units: dz is written; dc_next (B, H) becomes the gradient of the cells before."""
+    T, B, H = dh.shape
+    zero = dh.dtype.type(0)
+    j0, n = piece[0], piece[1]
+    z_at, width = gates_at(4, piece, T * B, H)
+    c_at, c_row = cells_at(piece, (T + 1) * B, H)
+    for r in range(b0, b1):
+        row = t * B + r
+        z, before, after = z_at + row * width + piece[2], c_at + row * c_row, c_at + (row + B) * c_row
+        lstm_step_backward(
+            zero, address(dh, row * H + j0), address(gates, z), piece[3], address(c, before), address(c, after),
+            address(dz, z), address(dh_next, r * H + j0), address(dc_next, r * H + j0), n,
+        )  # fmt: skip
+
+
+@inner
+def run_backward(weights, dh, c, gates, dz, dh_next, dc_next, t0, t1, share):
+    """Run steps t0:t1 backward: dz is written; dh_next, dc_next (B, H) go from the state's after them to that before.
+
+    dh is (T, B, H); c, gates and dz are flat; weights are those of h.
+    """
+    B, H = dh.shape[1], dh.shape[2]
+    pieces, b0, b1 = share.pieces, share.b0, share.b1
+    for t in range(t1 - 1, t0 - 1, -1):
+        for q in range(share.q0, share.q1):
+            _step_backward(dh, c, gates, dz, dh_next, dc_next, t, b0, b1, pieces[q])
+        if shares_units(share):
+            barrier(share.counter, share.threads)
+        for q in range(share.q0, share.q1):
+            if not bfloat16.has_flowed_back(weights.pairs, dz, t * 4 * H, dh_next, H, pieces[q]):
+                flow_back(4, dz, t * B + b0, weights, dh_next, b0, b1 - b0, pieces[q])
+
+
+@inner
+def _add_panels(partial, out, piece):
+    """A piece's units of out (B, H) = the sum of what the panels hold for them, partial (P, B, ...), in order."""
+    j0, n = piece[0], piece[1]
+    for r in range(out.shape[0]):
+        to, part = out[r, j0 : j0 + n], partial[0, r, j0 : j0 + n]
+        for j in range(n):
+            to[j] = part[j]
+        for p in range(1, partial.shape[0]):
+            part = partial[p, r, j0 : j0 + n]
+            for j in range(n):
+                to[j] += part[j]
+
+
+@inner
+def _run_backward_panels(weights, W_x, ws, layer, c, gates, dz, share):
+    """Like run_backward, but for pieces that each have their gates and weights to themselves.
+
+    What a piece's dz sends back to all units goes into ws.partial (2, 2, P, B, H or more), by turns from one step of
+    one layer to the next, so that one meeting a step is enough. Unless the layer is the first, ws.dh becomes the
+    gradient of its input, for W_x (H 4H,).
+    """
+    dh, partial, dh_next, dc_next, pieces = ws.dh, ws.partial, ws.carry[0], ws.carry[1], share.pieces
+    T, B, H = dh.shape
+    out_row = partial.shape[4]
+    for t in range(T - 1, -1, -1):
+        turn, before = partial[(layer * T + t) % 2], partial[(layer * T + t + 1) % 2]
+        for q in range(share.q0, share.q1):
+            if t < T - 1:
+                _add_panels(before[0], dh_next, pieces[q])
+            _step_backward(dh, c, gates, dz, dh_next, dc_next, t, 0, B, pieces[q])
+            z_at, N = gates_at(4, pieces[q], T * B, H)
+            w_at, _ = gates_at(4, pieces[q], H, H)
+            if t > 0 and not bfloat16.has_flowed_back(weights.pairs, dz, z_at + t * N, turn[0, q], H, pieces[q]):
+                product_transposed(dz, z_at + t * B * N, N, weights.flat, w_at, N, turn[0, q], 0, out_row, B, H, N)
+            if layer > 0:
+                product_transposed(dz, z_at + t * B * N, N, W_x, w_at, N, turn[1, q], 0, out_row, B, H, N)
+        barrier(share.counter, share.threads)
+        if layer > 0:
+            for q in range(share.q0, share.q1):
+                _add_panels(turn[1], dh[t], pieces[q])
+
+
+# --------------------------------------------------------------------------------------------------- inside a model
+@thin
+def prepare(net, ws, share):
+    """Once an iteration: pack the recurrent matrices, or round them to bfloat16, where that is asked for."""
+    if ws.packed.shape[2] > 0:
+        _pack_layers(net, ws.packed, ws.h.shape[3], share)
+    bfloat16.pair_layers(ws.pairs, net, ws.h.shape[3], share)
+
+
+@thin
+def _pack_layers(net, packed, H, share):
+    """Pack the recurrent matrices: the member's pieces for itself, or its share of what all members read."""
+    N, region, pieces = 4 * H, packed.shape[2] // 4, share.pieces
+    thread, threads = (0, 1) if shares_units(share) else (share.thread, share.threads)
+    for layer in range(packed.shape[0]):
+        for kind in range(0, 4 if layer > 0 else 2, 2):
+            W = block(net, 3 * layer + (1 if kind == 0 else 0))
+            for q in range(share.q0, share.q1):
+                j0, n = pieces[q, 0], pieces[q, 1]
+                count, length, step = column_ranges(4, pieces[q])
+                for s in range(count):
+                    to = packed[layer, kind, s * region + H * j0 :]
+                    pack(W, pieces[q, 2] + s * step, N, to, H, length, thread, threads)
+                pack_transposed(W, j0 * N, N, packed[layer, kind + 1, N * j0 :], n, N, thread, threads)
+
+
+@thin
+def layer_forward(net, x, ws, extra, layer, share):
+    """Run a layer over all steps: the member's part."""
+    T, B = x.shape
+    z, cells, b, steps = flat(ws.gates[layer]), flat(ws.c[layer]), block(net, 3 * layer + 2), stretch_of(T, B)
+    weights = Weights(block(net, 3 * layer + 1), ws.packed[layer, 0], bfloat16.of_layer(ws.pairs, layer))
+    for t0 in range(0, T, steps):
+        read_below(net, b, x, ws, extra, layer, z, 0, t0, t0 + steps, share)
+        run_forward(weights, ws.h[layer], cells, z, t0, t0 + steps, share)
+
+
+@thin
+def layer_backward(net, ws, layer, share):
+    """From ws.dh of what the layer passed up to its dz, and to ws.dh of what it read: the member's part."""
+    T, B, _ = ws.dh.shape
+    z, d, cells, steps = flat(ws.gates[layer]), flat(ws.dz[layer]), flat(ws.c[layer]), stretch_of(T, B)
+    W_x = block(net, 3 * layer)
+    weights = Weights(block(net, 3 * layer + 1), ws.packed[layer, 1], bfloat16.of_layer(ws.pairs, layer))
+    if ws.partial.shape[2] > 0:
+        _run_backward_panels(weights, W_x, ws, layer, cells, z, d, share)
+        return
+    for t0 in range(T - steps, -1, -steps):
+        run_backward(weights, ws.dh, cells, z, d, ws.carry[0], ws.carry[1], t0, t0 + steps, share)
+        if layer > 0:
+            flow_below(4, d, Weights(W_x, ws.packed[layer, 3], None), ws.dh, t0, steps, share)
+
+
+# ---------------------------------------------------------------------------------------------------- a single layer
+@entry
+def lstm_layer_forward(x, W_x, W_h, b, h, c, gates, pieces, counter):
+    """One layer over ids (T, B) or floats (T, B, D): h, c (T+1, B, H), gates are written, but for h[0], c[0]."""
+    share, z = alone(h.shape[1], pieces, counter), flat(gates)
+    project(4, x, Weights(flat(W_x), z[:0], None), b, z, 0, 0, x.shape[0], share)
+    run_forward(Weights(flat(W_h), z[:0], None), h, flat(c), z, 0, x.shape[0], share)
+
+
+@entry
+def lstm_layer_backward(dh, cache, out, dz, pieces, counter):
+    """Gradients of one layer; out.dh0, out.dc0 hold those of the last state and become those of the first."""
+    T, B, H = dh.shape
+    share, d = alone(B, pieces, counter), flat(dz)
+    weights, gates = Weights(flat(cache.W_h), d[:0], None), flat(cache.gates)
+    run_backward(weights, dh, flat(cache.c), gates, d, out.dh0, out.dc0, 0, T, share)
+    rows = Matrix(d, 0, 4 * H)
+    gradient_of_state(cache.h, rows, out.dW_h)
+    sum_rows(rows, T * B, out.db)
+    gradients_of_input(cache.x, cache.W_x, rows, out.dx, out.dW_x)
+
+
+def lstm_forward(
+    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, out: tuple[Any, Any, Any] | None = None
+) -> tuple[np.ndarray, np.ndarray, Cache]:
+    """Run one LSTM layer over T steps and B streams, as :func:`kernels.reference.lstm_forward`.
+
+    Allocates nothing where `out` = (h, c, gates) is given.
+    """
+    sizes = checks.forward("lstm", x, (h0, c0), W_x, W_h, (b,), out)
+    h, c, gates = out or new_outputs("lstm", sizes, h0.dtype)
+    h[0], c[0] = h0, c0
+    read = map(readable, (x, W_x, W_h, b))
+    lstm_layer_forward(*read, h, c, gates, whole(sizes["H"]), np.zeros(3, np.int64))
+    return h, c, LSTMCache(x, h, c, gates, W_x, W_h)
+
+
+def lstm_backward(
+    dh: Any, cache: Cache, dh_last: Any = None, dc_last: Any = None, *, out: Grads | None = None, dz: Any = None
+) -> Grads:
+    """Backpropagate through one LSTM layer, as :func:`kernels.reference.lstm_backward`.
+
+    Allocates nothing where `out` and `dz` (T, B, 4H) are given.
+    """
+    sizes = checks.backward("lstm", dh, cache, (dh_last, dc_last), out, dz)
+    out = new_gradients("lstm", sizes, cache.x, dh.dtype) if out is None else out
+    dz = new_dz("lstm", sizes, dh.dtype) if dz is None else dz
+    carried((dh_last, dc_last), out)
+    kept = LSTMCache(*map(readable, cache))  # type: ignore[call-overload]
+    lstm_layer_backward(readable(dh), kept, out, dz, whole(sizes["H"]), np.zeros(3, np.int64))
+    return out

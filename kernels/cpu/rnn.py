@@ -1,0 +1,179 @@
+"""The plain recurrent network on the CPU: its steps, its layer inside a model, its two ops. Equations: spec/cells.py.
+
+z, the argument of tanh, is one matrix (T B, H) that input and state add to. It lies where h from the second state on
+will: nothing else is kept. Streams alone are shared out.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from kernels.cpu.compiler import entry, inner, thin
+from kernels.cpu.emit.activations import emit_tanh
+from kernels.cpu.emit.rows import Row
+from kernels.cpu.emit.vectors import Vectors, for_each_vector, real_type
+from kernels.cpu.layers import (
+    add_gates,
+    carried,
+    flow_back,
+    flow_below,
+    gradient_of_state,
+    gradients_of_input,
+    new_dz,
+    new_gradients,
+    new_outputs,
+    project,
+    read_below,
+    stretch_of,
+    sum_rows,
+)
+from kernels.cpu.matmul import address
+from kernels.cpu.threads import alone, whole
+from kernels.cpu.values import Matrix, Weights, block, flat, readable
+from kernels.spec import Cache, Grads, RNNCache, checks
+
+
+# ------------------------------------------------------------------------------------------------------------ steps
+@intrinsic
+def rnn_step_forward(typing, zero, h, n):
+    """h (n,), the argument of tanh, becomes the state."""
+    signature = types.void(zero, types.uintp, types.intp)
+
+    def emit(context, builder, signature, arguments):
+        _, h, n = arguments
+        vec = Vectors(builder, real_type(signature.args[0]))
+        h = builder.inttoptr(h, vec.real.as_pointer())
+
+        def body(at, mask):
+            row = Row(vec, at, mask)
+            row.store(emit_tanh(row.load(h)), h)
+
+        for_each_vector(builder, vec, n, body)
+        return context.get_dummy_value()
+
+    return signature, emit
+
+
+@intrinsic
+def rnn_step_backward(typing, zero, dh, h, dz, dh_next, n):
+    """dz (n,) is written, for the gradient dh + dh_next of h."""
+    address = types.uintp
+    signature = types.void(zero, address, address, address, address, types.intp)
+
+    def emit(context, builder, signature, arguments):
+        _, dh, h, dz, dh_next, n = arguments
+        vec = Vectors(builder, real_type(signature.args[0]))
+        dh, h, dz, dh_next = (builder.inttoptr(place, vec.real.as_pointer()) for place in (dh, h, dz, dh_next))
+
+        def body(at, mask):
+            row = Row(vec, at, mask)
+            state = row.load(h)
+            row.store((row.load(dh) + row.load(dh_next)) * (1.0 - state * state), dz)
+
+        for_each_vector(builder, vec, n, body)
+        return context.get_dummy_value()
+
+    return signature, emit
+
+
+@inner
+def run_forward(weights, h, t0, t1, share):
+    """Run steps t0:t1 from h[t0]; the states after it hold the input's part. h is (T+1, B, H)."""
+    B, H, b0 = h.shape[1], h.shape[2], share.b0
+    R, z, zero = share.b1 - share.b0, flat(h), h.dtype.type(0)
+    for t in range(t0, t1):
+        row = t * B + b0
+        add_gates(1, h, row * H, weights, z, (row + B) * H, R, H, share.pieces[0])
+        rnn_step_forward(zero, address(h, (row + B) * H), R * H)
+
+
+@inner
+def run_backward(weights, dh, h, dz, dh_next, t0, t1, share):
+    """Run steps t0:t1 backward: dz, flat, is written; dh_next (B, H) goes from the state's after to that before."""
+    _, B, H = dh.shape
+    b0, R, zero = share.b0, share.b1 - share.b0, dh.dtype.type(0)
+    for t in range(t1 - 1, t0 - 1, -1):
+        row = t * B + b0
+        rnn_step_backward(
+            zero, address(dh, row * H), address(h, (row + B) * H), address(dz, row * H), address(dh_next, b0 * H), R * H
+        )  # fmt: skip
+        flow_back(1, dz, row, weights, dh_next, b0, R, share.pieces[0])
+
+
+# --------------------------------------------------------------------------------------------------- inside a model
+@inner
+def prepare(net, ws, share):
+    """Nothing: matrices are read as they lie."""
+
+
+@thin
+def layer_forward(net, x, ws, extra, layer, share):
+    """Run a layer over all steps: the member's part."""
+    T, B = x.shape
+    h, b, steps = ws.h[layer], block(net, 3 * layer + 2), stretch_of(T, B)
+    z = flat(h)
+    weights = Weights(block(net, 3 * layer + 1), z[:0], None)
+    for t0 in range(0, T, steps):
+        read_below(net, b, x, ws, extra, layer, z, B * h.shape[2], t0, t0 + steps, share)
+        run_forward(weights, h, t0, t0 + steps, share)
+
+
+@thin
+def layer_backward(net, ws, layer, share):
+    """From ws.dh of what the layer passed up to its dz, and to ws.dh of what it read: the member's part."""
+    T, B, _ = ws.dh.shape
+    d, steps = flat(ws.dz[layer]), stretch_of(T, B)
+    W_x, weights = Weights(block(net, 3 * layer), d[:0], None), Weights(block(net, 3 * layer + 1), d[:0], None)
+    for t0 in range(T - steps, -1, -steps):
+        run_backward(weights, ws.dh, ws.h[layer], d, ws.carry[0], t0, t0 + steps, share)
+        if layer > 0:
+            flow_below(1, d, W_x, ws.dh, t0, steps, share)
+
+
+# ---------------------------------------------------------------------------------------------------- a single layer
+@entry
+def rnn_layer_forward(x, W_x, W_h, b, h, pieces, counter):
+    """One layer over ids (T, B) or floats (T, B, D): h (T+1, B, H) is written, but for h[0]."""
+    share, z = alone(h.shape[1], pieces, counter), flat(h)
+    project(1, x, Weights(flat(W_x), z[:0], None), b, z, h.shape[1] * h.shape[2], 0, x.shape[0], share)
+    run_forward(Weights(flat(W_h), z[:0], None), h, 0, x.shape[0], share)
+
+
+@entry
+def rnn_layer_backward(dh, cache, out, dz, pieces, counter):
+    """Gradients of one layer; out.dh0 holds that of the last state and becomes that of the first."""
+    T, B, H = dh.shape
+    share, d = alone(B, pieces, counter), flat(dz)
+    run_backward(Weights(flat(cache.W_h), d[:0], None), dh, cache.h, d, out.dh0, 0, T, share)
+    rows = Matrix(d, 0, H)
+    gradient_of_state(cache.h, rows, out.dW_h)
+    sum_rows(rows, T * B, out.db)
+    gradients_of_input(cache.x, cache.W_x, rows, out.dx, out.dW_x)
+
+
+def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None) -> tuple[np.ndarray, Cache]:
+    """Run one layer of the plain recurrent network, as :func:`kernels.reference.rnn_forward`.
+
+    Allocates nothing where `out` is given.
+    """
+    sizes = checks.forward("rnn", x, (h0,), W_x, W_h, (b,), out)
+    h = new_outputs("rnn", sizes, h0.dtype)[0] if out is None else out
+    h[0] = h0
+    rnn_layer_forward(*map(readable, (x, W_x, W_h, b)), h, whole(sizes["H"]), np.zeros(3, np.int64))
+    return h, RNNCache(x, h, W_x, W_h)
+
+
+def rnn_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | None = None, dz: Any = None) -> Grads:
+    """Backpropagate through one layer of the plain recurrent network, as :func:`kernels.reference.rnn_backward`.
+
+    Allocates nothing where `out` and `dz` (T, B, H) are given.
+    """
+    sizes = checks.backward("rnn", dh, cache, (dh_last,), out, dz)
+    out = new_gradients("rnn", sizes, cache.x, dh.dtype) if out is None else out
+    dz = new_dz("rnn", sizes, dh.dtype) if dz is None else dz
+    carried((dh_last,), out)
+    kept = RNNCache(*map(readable, cache))  # type: ignore[call-overload]
+    rnn_layer_backward(readable(dh), kept, out, dz, whole(sizes["H"]), np.zeros(3, np.int64))
+    return out

@@ -1,0 +1,182 @@
+"""What Python calls of a model that is done learning: log probabilities of a text, and many drawn characters."""
+
+import math
+from functools import cache
+from typing import Any
+
+from kernels.cpu.compiler import entry, inner, named, thin
+from kernels.cpu.emit.activations import exp
+from kernels.cpu.loss import log_prob
+from kernels.cpu.matmul import add_product, copy_to_rows
+from kernels.cpu.model import look_up, passes
+from kernels.cpu.steps import carry_state
+from kernels.cpu.threads import alone
+from kernels.cpu.values import block, flat
+
+
+@cache
+def _logits_of(cell: str) -> Any:
+    """The compiled pass from ids to logits of a model with one kind of cell."""
+    _, forward, _ = passes(cell)
+
+    @thin
+    def logits(net, x, ws, extra, share):
+        """Write ws.logits (T, B, V) after each of the inputs x[:T]; ws.h, ws.c hold the states, [:, 0] what came in."""
+        L, steps, B, H = ws.h.shape
+        T, _, V = ws.logits.shape
+        last = net.offsets.shape[0] - 1
+        forward(net, x[:T], ws, extra, 0, share)
+        copy_to_rows(net.theta[net.offsets[last] : net.offsets[last] + V], flat(ws.logits), 0, V, T * B)
+        add_product(ws.h, ((L - 1) * steps + 1) * B * H, H, block(net, last - 1), 0, V, ws.logits, 0, V, T * B, H, V)
+
+    return logits
+
+
+@cache
+def score_pass(cell: str) -> Any:
+    """The compiled score of a model with one kind of cell."""
+    logits_of = _logits_of(cell)
+
+    @entry
+    @named(f"score_pass_{cell}")
+    def score_pass(net, x, extra, ws, pieces, log_probs):
+        """Log probabilities (T, B) of x[1:]; ws.h and ws.c hold the states of all steps, [:, 0] what came in."""
+        share = alone(x.shape[1], pieces, ws.counter)
+        if extra is not None and extra.table.size > 0:
+            look_up(net, extra.table, share)
+        logits_of(net, x, ws, extra, share)
+        for t in range(log_probs.shape[0]):
+            for r in range(log_probs.shape[1]):
+                log_probs[t, r] = log_prob(ws.logits[t, r], x[t + 1, r])
+
+    return score_pass
+
+
+@inner
+def _can_be_drawn_of(logits):
+    """Whether the largest of the logits (V,) is finite, and none is NaN; -inf rules a character out."""
+    largest = logits[0]
+    for j in range(logits.shape[0]):
+        if math.isnan(logits[j]):
+            return False
+        largest = max(largest, logits[j])
+    return math.isfinite(largest)
+
+
+@inner
+def _comes_first(logits, a, b):
+    """Whether id a is more probable than b, or as probable and lower."""
+    return logits[a] > logits[b] or (logits[a] == logits[b] and a < b)
+
+
+@inner
+def _sink(order, at, size, logits):
+    """Let the id at `at` sink to its place in the heap order[:size], whose first is the most probable."""
+    moved = order[at]
+    while 2 * at + 1 < size:
+        child = 2 * at + 1
+        if child + 1 < size and _comes_first(logits, order[child + 1], order[child]):
+            child += 1
+        if _comes_first(logits, moved, order[child]):
+            break
+        order[at] = order[child]
+        at = child
+    order[at] = moved
+
+
+@inner
+def _take(order, size, logits):
+    """Take the most probable id from the heap order[:size] and put it right behind what is left of that."""
+    order[0], order[size - 1] = order[size - 1], order[0]
+    _sink(order, 0, size - 1, logits)
+
+
+@inner
+def _truncate(logits, weights, order, top_k, top_p):
+    """Set the weights to zero that top_k and top_p rule out; return the highest id that is left. order is (V,).
+
+    A heap, as few of all ids may have to be put in order.
+    """
+    V = logits.shape[0]
+    total = 0.0
+    for j in range(V):
+        order[j] = j
+        total += weights[j]
+    for at in range(V // 2 - 1, -1, -1):
+        _sink(order, at, V, logits)
+    kept = V
+    if 0 < top_k < V:
+        kept, total = top_k, 0.0
+        for n in range(kept):
+            _take(order, V - n, logits)
+            total += weights[order[V - 1 - n]]
+    if top_p < 1.0:
+        limit, kept, share = kept, 0, 0.0
+        while kept < limit and share < top_p * total:
+            if limit == V:
+                _take(order, V - kept, logits)
+            kept += 1
+            share += weights[order[V - kept]]
+    for n in range(V - kept):
+        weights[order[n]] = 0.0
+    last = 0
+    for n in range(V - kept, V):
+        last = max(last, order[n])
+    return last
+
+
+@inner
+def _draw(logits, weights, order, u, temperature, top_k, top_p):
+    """The id that u in [0, 1) falls on, with probabilities softmax(logits / temperature), truncated, in float64."""
+    V = logits.shape[0]
+    best = 0
+    for j in range(V):
+        best = j if logits[j] > logits[best] else best
+    if temperature == 0.0:
+        return best
+    largest = float(logits[best])
+    for j in range(V):
+        weights[j] = exp((float(logits[j]) - largest) / temperature)
+    last = V - 1
+    if top_k > 0 or top_p < 1.0:
+        last = _truncate(logits, weights, order, top_k, top_p)
+    total = 0.0
+    for j in range(V):
+        total += weights[j]
+        weights[j] = total
+    drawn = 0
+    for j in range(V):
+        drawn += weights[j] / total <= u
+    return min(drawn, last)
+
+
+@cache
+def sample_loop(cell: str) -> Any:
+    """The compiled loop that draws from a model with one kind of cell."""
+    logits_of = _logits_of(cell)
+
+    @entry
+    @named(f"sample_loop_{cell}")
+    def sample_loop(net, x, uniforms, how, extra, ws, weights, order, pieces, drawn, log_probs):
+        """Draw characters; return how many, which is less than asked for where logits are not finite.
+
+        `how` is (temperature, top_k, top_p). The buffers of ws are those of a model with T = 1; x (1, B) is written.
+        log_probs is (n, B), or of no size where nobody asks for them.
+        """
+        B, logits = x.shape[1], ws.logits
+        share = alone(B, pieces, ws.counter)
+        if extra is not None and extra.table.size > 0:
+            look_up(net, extra.table, share)
+        for n in range(uniforms.shape[0]):
+            logits_of(net, x, ws, extra, share)
+            carry_state(ws.h, ws.c, False, share)
+            for r in range(B):
+                if not _can_be_drawn_of(logits[0, r]):
+                    return n
+                x[0, r] = _draw(logits[0, r], weights, order, uniforms[n, r], how[0], how[1], how[2])
+                drawn[n, r] = x[0, r]
+                if log_probs.size > 0:
+                    log_probs[n, r] = log_prob(logits[0, r], x[0, r])
+        return uniforms.shape[0]
+
+    return sample_loop

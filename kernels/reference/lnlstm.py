@@ -1,0 +1,130 @@
+"""The layer-normalised LSTM, forward and backward, in plain NumPy. Equations: :mod:`kernels.spec.cells`."""
+
+from typing import Any
+
+import numpy as np
+
+from kernels.reference.layer import from_input, sigmoid, split_gates, weight_gradients
+from kernels.spec import LAYER_NORM_EPSILON, Cache, Grads, LNLSTMCache, LNLSTMGrads, checks
+
+
+def _normalise(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """LN(v), and by what it was multiplied, for each row of v (B, ...)."""
+    centred = v - v.mean(axis=-1, keepdims=True)
+    scale = 1 / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + v.dtype.type(LAYER_NORM_EPSILON))
+    return centred * scale, scale
+
+
+def _through_normalise(d: np.ndarray, normal: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """LN'(d): the gradient with respect to v, given that with respect to LN(v)."""
+    return scale * (d - d.mean(axis=-1, keepdims=True) - normal * (d * normal).mean(axis=-1, keepdims=True))
+
+
+def lnlstm_forward(
+    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, gain_x: Any, gain_h: Any, gain_c: Any, b_c: Any, *,
+    out: tuple[Any, Any, Any] | None = None,
+) -> tuple[np.ndarray, np.ndarray, Cache]:  # fmt: skip
+    """Run one layer-normalised LSTM layer over T steps and B streams.
+
+    Parameters
+    ----------
+    x : (T, B) int32 ids, each a row of W_x, or (T, B, D) floats; read
+    h0, c0 : (B, H), the state carried in; read
+    W_x, W_h, b : (D, 4H), (H, 4H), (4H,); read
+    gain_x, gain_h : (4H,), by which the normalised products with x and with h are multiplied; read
+    gain_c, b_c : (H,), gain and bias of the normalised cell state; read
+    out : buffers (h, c, gates) of the shapes below, to be written instead of new ones
+
+    Returns
+    -------
+    h, c : (T+1, B, H), [0] is what came in, [t+1] is after step t
+    cache : LNLSTMCache for :func:`lnlstm_backward`; it holds the arrays themselves, no copies. Its gates (3, T, B, 4H)
+        are the activated gates, x W_x and h W_h.
+
+    Raises
+    ------
+    ValueError
+        ``gain_x: expected (4H,) = (12,), got (11,)`` and the like.
+
+    Notes
+    -----
+    Equations: see kernels/spec/cells.py. Cost: 8 T B H (H + D) flops, 8 T B H H for ids.
+    Accuracy: tests/kernels/test_chain.py, by central differences of every element. Source: Ba, Kiros and Hinton (2016).
+    """
+    sizes = checks.forward("lnlstm", x, (h0, c0), W_x, W_h, (b, gain_x, gain_h, gain_c, b_c), out)
+    T, B, H = sizes["T"], sizes["B"], sizes["H"]
+    dims = ((T + 1, B, H), (T + 1, B, H), (3, T, B, 4 * H))
+    h, c, gates = out or (np.empty(each, h0.dtype) for each in dims)
+    h[0], c[0] = h0, c0
+    for t in range(T):
+        gates[1, t], gates[2, t] = from_input(x[t], W_x), h[t] @ W_h
+        z = gain_x * _normalise(gates[1, t])[0] + gain_h * _normalise(gates[2, t])[0] + b
+        z_i, z_f, z_g, z_o = split_gates(z)
+        i, f, g, o = split_gates(gates[0, t])
+        i[...], f[...], g[...], o[...] = sigmoid(z_i), sigmoid(z_f), np.tanh(z_g), sigmoid(z_o)
+        c[t + 1] = f * c[t] + i * g
+        h[t + 1] = o * np.tanh(gain_c * _normalise(c[t + 1])[0] + b_c)
+    return h, c, LNLSTMCache(x, h, c, gates, W_x, W_h, gain_x, gain_h, gain_c, b_c)
+
+
+def lnlstm_backward(
+    dh: Any, cache: Cache, dh_last: Any = None, dc_last: Any = None, *, out: Grads | None = None, dz: Any = None
+) -> Grads:
+    """Backpropagate through one layer-normalised LSTM layer, over all T steps.
+
+    Parameters
+    ----------
+    dh : (T, B, H), gradient of the loss with respect to h[1:]; read
+    cache : what :func:`lnlstm_forward` returned; read
+    dh_last, dc_last : (B, H), gradient with respect to the state after the last step; zero where None; read
+    out : LNLSTMGrads of buffers, overwritten, instead of new ones (dx is None for ids)
+    dz : (6, T, B, 4H) buffer, overwritten: the gradients of x W_x, of h W_h and of z; that of z times LN(x W_x), and
+        times LN(h W_h); and in the first H columns that of n, in the next H that times LN(c)
+
+    Returns
+    -------
+    LNLSTMGrads
+        dx (None for ids), dh0, dc0, dW_x, dW_h, db, dgain_x, dgain_h, dgain_c, db_c, of the shapes of x, h0, ...
+
+    Raises
+    ------
+    ValueError
+        ``dh: expected (T, B, H) = (5, 2, 3), got (5, 2, 4)`` and the like.
+
+    Notes
+    -----
+    Equations: see kernels/spec/cells.py. Cost: twice that of the forward pass. Source: Ba, Kiros and Hinton (2016).
+    """
+    checks.backward("lnlstm", dh, cache, (dh_last, dc_last), out, dz)
+    x, h, c, gates, W_x, W_h, gain_x, gain_h, gain_c, b_c = cache  # type: ignore[misc]
+    H = h.shape[2]
+    dz = np.empty((6, *gates.shape[1:]), gates.dtype) if dz is None else dz
+    dh_next = np.zeros_like(h[0]) if dh_last is None else dh_last
+    dc_next = np.zeros_like(c[0]) if dc_last is None else dc_last
+    for t in reversed(range(len(dh))):
+        i, f, g, o = split_gates(gates[0, t])
+        normal_x, scale_x = _normalise(gates[1, t])
+        normal_h, scale_h = _normalise(gates[2, t])
+        normal_c, scale_c = _normalise(c[t + 1])
+        tanh_n = np.tanh(gain_c * normal_c + b_c)
+        dh_t = dh[t] + dh_next
+        dn = dh_t * o * (1 - tanh_n**2)
+        dc_t = dc_next + _through_normalise(dn * gain_c, normal_c, scale_c)
+        dz_i, dz_f, dz_g, dz_o = split_gates(dz[2, t])
+        dz_i[...] = dc_t * g * i * (1 - i)
+        dz_f[...] = dc_t * c[t] * f * (1 - f)
+        dz_g[...] = dc_t * i * (1 - g**2)
+        dz_o[...] = dh_t * tanh_n * o * (1 - o)
+        dz[0, t] = _through_normalise(dz[2, t] * gain_x, normal_x, scale_x)
+        dz[1, t] = _through_normalise(dz[2, t] * gain_h, normal_h, scale_h)
+        dz[3, t], dz[4, t] = dz[2, t] * normal_x, dz[2, t] * normal_h
+        dz[5, t, :, :H], dz[5, t, :, H : 2 * H], dz[5, t, :, 2 * H :] = dn, dn * normal_c, 0
+        dh_next = dz[1, t] @ W_h.T
+        dc_next = dc_t * f
+    like = (h[0], c[0], W_x, W_h, W_x[0], gain_x, gain_h, gain_c, b_c)
+    out = out or LNLSTMGrads(None if x.ndim == 2 else np.empty_like(x), *map(np.empty_like, like))
+    out.dh0[...], out.dc0[...] = dh_next, dc_next
+    weight_gradients(x, h, W_x, dz[0], dz[1], out)
+    out.db[...], out.dgain_x[...], out.dgain_h[...] = dz[2:5].sum(axis=(1, 2))
+    out.db_c[...], out.dgain_c[...] = dz[5].sum(axis=(0, 1))[: 2 * H].reshape(2, H)
+    return out

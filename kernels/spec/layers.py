@@ -1,0 +1,98 @@
+"""What follows from a row of CELLS: the types, the signatures and the arrays of the ops of one layer."""
+
+from collections import namedtuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+from kernels.spec.cells import CELLS, Cell
+
+
+class Cache(Protocol):
+    """What a forward op leaves for its backward op; any backend's serves any other's. It holds arrays, no copies."""
+
+    x: Any  # (T, B) int32 ids or (T, B, D) floats
+    h: Any  # (T+1, B, H), [0] is what came in
+    W_x: Any  # (D, gates H)
+    W_h: Any  # (H, gates H)
+
+
+class Grads(Protocol):
+    """Gradients of the loss with respect to what a forward op was given."""
+
+    dx: Any  # (T, B, D); None for ids
+    dh0: Any  # (B, H)
+    dW_x: Any  # (D, gates H)
+    dW_h: Any  # (H, gates H)
+
+
+class Layer(NamedTuple):
+    """What follows from one row of CELLS."""
+
+    row: Cell
+    params: Callable[..., Any]  # type: W_x, W_h and the vectors
+    cache: Callable[..., Any]  # type: see Cache
+    grads: Callable[..., Any]  # type: see Grads
+    states: tuple[str, ...]  # h, and c where there is one
+    made: tuple[str, ...]  # what a forward op makes: the states, and gates where any are kept
+    signatures: tuple[str, str]  # of the forward and of the backward op
+    arrays: tuple[dict[str, str], dict[str, str]]  # of both, in the language of kernels.spec.arguments
+    gates: str  # dimensions of what is kept of the gates, in words; "" where nothing is
+    dz: str  # dimensions of dz
+
+
+def _type(name: str, fields: Iterable[str], what: str) -> Callable[..., Any]:
+    made = namedtuple(name, fields, module="kernels.spec")  # type: ignore[misc]
+    made.__doc__ = what
+    return made
+
+
+def _planes(count: int, columns: str) -> str:
+    return f"{count} T B {columns}" if count > 1 else f"T B {columns}"
+
+
+def _layer(cell: str, row: Cell) -> Layer:
+    title, columns = cell.upper(), f"{row.gates}H" if row.gates > 1 else "H"
+    states, kept = ("h", "c") if row.has_c else ("h",), ("gates",) if row.kept else ()
+    gates, dz = _planes(row.kept, columns) if row.kept else "", _planes(row.planes, columns)
+    weights = {"W_x": f"D {columns}", "W_h": f"H {columns}"}
+    vectors = {name: f"{vector.width}H" if vector.width > 1 else "H" for name, vector in row.vectors.items()}
+    cached = {"x": "", **dict.fromkeys(states, "T+1 B H"), **dict.fromkeys(kept, gates), **weights}
+    cached |= {name: vectors[name] for name, vector in row.vectors.items() if vector.is_in_cache}
+    given = [*(f"{state}0" for state in states), *weights, *vectors]
+    x, last = "ids<D T B | float T B D", [f"d{state}_last" for state in states]
+    forward = {f"{state}0": "float B H" for state in states}
+    forward |= {
+        name: f"float {words}" for name, words in {"W_h": weights["W_h"], "W_x": weights["W_x"], **vectors}.items()
+    }
+    forward["x"] = x
+    made = {f"out.{state}" if states + kept != ("h",) else "out": f"out float T+1 B H, optional, may hold {state}0"
+            for state in states}  # fmt: skip
+    forward |= made | ({"out.gates": f"out float {gates}, optional"} if kept else {})
+    backward = {"dh": "float T B H"}
+    backward |= {f"cache.{name}": f"float {cached[name]}" for name in cached if name != "x"} | {"cache.x": x}
+    backward |= dict.fromkeys(last, "float B H, optional") | {"dz": f"out float {dz}, optional"}
+    backward |= {"out.dx": "out float T B D, optional"}
+    backward |= {f"out.d{state}0": f"out float B H, optional, may hold d{state}_last" for state in states}
+    backward |= {f"out.d{name}": f"out float {words}, optional" for name, words in {**weights, **vectors}.items()}
+    return Layer(
+        row,
+        _type("LayerParams" if cell == "lstm" else f"{title}LayerParams", (*weights, *vectors),
+              f"Views of the parameters (or gradients) of one layer: {', '.join((*weights, *vectors))}."),
+        _type(f"{title}Cache", cached, f"What `{cell}_forward` leaves for `{cell}_backward`: {', '.join(cached)}."),
+        _type(f"{title}Grads", ["dx", *(f"d{name}" for name in given)],
+              f"Gradients of the loss with respect to what `{cell}_forward` was given; dx is None for ids."),
+        states,
+        (*states, *kept),
+        (f"(x, {', '.join(given)}, *, out=None)",
+         f"(dh, cache, {', '.join(f'{name}=None' for name in last)}, *, out=None, dz=None)"),
+        (forward, backward),
+        gates,
+        dz,
+    )  # fmt: skip
+
+
+#: By kind of cell.
+LAYERS = {cell: _layer(cell, row) for cell, row in CELLS.items()}
+
+#: The types of all layers, by name: LSTMCache, GRUGrads, LayerParams, ...
+TYPES = {made.__name__: made for layer in LAYERS.values() for made in (layer.params, layer.cache, layer.grads)}
