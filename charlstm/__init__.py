@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from charlstm.api import resume, start, train
     from charlstm.errors import RunFailed, UserError
-    from charlstm.model.checkpoint import Checkpoint, load
+    from charlstm.model.checkpoint import Checkpoint
+    from charlstm.model.model import load
     from charlstm.runs.run import Run
     from charlstm.settings.config import Config, from_preset
     from charlstm.text.corpus import Corpus
@@ -39,7 +40,7 @@ _HOMES = {
     "Trainer": "training.trainer",
     "UserError": "errors",
     "from_preset": "settings.config",
-    "load": "model.checkpoint",
+    "load": "model.model",
     "resume": "api",
     "start": "api",
     "train": "api",
@@ -48,7 +49,7 @@ _HOMES = {
 #: Where modules with public names stood once: importing one from there gives the same module.
 _MOVED = {
     "batches": "text.batches",
-    "checkpoint": "model.checkpoint",
+    "checkpoint": "model.model",
     "config": "settings.config",
     "corpus": "text.corpus",
     "evaluate": "model.scoring",

@@ -24,12 +24,12 @@ def start(
     ``for progress in run.train(): ...`` trains to the budget. Whoever leaves the loop has all of it saved, and may go
     on with :func:`resume`. Parameters and errors are those of :func:`train`.
     """
-    from charlstm.model import checkpoint
+    from charlstm.model.model import load
     from charlstm.runs import run as runs
     from charlstm.settings.config import from_model, from_preset
     from charlstm.text import downloads
 
-    model = None if from_run is None else checkpoint.load(from_run)
+    model = None if from_run is None else load(from_run)
     config = from_preset(preset, **options) if model is None else from_model(model.config, preset, **options)
     text = _text(sources, texts, config, model)
     return runs.start(text, config, out, model=model, fetch=partial(downloads.fetch, offline=offline))

@@ -2,7 +2,7 @@
 
 import json
 
-from charlstm.model import checkpoint as checkpoints
+from charlstm.model.model import load
 from charlstm.settings.config import from_preset
 
 SMALL = {
@@ -21,9 +21,9 @@ def finish(run):
 
 def everything(folder):
     """A run's results as bytes: weights and memory, samples, metrics without the fields that tell the time."""
-    last = checkpoints.load(folder, "last")
+    last = load(folder, "last")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     timeless = [{k: v for k, v in line.items() if k not in ("seconds", "chars_per_second")} for line in lines]
     arrays = [a.tobytes() for a in (last.theta, last.state, last.h, last.c)]
-    best = checkpoints.load(folder, "best")
+    best = load(folder, "best")
     return arrays, last.smooth_loss, timeless, (folder / "samples.txt").read_bytes(), best.iteration

@@ -12,7 +12,7 @@ from charlstm.commands.layout import Commands, word_option
 def gradcheck(backend: str) -> int:
     """Check every gradient of every backend against central differences; exit with 1 where one is wrong."""
     import kernels
-    from charlstm.model.sampling import choose_backend
+    from charlstm.model.backend import choose_backend
     from kernels.testing import GRADIENT_TOLERANCE, gradient_errors
 
     names = kernels.available() if backend == "all" else (choose_backend(backend),)

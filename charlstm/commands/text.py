@@ -58,12 +58,12 @@ def sample(
     In JSON, text is what follows prime; log_probs and bits_per_char tell how probable the model finds it, that is at
     temperature 1 and among all characters.
     """
-    from charlstm.model import checkpoint as checkpoints
+    from charlstm.model.model import load
     from charlstm.text.reading import unescaped
 
     options["length"] = options["length"] or None
     options["temperature"] = 0.0 if argmax else options["temperature"]
-    model = checkpoints.load(run, checkpoint)
+    model = load(run, checkpoint)
     if options["unknown"] == "skip":
         _say_unknown(len(prime) - len(model.vocabulary.without_unknown(prime)), "skip")
     if options["stop"] is not None or new:
@@ -142,8 +142,8 @@ def score(
 
     With --lines the figure of a line is that of bytes for a model of bytes, and nan for a line with nothing to score.
     """
-    from charlstm.model import checkpoint as checkpoints
     from charlstm.model import scoring
+    from charlstm.model.model import load
     from charlstm.text import corpus
     from charlstm.text.reading import unescaped
 
@@ -153,7 +153,7 @@ def score(
             if as_json
             else "--per-char: --lines does not go with it"
         )
-    model = checkpoints.load(run, checkpoint)
+    model = load(run, checkpoint)
     config = replace(model.config, **{name: value for name, value in reading.items() if value is not None})
     scorer = scoring.Scorer(model, unknown, backend)
     read = corpus.load(
@@ -324,14 +324,14 @@ def keywords(run: str, top: int, offline: bool, as_json: bool) -> int:
     import json
     from dataclasses import asdict
 
-    from charlstm.model import checkpoint
+    from charlstm.model.model import load
     from charlstm.runs import run as runs
     from charlstm.runs.keywords import keywords as found_in
     from charlstm.runs.keywords import pieces_of, samples_of
     from charlstm.text import downloads
 
     samples = samples_of(run)
-    corpus = runs.corpus_of(checkpoint.load(run, "last"), run, fetch=partial(downloads.fetch, offline=offline))
+    corpus = runs.corpus_of(load(run, "last"), run, fetch=partial(downloads.fetch, offline=offline))
     found = found_in(samples, pieces_of(corpus))
     new = [each for each in found if not each.in_text]
     if as_json:

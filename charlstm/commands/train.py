@@ -123,14 +123,14 @@ def _begin(
     screen: Any,
 ) -> Any:  # fmt: skip
     """A new run, of a new model or of that of another run."""
-    from charlstm.model import checkpoint
+    from charlstm.model.model import load
     from charlstm.runs.run import start
     from charlstm.settings.config import from_model, from_preset
     from charlstm.show import originals
 
     preset, model = given.pop("preset", "fast"), None
     if from_run is not None:
-        model = checkpoint.load(from_run)
+        model = load(from_run)
         screen.note(f"from    {from_run}: the model after {model.iteration:,} iterations on {model.corpus['name']}")
     config = from_preset(preset, **given) if model is None else from_model(model.config, preset, **given)
     if not text and "min-char-" in config.preset and os.path.isfile("input.txt"):

@@ -10,10 +10,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -24,10 +23,6 @@ from charlstm.text.edges import Edges, known
 from kernels import spec
 from kernels.spec import Shape
 
-if TYPE_CHECKING:
-    from charlstm.model.sampling import Sample
-    from charlstm.model.scoring import Score
-
 FORMAT_VERSION = 1
 _BLANK = "0" * 64
 _DIGEST = re.compile(rb'\\"sha256\\": \\"([0-9a-f]{64})\\"')
@@ -35,7 +30,7 @@ _DIGEST = re.compile(rb'\\"sha256\\": \\"([0-9a-f]{64})\\"')
 
 @dataclass(repr=False)
 class Checkpoint:
-    """Everything that sampling needs, and that training needs to go on exactly.
+    """Everything that sampling needs, and that training needs to go on exactly; it does neither itself.
 
     theta (N,), state (S, N), h and c (L, B, H): see kernels.spec. `iteration` is the number of updates made, `seconds`
     the training time, `smooth_loss` in nats per sequence, `loss_sum` and `loss_count` what the next line of
@@ -64,7 +59,7 @@ class Checkpoint:
     def __repr__(self) -> str:
         config, name = self.config, self.corpus.get("name", "text")
         return (
-            f"<Checkpoint of {name}: {config.cell} {config.num_layers} x {config.hidden_size}, "
+            f"<{type(self).__name__} of {name}: {config.cell} {config.num_layers} x {config.hidden_size}, "
             f"{len(self.vocabulary):,} {self.vocabulary.kind}, {self.iteration:,} iterations>"
         )
 
@@ -77,35 +72,6 @@ class Checkpoint:
     def shape(self) -> Shape:
         """The model's sizes."""
         return shape_of(self.config, len(self.vocabulary))
-
-    def stream(self, prime: str = "", **options: Any) -> Iterator[str]:
-        """Generated text, piece by piece: see :func:`charlstm.model.sampling.stream`."""
-        from charlstm.model.sampling import stream
-
-        return stream(self, prime, **options)
-
-    def samples(self, prime: str = "", count: int = 1, **options: Any) -> "list[Sample]":
-        """Several generated texts with their log probabilities: see :func:`charlstm.model.sampling.samples`."""
-        from charlstm.model.sampling import samples
-
-        return samples(self, prime, count, **options)
-
-    def sample(self, prime: str = "", **options: Any) -> str:
-        """Generated text, `prime` included: see :class:`charlstm.model.sampling.Options` for the options."""
-        [one] = self.samples(prime, 1, **options)
-        return one.prime + one.text
-
-    def score(self, text: str, **options: Any) -> "Score":
-        """How well the model predicts a text: see :func:`charlstm.model.scoring.score`."""
-        from charlstm.model.scoring import score
-
-        return score(self, text, **options)
-
-    def scores(self, texts: Iterable[str], **options: Any) -> "list[Score]":
-        """How well the model predicts each of many short texts: see :func:`charlstm.model.scoring.scores`."""
-        from charlstm.model.scoring import scores
-
-        return scores(self, texts, **options)
 
     def to_bytes(self) -> bytes:
         """The file's content."""
@@ -129,7 +95,22 @@ class Checkpoint:
         return data[: place.start] + hashlib.sha256(data).hexdigest().encode() + data[place.stop :]
 
     @classmethod
-    def from_bytes(cls, data: bytes, name: str) -> "Checkpoint":
+    def from_file(cls, file: Path) -> Self:
+        """Read one checkpoint file.
+
+        Raises
+        ------
+        UserError
+            If it is missing, damaged or foreign.
+        """
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+        return cls.from_bytes(data, str(file))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> Self:
         """Read a file's content; `name` is for the message.
 
         Raises
@@ -153,7 +134,7 @@ class Checkpoint:
             raise UserError(f"{name}: undamaged, but not what this version of charlstm writes: {error}") from None
 
     @classmethod
-    def _from_parts(cls, data: bytes, rest: dict[str, Any]) -> "Checkpoint":
+    def _from_parts(cls, data: bytes, rest: dict[str, Any]) -> Self:
         """Put the parts of an undamaged file together."""
         from safetensors.numpy import load
 
@@ -223,19 +204,14 @@ def _digest_place(data: bytes) -> slice:
     return slice(*found.span(1)) if found else slice(0, 0)
 
 
-def load(path: str | os.PathLike[str], which: str = "best") -> Checkpoint:
-    """Load a run folder's checkpoint (`which` is "best", "last" or a file in it or elsewhere), or a checkpoint file.
+def find(path: str | os.PathLike[str], which: str = "best") -> Path:
+    """The checkpoint file of a run folder (`which` is "best", "last" or a file in it or elsewhere), or the file itself.
 
     Raises
     ------
     UserError
-        For a run that has none, or a file that is missing, damaged or foreign.
+        For a run that has none.
     """
-    return load_file(find(path, which))
-
-
-def find(path: str | os.PathLike[str], which: str = "best") -> Path:
-    """The checkpoint file that :func:`load` would read."""
     folder = Path(path)
     if os.path.isfile(folder):
         return folder
@@ -250,12 +226,3 @@ def find(path: str | os.PathLike[str], which: str = "best") -> Path:
             return steps[-1]
         raise UserError(f"{folder}: no checkpoint here ({file.name} is missing): is this the folder of a run?")
     return file
-
-
-def load_file(file: Path) -> Checkpoint:
-    """Load one checkpoint file."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
-    return Checkpoint.from_bytes(data, str(file))

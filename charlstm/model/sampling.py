@@ -11,31 +11,13 @@ import numpy as np
 
 import kernels
 from charlstm.errors import UserError, unknown_option
+from charlstm.model.backend import choose_backend
 from charlstm.model.checkpoint import Checkpoint
 from charlstm.model.forward import Writer
 from charlstm.settings.config import plain_number
 from charlstm.settings.unknown import checked
 from charlstm.text.edges import Ending
 from charlstm.text.vocabulary import UnknownCharacters
-
-
-def choose_backend(name: str) -> str:
-    """The backend that `name` stands for: "auto" is the fastest on the processor; a GPU is used when it is asked for.
-
-    Raises
-    ------
-    UserError
-        If it cannot be used here, with the line that says why.
-    """
-    if name not in ("auto", *kernels.BACKENDS):
-        raise UserError(f"--backend: expected one of auto, {', '.join(kernels.BACKENDS)}, got {name!r}")
-    if name == "auto":
-        return "numba" if "numba" in kernels.available() else "numpy"
-    reason = kernels.missing(name)
-    if reason is not None:
-        raise UserError(f"--backend {name}: {reason}")
-    return name
-
 
 _SEEDS = 2**32
 

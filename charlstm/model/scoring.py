@@ -12,8 +12,8 @@ import kernels
 from charlstm.errors import UserError
 from charlstm.figures import perplexity
 from charlstm.model import forward
+from charlstm.model.backend import choose_backend
 from charlstm.model.checkpoint import Checkpoint
-from charlstm.model.sampling import choose_backend
 from charlstm.settings.unknown import checked
 from charlstm.text.corpus import Corpus
 from charlstm.text.vocabulary import Vocabulary, code_points, unknown_characters, utf8

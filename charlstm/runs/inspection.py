@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from charlstm.model import checkpoint as checkpoints
 from charlstm.runs import store
-from charlstm.model.checkpoint import Checkpoint
+from charlstm.model.checkpoint import Checkpoint, find
 from charlstm.settings.config import Config, from_preset
 from charlstm.errors import UserError
 from charlstm.runs.records import METRICS, SAMPLES
@@ -39,12 +38,12 @@ def verify(run: str | Path) -> Iterator[Finding]:
     files = [*(path for path in (folder / store.LAST, folder / store.BEST) if path.is_file())]
     files += store.numbered_steps(folder).values()
     if not files:
-        checkpoints.find(folder, "last")  # which says what is missing
+        find(folder, "last")  # which says what is missing
     newest: Checkpoint | None = None
     for path in files:
         name = str(path.relative_to(folder))
         try:
-            found = checkpoints.load_file(path)
+            found = Checkpoint.from_file(path)
         except UserError as error:
             yield Finding(name, "", str(error).removeprefix(f"{path}: "))
         else:
@@ -116,7 +115,7 @@ def inspect(run: str | Path, checkpoint: str = "last") -> dict[str, Any]:
     UserError
         If there is no undamaged checkpoint.
     """
-    model = checkpoints.load(run, checkpoint)
+    model = Checkpoint.from_file(find(run, checkpoint))
     shape, config = model.shape, model.config
     preset = asdict(from_preset(config.preset))
     folder = Path(run)

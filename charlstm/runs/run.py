@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from charlstm.model import checkpoint as checkpoints
 from charlstm.text import corpus as corpora
 from charlstm.text import downloads
 from charlstm.runs import disk
@@ -22,7 +21,8 @@ from charlstm.text import heldout
 from charlstm.show import hints
 from charlstm.runs import records
 from charlstm.runs import store
-from charlstm.model.checkpoint import Checkpoint
+from charlstm.model.checkpoint import Checkpoint, find
+from charlstm.model.model import Model, load
 from charlstm.settings.config import BUDGETS, Config, from_model, from_preset
 from charlstm.text.corpus import Corpus, Fetch, Vocabulary
 from charlstm.errors import Diverged, RunFailed, UserError
@@ -75,7 +75,7 @@ class Run:
     _extra: int = 0  # bytes of metrics.jsonl that a run that goes on does not have
     _one_each: OneEach = field(default_factory=OneEach)
     disk_fault: str | None = None  #: why the disk did not take what was last written
-    _model: tuple[int | None, Checkpoint] | None = None  # as of the newest checkpoint
+    _model: tuple[int | None, Model] | None = None  # as of the newest checkpoint
 
     def __repr__(self) -> str:
         return f"<Run {self.folder}: {self.state}>"
@@ -245,18 +245,18 @@ class Run:
         return records.columns(self.folder / METRICS, self.config.loss_chars)
 
     @property
-    def model(self) -> Checkpoint:
+    def model(self) -> Model:
         """The best model so far: it samples and scores."""
         if self._model is None or self._model[0] != self.saved:
             self._model = self.saved, self.load()
         return self._model[1]
 
     def sample(self, prime: str = "", **options: Any) -> str:
-        """Text from the best model: see :meth:`Checkpoint.sample`."""
+        """Text from the best model: see :meth:`charlstm.model.model.Model.sample`."""
         return self.model.sample(prime, **options)
 
     def score(self, text: str, **options: Any) -> "Score":
-        """How well the best model predicts a text: see :meth:`Checkpoint.score`."""
+        """How well the best model predicts a text: see :meth:`charlstm.model.model.Model.score`."""
         return self.model.score(text, **options)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> "Figure":
@@ -278,9 +278,9 @@ class Run:
     def _unit(self) -> str:
         return self.trainer.corpus.vocabulary.unit
 
-    def load(self, which: str = "best") -> Checkpoint:
-        """The run's checkpoint, "best" or "last"."""
-        return checkpoints.load(self.folder, which)
+    def load(self, which: str = "best") -> Model:
+        """The run's model, "best" or "last"."""
+        return load(self.folder, which)
 
 
 def _flush(logs: dict[str, disk.Log]) -> None:
@@ -354,7 +354,7 @@ def resume(
         For a run without a checkpoint, or that another process has; another text; an option that cannot change.
     """
     folder = newest() if run is None else _folder_of(Path(run))
-    checkpoints.find(folder, "last")  # before the lock, which would be the first file of a folder that is no run's
+    find(folder, "last")  # before the lock, which would be the first file of a folder that is no run's
     try:
         lock = Lock(folder)
     except OSError as error:
@@ -554,7 +554,7 @@ def _empty_folder(folder: Path) -> Path:
 def _best_loss(folder: Path) -> float:
     """The smoothed loss of the run's best checkpoint; infinite where there is none, or a damaged one to be replaced."""
     try:
-        return checkpoints.load(folder, "best").smooth_loss
+        return Checkpoint.from_file(find(folder, "best")).smooth_loss
     except UserError:
         return float("inf")
 

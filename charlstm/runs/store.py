@@ -7,9 +7,8 @@
 import re
 from pathlib import Path
 
-from charlstm.model import checkpoint as checkpoints
 from charlstm.runs import disk
-from charlstm.model.checkpoint import Checkpoint
+from charlstm.model.checkpoint import Checkpoint, find
 from charlstm.errors import UserError
 
 LAST, BEST = "last.safetensors", "best.safetensors"
@@ -80,12 +79,12 @@ def newest(folder: Path) -> tuple[Checkpoint, list[str]]:
         return found, [f"{fault}; going on from iteration {found.iteration:,} instead" for fault in faults]
     if faults:
         raise UserError(f"{faults[0]}; there is no older one that is whole")
-    return checkpoints.load(folder, "last"), []  # which says what is missing
+    return Checkpoint.from_file(find(folder, "last")), []  # which says what is missing
 
 
 def _tried(path: Path, faults: list[str]) -> tuple[Checkpoint | None, list[str]]:
     try:
-        return checkpoints.load_file(path), faults
+        return Checkpoint.from_file(path), faults
     except UserError as error:
         return None, [*faults, str(error)]
 

@@ -19,9 +19,10 @@ import kernels
 from charlstm.errors import Diverged, UserError
 from charlstm.host.machine import usable_cores
 from charlstm.model import initial
+from charlstm.model.backend import choose_backend
 from charlstm.model.checkpoint import Checkpoint, shape_of
 from charlstm.model.forward import Writer, continued, drawn_from
-from charlstm.model.sampling import choose_backend
+from charlstm.model.model import Model
 from charlstm.model.scoring import bits_per_unit
 from charlstm.settings import plans as written
 from charlstm.settings.config import BUDGETS, Config
@@ -570,7 +571,7 @@ class Trainer:
             decode = self.corpus.vocabulary.decode
             yield replace(self._progress("sample"), sample=decode(drawn), prime=decode(prime), temperature=temperature)
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> Model:
         """All that there is to know, as of the last tick; arrays are the trainer's own, so save or copy them.
 
         Raises
@@ -582,7 +583,7 @@ class Trainer:
         if not np.isfinite(theta).all():
             raise Diverged(f"a weight is not finite after {self.iteration} iterations: {_STOPPED}")
         corpus = self.corpus
-        return Checkpoint(
+        return Model(
             config=self.config,
             vocabulary=corpus.vocabulary,
             theta=theta,

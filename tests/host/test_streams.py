@@ -13,7 +13,7 @@ from small_runs import finish, small
 
 from charlstm.cli import _guarded, cli
 from charlstm.host import places
-from charlstm.model import checkpoint
+from charlstm.model.model import load
 from charlstm.runs.run import start
 from charlstm.text import downloads
 from charlstm.text.corpus import Corpus
@@ -127,7 +127,7 @@ def test_bytes_of_an_argument_are_bytes_to_a_model_of_bytes(tmp_path):
         tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    model = checkpoint.load(tmp_path / "run")
+    model = load(tmp_path / "run")
     assert bytes(model.edges.begin) == b"\xe9|"
     written = ran(
         ["sample", "run", "-p", b"caf\xe9", "-n", "3", "--unknown", "skip", "--backend", "numpy", "-s", "1"], tmp_path

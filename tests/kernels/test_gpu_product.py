@@ -13,7 +13,7 @@ from device import emulator
 import charlstm
 import kernels
 from charlstm.cli import _guarded
-from charlstm.model.sampling import choose_backend
+from charlstm.model.backend import choose_backend
 from charlstm.runs.run import resume
 from charlstm.settings.config import from_preset
 from charlstm.text.corpus import Corpus

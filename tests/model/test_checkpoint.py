@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from small_runs import finish, small
 
 from charlstm.errors import UserError
-from charlstm.model.checkpoint import Checkpoint, load, shape_of
+from charlstm.model.checkpoint import Checkpoint, shape_of
+from charlstm.model.model import load
 from charlstm.runs import disk
 from charlstm.runs.run import resume, start
 from charlstm.settings.config import from_preset
@@ -206,3 +207,14 @@ def test_tensors_that_safetensors_refuses_are_one_line(saved):
     right = hashlib.sha256(blanked).hexdigest().encode()
     with pytest.raises(UserError, match="x: undamaged, but not what this version of charlstm writes: "):
         Checkpoint.from_bytes(data[: digest.start(1)] + right + data[digest.end(1) :], "x")
+
+
+def test_a_loaded_model_is_a_checkpoint_that_samples_and_scores(saved):
+    model = load(saved.folder)
+    assert isinstance(model, Checkpoint)
+    assert repr(model).startswith("<Model of ")
+    assert not {"sample", "samples", "stream", "score", "scores"} & set(dir(Checkpoint))
+    assert model.score("ab").chars == 2
+    assert model.sample("a", length=3, seed=1) == saved.sample("a", length=3, seed=1)
+    plain = Checkpoint.from_bytes(model.to_bytes(), "x")
+    assert (type(plain), plain.to_bytes()) == (Checkpoint, model.to_bytes())

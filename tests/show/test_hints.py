@@ -11,7 +11,7 @@ from children import Terminal, command
 from conftest import made_up_text
 
 from charlstm.cli import main
-from charlstm.model import checkpoint
+from charlstm.model.model import load
 from charlstm.show import hints
 
 TINY = (
@@ -86,10 +86,10 @@ def test_going_on_after_each_end(text_file, tmp_path, end, in_a_pipe, anywhere):
     assert code == 0, text
     line = told(text, "go on")
     assert re.fullmatch(f"charlstm train --resume=runs/book {more}", line), line
-    before = checkpoint.load(tmp_path / "runs" / "book", "last").iteration
+    before = load(tmp_path / "runs" / "book", "last").iteration
     code, text, _ = anywhere(*words(line))
     assert code == 0, text
-    after = checkpoint.load(tmp_path / "runs" / "book", "last").iteration
+    after = load(tmp_path / "runs" / "book", "last").iteration
     assert after > before, text
     assert "nothing to do" not in text
     assert "done    " in text
@@ -151,7 +151,7 @@ def test_what_is_told_after_a_stop(text_file, tmp_path, in_a_pipe, name):
     terminal.process.send_signal(getattr(signal, name))
     assert terminal.ended() == 128 + getattr(signal, name)
     line = told(terminal.text, "go on")
-    reached = checkpoint.load(tmp_path / "runs" / "book", "last").iteration
+    reached = load(tmp_path / "runs" / "book", "last").iteration
     code, text, _ = in_a_pipe(*words(line), "--iterations", reached + 5)
     assert code == 0, text
     assert f"done    {reached + 5:,} iterations reached" in text

@@ -13,7 +13,7 @@ from conftest import made_up_text
 from texts import digest_of, is_mapped, names
 
 from charlstm.errors import UserError
-from charlstm.model import checkpoint as checkpoints
+from charlstm.model.model import load
 from charlstm.settings.config import from_preset
 from charlstm.text import corpus, idcache, reading
 from charlstm.text.corpus import Corpus, Vocabulary
@@ -283,7 +283,7 @@ def test_a_run_leaves_its_text_in_the_cache(tmp_path, id_cache, charlstm_command
     text = made_up_text().encode()
     done = charlstm_command("train", "-", *options, "--out", "a", stdin=text)
     assert done.returncode == 0, done.stderr
-    old = checkpoints.load(tmp_path / "a", "last")
+    old = load(tmp_path / "a", "last")
     found = corpus.cached(old.corpus, old.vocabulary)
     assert found.vocabulary.decode(found.ids).encode() == text
     resumed = Trainer(old.config, found, old)

@@ -12,7 +12,7 @@ from texts import is_mapped
 import charlstm
 from charlstm.cli import _guarded
 from charlstm.errors import UserError
-from charlstm.model import checkpoint
+from charlstm.model.model import load
 from charlstm.runs.run import resume, start
 from charlstm.text import corpus, idcache, weights
 from charlstm.text.corpus import Corpus, Vocabulary
@@ -163,7 +163,7 @@ def test_a_weighted_run_goes_on_from_anywhere_and_from_the_cache(voices, tmp_pat
     (tmp_path / "a.txt").unlink()
     last = resume(tmp_path / "run", (), {"iterations": 40})  # from the cache's copy
     finish(last)
-    assert last.load("last").theta.tobytes() == checkpoint.load(tmp_path / "whole", "last").theta.tobytes()
+    assert last.load("last").theta.tobytes() == load(tmp_path / "whole", "last").theta.tobytes()
     assert last.trainer.corpus.spans == whole.trainer.corpus.spans
     with pytest.raises(UserError, match="--weight cannot change when a run goes on"):
         resume(tmp_path / "run", (), {"weight": ("a.txt=2",)})

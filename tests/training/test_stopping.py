@@ -12,7 +12,7 @@ from children import Terminal, command
 from small_runs import everything, finish, small
 
 import charlstm.training.stopping
-from charlstm.model import checkpoint
+from charlstm.model.model import load
 from charlstm.runs.run import resume, start
 from charlstm.training.stopping import Stopping, trained
 
@@ -45,7 +45,7 @@ def test_a_lost_connection_saves_as_sigterm_does(text_file, tmp_path, times):
         child.send_signal(signal.SIGHUP)
     err = child.communicate(timeout=60)[1].decode()
     assert child.returncode == 129, err
-    assert checkpoint.load(tmp_path / "run", "last").iteration >= 50
+    assert load(tmp_path / "run", "last").iteration >= 50
     assert "go on   charlstm train --resume=run" in err
 
 
@@ -55,7 +55,7 @@ def test_a_terminal_that_is_gone(text_file, tmp_path):
     until_trained(tmp_path / "run")
     terminal.hang_up()
     assert terminal.process.wait(60) == 129
-    assert checkpoint.load(tmp_path / "run", "last").iteration >= 50
+    assert load(tmp_path / "run", "last").iteration >= 50
 
 
 @needs_hangup
@@ -105,7 +105,7 @@ def test_an_interrupt_saves_and_gives_the_run(corpus, tmp_path):
     assert caught.value.run is run
     reached = run.trainer.iteration
     assert 3 < reached < 100
-    assert checkpoint.load(tmp_path / "run", "last").iteration == reached
+    assert load(tmp_path / "run", "last").iteration == reached
     assert str(caught.value) == f"stopped after {reached} iterations, saved in {tmp_path / 'run'}"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     trained(caught.value.run)
@@ -186,7 +186,7 @@ def test_who_stops_iterating_loses_nothing(corpus, tmp_path, how):
                 raise ZeroDivisionError
     except ZeroDivisionError:
         pass
-    saved = checkpoint.load(tmp_path / "run", "last").iteration
+    saved = load(tmp_path / "run", "last").iteration
     assert saved == run.trainer.iteration >= 20
     finish(resume(tmp_path / "run", corpus))
     finish(start(corpus, small(iterations=60, **options), str(tmp_path / "whole")))

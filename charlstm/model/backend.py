@@ -1,0 +1,22 @@
+"""The choice of a compute backend."""
+
+import kernels
+from charlstm.errors import UserError
+
+
+def choose_backend(name: str) -> str:
+    """The backend that `name` stands for: "auto" is the fastest on the CPU; a GPU is used only when it is named.
+
+    Raises
+    ------
+    UserError
+        If it cannot be used here, with the line that says why.
+    """
+    if name not in ("auto", *kernels.BACKENDS):
+        raise UserError(f"--backend: expected one of auto, {', '.join(kernels.BACKENDS)}, got {name!r}")
+    if name == "auto":
+        return "numba" if "numba" in kernels.available() else "numpy"
+    reason = kernels.missing(name)
+    if reason is not None:
+        raise UserError(f"--backend {name}: {reason}")
+    return name
