@@ -245,10 +245,10 @@ def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
     if trainer.iteration == start_at:
         screen.note(f"nothing to do: this run has had {run.reached}")
     else:
-        best = trainer.marks.get("best_validation")
+        best = trainer.marks.best_validation
         kept_back = "" if best is None else f", {in_words(best, 3)} on the text that was kept back, at best"
         screen.note(
-            f"done    {trainer.budget} reached: {trainer.iteration:,} iterations, {trainer.seconds:.1f} s of training, "
+            f"done    {run.reached} reached: {trainer.iteration:,} iterations, {trainer.seconds:.1f} s of training, "
             f"{in_words(run.last.bits_per_unit, 3)} bits per {trainer.corpus.vocabulary.unit}{kept_back}"
         )
     screen.note(f"go on   {hints.going_on(run.folder, trainer.more())}")

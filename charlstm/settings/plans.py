@@ -1,8 +1,6 @@
-"""When training ends: a number of iterations, and how a budget in seconds becomes one, again and again.
+"""Plans in words: the numbers of iterations that a budget in seconds became, for config.toml and --plans.
 
-A plan is a pair (iteration, total): from that iteration on, training is to end after `total` iterations, and schedules
-that lead to the end follow that. A budget in seconds is planned at first, and anew at MOMENTS. Plans are all by which
-the clock gets at the arithmetic, so they are written down: who has them has the same bits.
+A plan is a pair (iteration, total): see charlstm.training.budget.
 """
 
 import re
@@ -11,10 +9,6 @@ from itertools import pairwise
 from charlstm.errors import UserError
 
 Plans = tuple[tuple[int, int], ...]
-
-#: When a budget in seconds is planned anew, as parts of it: not at tenths, where a run is measured.
-MOMENTS = (0.05, 0.12, 0.25, 0.45, 0.65, 0.85, 0.95, 0.98)
-TOLERANCE = 0.01  # how much longer, as a part of the budget, the last plan may take; as much may be left over, twice
 
 
 def parse(words: str) -> Plans:
@@ -36,28 +30,3 @@ def parse(words: str) -> Plans:
 def in_words(plans: Plans) -> str:
     """What :func:`parse` reads."""
     return ",".join(f"{at}:{total}" for at, total in plans)
-
-
-def total_at(plans: Plans, iteration: int) -> int:
-    """The total that is planned when so many iterations have been made."""
-    return [total for at, total in plans if at <= iteration][-1]
-
-
-def next_change(plans: Plans, iteration: int) -> int | None:
-    """The first iteration after this one at which another plan begins, if any."""
-    return next((at for at, _ in plans if at > iteration), None)
-
-
-def is_due(budget: float, planned: float, now: float, has_ended: bool) -> bool:
-    """Whether a budget is to be planned anew.
-
-    Parameters
-    ----------
-    budget : seconds of training, in all
-    planned : of those, how many had been taken when it was planned last
-    now : how many have been taken
-    has_ended : whether the iterations planned have been made
-    """
-    if has_ended:
-        return now < (1 - 2 * TOLERANCE) * budget
-    return now >= (1 + TOLERANCE) * budget or any(planned < part * budget <= now for part in MOMENTS)

@@ -130,6 +130,19 @@ class Corpus:
         """SHA-256 of vocabulary and ids."""
         return self.known_digest or idcache.digest_of(self.vocabulary, self.ids)
 
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint tells of it (`Checkpoint.corpus`): enough to find it again, and to know it."""
+        return {
+            "name": self.name,
+            "sources": list(self.sources),
+            "digest": self.digest,
+            "num_ids": len(self.ids),
+            "is_frozen": self.is_frozen,
+            **({"spans": self.spans} if self.spans else {}),
+            "begin": list(self.edges.begin),
+            "end": list(self.edges.end),
+        }
+
 
 def _differ(ids: np.ndarray) -> bool:
     """Whether there are two different ids; a comparison of all at once would take as much memory again."""

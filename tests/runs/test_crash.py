@@ -26,7 +26,7 @@ def begun(tmp_path_factory):
     """A run with three checkpoints behind it, and what it will be when nothing goes wrong."""
     folder = tmp_path_factory.mktemp("begun")
     whole = start(CORPUS, from_preset(**OPTIONS, iterations=END), str(folder / "whole"))
-    whole.trainer._call = 1
+    whole.trainer.call_iterations = 1
     finish(whole)
     first = start(CORPUS, from_preset(**{**OPTIONS, "iterations": 12}), str(folder / "run"))
     finish(first)
@@ -35,7 +35,7 @@ def begun(tmp_path_factory):
 
 def go_on(folder):
     run = resume(folder, CORPUS, {"iterations": END})
-    run.trainer._call = 3
+    run.trainer.call_iterations = 3
     finish(run)
 
 

@@ -25,7 +25,7 @@ import sys
 from charlstm.runs.run import resume
 run = resume(sys.argv[1], chosen={"iterations": 10**6})
 for progress in run.train():
-    run.trainer._call = 1
+    run.trainer.call_iterations = 1
     print("ready", flush=True)
 """
 
@@ -40,7 +40,7 @@ class Uninterrupted:
     def digest(self, iteration):
         while iteration not in self._digests:
             if next(self._run).kind == "tick":
-                self._trainer._call = 1
+                self._trainer.call_iterations = 1
                 self._digests[self._trainer.iteration] = digest(self._trainer.checkpoint())
         return self._digests[iteration]
 

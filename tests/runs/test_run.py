@@ -14,7 +14,7 @@ from small_runs import SMALL, everything, finish, small
 
 import charlstm
 from charlstm.runs import disk
-from charlstm.training import trainer as trainers
+from charlstm.training import steps
 from charlstm.settings.config import Config, from_model
 from charlstm.text.corpus import ByteVocabulary, Corpus
 from charlstm.errors import Diverged, UserError
@@ -175,7 +175,7 @@ def test_a_run_that_is_iterated_again_loses_no_line(corpus, tmp_path):
 def test_resuming_after_a_stop_in_the_middle_cuts_back_what_came_later(corpus, tmp_path, backend):
     finish(start(corpus, small(iterations=60, backend=backend), str(tmp_path / "whole")))
     run = start(corpus, small(iterations=60, backend=backend), str(tmp_path / "parts"))
-    run.trainer._call = 1
+    run.trainer.call_iterations = 1
     for progress in run.train():
         if progress.iteration >= 17:
             run.stop = True
@@ -189,7 +189,7 @@ def test_resuming_after_a_stop_in_the_middle_cuts_back_what_came_later(corpus, t
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(corpus, tmp_path):
     runs = [start(corpus, small(iterations=30, seed=s), str(tmp_path / f"{k}")) for k, s in enumerate((1, 1, 2))]
     for k, run in enumerate(runs):
-        run.trainer._call = (1, 7, 1)[k]  # how the iterations are cut into calls must not matter
+        run.trainer.call_iterations = (1, 7, 1)[k]  # how the iterations are cut into calls must not matter
         finish(run)
     one, same, other = (everything(run.folder) for run in runs)
     assert one == same
@@ -200,8 +200,8 @@ def test_dropout_masks_depend_on_no_call(corpus, tmp_path, monkeypatch):
     options = small(iterations=30, dropout=0.5)
     one = start(corpus, options, str(tmp_path / "one"))
     finish(one)
-    assert one.trainer._call > 1
-    monkeypatch.setattr(trainers, "_MASK_BYTES", 1)
+    assert one.trainer.call_iterations > 1
+    monkeypatch.setattr(steps, "_MASK_BYTES", 1)
     other = start(corpus, options, str(tmp_path / "other"))
     assert [p.iteration for p in finish(other) if p.kind == "tick"] == list(range(1, 31))  # one to a call
     assert everything(other.folder) == everything(one.folder)
@@ -468,7 +468,7 @@ def test_many_short_calls_between_samples(corpus, tmp_path):
     tiny = {"hidden_size": 1, "num_layers": 1, "batch_size": 1, "seq_length": 1, "sample_length": 1}
     run = start(corpus, small(iterations=1200, sample_every=1, **tiny), str(tmp_path / "run"))
     assert finish(run)[-1].iteration == 1200
-    assert run.trainer._call < 1e6
+    assert run.trainer.call_iterations < 1e6
 
 
 def test_resuming_touches_no_file_but_the_runs_own(saved, corpus):

@@ -34,7 +34,7 @@ def steps(folder):
 def test_the_newest_and_the_best_are_kept(corpus, tmp_path):
     options = {"schedule": "constant", "save_every": 1e-9, "keep": 2, "report_every": 5}
     run = start(corpus, small(iterations=200, **options), str(tmp_path / "run"))
-    run.trainer._call = 5
+    run.trainer.call_iterations = 5
     finish(run)
     first = steps(tmp_path / "run")
     assert len(first) == 2
@@ -252,7 +252,7 @@ def test_a_disk_that_is_full_for_a_while(corpus, tmp_path, monkeypatch):
     options = {"iterations": 60, "schedule": "constant", "save_every": 1e-9}
     finish(start(corpus, small(**options), str(tmp_path / "whole")))
     run = start(corpus, small(**options), str(tmp_path / "run"))
-    run.trainer._call = 5
+    run.trainer.call_iterations = 5
     said = []
     with monkeypatch.context() as patch:
         shim = Disk(patch, tmp_path, fault=errno.ENOSPC, stays=True)
@@ -327,7 +327,7 @@ def test_a_file_system_that_fills(corpus, tmp_path, tiny_disk):
     run = start(corpus, small(iterations=40, schedule="constant", save_every=1e-9), str(tiny_disk / "run"))
     filler, said = tiny_disk / "filler", []
     for progress in run.train():
-        run.trainer._call = 2
+        run.trainer.call_iterations = 2
         if progress.kind == "tick" and progress.iteration >= 8 and not filler.exists() and progress.iteration < 20:
             with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
                 while True:

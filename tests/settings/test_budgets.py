@@ -9,6 +9,8 @@ from charlstm.errors import UserError
 from charlstm.runs.run import resume, start
 from charlstm.settings import plans
 from charlstm.settings.config import Config, from_preset
+from charlstm.training import budget
+from charlstm.training import steps as stepping
 from charlstm.training import trainer as trainers
 
 SPEEDS = {
@@ -29,16 +31,17 @@ def clock(monkeypatch):
     class Clock:
         now, speed = 0.0, staticmethod(SPEEDS["even"])
 
-    train = trainers.Trainer._train
+    run = stepping.Steps.run
 
-    def timed(self, theta, state, h, c, begin, end, *rest):
-        losses = train(self, theta, state, h, c, begin, end, *rest)
+    def timed(self, memory, begin, end, *rest):
+        losses = run(self, memory, begin, end, *rest)
         for _ in range(begin, end):
             Clock.now += 0.01 * Clock.speed(Clock.now)
         return losses
 
-    monkeypatch.setattr(trainers.Trainer, "_train", timed)
-    monkeypatch.setattr(trainers, "perf_counter", lambda: Clock.now)
+    monkeypatch.setattr(stepping.Steps, "run", timed)
+    for module in (trainers, stepping):
+        monkeypatch.setattr(module, "perf_counter", lambda: Clock.now)
     return Clock
 
 
@@ -48,7 +51,7 @@ def test_a_budget_in_seconds_is_kept_at_any_speed(corpus, clock, speed):
     trainer = trainers.Trainer(small(seconds=20.0, sample_every=0, hidden_size=3, num_layers=1), corpus)
     last = list(trainer.run())[-1]
     assert trainer.seconds == pytest.approx(20, rel=0.03)
-    assert trainer.budget == "20 s of training"
+    assert trainer.ended_by() == "20 s of training"
     assert last.iteration == last.iterations == trainer.iterations == plans.parse(trainer.config.plans)[-1][1]
     assert len(plans.parse(trainer.config.plans)) < 15
 
@@ -65,12 +68,12 @@ def test_another_budget_that_is_reached_first_ends_it(corpus, clock):
     clock.speed = SPEEDS["a busy neighbour from the middle on"]
     trainer = trainers.Trainer(small(seconds=20.0, iterations=800, sample_every=0, hidden_size=3), corpus)
     list(trainer.run())
-    assert (trainer.iteration, trainer.budget) == (800, "800 iterations")
+    assert (trainer.iteration, trainer.ended_by()) == (800, "800 iterations")
     assert trainer.config.plans == "0:800"
     late = trainers.Trainer(small(seconds=20.0, iterations=1500, sample_every=0, hidden_size=3), corpus)
     clock.now = 0.0
     list(late.run())
-    assert late.budget == "20 s of training"
+    assert late.ended_by() == "20 s of training"
     assert late.seconds == pytest.approx(20, rel=0.03)
 
 
@@ -143,7 +146,7 @@ def test_plans_that_are_none(words):
 def test_what_plans_say():
     found = plans.parse("0:60,20:90,20:95,50:80")
     assert plans.in_words(found) == "0:60,20:90,20:95,50:80"
-    assert [plans.total_at(found, n) for n in (0, 19, 20, 49, 50, 99)] == [60, 60, 95, 95, 80, 80]
-    assert [plans.next_change(found, n) for n in (0, 19, 20, 50)] == [20, 20, 50, None]
+    assert [budget.total_at(found, n) for n in (0, 19, 20, 49, 50, 99)] == [60, 60, 95, 95, 80, 80]
+    assert [budget.next_change(found, n) for n in (0, 19, 20, 50)] == [20, 20, 50, None]
     chosen = from_preset(plans="0:60")
     assert (chosen.seconds, chosen.iterations) == (None, None)

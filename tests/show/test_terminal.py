@@ -156,7 +156,7 @@ def test_a_terminal_that_cannot_redraw_gets_lines_at_once(text_file, tmp_path, e
 
 def test_compiling_is_told_once_whatever_is_compiled(text_file, tmp_path, monkeypatch, capsys):
     from charlstm.cli import cli
-    from charlstm.model.checkpoint import Checkpoint
+    from charlstm.model.model import Model
     from charlstm.training.trainer import Trainer
 
     def compiling(real):
@@ -169,7 +169,7 @@ def test_compiling_is_told_once_whatever_is_compiled(text_file, tmp_path, monkey
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Trainer, "_sample", compiling(Trainer._sample))
-    monkeypatch.setattr(Checkpoint, "sample", compiling(Checkpoint.sample))
+    monkeypatch.setattr(Model, "sample", compiling(Model.sample))
     for option, told in (("5", 1), ("0", 1)):  # in training; and for the text at the end alone
         arguments = ["train", str(text_file), *TINY, "--iterations", 9, "--backend", "numpy", "--sample-every", option]
         assert cli.main(list(map(str, arguments)), standalone_mode=False) == 0

@@ -99,7 +99,7 @@ def interrupted_after(tick):
 
 def test_an_interrupt_saves_and_gives_the_run(corpus, tmp_path):
     run = start(corpus, small(iterations=100, save_every=1000), str(tmp_path / "run"))
-    run.trainer._call = 1
+    run.trainer.call_iterations = 1
     with pytest.raises(KeyboardInterrupt) as caught:
         trained(run, interrupted_after(3))
     assert caught.value.run is run
@@ -177,7 +177,7 @@ def test_the_signals_are_given_back_and_sighup_is_never_impatient():
 def test_who_stops_iterating_loses_nothing(corpus, tmp_path, how):
     options = {"validation": 0.1, "validate_every": 10, "save_every": 1000}
     run = start(corpus, small(iterations=60, **options), str(tmp_path / "run"))
-    run.trainer._call = 1
+    run.trainer.call_iterations = 1
     try:
         for progress in run.train():
             if progress.iteration >= 20:  # an evaluation's own Progress: between two ticks

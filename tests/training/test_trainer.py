@@ -59,7 +59,7 @@ def of_kind(progress, kind):
 )
 def test_the_first_budget_that_is_reached_ends_the_run_and_is_named(corpus, budgets, iterations, words):
     trainer, progress = trained(corpus, **budgets)
-    assert (trainer.iteration, trainer.budget) == (iterations, words)
+    assert (trainer.iteration, trainer.ended_by()) == (iterations, words)
     assert progress[-1].chars == 21 * iterations
 
 
@@ -76,7 +76,7 @@ def test_until_loss_ends_where_the_mean_of_the_last_pass_or_characters_is_low(co
     assert means[at] < limit < means[:at].min()
     trainer, _ = trained(corpus, until_loss=limit, backend=backend)
     assert trainer.iteration == (at + 1) * size
-    assert trainer.budget == f"a loss below {limit:g} nats per character"
+    assert trainer.ended_by() == f"a loss below {limit:g} nats per character"
     whole, _ = trained(corpus, iterations=trainer.iteration, backend=backend)
     assert trainer.theta.tobytes() == whole.theta.tobytes()
 
@@ -111,7 +111,7 @@ def test_budgets_are_totals(corpus, tmp_path):
     more = resume(tmp_path / "run", corpus, {"epochs": 0.5})
     for _ in more.train():
         pass
-    assert (more.trainer.iteration, more.trainer.budget) == (71, "0.5 epochs")
+    assert (more.trainer.iteration, more.trainer.ended_by()) == (71, "0.5 epochs")
 
 
 # ------------------------------------------------------------------------------------------------------- validation
@@ -152,7 +152,7 @@ def test_patience_ends_the_run(corpus):
         corpus, iterations=500, validation=0.2, validate_every=10, patience=3, learning_rate=5.0, hidden_size=4
     )
     measured = [p.val_bits_per_char for p in of_kind(progress, "evaluation")]
-    assert trainer.budget == "the patience of 3 evaluations"
+    assert trainer.ended_by() == "the patience of 3 evaluations"
     assert trainer.iteration == 10 * len(measured) < 500
     best = int(np.argmin(measured))
     assert best == len(measured) - 4
@@ -352,6 +352,6 @@ def test_a_text_too_short_for_samples_after_epochs():
 def test_marks_stay_in_the_checkpoint(corpus):
     trainer, _ = trained(corpus, iterations=30, validation=0.2, validate_every=10)
     read = Checkpoint.from_bytes(trainer.checkpoint().to_bytes(), "x")
-    assert read.marks == trainer.marks
+    assert read.marks == trainer.marks.to_dict()
     assert {"best_validation", "patience_best", "patience_waited"} <= set(read.marks)
     assert spec.SMOOTHING == 0.999

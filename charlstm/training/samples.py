@@ -1,0 +1,77 @@
+"""Texts that a model writes while it learns; neither its weights nor its carried state change."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from charlstm.errors import UserError
+from charlstm.model.forward import Writer, continued, drawn_from
+from charlstm.settings.config import Config
+from charlstm.text.corpus import Corpus
+from charlstm.text.edges import Ending
+from kernels.spec import Shape
+
+_TEMPERATURES = (0.2, 0.5, 1.0, 1.2)  # of the samples after an epoch, and the characters that they go on from
+_PRIME = 40
+
+
+class Written(NamedTuple):
+    """A text, what it goes on from, and the temperature that it was drawn at."""
+
+    sample: str
+    prime: str
+    temperature: float
+
+
+class Samples:
+    """Samples of one run, as its config asks for them.
+
+    Parameters
+    ----------
+    config, corpus, shape : of the run
+    ops : its backend
+    ids : the text to learn, (M,)
+
+    Raises
+    ------
+    UserError
+        If samples after an epoch are asked for and the text is too short to begin one with.
+    """
+
+    def __init__(self, config: Config, corpus: Corpus, ids: np.ndarray, shape: Shape, ops: Any) -> None:
+        if config.epoch_samples != "none" and len(ids) < _PRIME:
+            raise UserError(f"the text has {len(ids)} characters; samples after an epoch go on from {_PRIME} of it")
+        self._config, self._corpus, self._ids, self._shape, self._ops = config, corpus, ids, shape, ops
+
+    def from_the_start(self, theta: Any, random: np.random.RandomState) -> Written:
+        """A text as `charlstm sample` writes one."""
+        config, edges = self._config, self._corpus.edges
+        uniforms = random.random_sample((config.sample_length, 1))
+        writer = Writer(self._ops, theta, self._shape, edges.begin)
+        drawn = writer.draw(uniforms, temperature=config.temperature)[:, 0]
+        return self._of(drawn[: Ending(edges.end).cut(drawn)] if edges.end else drawn)
+
+    def from_a_state(self, theta: Any, h: Any, c: Any, at: int, random: np.random.RandomState) -> Written:
+        """A text from a state of one stream, h and c (L, 1, H), which are overwritten, begun with the id at a place."""
+        config = self._config
+        drawn = drawn_from(
+            self._ops, theta, h, c, self._ids[at : at + 1].astype(np.int32),
+            random.random_sample((config.sample_length, 1)), shape=self._shape, temperature=config.temperature,
+        )  # fmt: skip
+        return self._of(drawn[:, 0])
+
+    def after_an_epoch(self, theta: Any, random: np.random.RandomState) -> Iterator[Written]:
+        """Texts at several temperatures, all of which go on from the same piece of the text."""
+        config, decode = self._config, self._corpus.vocabulary.decode
+        begin = random.randint(0, len(self._ids) - _PRIME + 1)
+        prime, window = self._ids[begin : begin + _PRIME].astype(np.int32), config.epoch_samples == "window"
+        before = prime[:0] if window else np.array(self._corpus.edges.begin, np.int32)
+        for temperature in _TEMPERATURES:
+            uniforms = random.random_sample(config.sample_length)
+            read = np.concatenate([before, prime])
+            drawn = continued(self._ops, theta, self._shape, read, uniforms, temperature, window)
+            yield Written(decode(drawn), decode(prime), temperature)
+
+    def _of(self, drawn: np.ndarray) -> Written:
+        return Written(self._corpus.vocabulary.decode(drawn), "", self._config.temperature)

@@ -1,0 +1,116 @@
+"""Iterations of one run by the op `train_steps`, with all that stays the same from call to call."""
+
+import math
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import kernels
+from charlstm.settings.config import Config
+from charlstm.text.batches import Streams, Windows
+from charlstm.training import dropout
+from kernels import spec
+from kernels.spec import Shape
+
+CALL_SECONDS = 0.1  # that a call should take
+_CALIBRATION_SECONDS = 1.0
+_MASK_BYTES = 2**22
+
+
+class Memory(NamedTuple):
+    """What an update changes, where the backend keeps it: theta (N,), state (S, N), h and c (L, B, H)."""
+
+    theta: Any
+    state: Any
+    h: Any
+    c: Any
+
+    def copy(self) -> "Memory":
+        """Arrays of their own."""
+        return Memory(*(array.copy() for array in self))
+
+
+class Steps:
+    """What a run's calls of the kernels have in common.
+
+    Parameters
+    ----------
+    config, shape, threads : of the run
+    backend : its name
+    ids : the text to learn, (M,)
+    batches : which ids each iteration reads
+    """
+
+    def __init__(
+        self, config: Config, backend: str, shape: Shape, ids: np.ndarray, batches: Streams | Windows, threads: int
+    ) -> None:
+        self.ops = kernels.load_for_host(backend)
+        self._config, self._backend, self._shape, self._threads = config, backend, shape, threads
+        self._text = kernels.to_device(backend, ids)  # where the kernels read it
+        self._batches, self._dropout = batches, dropout.rounded(config.dropout)
+        self._workspace = None  # a device keeps its own
+        if backend != "cupy":
+            self._workspace = spec.workspace(
+                shape, config.seq_length, config.batch_size, config.real, self._dropout, config.dtype == "bfloat16"
+            )
+        self._mask = (config.num_layers, config.seq_length, config.batch_size, config.hidden_size)
+        #: Iterations that a call may have at most, for the memory that dropout masks take.
+        self.most = max(1, _MASK_BYTES // math.prod(self._mask)) if self._dropout else sys.maxsize
+
+    def run(
+        self, memory: Memory, begin: int, end: int, rates: np.ndarray, smooth_loss: float = 0.0,
+        stop_below: float = -math.inf,
+    ) -> np.ndarray:  # fmt: skip
+        """Run iterations begin to end - 1 in one call of the kernels; return their losses, summed over T and B."""
+        config, rate = self._config, self._dropout
+        starts, reset = self._batches.plan(begin, end)
+        return self.ops.train_steps(
+            *memory, self._text, starts, reset, rates,
+            shape=self._shape,
+            seq_length=config.seq_length,
+            step=begin,
+            optimizer=config.optimizer,
+            hyper=config.hyper,
+            grad_scale=1.0 / (config.loss_chars * config.batch_size) if config.loss_reduction == "mean" else 1.0,
+            grad_clip=config.grad_clip,
+            grad_clip_norm=config.grad_clip_norm,
+            dropout=rate,
+            masks=dropout.masks(config.seed, begin, end, self._mask, rate) if rate else None,
+            last_only=config.windows is not None,
+            bfloat16=config.dtype == "bfloat16",
+            smooth_loss=smooth_loss,
+            stop_below=stop_below,
+            workspace=self._workspace,
+            threads=self._threads,
+        )  # fmt: skip
+
+    def fitting(self, now: int, made: int, seconds: float) -> int:
+        """How many iterations the next call should have, after one of `now` that made so many in so many seconds."""
+        return max(1, min(2 * now, int(made * CALL_SECONDS / seconds), self.most))
+
+    def rate(self, memory: Memory, begin: int, most_seconds: float) -> float:
+        """Iterations a second, from `begin` on, measured on copies for `most_seconds`, but at most a second."""
+        copies, enough = memory.copy(), min(_CALIBRATION_SECONDS, most_seconds)
+        rates: list[float] = []
+        steps, since = 1, 0.0
+        with self.on_one_blas_thread():
+            while not rates or perf_counter() - since < enough:
+                started = perf_counter()
+                self.run(copies, begin, begin + steps, np.full(steps, self._config.learning_rate))
+                taken = perf_counter() - started
+                if since:  # the first call may have compiled
+                    rates.append(steps / taken)
+                since = since or perf_counter()
+                steps = self.fitting(steps, steps, taken)
+        return float(np.median(rates))
+
+    def on_one_blas_thread(self) -> AbstractContextManager[Any]:
+        """NumPy's products run on one thread: with more, their last bits would depend on how many."""
+        if self._backend != "numpy":
+            return nullcontext()
+        from threadpoolctl import threadpool_limits
+
+        return threadpool_limits(1, "blas")
