@@ -54,7 +54,7 @@ _MOVED = {
     "corpus": "text.corpus",
     "evaluate": "model.scoring",
     "progress": "training.progress",
-    "run": "runs.run",
+    "run": "runs.begin",
     "sampler": "model.sampling",
     "stopping": "training.stopping",
     "trainer": "training.trainer",

@@ -25,14 +25,14 @@ def start(
     on with :func:`resume`. Parameters and errors are those of :func:`train`.
     """
     from charlstm.model.model import load
-    from charlstm.runs import run as runs
+    from charlstm.runs import begin
     from charlstm.settings.config import from_model, from_preset
     from charlstm.text import downloads
 
     model = None if from_run is None else load(from_run)
     config = from_preset(preset, **options) if model is None else from_model(model.config, preset, **options)
     text = _text(sources, texts, config, model)
-    return runs.start(text, config, out, model=model, fetch=partial(downloads.fetch, offline=offline))
+    return begin.start(text, config, out, model=model, fetch=partial(downloads.fetch, offline=offline))
 
 
 def train(
@@ -99,18 +99,18 @@ def resume(run: Any = None, *sources: Any, offline: bool = False, quiet: bool | 
     RunFailed, Interrupted
         As for :func:`train`.
     """
-    from charlstm.runs import run as runs
+    from charlstm.runs import begin
     from charlstm.settings.config import see_that_known
     from charlstm.text import downloads
 
     see_that_known(options)
     folder = run.folder if isinstance(run, Run) else run
     text = _text(sources, None, None, None)
-    return _shown(runs.resume(folder, text, options, partial(downloads.fetch, offline=offline)), quiet)
+    return _shown(begin.resume(folder, text, options, partial(downloads.fetch, offline=offline)), quiet)
 
 
 def _text(sources: Sequence[Any], texts: Sequence[str] | None, config: Any, model: Any) -> Any:
-    """What to train on, as `charlstm.runs.run.start` takes it."""
+    """What to train on, as `charlstm.runs.begin.start` takes it."""
     if texts is not None:
         if sources:
             raise UserError("texts: strings to train on take the place of files: give these or those")

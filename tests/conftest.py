@@ -126,7 +126,7 @@ def saved(corpus, tmp_path):
     """A run that has been trained for twelve iterations."""
     from small_runs import finish, small
 
-    from charlstm.runs.run import start
+    from charlstm.runs.begin import start
 
     run = start(corpus, small(iterations=12, hidden_size=3, num_layers=1), str(tmp_path / "run"))
     finish(run)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from small_runs import finish
 
 from charlstm import cli
-from charlstm.runs.run import start
+from charlstm.runs.begin import start
 from charlstm.settings.config import Config, from_preset
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])

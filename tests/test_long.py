@@ -7,7 +7,7 @@ import pytest
 from conftest import SHARED, needs_shared
 
 from charlstm import from_preset
-from charlstm.runs.run import start
+from charlstm.runs.begin import start
 from charlstm.text.corpus import load
 from charlstm.training.trainer import Trainer
 

@@ -74,7 +74,7 @@ BACKEND = word_option(
 def _newest(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """RUN, or the newest run, which a line on stderr names; none while a shell completes what is typed."""
     if value is None and not ctx.resilient_parsing:
-        from charlstm.runs.run import newest
+        from charlstm.runs.begin import newest
 
         value = str(newest(ctx.info_name or ""))
         click.echo(f"run     {value}", err=True)

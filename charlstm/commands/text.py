@@ -90,7 +90,7 @@ def sample(
 def _new_samples(model: Any, run: str, prime: str, count: int, options: dict[str, Any]) -> Any:
     """Texts that the run's own text does not have."""
     from charlstm.model.known import Known, new_samples
-    from charlstm.runs.run import training_text
+    from charlstm.runs.begin import training_text
     from charlstm.text import downloads
 
     try:
@@ -269,7 +269,7 @@ def ngram(
     from dataclasses import asdict
 
     from charlstm import ngram as markov
-    from charlstm.runs.run import read_corpus
+    from charlstm.runs.begin import read_corpus
     from charlstm.show import display
     from charlstm.text import downloads, heldout
 
@@ -325,13 +325,13 @@ def keywords(run: str, top: int, offline: bool, as_json: bool) -> int:
     from dataclasses import asdict
 
     from charlstm.model.model import load
-    from charlstm.runs import run as runs
+    from charlstm.runs.begin import corpus_of
     from charlstm.runs.keywords import keywords as found_in
     from charlstm.runs.keywords import pieces_of, samples_of
     from charlstm.text import downloads
 
     samples = samples_of(run)
-    corpus = runs.corpus_of(load(run, "last"), run, fetch=partial(downloads.fetch, offline=offline))
+    corpus = corpus_of(load(run, "last"), run, fetch=partial(downloads.fetch, offline=offline))
     found = found_in(samples, pieces_of(corpus))
     new = [each for each in found if not each.in_text]
     if as_json:

@@ -106,7 +106,7 @@ def train(
 
         fetch = partial(downloads.fetch, offline=offline, note=None if quiet else screen.note)
         if resume is not None:
-            from charlstm.runs.run import resume as resume_run
+            from charlstm.runs.begin import resume as resume_run
 
             screen.status("reading the run and its text ...")
             run = resume_run(None if resume == _NEWEST else resume, text, given, fetch, force_corpus=force_corpus)
@@ -124,7 +124,7 @@ def _begin(
 ) -> Any:  # fmt: skip
     """A new run, of a new model or of that of another run."""
     from charlstm.model.model import load
-    from charlstm.runs.run import start
+    from charlstm.runs.begin import start
     from charlstm.settings.config import from_model, from_preset
     from charlstm.show import originals
 

@@ -62,7 +62,7 @@ def test_examples_come_first_and_work(monkeypatch, tmp_path):
     assert page.index("  charlstm train") < page.index("Usual options:")
     for name, arguments in [*examples, *re.findall(r"^  charlstm (\w+)(.*?)  +\S", help_of("sample"), re.M)]:
         words = arguments.replace('"The "', "The").partition("|")[0].split()
-        monkeypatch.setattr("charlstm.runs.run.newest", lambda command: "runs/book")
+        monkeypatch.setattr("charlstm.runs.begin.newest", lambda command: "runs/book")
         parsed = cli.commands[name].make_context(name, words)
         assert parsed.command.name == name
 
@@ -149,7 +149,7 @@ def test_the_shell_completes(typed, offered):
 
 
 def test_completing_says_nothing_of_the_newest_run(monkeypatch, capsys):
-    monkeypatch.setattr("charlstm.runs.run.newest", lambda command: "runs/book")
+    monkeypatch.setattr("charlstm.runs.begin.newest", lambda command: "runs/book")
     for name in ("sample", "keywords"):
         cli.commands[name].make_context(name, [], resilient_parsing=True)
         assert capsys.readouterr().err == ""

@@ -14,7 +14,7 @@ from small_runs import finish, small
 from charlstm.cli import _guarded, cli
 from charlstm.host import places
 from charlstm.model.model import load
-from charlstm.runs.run import start
+from charlstm.runs.begin import start
 from charlstm.text import downloads
 from charlstm.text.corpus import Corpus
 

@@ -12,7 +12,7 @@ from conftest import ROOT, load, made_up_text
 import charlstm
 import kernels
 from charlstm.measure.bench import WORKS, text_ids
-from charlstm.runs.run import resume
+from charlstm.runs.begin import resume
 from kernels import testing
 
 pytestmark = [

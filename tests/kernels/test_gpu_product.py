@@ -14,7 +14,7 @@ import charlstm
 import kernels
 from charlstm.cli import _guarded
 from charlstm.model.backend import choose_backend
-from charlstm.runs.run import resume
+from charlstm.runs.begin import resume
 from charlstm.settings.config import from_preset
 from charlstm.text.corpus import Corpus
 from charlstm.training.trainer import Trainer

@@ -14,7 +14,7 @@ from charlstm.errors import UserError
 from charlstm.model.checkpoint import Checkpoint, shape_of
 from charlstm.model.model import load
 from charlstm.runs import disk
-from charlstm.runs.run import resume, start
+from charlstm.runs.begin import resume, start
 from charlstm.settings.config import from_preset
 from charlstm.text.corpus import Corpus, Vocabulary
 from kernels import spec

@@ -11,7 +11,7 @@ from charlstm.cli import _guarded
 from charlstm.errors import UserError
 from charlstm.model import known
 from charlstm.model.known import Known
-from charlstm.runs.run import start
+from charlstm.runs.begin import start
 from charlstm.settings.config import from_preset
 from charlstm.text import corpus
 from charlstm.text.corpus import ByteVocabulary, Corpus

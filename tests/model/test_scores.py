@@ -12,7 +12,7 @@ from small_runs import finish, small
 from charlstm.errors import UserError
 from charlstm.model import forward, scoring
 from charlstm.model.scoring import CorpusScorer, Scorer
-from charlstm.runs.run import start
+from charlstm.runs.begin import start
 from charlstm.text import corpus as corpora
 from charlstm.text.corpus import Corpus
 from charlstm.training.trainer import Trainer

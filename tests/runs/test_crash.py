@@ -7,11 +7,11 @@ from conftest import made_up_text
 from faults import FULL, Died, Disk
 from small_runs import everything, finish
 
-from charlstm.runs import run as runs
+from charlstm.errors import UserError
 from charlstm.runs import store
 from charlstm.settings.config import from_preset
 from charlstm.text.corpus import Corpus
-from charlstm.runs.run import NotSaved, resume, start
+from charlstm.runs.begin import NotSaved, resume, start
 
 END = 18
 OPTIONS = {
@@ -68,7 +68,7 @@ def interrupted(begun, tmp_path, monkeypatch, at, fault, **how):
         Disk(patch, scratch, at, fault, **how)
         try:
             go_on(folder)
-        except (Died, NotSaved, OSError, runs.UserError) as error:
+        except (Died, NotSaved, OSError, UserError) as error:
             ended = error
             error.__traceback__ = None  # it holds the run, and that the lock
     return folder, ended, saved[-1]
@@ -114,6 +114,6 @@ def test_a_disk_that_lies_is_noticed(begun, tmp_path, monkeypatch):
         folder, _, saved = interrupted(begun, tmp_path, monkeypatch, at, "power", is_honest=False)
         try:
             check(begun, folder, saved)
-        except (AssertionError, runs.UserError):
+        except (AssertionError, UserError):
             losses += 1
     assert losses

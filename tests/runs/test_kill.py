@@ -13,7 +13,7 @@ from small_runs import everything, finish, small
 from charlstm.runs import inspection
 from charlstm.runs import store
 from charlstm.text.corpus import Corpus
-from charlstm.runs.run import resume, start
+from charlstm.runs.begin import resume, start
 from charlstm.training.trainer import Trainer
 
 OPTIONS = {
@@ -22,7 +22,7 @@ OPTIONS = {
 }  # fmt: skip
 CHILD = """
 import sys
-from charlstm.runs.run import resume
+from charlstm.runs.begin import resume
 run = resume(sys.argv[1], chosen={"iterations": 10**6})
 for progress in run.train():
     run.trainer.call_iterations = 1

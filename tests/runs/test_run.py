@@ -18,7 +18,7 @@ from charlstm.training import steps
 from charlstm.settings.config import Config, from_model
 from charlstm.text.corpus import ByteVocabulary, Corpus
 from charlstm.errors import Diverged, UserError
-from charlstm.runs.run import Run, resume, start
+from charlstm.runs.begin import Run, resume, start
 from charlstm.training.trainer import Trainer
 
 
@@ -277,7 +277,7 @@ def test_resume_refuses_what_would_not_be_the_same_run(corpus, text_file, tmp_pa
         UserError, match="runs/book-2: in use by this process: wait for it, or stop it; if it is gone, rem"
     ):
         resume()
-    newest.lock.release()
+    newest._lock.release()
     text_file.write_text(made_up_text(seed=8))
     with pytest.raises(UserError, match="not the text"):
         resume()
@@ -304,7 +304,7 @@ def test_best_is_the_checkpoint_of_the_lowest_smoothed_loss(corpus, tmp_path):
     best, last = again.load("best"), again.load("last")
     assert best.iteration < last.iteration == 600
     assert best.smooth_loss < last.smooth_loss
-    assert resume(tmp_path / "run", corpus).best_loss == best.smooth_loss
+    assert resume(tmp_path / "run", corpus)._best_loss == best.smooth_loss
 
 
 # ------------------------------------------------------------------------------------ how the text is read, and from

@@ -21,7 +21,7 @@ from charlstm.runs import lock
 from charlstm.runs import store
 from charlstm.errors import UserError
 from charlstm.runs.lock import Lock
-from charlstm.runs.run import NotSaved, resume, start
+from charlstm.runs.begin import NotSaved, resume, start
 
 MOUNT, UNMOUNT = shutil.which("mount"), shutil.which("umount")
 
@@ -132,9 +132,9 @@ def test_strays_are_swept_and_others_files_are_not(saved, corpus):
 def test_what_differs_is_told(saved, corpus, monkeypatch):
     assert resume(saved.folder, corpus).notes == []
     monkeypatch.setattr("charlstm.runs.records.processor", lambda: "Another CPU")
-    monkeypatch.setattr("charlstm.runs.records.versions", lambda: {**saved.machine["versions"], "numpy": "0.1"})
+    monkeypatch.setattr("charlstm.runs.records.versions", lambda: {**saved._machine["versions"], "numpy": "0.1"})
     [note] = resume(saved.folder, corpus, {"backend": "numpy"}).notes[1:]
-    was = saved.machine
+    was = saved._machine
     assert note == (
         f"differs backend numba -> numpy, processor {was['processor']} -> Another CPU, numpy {was['versions']['numpy']} -> "
         "0.1: the bits from here on may not be those of a run that never stopped"

@@ -6,7 +6,7 @@ import pytest
 from small_runs import everything, finish, small
 
 from charlstm.errors import UserError
-from charlstm.runs.run import resume, start
+from charlstm.runs.begin import resume, start
 from charlstm.settings import plans
 from charlstm.settings.config import Config, from_preset
 from charlstm.training import budget

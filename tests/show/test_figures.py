@@ -10,7 +10,7 @@ from small_runs import finish, small
 
 from charlstm import figures
 from charlstm.model.scoring import Score
-from charlstm.runs.run import resume, start
+from charlstm.runs.begin import resume, start
 from charlstm.text.corpus import Corpus
 
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import made_up_text
 from small_runs import finish, small
 
-from charlstm.runs.run import start
+from charlstm.runs.begin import start
 from charlstm.show.display import Lines, evaluation, summary
 from charlstm.text.corpus import ByteVocabulary, Corpus
 from charlstm.training.progress import Progress, told_line

@@ -11,7 +11,7 @@ from small_runs import finish, small
 import kernels
 from charlstm.errors import UserError
 from charlstm.model import checkpoint as checkpoints
-from charlstm.runs.run import resume, start
+from charlstm.runs.begin import resume, start
 from charlstm.text import corpus as corpora
 from charlstm.text import edges as edges_module
 from charlstm.text.corpus import Corpus, Vocabulary

@@ -18,7 +18,7 @@ from texts import digest_of
 
 from charlstm.cli import _guarded
 from charlstm.errors import UserError
-from charlstm.runs.run import resume, start
+from charlstm.runs.begin import resume, start
 from charlstm.settings.config import Config
 from charlstm.text import archives, corpus, formats, markup, reading, tables
 
@@ -140,7 +140,7 @@ def test_a_run_notices_that_its_text_has_changed(tmp_path, name, make):
     load(tmp_path, name, make("one two three " * 20), **options)
     run = start([tmp_path / name], small(iterations=1, **options), str(tmp_path / "run"))
     finish(run)
-    resume(run.folder).lock.release()
+    resume(run.folder)._lock.release()
     (tmp_path / name).write_bytes(
         content if isinstance(content := make("one two there " * 20), bytes) else content.encode()
     )

@@ -11,7 +11,7 @@ from texts import is_mapped
 
 from charlstm import ngram
 from charlstm.errors import UserError
-from charlstm.runs.run import resume, start
+from charlstm.runs.begin import resume, start
 from charlstm.settings.config import from_preset
 from charlstm.text import corpus as corpora
 from charlstm.text import heldout

@@ -299,7 +299,7 @@ def test_a_run_leaves_its_text_in_the_cache(tmp_path, id_cache, charlstm_command
 WATCHED = """
 import sys, threading, time
 from charlstm import from_preset
-from charlstm.runs.run import start
+from charlstm.runs.begin import start
 
 def watch():
     while True:

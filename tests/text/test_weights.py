@@ -13,7 +13,7 @@ import charlstm
 from charlstm.cli import _guarded
 from charlstm.errors import UserError
 from charlstm.model.model import load
-from charlstm.runs.run import resume, start
+from charlstm.runs.begin import resume, start
 from charlstm.text import corpus, idcache, weights
 from charlstm.text.corpus import Corpus, Vocabulary
 from charlstm.text.weights import copies_of, order_of, repeated

@@ -13,7 +13,7 @@ from small_runs import everything, finish, small
 
 import charlstm.training.stopping
 from charlstm.model.model import load
-from charlstm.runs.run import resume, start
+from charlstm.runs.begin import resume, start
 from charlstm.training.stopping import Stopping, trained
 
 ENDLESS = (

@@ -10,7 +10,7 @@ from conftest import BACKENDS, made_up_text
 import kernels
 from charlstm.errors import Diverged, UserError
 from charlstm.model.checkpoint import Checkpoint
-from charlstm.runs.run import resume, start
+from charlstm.runs.begin import resume, start
 from charlstm.settings.config import from_preset
 from charlstm.text.corpus import Corpus
 from charlstm.training.trainer import Trainer
