@@ -43,7 +43,7 @@ def start(
     ----------
     sources : the text: see :func:`charlstm.text.corpus.load`
     config : by default the preset `fast`, with the sizes of `model`
-    model : begin with its weights and keep its vocabulary; `config` has its sizes: see `charlstm.settings.config.from_model`
+    model : begin with its weights and keep its vocabulary; `config` has its sizes: see `from_model`
     fetch : turns a URL or a built-in name into a file
 
     Raises

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from charlstm.runs import store
-from charlstm.model.checkpoint import Checkpoint, find
-from charlstm.settings.config import Config, from_preset
 from charlstm.errors import UserError
+from charlstm.model.checkpoint import Checkpoint, find
+from charlstm.runs import store
 from charlstm.runs.records import METRICS, SAMPLES
+from charlstm.settings.config import Config, from_preset
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from charlstm.text.corpus import Corpus
 from charlstm.errors import UserError
+from charlstm.text.corpus import Corpus
 from charlstm.text.reading import lowered
 
 _HEAD = re.compile(r"^# iteration (\d+)  loss \S+  temperature \S+$\n", re.MULTILINE)

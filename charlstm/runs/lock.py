@@ -1,8 +1,11 @@
 """One process at a time writes in a run's folder: a file there is locked, and tells who has locked it.
 
-The system's own lock on an open file decides; it ends with its process, however that came about. On a file system that
-has none, the process named in the file does: one of this host that has ended is passed over, one elsewhere cannot be
-asked, and is believed to go on.
+The system's own lock on an open file, taken by the library filelock, decides; it ends with its process, however that
+came about. On a file system that has none, the process named in the file does: one of this host that has ended is
+passed over, one elsewhere cannot be asked, and is believed to go on.
+
+filelock's own FileLock class is not used: it does not tell who holds a lock, and falls back on a second file only for
+ENOSYS, where NFS says ENOLCK.
 """
 
 import json
@@ -14,7 +17,6 @@ from typing import Any
 from charlstm.errors import UserError
 
 LOCK = ".lock"
-_FAR = 2**20  # the byte that Windows locks, where locking is by bytes: beyond what is to be read
 
 
 class Lock:
@@ -49,7 +51,7 @@ class Lock:
             who = "this process" if holder == _me() else who
             raise UserError(f"{self._folder}: in use by {who}: wait for it, or stop it; if it is gone, remove {path}")
         os.ftruncate(self._descriptor, 0)
-        _write(self._descriptor, json.dumps(_me()).encode())
+        _write(self._descriptor, _me())
 
     def release(self) -> None:
         """Let others have it. Nothing happens the second time."""
@@ -68,21 +70,12 @@ class Lock:
 
 def _try_lock(descriptor: int) -> bool | None:
     """Whether the file is now locked by this process; None where the file system knows no locks."""
+    from filelock import lock_descriptor
+
     try:
-        if os.name == "nt":
-            import msvcrt
-
-            os.lseek(descriptor, _FAR, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
+        return lock_descriptor(descriptor, blocking=False)
     except OSError:
         return None
-    return True
 
 
 def _me() -> dict[str, Any]:
@@ -91,17 +84,25 @@ def _me() -> dict[str, Any]:
 
 def _read(descriptor: int) -> dict[str, Any]:
     """Who had the lock last and did not release it, as far as the file says."""
-    os.lseek(descriptor, 0, os.SEEK_SET)
     try:
-        holder = json.loads(os.read(descriptor, 1000))
+        try:
+            content = _content(descriptor, 0)
+        except PermissionError:  # Windows: nobody else reads the byte that is locked, the first one
+            content = _content(descriptor, 1)
+        holder = json.loads(content)
     except ValueError:
         return {}
     return holder if isinstance(holder, dict) else {}
 
 
-def _write(descriptor: int, data: bytes) -> None:
+def _content(descriptor: int, begin: int) -> bytes:
+    os.lseek(descriptor, begin, os.SEEK_SET)
+    return os.read(descriptor, 1000)
+
+
+def _write(descriptor: int, holder: dict[str, Any]) -> None:
     os.lseek(descriptor, 0, os.SEEK_SET)
-    os.write(descriptor, data)
+    os.write(descriptor, b" " + json.dumps(holder).encode())  # a blank, which may be missing: see _read
 
 
 def _goes_on(holder: dict[str, Any]) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from charlstm.settings.config import Config
 from charlstm.host.machine import processor, usable_cores, versions
+from charlstm.settings.config import Config
 from charlstm.training.progress import Progress
 
 _SUMS = ("loss", "smooth_loss")  # in metrics.jsonl

@@ -1,7 +1,7 @@
 """A run folder: what a training run leaves behind, and the way back into it.
 
 ``config.toml`` (what was asked), ``environment.json`` (where), ``metrics.jsonl`` (a line a report), ``samples.txt``
-(``# iteration N  loss X  temperature T``, the text, an empty line), and the checkpoints, as `charlstm.runs.store` has them.
+(``# iteration N  loss X  temperature T``, the text, an empty line), and the checkpoints of `charlstm.runs.store`.
 """
 
 import math
@@ -26,6 +26,7 @@ from charlstm.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 class NotSaved(RunFailed):
     """The disk did not take the last checkpoint of a run."""

@@ -7,9 +7,9 @@
 import re
 from pathlib import Path
 
-from charlstm.runs import disk
-from charlstm.model.checkpoint import Checkpoint, find
 from charlstm.errors import UserError
+from charlstm.model.checkpoint import Checkpoint, find
+from charlstm.runs import disk
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 _STEP = re.compile(r"step-(\d+)\.safetensors")

@@ -9,9 +9,9 @@ from small_runs import everything, finish
 
 from charlstm.errors import UserError
 from charlstm.runs import store
+from charlstm.runs.begin import NotSaved, resume, start
 from charlstm.settings.config import from_preset
 from charlstm.text.corpus import Corpus
-from charlstm.runs.begin import NotSaved, resume, start
 
 END = 18
 OPTIONS = {

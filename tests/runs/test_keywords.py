@@ -6,10 +6,10 @@ import tracemalloc
 import pytest
 from conftest import made_up_text
 
-from charlstm.runs import keywords as keywords_module
-from charlstm.text.corpus import Corpus
 from charlstm.errors import UserError
+from charlstm.runs import keywords as keywords_module
 from charlstm.runs.keywords import Keyword, keywords, pieces_of, samples_of
+from charlstm.text.corpus import Corpus
 
 
 def counted(samples, text=""):

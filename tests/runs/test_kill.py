@@ -10,10 +10,9 @@ import pytest
 from conftest import made_up_text
 from small_runs import everything, finish, small
 
-from charlstm.runs import inspection
-from charlstm.runs import store
-from charlstm.text.corpus import Corpus
+from charlstm.runs import inspection, store
 from charlstm.runs.begin import resume, start
+from charlstm.text.corpus import Corpus
 from charlstm.training.trainer import Trainer
 
 OPTIONS = {

@@ -13,12 +13,12 @@ from conftest import made_up_text
 from small_runs import SMALL, everything, finish, small
 
 import charlstm
+from charlstm.errors import Diverged, UserError
 from charlstm.runs import disk
-from charlstm.training import steps
+from charlstm.runs.begin import Run, resume, start
 from charlstm.settings.config import Config, from_model
 from charlstm.text.corpus import ByteVocabulary, Corpus
-from charlstm.errors import Diverged, UserError
-from charlstm.runs.begin import Run, resume, start
+from charlstm.training import steps
 from charlstm.training.trainer import Trainer
 
 

@@ -16,12 +16,10 @@ from conftest import made_up_text
 from faults import Disk
 from small_runs import everything, finish, small
 
-from charlstm.runs import disk
-from charlstm.runs import lock
-from charlstm.runs import store
 from charlstm.errors import UserError
-from charlstm.runs.lock import Lock
+from charlstm.runs import disk, lock, store
 from charlstm.runs.begin import NotSaved, resume, start
+from charlstm.runs.lock import Lock
 
 MOUNT, UNMOUNT = shutil.which("mount"), shutil.which("umount")
 
@@ -244,6 +242,34 @@ def test_where_a_file_system_has_no_locks(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=f"in use by process {ended.pid} on elsewhere: wait .*; if it is gone, remove"):
         Lock(tmp_path)
     (tmp_path / lock.LOCK).write_bytes(b"\xff not ours")
+    Lock(tmp_path).release()
+
+
+def test_who_has_the_lock_is_told_where_the_locked_byte_cannot_be_read(tmp_path, monkeypatch):
+    """As on Windows, where the first byte is."""
+    content = lock._content
+
+    def refused(descriptor, begin):
+        if begin == 0:
+            raise PermissionError(errno.EACCES, "another process has locked a portion of the file")
+        return content(descriptor, begin)
+
+    held = Lock(tmp_path)
+    monkeypatch.setattr(lock, "_content", refused)
+    with pytest.raises(UserError, match="in use by this process"):
+        Lock(tmp_path)
+    held.release()
+
+
+def test_a_child_that_ends_leaves_its_parents_lock(tmp_path):
+    held = Lock(tmp_path)
+    fork = pytest.importorskip("multiprocessing").get_context("fork")
+    child = fork.Process(target=held.__del__)
+    child.start()
+    child.join()
+    with pytest.raises(UserError, match="in use by this process"):
+        Lock(tmp_path)
+    held.release()
     Lock(tmp_path).release()
 
 
