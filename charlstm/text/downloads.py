@@ -175,6 +175,8 @@ def _download(name: str, url: str, expected: str | None, show: bool) -> Path:
 
 def _stream(url: str, file: str, show: bool) -> None:
     """Write what a URL serves into a file, with a bar on stderr if it is to be shown."""
+    # Not by pooch.HTTPDownloader: it stumbles over a Content-Length that is no number, which browsers pass over, takes
+    # that of packed bytes for the text's, and leaves the connection to the garbage collector.
     import requests
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
