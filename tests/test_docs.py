@@ -46,10 +46,14 @@ def test_every_public_name_is_there_and_described():
 
 @pytest.mark.parametrize("name", sorted(OPS))
 def test_ops_describe_their_arguments(name):
+    """Every parameter is named; those that must be given have an entry of their own, with a type or a shape."""
     op = getattr(kernels.load("numpy"), name)
     described = inspect.getdoc(op)
-    for parameter in inspect.signature(op).parameters:
-        assert re.search(rf"\b{parameter}\b", described) or "Parameters as for" in described, parameter
+    entries = set(re.findall(r"\w+", " ".join(re.findall(r"^([\w, ]+) : ", described, re.M))))
+    for parameter in inspect.signature(op).parameters.values():
+        assert re.search(rf"\b{parameter.name}\b", described), parameter
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            assert parameter.name in entries, parameter
 
 
 def test_the_tables_of_arguments_are_those_that_calls_are_checked_by():

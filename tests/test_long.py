@@ -15,7 +15,7 @@ pytestmark = pytest.mark.long
 
 
 @needs_shared
-def test_a_million_iterations_reach_the_published_figure_within_three_minutes(tmp_path):
+def test_a_million_iterations_reach_the_published_figure(tmp_path):
     run = start(
         [SHARED / "data" / "us-constitution.txt"],
         from_preset("min-char-lstm", seed=123, iterations=1_000_000, threads=1),
@@ -28,7 +28,6 @@ def test_a_million_iterations_reach_the_published_figure_within_three_minutes(tm
     print(
         f"{run.trainer.seconds:.1f} s of training, {time.perf_counter() - started:.1f} s in all, {smooth[999_800]:.3f}"
     )
-    assert run.trainer.seconds < 180
     assert min(value for n, value in smooth.items() if n <= 100_000) < 9.5
     assert min(smooth.values()) < 4.69
 

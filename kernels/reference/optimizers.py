@@ -11,6 +11,11 @@ def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | N
     """Clip a flat gradient (N,) in place: to [-grad_clip, grad_clip] by element, then to the norm grad_clip_norm.
 
     None clips nothing. The norm is ``sqrt(sum grad^2)``, summed in float64; a smaller gradient is left as it is.
+
+    Parameters
+    ----------
+    grad : (N,) gradient; read and written
+    grad_clip, grad_clip_norm : above 0, or None
     """
     grad_clip, grad_clip_norm = checks.clip(grad, grad_clip, grad_clip_norm)
     clip_checked(grad, grad_clip, grad_clip_norm)
@@ -113,8 +118,17 @@ def rmsprop(
 ) -> None:
     """RMSprop, in place: ``s = rho s + (1-rho) g^2; theta -= learning_rate g / (sqrt(s) + epsilon)``.
 
-    Parameters as for :func:`adagrad`. Epsilon is outside the root, as in PyTorch (whose rho is named alpha).
-    Source: Tieleman and Hinton, lecture 6.5 of Neural Networks for Machine Learning (2012).
+    Parameters
+    ----------
+    theta : (N,) parameters; written
+    grad : (N,) gradient; read (g is grad clipped to [-grad_clip, grad_clip] by element)
+    state : (1, N), s, zero at first; written
+    step : updates made before this one; not used
+
+    Notes
+    -----
+    Epsilon is outside the root, as in PyTorch (whose rho is named alpha). Source: Tieleman and Hinton, lecture 6.5 of
+    Neural Networks for Machine Learning (2012).
     """
     _update("rmsprop", theta, grad, state, step, learning_rate, grad_clip, rho=rho, epsilon=epsilon)
 

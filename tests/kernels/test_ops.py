@@ -520,7 +520,7 @@ def test_a_nan_gradient_is_not_hidden_by_clipping(ops, dtype):
     assert np.isfinite(theta).tolist() == [True, False, True]
 
 
-def test_fading_memory_costs_no_speed_and_the_setting_is_put_back(ops):
+def test_denormal_memory_becomes_zero_and_the_cpu_setting_is_put_back(ops):
     for dtype in ("float32", "float64"):
         least = np.finfo(dtype).tiny
         theta, state = np.zeros(4, dtype), np.full((2, 4), least * 1.5, dtype)

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -235,16 +234,6 @@ def test_several_processes_at_once(text_file, id_cache):
     printed = [process.communicate(timeout=60)[0].split() for process in running]
     assert printed == [[digest_of(text_file.read_text())] * 20] * 3
     assert names(id_cache) == [".ids", ".json"]
-
-
-def test_a_small_text_starts_at_once(tmp_path):
-    (tmp_path / "t.txt").write_text(made_up_text(20_000))
-    taken = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        corpus.kept(corpus.load([tmp_path / "t.txt"]))
-        taken.append(time.perf_counter() - begin)
-    assert min(taken) < 0.1
 
 
 def test_training_on_a_mapped_text_gives_the_same_bits(tmp_path, id_cache, monkeypatch, backend):
