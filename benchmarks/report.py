@@ -1,7 +1,8 @@
-"""The results as tables in README.md, between two marks. Pure Python, so that a test can redo it anywhere.
+"""Write the results as tables into docs/benchmarks.md, and four rows of them into README.md, between two marks.
 
-A comment beside the tables holds the digests of the results and of the charts; each chart holds that of the results it
-was drawn from. So a figure that is edited by hand, in the page or in a chart, is found (tests/test_report.py).
+This module needs no package but ours, so a test can repeat its work anywhere. A comment beside the tables holds the
+digests of the results and of the charts; each chart holds the digest of the results that it was drawn from.
+tests/test_report.py therefore notices any figure that was edited by hand, in a page or in a chart.
 """
 
 import hashlib
@@ -11,7 +12,8 @@ from benchmarks import results as read
 from benchmarks.process import ROOT
 from charlstm.measure.bench import in_words
 
-README, CHARTS = ROOT / "README.md", (ROOT / "docs" / "speed.svg", ROOT / "docs" / "cost.svg")
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
+CHARTS = (ROOT / "docs" / "speed.svg", ROOT / "docs" / "cost.svg")
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 NOT_YET = "Not measured yet: `make bench`, then `python -m benchmarks report`."
 RIVALS = {"pytorch": "PyTorch", "jax": "JAX", "plain_c": "plain C", "numpy_loop": "NumPy loop"}
@@ -19,11 +21,12 @@ WORKS = {
     "seed": "`seed`: H=100, T=16, B=1, Adagrad",
     "h256-b16": "`h256-b16`: H=256, T=32, B=16, Adam",
     "keras": "`keras`: H=128, windows of 40, B=128, RMSprop",
-    "torch-rnn-128": "`torch-rnn-128`: 2 layers, T=50, B=50, Adam",
-    "torch-rnn-512": "`torch-rnn-512`: the same, H=512",
-    "torch-rnn-1024": "`torch-rnn-1024`: the same, H=1024",
-    "sample": "`sample`: a character, H=100",
+    "torch-rnn-128": "`torch-rnn-128`: 2 layers, H=128, T=50, B=50, Adam",
+    "torch-rnn-512": "`torch-rnn-512`: 2 layers, H=512, T=50, B=50, Adam",
+    "torch-rnn-1024": "`torch-rnn-1024`: 2 layers, H=1024, T=50, B=50, Adam",
+    "sample": "`sample`: one character, H=100",
 }
+IN_README = ("seed", "h256-b16", "torch-rnn-512", "sample")
 
 
 def digest(path):
@@ -36,7 +39,7 @@ def table(head, rows):
 
 
 def speed_table(results):
-    """A row for each work and number of threads: ours, the rivals at their best and how many times ours is faster."""
+    """One row for each work and number of threads: our time, and each rival's best time as a multiple of ours."""
     present = [name for name in RIVALS if any(_took_part(results, work, name) for work in WORKS)]
     rows = []
     for work, title in WORKS.items():
@@ -47,11 +50,11 @@ def speed_table(results):
             of_floor = race["floor"][str(threads)] / mine["median"]
             rows.append([title, str(threads), _ours(mine), *cells, f"{of_floor:.0%}"])
     rows += list(_others(results, len(present)))
-    return table(["an iteration of", "threads", "ours", *(RIVALS[name] for name in present), "of floor"], rows)
+    return table(["one iteration of", "threads", "ours", *(RIVALS[name] for name in present), "floor / ours"], rows)
 
 
 def cost_table(results):
-    """What an iteration of ours costs against H and against B, and the fraction of the floor that this is."""
+    """Our time per iteration against H and against B, and the floor as a fraction of it."""
     rows = []
     for kind, letter in (("cost-h", "H"), ("cost-b", "B")):
         for size, race in read.costs(results, kind):
@@ -61,7 +64,7 @@ def cost_table(results):
                 cells.append(f"{in_words(median)}, {race['floor'][str(threads)] / median:.0%} of floor")
             rows.append([f"{letter} = {size}", *cells])
     counts = range(max((len(row) for row in rows), default=1) - 1)
-    return table(["an iteration at", *("one thread" if k == 0 else "more threads" for k in counts)], rows)
+    return table(["one iteration at", *("one thread" if k == 0 else "more threads" for k in counts)], rows)
 
 
 def _took_part(results, work, name):
@@ -88,7 +91,7 @@ def _others(results, blanks):
 
 
 def memory_table(results):
-    """The most memory of a process that trains, and what an iteration allocates."""
+    """Peak memory of a training process, and what one iteration allocates."""
     rows = []
     for each in results["benchmarks"]:
         if "bytes_per_iteration" not in each:
@@ -98,7 +101,7 @@ def memory_table(results):
         cells = [_mebibytes(c["peak_rss"]) if c else "" for c in theirs]
         allocated = f"{each['bytes_per_iteration']:g} bytes, {each['arrays_per_iteration']:g} arrays"
         rows.append([f"`{each['work']}`", str(threads), _mebibytes(each["peak_rss"]), *cells, allocated])
-    return table(["training", "threads", "ours, peak RSS", "PyTorch", "JAX", "ours allocates an iteration"], rows)
+    return table(["training", "threads", "ours, peak RSS", "PyTorch", "JAX", "ours allocates per iteration"], rows)
 
 
 def _mebibytes(size):
@@ -106,7 +109,7 @@ def _mebibytes(size):
 
 
 def about(results):
-    """Where, when and with what; and what is missing."""
+    """The machine, the date, the versions, and what was not measured."""
     limits, machine = results["limits"], results["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in read.versions_of(results).items())
     loads = _loads(results)
@@ -114,9 +117,9 @@ def about(results):
     words = [
         f"{machine['processor']}, {machine['cores']} cores; load {min(loads)} to {max(loads)} (the benchmark's own "
         f"included); {results['date']}; commit {(results['commit'] or 'none')[:10]}{changed}; {versions}.",
-        f"One core at best: sgemm {limits['sgemm_gflops']:.0f} GFLOP/s, second-level cache "
+        f"Limits of one core: sgemm {limits['sgemm_gflops']:.0f} GFLOP/s, L2 cache "
         f"{limits['l2_gbytes_per_s']:.0f} GB/s, memory {limits['memory_gbytes_per_s']:.0f} GB/s, "
-        f"{limits['exp_per_ns']:.1f} exponentials a nanosecond.",
+        f"{limits['exp_per_ns']:.1f} exponentials per nanosecond.",
     ]
     absent = {name: why for each in results["benchmarks"] for name, why in (each.get("absent") or {}).items()}
     missing = (f"Not measured: {RIVALS[name]} ({absent[name]})." for name in RIVALS if name in absent)
@@ -133,58 +136,66 @@ def _loads(results):
 
 def starts(results):
     words = (
-        ("test_help", "`charlstm --help` {}"),
-        ("test_first_step_of_a_warm_cache", "first training step {} after the command"),
-        ("test_first_step_of_a_cold_cache", "{} when the kernels have to be compiled first"),
+        ("test_help", "`charlstm --help` takes {}"),
+        ("test_first_step_of_a_warm_cache", "the first training step begins {} after the command"),
+        ("test_first_step_of_a_cold_cache", "when the kernels must be compiled first, {}"),
     )
     found = [(read.named(results, name), text) for name, text in words]
     return "; ".join(text.format(in_words(each["median"])) for each, text in found if each)
 
 
 def section(results):
-    """What stands between the marks, but for the comment with the digests."""
+    """All tables and charts, as docs/benchmarks.md shows them below the comment with the digests."""
     parts = [
-        "Medians of rounds in turns, each contestant in a process of its own (in brackets the quartiles); rivals at "
-        "their best with as many threads, and how many times as long they take. The floor is the least time that the "
-        "limits of the machine, measured in the same run, leave for the work (`charlstm/measure/limits.py`).",
+        "Each time is the median of several rounds, with the quartiles in parentheses. The contestants take turns, "
+        "each in a process of its own. A rival's time is its best on at most that many threads; 2x means twice our "
+        "time. The floor is the shortest time that the machine's limits, measured in the same run, allow for this work "
+        "(`charlstm/measure/limits.py`).",
         speed_table(results),
-        "![Iterations a second, ours and the rivals](docs/speed.svg)",
-        "![Cost of an iteration against H and B, with the floor](docs/cost.svg)",
+        "![Iterations per second, ours and the rivals'](speed.svg)",
+        "![Time per iteration against H and B, with the floor](cost.svg)",
         memory_table(results),
-        f"Start: {starts(results)}.",
+        f"Start-up: {starts(results)}.",
         about(results),
     ]
     return "\n\n".join(parts)
 
 
+def summary(results):
+    """Four rows of the speed table, each for the most threads, and the chart, as README.md shows them."""
+    head, rule, *rows = speed_table(results).splitlines()
+    last = {row.split(" | ")[0]: row for row in rows}
+    chosen = [last[f"| {WORKS[work]}"] for work in IN_README if f"| {WORKS[work]}" in last]
+    return "\n".join([head, rule, *chosen, "", "![Iterations per second, ours and the rivals'](docs/speed.svg)"])
+
+
 def stamp(path):
-    """The comment that ties page, charts and results together."""
+    """The comment that ties a page to the charts and the results."""
     digests = [f"{chart.relative_to(ROOT)} {digest(chart)}" for chart in CHARTS]
     return f"<!-- results {path.name} {digest(path)}; {'; '.join(digests)} -->"
 
 
 def results_named_in(page):
-    """The file of results that the page was made from; None where it was made from none."""
+    """The file of results that the page was made from, or None."""
     found = re.search(r"<!-- results (\S+) ", page)
     return read.FOLDER / found.group(1) if found else None
 
 
 def between_marks(page):
-    """What a page holds between the marks."""
+    """The part of a page between the marks."""
     return page.partition(BEGIN)[2].partition(END)[0].strip()
 
 
-def expected(path):
-    """What the page must hold between the marks."""
-    return f"{stamp(path)}\n\n{section(read.read(path))}" if path else NOT_YET
+def expected(path, make):
+    """The text that must stand between the marks of a page made by `make`: `section` or `summary`."""
+    return f"{stamp(path)}\n\n{make(read.read(path))}" if path else NOT_YET
 
 
 def write(path):
-    """Draw the charts and put the tables into README.md."""
+    """Draw the charts and put the tables into docs/benchmarks.md and README.md."""
     from benchmarks import charts
 
     charts.draw(read.read(path), digest(path), *CHARTS)
-    page = README.read_text()
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n{expected(path)}\n{END}{after}")
+    for page, make in ((PAGE, section), (README, summary)):
+        before, _, rest = page.read_text().partition(BEGIN)
+        page.write_text(f"{before}{BEGIN}\n{expected(path, make)}\n{END}{rest.partition(END)[2]}")

@@ -1,6 +1,7 @@
 """What the documents say can be done: links lead somewhere, commands and options exist, public functions are described."""
 
 import inspect
+import pkgutil
 import re
 
 import pytest
@@ -12,6 +13,7 @@ from charlstm.cli import cli
 from kernels.spec import OPS
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+ORIGINALS = {"min-char-rnn.py", "min-char-lstm.py", "min-char-lstm-mod-2.py", "markov-model.py"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -27,6 +29,18 @@ def test_commands_and_options_exist(page):
         known = {option for parameter in cli.commands[command].params for option in parameter.opts}
         for option in re.findall(r"(--[a-z-]+)", rest):
             assert option in known, option
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_and_modules_that_are_named_exist(page):
+    """A file of ours is named with its folder; bare names of scripts are those of the programs that charlstm replaces."""
+    text = page.read_text()
+    for path in re.findall(r"(?<![\w/.])((?:kernels|charlstm|tests|benchmarks|docs|\.ci)/[\w./-]*\w)", text):
+        assert (ROOT / path).exists() or re.search(r"[A-Z]{4}", path), path
+    for name in re.findall(r"`([\w-]+\.(?:py|cu))`", text):
+        assert name in ORIGINALS, name
+    for name in re.findall(r"`((?:kernels|charlstm)(?:\.\w+)+)`", text):
+        assert pkgutil.resolve_name(name) is not None, name
 
 
 def test_make_targets_exist():

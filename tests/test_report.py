@@ -77,7 +77,7 @@ def made_up():
 
 def test_the_speed_table_holds_ours_the_rivals_and_the_floor():
     head, _, *rows = report.speed_table(made_up()).splitlines()
-    assert head == "| an iteration of | threads | ours | PyTorch | JAX | plain C | of floor |"
+    assert head == "| one iteration of | threads | ours | PyTorch | JAX | plain C | floor / ours |"
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     assert cells[0][1:] == [
         "1",
@@ -117,8 +117,8 @@ def test_the_page_says_where_when_and_with_what():
     page = report.section(made_up())
     for words in (
         "Abacus, 2 cores; load 0.1 to 2.5", "2020-02-02", "commit 0123456789;", "python 3.13, numpy 2.0, torch 2.1, jax 0.5",
-        "Not measured: NumPy loop (mislaid).", "sgemm 100 GFLOP/s", "1.9 exponentials a nanosecond",
-        "Start: `charlstm --help` 125 ms; 30.0 s when the kernels have to be compiled first.",
+        "Not measured: NumPy loop (mislaid).", "sgemm 100 GFLOP/s", "1.9 exponentials per nanosecond",
+        "Start-up: `charlstm --help` takes 125 ms; when the kernels must be compiled first, 30.0 s.",
     ):  # fmt: skip
         assert words in page, words
     changed = {**made_up(), "uncommitted_changes": True}
@@ -161,12 +161,20 @@ def test_times_have_three_digits(seconds, words):
     assert in_words(seconds) == words
 
 
+def test_the_readme_has_a_row_for_each_of_four_works_on_the_most_threads():
+    rows = report.speed_table(made_up()).splitlines()
+    table, _, chart = report.summary(made_up()).partition("\n\n")
+    assert table.splitlines() == [*rows[:2], rows[3], rows[4]]  # these results have two of the four works
+    assert "torch-rnn-512" in report.IN_README
+    assert chart.endswith("(docs/speed.svg)")
+
+
 # ------------------------------------------------------------------------------------------------- edited by hand
-def test_readme_and_charts_are_what_the_results_give():
+def test_pages_and_charts_are_what_the_results_give():
     """Run `python -m benchmarks report` where this is red; figures are not typed."""
-    page = report.README.read_text()
-    path = report.results_named_in(page)
-    assert report.between_marks(page) == report.expected(path)
+    path = report.results_named_in(report.PAGE.read_text())
+    for page, make in ((report.PAGE, report.section), (report.README, report.summary)):
+        assert report.between_marks(page.read_text()) == report.expected(path, make), page.name
     if path:
         for chart in report.CHARTS:
             assert chart.read_text().splitlines()[-1] == f"<!-- results {report.digest(path)} -->"
@@ -174,13 +182,15 @@ def test_readme_and_charts_are_what_the_results_give():
 
 @pytest.fixture
 def reported(tmp_path, monkeypatch):
-    """A page, charts and results of their own, as the report leaves them."""
+    """Pages, charts and results of their own, as the report leaves them."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: make bench")
     (tmp_path / "docs").mkdir()
-    (tmp_path / "README.md").write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    for name in ("README.md", "docs/benchmarks.md"):
+        (tmp_path / name).write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     (tmp_path / "made-up.json").write_text(json.dumps(made_up()))
     monkeypatch.setattr(report, "ROOT", tmp_path)
     monkeypatch.setattr(report, "README", tmp_path / "README.md")
+    monkeypatch.setattr(report, "PAGE", tmp_path / "docs" / "benchmarks.md")
     monkeypatch.setattr(report, "CHARTS", (tmp_path / "docs" / "speed.svg", tmp_path / "docs" / "cost.svg"))
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     report.write(tmp_path / "made-up.json")
@@ -188,17 +198,18 @@ def reported(tmp_path, monkeypatch):
 
 
 def test_the_report_replaces_what_is_between_the_marks(reported):
-    page = report.README.read_text()
-    assert page.startswith(f"before\n{report.BEGIN}\n<!-- results made-up.json ")
-    assert page.endswith(f"{report.END}\nafter\n")
-    assert "old" not in page
-    test_readme_and_charts_are_what_the_results_give()
+    for path in (report.README, report.PAGE):
+        page = path.read_text()
+        assert page.startswith(f"before\n{report.BEGIN}\n<!-- results made-up.json ")
+        assert page.endswith(f"{report.END}\nafter\n")
+        assert "old" not in page
+    test_pages_and_charts_are_what_the_results_give()
 
 
 @pytest.mark.parametrize(
     ("name", "right", "wrong"),
-    [("README.md", "80%", "81%"), ("docs/speed.svg", "<path d=", "<path  d="), ("docs/cost.svg", "</svg>", "</svg> "),
-     ("made-up.json", "0.0008", "0.0009")],
+    [("README.md", "80%", "81%"), ("docs/benchmarks.md", "80%", "81%"), ("docs/speed.svg", "<path d=", "<path  d="),
+     ("docs/cost.svg", "</svg>", "</svg> "), ("made-up.json", "0.0008", "0.0009")],
 )  # fmt: skip
 def test_an_edit_by_hand_is_found(reported, name, right, wrong):
     path = reported / name
@@ -206,7 +217,7 @@ def test_an_edit_by_hand_is_found(reported, name, right, wrong):
     path.write_text(before.replace(right, wrong, 1))
     assert path.read_text() != before
     with pytest.raises(AssertionError):
-        test_readme_and_charts_are_what_the_results_give()
+        test_pages_and_charts_are_what_the_results_give()
 
 
 def test_charts_are_the_same_to_the_byte_and_show_the_figures(reported):
