@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks import results as read
-from benchmarks.report import RIVALS
+from benchmarks.results import RIVALS
 from charlstm.measure.bench import in_words
 
 OURS, OTHERS, INK, FAINT = "#0072b2", "#a3a3a3", "#222222", "#8a8a8a"

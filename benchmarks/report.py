@@ -10,13 +10,13 @@ import re
 
 from benchmarks import results as read
 from benchmarks.process import ROOT
+from benchmarks.results import RIVALS
 from charlstm.measure.bench import in_words
 
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 CHARTS = (ROOT / "docs" / "speed.svg", ROOT / "docs" / "cost.svg")
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 NOT_YET = "Not measured yet: `make bench`, then `python -m benchmarks report`."
-RIVALS = {"pytorch": "PyTorch", "jax": "JAX", "plain_c": "plain C", "numpy_loop": "NumPy loop"}
 WORKS = {
     "seed": "`seed`: H=100, T=16, B=1, Adagrad",
     "h256-b16": "`h256-b16`: H=256, T=32, B=16, Adam",

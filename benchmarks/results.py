@@ -7,6 +7,9 @@ from charlstm.host import machine
 
 FOLDER = Path(__file__).parent / "results"
 
+#: The contestants beside ours, by the names that results have, in the order of tables and charts.
+RIVALS = {"pytorch": "PyTorch", "jax": "JAX", "plain_c": "plain C", "numpy_loop": "NumPy loop"}
+
 
 def name_of_machine():
     """A name that is the same for every run on this kind of machine: amd-epyc-2-cores."""
