@@ -209,6 +209,6 @@ def gru_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | Non
     out = new_gradients("gru", sizes, cache.x, dh.dtype) if out is None else out
     dz = new_dz("gru", sizes, dh.dtype) if dz is None else dz
     carried((dh_last,), out)
-    kept, counter = GRUCache(*map(readable, cache)), np.zeros(3, np.int64)  # type: ignore[call-overload]
+    kept, counter = GRUCache(*map(readable, cache)), np.zeros(3, np.int64)
     gru_layer_backward(readable(dh), kept, out, dz, np.zeros_like(out.dh0), whole(sizes["H"]), counter)
     return out

@@ -1,7 +1,7 @@
 """The layer-normalised LSTM on the CPU: steps, layer inside a model, ops. Equations: kernels/spec/cells.py.
 
-`gates` is three matrices (T B, 4H), one after the other: the activated gates, a = x W_x and s = h W_h; dz is six, as the
-reference has them. Streams alone are shared out.
+`gates` is three matrices (T B, 4H), one after the other: the activated gates, a = x W_x and s = h W_h; dz is six, as
+the reference has them. Streams alone are shared out.
 """
 
 from typing import Any
@@ -249,6 +249,6 @@ def lnlstm_backward(
     out = new_gradients("lnlstm", sizes, cache.x, dh.dtype) if out is None else out
     dz = new_dz("lnlstm", sizes, dh.dtype) if dz is None else dz
     carried((dh_last, dc_last), out)
-    kept = LNLSTMCache(*map(readable, cache))  # type: ignore[call-overload]
+    kept = LNLSTMCache(*map(readable, cache))
     lnlstm_layer_backward(readable(dh), kept, out, dz, whole(sizes["H"]), np.zeros(3, np.int64))
     return out

@@ -303,6 +303,6 @@ def lstm_backward(
     out = new_gradients("lstm", sizes, cache.x, dh.dtype) if out is None else out
     dz = new_dz("lstm", sizes, dh.dtype) if dz is None else dz
     carried((dh_last, dc_last), out)
-    kept = LSTMCache(*map(readable, cache))  # type: ignore[call-overload]
+    kept = LSTMCache(*map(readable, cache))
     lstm_layer_backward(readable(dh), kept, out, dz, whole(sizes["H"]), np.zeros(3, np.int64))
     return out

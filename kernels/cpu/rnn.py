@@ -174,6 +174,6 @@ def rnn_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | Non
     out = new_gradients("rnn", sizes, cache.x, dh.dtype) if out is None else out
     dz = new_dz("rnn", sizes, dh.dtype) if dz is None else dz
     carried((dh_last,), out)
-    kept = RNNCache(*map(readable, cache))  # type: ignore[call-overload]
+    kept = RNNCache(*map(readable, cache))
     rnn_layer_backward(readable(dh), kept, out, dz, whole(sizes["H"]), np.zeros(3, np.int64))
     return out

@@ -96,7 +96,7 @@ def lnlstm_backward(
     Equations: see kernels/spec/cells.py. Cost: twice that of the forward pass. Source: Ba, Kiros and Hinton (2016).
     """
     checks.backward("lnlstm", dh, cache, (dh_last, dc_last), out, dz)
-    x, h, c, gates, W_x, W_h, gain_x, gain_h, gain_c, b_c = cache  # type: ignore[misc]
+    x, h, c, gates, W_x, W_h, gain_x, gain_h, gain_c, b_c = cache
     H = h.shape[2]
     dz = np.empty((6, *gates.shape[1:]), gates.dtype) if dz is None else dz
     dh_next = np.zeros_like(h[0]) if dh_last is None else dh_last

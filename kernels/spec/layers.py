@@ -2,36 +2,40 @@
 
 from collections import namedtuple
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kernels.spec.cells import CELLS, Cell
 
 
-class Cache(Protocol):
-    """What a forward op leaves for its backward op; any backend's serves any other's. It holds arrays, no copies."""
+class Cache(tuple[Any, ...]):
+    """For annotations: the named tuple that a forward op leaves for its backward op, of any backend for any other.
 
-    x: Any  # (T, B) int32 ids or (T, B, D) floats
-    h: Any  # (T+1, B, H), [0] is what came in
-    W_x: Any  # (D, gates H)
-    W_h: Any  # (H, gates H)
+    It holds arrays, no copies: x, h (T+1, B, H), c and gates as far as the cell has them, W_x, W_h, ...
+    """
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
-class Grads(Protocol):
-    """Gradients of the loss with respect to what a forward op was given."""
+class Grads(tuple[Any, ...]):
+    """For annotations: the named tuple of a loss's gradients with respect to what a forward op was given.
 
-    dx: Any  # (T, B, D); None for ids
-    dh0: Any  # (B, H)
-    dW_x: Any  # (D, gates H)
-    dW_h: Any  # (H, gates H)
+    dx (T, B, D), None for ids; dh0 (B, H), dc0 as far as the cell has it, dW_x, dW_h, ...
+    """
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class Layer(NamedTuple):
     """What follows from one row of CELLS."""
 
     row: Cell
-    params: Callable[..., Any]  # type: W_x, W_h and the vectors
-    cache: Callable[..., Any]  # type: see Cache
-    grads: Callable[..., Any]  # type: see Grads
+    params: Any  # type: W_x, W_h and the vectors
+    cache: Any  # type: see Cache
+    grads: Any  # type: see Grads
     states: tuple[str, ...]  # h, and c where there is one
     made: tuple[str, ...]  # what a forward op makes: the states, and gates where any are kept
     signatures: tuple[str, str]  # of the forward and of the backward op

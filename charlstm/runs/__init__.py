@@ -1,0 +1,1 @@
+"""The run folder: begun, written, found again."""
