@@ -87,9 +87,11 @@ def main():
     os.environ["NUMBA_NRT_STATS"] = "1"  # read when Numba is loaded
     from benchmarks import works
     from charlstm.measure.bench import WORKS
-    from kernels.cpu.threads import Pace
+    from kernels.cpu.pace import TeamSwitch
 
-    Pace.STRETCH = math.inf  # seconds: a call is one stretch, which takes one handle for each array that is passed
+    TeamSwitch.STRETCH = (
+        math.inf
+    )  # seconds: a call is one stretch, which takes one handle for each array that is passed
     name, threads, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     work = WORKS[name]
     prepared = Prepared(work, works.ids(work), threads, 2 * count)

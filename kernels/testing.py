@@ -14,7 +14,7 @@ from kernels.spec.arguments import check_layout, check_type
 
 #: Largest relative error, norm-wise, that a gradient may have against central differences in float64.
 GRADIENT_TOLERANCE = 1e-6
-#: Largest relative error, norm-wise, of a float64 result against numpy_ref.
+#: Largest relative error, norm-wise, of a float64 result against the reference.
 FLOAT64_TOLERANCE = 1e-12
 
 #: Sizes of gradient checks: small, odd and all different, so that a swapped axis cannot pass.

@@ -1,4 +1,4 @@
-"""Make tests/data/trace-*.json: short training runs of numpy_ref on made-up text from fixed weights, one for each cell.
+"""Make tests/data/trace-*.json: short training runs of the reference on made-up text from fixed weights, one for each cell.
 
     python tests/make_trace.py
 

@@ -18,18 +18,17 @@ class Mutation(NamedTuple):
 
 
 _UPDATES = "cpu/optimizers.py"
-_CELLS, _LAYERS, _MODEL, _LOOPS = "cpu/cells.py", "cpu/layers.py", "cpu/model.py", "cpu/steps.py"
-_PAIRS, _RNN_GRU = "cpu/bfloat16.py", "cpu/rnn_gru.py"
+_LSTM, _GRADIENTS, _MODEL = "cpu/lstm.py", "cpu/gradients.py", "cpu/model.py"
 _CUDA_CELLS, _SMALL, _PERSISTENT = "gpu/cuda/cells.cu", "gpu/cuda/small.cu", "gpu/cuda/persistent.cu"
 MUTATIONS = (
     Mutation("dropped dc carry", "numpy", "reference/lstm.py", "dc_next = dc_t * f", "dc_next = dc_t * 0"),
-    Mutation("dropped dc carry", "numba", _CELLS, "row.store(dc_t * f, dc_next)", "row.store(dc_t * 0.0, dc_next)"),
+    Mutation("dropped dc carry", "numba", _LSTM, "row.store(dc_t * f, dc_next)", "row.store(dc_t * 0.0, dc_next)"),
     Mutation("unwritten dW", "numpy", "reference/layer.py", "out.dW_h[...] = h[:-1]", "h[:-1]"),
-    Mutation("unwritten dW", "numba", _MODEL, "    add_outer(", "    # add_outer("),
+    Mutation("unwritten dW", "numba", _GRADIENTS, "    add_outer(", "    # add_outer("),
     Mutation("wrong tanh branch", "numpy", "reference/lstm.py", "(1 - tanh_c**2)", "(1 - tanh_c)"),
-    Mutation("wrong tanh branch", "numba", _CELLS, "(1.0 - tanh_c * tanh_c)", "(1.0 - tanh_c)"),
+    Mutation("wrong tanh branch", "numba", _LSTM, "(1.0 - tanh_c * tanh_c)", "(1.0 - tanh_c)"),
     Mutation("off-by-one target", "numpy", "reference/model.py", "(logits, x[1:][first:])", "(logits, x[:-1][first:])"),
-    Mutation("off-by-one target", "numba", _LOOPS, "offsets, x[1:], h", "offsets, x[:T], h"),
+    Mutation("off-by-one target", "numba", "cpu/steps.py", "readout(net, x[1:], ws", "readout(net, x[:T], ws"),
     Mutation("skipped clip", "numpy", "reference/optimizers.py", "np.clip(grad, -grad_clip, grad_clip", "np.clip(grad, -np.inf, np.inf"),
     Mutation("skipped clip", "numba", _UPDATES, "return g.at_most(limit).at_least(-limit)", "return g"),
 )  # fmt: skip
@@ -55,24 +54,30 @@ MORE_MUTATIONS = (
     Mutation("dropped dh z of the GRU", "cupy", _CUDA_CELLS, "dh_next[n] = dh_t * z;", "dh_next[n] = 0;"),
     Mutation("dropout's gradient unscaled", "cupy", "gpu/model.py", "*self._drop(k, dh, dh), _cleared", "_cleared"),
     Mutation("dropped dh z of the GRU", "numpy", "reference/gru.py", "@ W_h.T + dh_t * z", "@ W_h.T"),
-    Mutation("dropped dh z of the GRU", "numba", _CELLS, "row.store(dh_t * z, kept)", "row.store(dh_t * 0.0, kept)"),
+    Mutation("dropped dh z of the GRU", "numba", "cpu/gru.py", "row.store(dh_t * z, kept)", "row.store(dh_t * 0.0, kept)"),
     Mutation("reset gate left out of ds", "numpy", "reference/gru.py", "[da_r, da_z, da_n * r]", "[da_r, da_z, da_n]"),
-    Mutation("reset gate left out of ds", "numba", _CELLS, "row.store(da_n * r, ds,", "row.store(da_n, ds,"),
-    Mutation("panel left out", "numba", _LAYERS, "p in range(1, partial", "p in range(2, partial"),
-    Mutation("panels by no turns", "numba", _LAYERS, "(layer * T + t + 1) % 2", "(layer * T + t) % 2"),
-    Mutation("packed gates on top of each other", "numba", _LAYERS, "s * region + K * piece[0]", "K * piece[0]"),
-    Mutation("half of a pair forgotten", "numba", _PAIRS, "builder.and_(upper,", "builder.and_(lower,"),
-    Mutation("readout of the first steps", "numba", _MODEL, "(dlogits.size), first * B", "(dlogits.size), 0"),
-    Mutation("bias of one side for both", "numba", _MODEL, "d_at + side * R * N", "d_at"),
-    Mutation("state of one step for the next", "numba", _RNN_GRU, "(row + B) * H), R * H)", "row * H), R * H)"),
+    Mutation("reset gate left out of ds", "numba", "cpu/gru.py", "row.store(da_n * r, ds,", "row.store(da_n, ds,"),
+    Mutation("panel left out", "numba", _LSTM, "p in range(1, partial", "p in range(2, partial"),
+    Mutation("panels by no turns", "numba", _LSTM, "(layer * T + t + 1) % 2", "(layer * T + t) % 2"),
+    Mutation("packed gates on top of each other", "numba", "cpu/layers.py", "s * region + K * piece[0]", "K * piece[0]"),
+    Mutation("half of a pair forgotten", "numba", "cpu/bfloat16.py", "builder.and_(upper,", "builder.and_(lower,"),
+    Mutation("readout of the first steps", "numba", _GRADIENTS, "first * B, passed_up", "0, passed_up"),
+    Mutation("bias of one side for both", "numba", _GRADIENTS, "d_at + plane * R * N", "d_at"),
+    Mutation("state of one step for the next", "numba", "cpu/rnn.py", "(row + B) * H), R * H)", "row * H), R * H)"),
     Mutation("memory of another column", "numba", _UPDATES, "r, row), I64(c * vec.lanes)", "r, row), I64(0)"),
     Mutation("dropout's gradient unscaled", "numpy", "reference/model.py", "](_dropped(dh, mask, dropout)", "](_dropped(dh, mask, 0)"),
-    Mutation("dropout's gradient unscaled", "numba", _MODEL, "drop(dh, extra.masks[n, layer], extra.scale",
-             "drop(dh, extra.masks[n, layer], 1.0"),
+    Mutation("dropout's gradient unscaled", "numba", _MODEL, "drop(ws.dh, extra.masks[n, layer], extra.scale",
+             "drop(ws.dh, extra.masks[n, layer], 1.0"),
     Mutation("embedding overwritten, not added to", "numpy", "reference/model.py", "np.add.at(grads.embedding, x[:-1], dh)",
              "grads.embedding[x[:-1]] = dh"),
-    Mutation("table's gradient added to the table", "numba", _MODEL, "clear_rows(flat, n0",
-             "flat  # clear_rows(flat, n0"),
+    Mutation("table's gradient added to the table", "numba", _MODEL, "clear_rows(out, n0",
+             "out  # clear_rows(out, n0"),
+    Mutation("layer norm's mean forgotten", "numpy", "reference/lnlstm.py", "scale * (d - d.mean(axis=-1, keepdims=True) -",
+             "scale * (d -"),
+    Mutation("layer norm's mean forgotten", "numba", "cpu/lnlstm.py", "scale * (d[j] - total -", "scale * (d[j] -"),
+    Mutation("gain of one side for both", "numpy", "reference/lnlstm.py", "dz[2, t] * gain_h, normal_h",
+             "dz[2, t] * gain_x, normal_h"),
+    Mutation("gain of one side for both", "numba", "cpu/lnlstm.py", "ds[j] = dz[j] * gain_h[j]", "ds[j] = dz[j] * gain_x[j]"),
 )  # fmt: skip
 
 

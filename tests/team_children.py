@@ -52,11 +52,11 @@ def failing_members():
     import numba
 
     from kernels.cpu import teamwork
-    from kernels.cpu.threads import meet
+    from kernels.cpu.threads import barrier
 
     @numba.njit(nogil=True)
     def wait(counter):
-        meet(counter, 3)
+        barrier(counter, 3)
 
     for failing in range(3):
         counter, met = np.zeros(8, np.int64), []

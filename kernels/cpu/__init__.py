@@ -6,7 +6,7 @@ is a call that trains, threads.py who does what in it, teamwork.py and pace.py t
 travels together; matmul.py, bfloat16.py, optimizers.py, loss.py and emit/ are the pieces. Here arguments are checked
 and buffers made.
 
-Accuracy (tests/kernels/test_chain.py): float64 within 1e-12 of numpy_ref, norm-wise per tensor; float32 within the
+Accuracy (tests/kernels/test_chain.py): float64 within 1e-12 of the reference, norm-wise per tensor; float32 within the
 larger of four times plain float32 NumPy's own error and eight units of rounding of the tensor's scale.
 """
 
@@ -57,7 +57,7 @@ def _update(
 
 
 def _code(name: str, hyper: dict[str, float]) -> int:
-    """The number of an optimizer in updates.py."""
+    """The number of an optimizer in optimizers.py."""
     return optimizers.MOMENTUM if name == "sgd" and spec.slots_of(name, hyper) else _CODES[name]
 
 

@@ -56,7 +56,7 @@ def plan(
 
     Small batches of middling models are cut into panels of hidden units (spec.unit_panels). Otherwise streams are
     shared out, where each member gets a tile of four; where it would get less, hidden units, if there are enough of
-    them. A member with streams has at least two: one row has sums of its own (products.py). Measured:
+    them. A member with streams has at least two: one row has sums of its own (matmul.py). Measured:
     docs/performance.md. Of cells other than the LSTM nothing but streams is shared out.
     """
     H, B, threads = hidden_size, batch_size, threads if CAN_YIELD else 1

@@ -16,7 +16,7 @@ from kernels.spec.checks import Training
 
 
 def train(call: Training, code: int) -> np.ndarray:
-    """Run the iterations of a checked call with the optimizer `code` of updates.py; return their losses.
+    """Run the iterations of a checked call with the optimizer `code` of optimizers.py; return their losses.
 
     Whatever ends the call between two stretches, theta, state, h and c are those of one and the same iteration, and
     the losses that are written are those of the iterations up to it.

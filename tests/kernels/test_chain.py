@@ -197,7 +197,7 @@ def test_training_as_the_reference(ops, ref, cell, rule, clipping, dtype):
     agree(train(ops, dtype), lambda d: train(ref, d), dtype, tolerance=1e-10)
 
 
-PATHS = [  # T, B, V, H, L, threads and, where it is no LSTM, the cell: what the plan of team.py chooses between, at odd sizes
+PATHS = [  # T, B, V, H, L, threads and, where it is no LSTM, the cell: what the plan of threads.py chooses between, at odd sizes
     (16, 1, 71, 100, 1, 2),  # two panels of hidden units
     (2, 3, 7, 129, 3, 3),  # three threads for two panels; layers take turns
     (5, 2, 11, 201, 2, 3),  # four panels

@@ -239,9 +239,9 @@ def test_what_root_has_compiled_another_user_loads(package):
 def test_an_entry_is_optimized_though_a_thin_function_has_its_name(monkeypatch):
     from numba.core.codegen import CPUCodeLibrary
 
-    from kernels.cpu import model, optimizers, steps
+    from kernels.cpu import gradients, optimizers, steps
 
-    assert steps.update.py_func.__name__ == model.update.py_func.__name__
+    assert steps.update.py_func.__name__ == gradients.update_of("lstm").py_func.__name__
     optimized, plain = [], CPUCodeLibrary._optimize_final_module
 
     def optimize(library):

@@ -163,7 +163,7 @@ def test_cells_without_a_cell_state_leave_c_alone(ops, cell):
 
 
 def test_a_team_that_waits_too_often_gives_way_to_one_thread_and_comes_back():
-    from kernels.cpu.threads import Pace
+    from kernels.cpu.pace import TeamSwitch
 
     def stretch(team_seconds, waits):
         nonlocal now
@@ -174,7 +174,7 @@ def test_a_team_that_waits_too_often_gives_way_to_one_thread_and_comes_back():
         pace.record(n, taken, 0 if alone else int(waits * taken), now)
         return alone
 
-    pace, now = Pace(), 0.0
+    pace, now = TeamSwitch(), 0.0
     assert not any(stretch(6e-5, waits=5) for _ in range(50))  # a quiet machine
     busy = [stretch(3e-4, waits=1000) for _ in range(100)]
     assert busy.index(True) <= 3
@@ -315,9 +315,9 @@ def test_a_smoothed_loss_below_the_limit_ends_the_call_before_that_update(ops, t
 def test_an_end_at_the_last_iteration_of_a_stretch_ends_the_call(ops, monkeypatch, why, at):
     """A call of several threads is cut into stretches: it once went on behind an iteration that was to end it."""
     pytest.importorskip("numba")
-    from kernels.cpu.threads import Pace
+    from kernels.cpu.pace import TeamSwitch
 
-    monkeypatch.setattr(Pace, "iterations", lambda self, left, now: min(left, 2))
+    monkeypatch.setattr(TeamSwitch, "iterations", lambda self, left, now: min(left, 2))
     shape, (starts, reset, rates) = Shape(11, 64), plan(8)  # of a size that two threads share
     options = {"shape": shape, "seq_length": 5}
 

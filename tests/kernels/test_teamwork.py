@@ -161,10 +161,10 @@ def test_while_the_interpreter_is_taken_down_one_thread_does_it_all(monkeypatch)
 
 @numba
 def test_stretches_are_of_a_tenth_of_a_second_and_short_calls_are_one():
-    from kernels.cpu.threads import Pace
+    from kernels.cpu.pace import TeamSwitch
 
     for has_team in (False, True):
-        pace, lengths, done, now = Pace(has_team), [], 0, 0.0
+        pace, lengths, done, now = TeamSwitch(has_team), [], 0, 0.0
         assert pace.is_new
         while done < 100_000:
             n = pace.iterations(100_000 - done, now)
