@@ -146,3 +146,12 @@ def screen(written, columns):
             column += 1
         lines += [[] for _ in range(row + 1 - len(lines))]
     return ["".join(line).rstrip() for line in lines]
+
+
+def words(line):
+    """What a person's shell makes of a command line: the arguments that charlstm gets."""
+    done = subprocess.run(
+        ["bash", "-c", f'charlstm() {{ printf "%s\\0" "$@"; }}; {line}'],  # noqa: S607
+        capture_output=True, check=True,
+    )  # fmt: skip
+    return [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]]

@@ -8,8 +8,8 @@ import re
 import subprocess
 
 import pytest
+from children import words
 from conftest import ROOT, made_up_text
-from test_hints import words
 
 import charlstm
 from charlstm.cli import cli, main
@@ -95,8 +95,9 @@ def is_only_parsed(arguments):
 def test_shell_lines(block, texts, capsysbinary):
     subprocess.run(["bash", "-n"], input=block.encode(), check=True)  # noqa: S607
     lines = [line for line in block.splitlines() if line.startswith("charlstm ")]
-    if any("runs/names" in line for line in lines):
-        lines.insert(0, "charlstm train names.txt")
+    for name in ("names", "book"):  # a run that the page has made before this block
+        if any(f"runs/{name}" in line for line in lines) and not lines[0].startswith(f"charlstm train {name}.txt"):
+            lines.insert(0, f"charlstm train {name}.txt")
     for line in lines:
         arguments = words(line.partition("  #")[0])
         command = cli.commands[arguments[0]]

@@ -15,7 +15,7 @@ def test_the_page_holds_the_table_of_predictions():
     assert f"<!-- predicted -->\n{gpu_model.table()}\n<!-- end -->" in page
     exact, padded, moved = gpu_model.block_figures(WORKS["seed"])
     assert (
-        f"{exact:.1f} million multiply-adds an iteration, {padded:.1f} with what is padded, and moves {moved:.1f} MB"
+        f"{exact:.1f} million multiply-adds per iteration, {padded:.1f} million with padding, and moves {moved:.1f} MB"
         in page
     )
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from children import Terminal, command
+from children import Terminal, command, words
 from conftest import made_up_text
 
 from charlstm.cli import main
@@ -41,15 +41,6 @@ ENDS = {
 def told(text, what):
     """The command on a line of what was printed."""
     return re.findall(rf"^(?:.*\r)?{what} +(charlstm .*)$", text, re.MULTILINE)[-1]
-
-
-def words(line):
-    """What a person's shell makes of a command line: the arguments that charlstm gets."""
-    done = subprocess.run(
-        ["bash", "-c", f'charlstm() {{ printf "%s\\0" "$@"; }}; {line}'],  # noqa: S607
-        capture_output=True, check=True,
-    )  # fmt: skip
-    return [os.fsdecode(word) for word in done.stdout.split(b"\0")[:-1]]
 
 
 @pytest.fixture
