@@ -16,7 +16,7 @@ from conftest import ROOT, made_up_text
 
 OURS = sorted(p.relative_to(ROOT).as_posix() for top in ("kernels", "charlstm") for p in (ROOT / top).rglob("*.py"))
 
-CUDA = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "kernels" / "gpu").glob("*.cu"))
+CUDA = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "kernels" / "gpu" / "cuda").glob("*.cu"))
 
 
 @pytest.fixture(scope="module")

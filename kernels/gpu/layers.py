@@ -10,6 +10,7 @@ from typing import Any
 from kernels.gpu import persistent
 from kernels.gpu.launch import Call, each, launch
 from kernels.gpu.matmul import flat, product
+from kernels.spec import CELLS
 
 _FILE = "cells"
 
@@ -29,7 +30,7 @@ def forward(cell: str, x: Any, parameters: Any, h: Any, c: Any, gates: Any, W_h:
     """
     T, B, H = h.shape[0] - 1, h.shape[1], h.shape[2]
     W_h = parameters.W_h if W_h is None else W_h
-    calls = _from_input(x, parameters, {"lstm": gates, "gru": gates[0], "rnn": h[1:]}[cell])
+    calls = _from_input(x, parameters, _z(cell, h, gates))
     if cell == "lstm" and persistent.fits(T, B, H, h.dtype):
         return [*calls, persistent.forward(W_h, gates, c, h)]
     for t in range(T):
@@ -41,6 +42,12 @@ def forward(cell: str, x: Any, parameters: Any, h: Any, c: Any, gates: Any, W_h:
         else:
             calls += [product(h[t], W_h, h[t + 1], add=True), each(_FILE, "rnn_cell", h.dtype, B * H, h[t + 1], B, H)]
     return calls
+
+
+def _z(cell: str, h: Any, gates: Any) -> Any:
+    """Where the input's part goes (T, B, gates H): into the first of the matrices that are kept, or where h will be."""
+    kept = CELLS[cell].kept
+    return h[1:] if kept == 0 else gates if kept == 1 else gates[0]
 
 
 def _step(name: str, *arrays: Any) -> Call:

@@ -8,7 +8,7 @@ from kernels import spec
 from kernels.gpu.launch import Call, each, launch
 from kernels.gpu.matmul import empty
 
-_FILE = "updates"
+_FILE = "optimizers"
 
 
 class Clipping:

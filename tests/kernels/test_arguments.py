@@ -274,8 +274,8 @@ def test_a_cache_of_something_else_is_refused(ops):
         ((7, 5.0, 1), "hidden_size: expected a whole number from 1 to 2147483647, got 5.0 (float)"),
         ((True, 5, 1), "vocab_size: expected a whole number from 1 to 2147483647, got True (bool)"),
         (("7", 5, 1), "vocab_size: expected a whole number from 1 to 2147483647, got '7' (str)"),
-        ((7, 5, 1, "lstn"), "cell: expected one of lstm, gru, rnn, got 'lstn'"),
-        ((7, 5, 1, None), "cell: expected one of lstm, gru, rnn, got None"),
+        ((7, 5, 1, "lstn"), "cell: expected one of lstm, gru, rnn, lnlstm, got 'lstn'"),
+        ((7, 5, 1, None), "cell: expected one of lstm, gru, rnn, lnlstm, got None"),
     ],
 )
 def test_a_shape_that_is_none_cannot_be_made(sizes, message):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, load
 from device import emulator, fake_cupy
-from test_chain import CELLS, EXTRAS, PATHS, RULES, SIZES, agree, follow, masks_for, model, trace_of
+from test_chain import EXTRAS, PATHS, RULES, SIZES, agree, follow, masks_for, model, trace_of
 
 import kernels
 from charlstm.measure.bench import WORKS, text_ids
@@ -24,6 +24,8 @@ from kernels.testing import FLOAT64_TOLERANCE, float32_excess, relative_error
 
 IS_REAL = kernels.missing("cupy") is None
 pytestmark = pytest.mark.skipif(not IS_REAL and emulator.COMPILER is None, reason=emulator.REASON)
+
+CELLS = [cell for cell, row in spec.CELLS.items() if row.on_device]
 
 
 @pytest.fixture(scope="module")

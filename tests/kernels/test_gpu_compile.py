@@ -32,7 +32,7 @@ BUDGETS = {
         "rounded_to_bfloat16": (28, 28, 0), "cross_entropy": (54, 56, 0), "log_probs": (56, 58, 0),
         "sum_in_double": (32, 42, 2048), "column_sums": (42, 56, 2048),
     },
-    "updates": {
+    "optimizers": {
         "norm_panels": (15, 14, 2048), "norm_factor": (42, 42, 2048), "clip": (26, 32, 0), "update_sgd": (28, 32, 0),
         "update_momentum": (30, 38, 0), "update_adagrad": (38, 46, 0), "update_rmsprop": (38, 46, 0),
         "update_adam": (38, 48, 0),

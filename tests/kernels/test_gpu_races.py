@@ -17,7 +17,7 @@ pytestmark = [
 WORKS = {
     "small": ["block"],
     "model": ["launches"],
-    "updates": ["launches"],
+    "optimizers": ["launches"],
     "sample": ["drawing"],
     "persistent": ["steps"],
 }

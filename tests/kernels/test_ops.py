@@ -546,7 +546,7 @@ def test_refusals(ops):
         ValueError, match="bfloat16: expected one stream of float32, lstm, without an embedding, got 3 of float64, lstm"
     ):
         ops.train_steps(theta, state, h, c, ids, starts, reset, rates, bfloat16=True, **good)
-    with pytest.raises(ValueError, match="cell: expected one of lstm, gru, rnn, got 'lstn'"):
+    with pytest.raises(ValueError, match="cell: expected one of lstm, gru, rnn, lnlstm, got 'lstn'"):
         ops.sample(theta, h, c, np.zeros(3, np.int32), np.zeros((1, 3)), shape=SHAPE._replace(cell="lstn"))
     with pytest.raises(ValueError, match=r"W_h: expected \(H, 3H\) = \(3, 9\), got \(3, 12\)"):
         ops.gru_forward(np.zeros((5, 2), np.int32), *(np.zeros(dims) for dims in ((2, 3), (7, 9), (3, 12), 9, 9)))
