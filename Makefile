@@ -18,11 +18,11 @@ test-peers: $(VENV)/.installed-peers  ## what PyTorch judges
 	$(PYTEST) -m peers
 
 test-compile: $(VENV)/.installed-gpu-test  ## the CUDA source through NVIDIA's compiler, for every architecture
-	$(PYTEST) tests/kernels/test_gpu_compile.py tests/kernels/test_gpu_ptx.py -m "long or not long"
+	$(PYTEST) tests/kernel/test_gpu_compile.py tests/kernel/test_gpu_ptx.py -m "long or not long"
 
 gpu-test:  ## on a machine with a GPU, with the CuPy that PYTHON has: the tests of the device, then its benchmarks
-	CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -m gpu tests/kernels/test_gpu_device.py
-	CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -m "long or not long" tests/kernels/test_gpu.py tests/kernels/test_chain.py tests/kernels/test_ops.py
+	CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -m gpu tests/kernel/test_gpu_device.py
+	CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -m "long or not long" tests/kernel/test_gpu.py tests/kernel/test_chain.py tests/kernel/test_ops.py
 	$(PYTHON) -m benchmarks.gpu
 
 test-long: $(VENV)/.installed-test  ## what is too heavy for every run

@@ -32,7 +32,7 @@ def measure(quick, only):
     load = bench.load_average()
     if load and load > 0.5 and not quick:
         print(f"the machine is busy (load {load}): figures of several threads will be worth little", file=sys.stderr)
-    tests = [sys.executable, "-m", "pytest", "-q", "tests/kernels/test_chain.py"]
+    tests = [sys.executable, "-m", "pytest", "-q", "tests/kernel/test_chain.py"]
     if subprocess.run(tests, cwd=ROOT, check=False).returncode != 0:
         print("a test of the kernels is red: nothing is measured", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""What tests/kernels/test_teamwork.py runs in processes of their own: ``python team_children.py NAME``.
+"""What tests/kernel/test_teamwork.py runs in processes of their own: ``python team_children.py NAME``.
 
 Each function checks by itself, and the process ends with 0 where all is as it should be. Hangs and signals are possible
 in here, so whoever starts one sets a limit.

@@ -112,7 +112,7 @@ def test_nothing_is_measured_while_a_test_is_red(monkeypatch, capsys):
 
     monkeypatch.setattr(command.subprocess, "run", run)
     assert command.measure(quick=True, only=None) == 1
-    assert [arguments[-1] for arguments in ran] == ["tests/kernels/test_chain.py"]
+    assert [arguments[-1] for arguments in ran] == ["tests/kernel/test_chain.py"]
     assert "nothing is measured" in capsys.readouterr().err
 
 

@@ -6,7 +6,7 @@ is a call that trains, threads.py who does what in it, teamwork.py and pace.py t
 travels together; matmul.py, bfloat16.py, optimizers.py, loss.py and emit/ are the pieces. Here arguments are checked
 and buffers made.
 
-Accuracy (tests/kernels/test_chain.py): float64 within 1e-12 of the reference, norm-wise per tensor; float32 within the
+Accuracy (tests/kernel/test_chain.py): float64 within 1e-12 of the reference, norm-wise per tensor; float32 within the
 larger of four times plain float32 NumPy's own error and eight units of rounding of the tensor's scale.
 """
 

@@ -49,7 +49,7 @@ def lnlstm_forward(
     Notes
     -----
     Equations: see kernels/spec/cells.py. Cost: 8 T B H (H + D) flops, 8 T B H H for ids.
-    Accuracy: tests/kernels/test_chain.py, by central differences of every element. Source: Ba, Kiros and Hinton (2016).
+    Accuracy: tests/kernel/test_chain.py, by central differences of every element. Source: Ba, Kiros and Hinton (2016).
     """
     sizes = checks.forward("lnlstm", x, (h0, c0), W_x, W_h, (b, gain_x, gain_h, gain_c, b_c), out)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]

@@ -33,7 +33,7 @@ def lstm_forward(
     Notes
     -----
     Equations: see kernels/spec/cells.py. Cost: 8 T B H (H + D) flops, 8 T B H H for ids.
-    Accuracy: tests/kernels/test_chain.py, by central differences of every element. Source: see kernels/spec/cells.py.
+    Accuracy: tests/kernel/test_chain.py, by central differences of every element. Source: see kernels/spec/cells.py.
     """
     sizes = checks.forward("lstm", x, (h0, c0), W_x, W_h, (b,), out)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]

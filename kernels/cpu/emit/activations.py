@@ -8,7 +8,7 @@ s = 2^n, made by placing n in the exponent bits, and p = expm1(r) = r + r^2 q(r)
 
 The polynomials interpolate (expm1(r) - r) / r^2 at Chebyshev nodes; their relative error is 2.5e-8 (degree 4, float32)
 and 6e-19 (degree 10, float64). Error of the functions themselves, stated and measured in
-tests/kernels/test_activations.py: within 3 units in the last place of the exact value, where that is no smaller than
+tests/kernel/test_activations.py: within 3 units in the last place of the exact value, where that is no smaller than
 e^-87 (float32) or e^-708 (float64): below, exp and sigmoid stay at that value. NaN gives NaN.
 
 The rounding trick in :func:`_reduce` (add and take away a large number) and the two-part ln 2 are destroyed by

@@ -112,7 +112,7 @@ def test_nvidias_own_sanitizer_sees_nothing(tool):
         pytest.skip("needs compute-sanitizer, of the CUDA toolkit")
     done = subprocess.run(
         [sanitizer, "--tool", tool, "--error-exitcode", "66", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-         "tests/kernels/test_gpu.py", "-k", "a_block_with_every_optimizer or trace"],
+         "tests/kernel/test_gpu.py", "-k", "a_block_with_every_optimizer or trace"],
         cwd=ROOT, env={**os.environ, "CHARLSTM_TEST_BACKEND": "cupy"}, capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -389,7 +389,7 @@ def test_blocks_that_would_not_run_at_once_are_an_error(gpu, together, monkeypat
 # --------------------------------------------------------------------------------------------------------- the launcher
 def test_calls_are_refused_and_accepted_as_on_the_processor():
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / "tests" / "test_arguments.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / "tests" / "kernel" / "test_arguments.py"],
         env={**os.environ, "CHARLSTM_TEST_BACKEND": "cupy"}, cwd=ROOT, capture_output=True, text=True, timeout=400,
         check=False,
     )  # fmt: skip

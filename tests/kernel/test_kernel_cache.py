@@ -194,12 +194,12 @@ def test_links_and_what_a_group_can_write_are_refused(image, what):
 #: Calls an entry as another user, each time as if in a new process, with each of the folders named as its cache.
 AS_SOMEBODY_ELSE = """
 import os, sys, numpy as np, kernels
-from kernels.cpu import layers
+from kernels.cpu import loss
 from kernels.cpu import compiler
 compiled = []
 kernels.compile_listeners.append(compiled.append)
 def call(is_cached):
-    entry = compiler.entry(layers.cross_entropy.py_func)
+    entry = compiler.entry(loss.cross_entropy.py_func)
     entry._cache._enabled = is_cached
     compiled.clear()
     logits = np.zeros((1, 1, 4))
