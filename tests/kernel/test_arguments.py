@@ -161,8 +161,10 @@ def test_layers_write_no_read_only_buffer(ops):
             grads = type(found)(*(frozen(a) if field == name else a.copy() for name, a in found._asdict().items()))
             with pytest.raises(ValueError, match=f"^out.{field}: expected a writeable array"):
                 backward(np.ones((T, B, H)), cache, out=grads)
+        row = spec.CELLS[cell]
+        dz = np.zeros((row.planes, T, B, row.gates * H))
         with pytest.raises(ValueError, match="^dz: expected a writeable array"):
-            backward(np.ones((T, B, H)), cache, dz=frozen(gates if cell != "rnn" else np.zeros((T, B, H))))
+            backward(np.ones((T, B, H)), cache, dz=frozen(dz if row.planes > 1 else dz[0]))
 
 
 def test_other_ops_write_no_read_only_array(ops):
