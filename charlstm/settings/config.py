@@ -13,7 +13,7 @@ from kernels.spec import OPTIMIZERS, takers
 
 _MAX_SEED = 2**32 - 1
 #: Optimizers' constants that an optimizer without them refuses; it ignores the others, as presets set those.
-_CONSTANTS = ("momentum",)
+_CONSTANTS = ("momentum", "weight_decay")
 
 
 def _option(
@@ -92,9 +92,15 @@ class Config:
     momentum: float | None = _option(
         None, "sgd, momentum: decay of the sum of gradients [sgd 0: none, momentum 0.9]", low=0, below=1
     )
-    beta1: float | None = _option(None, "adam: decay of the mean gradient [0.9]", low=0, below=1)
-    beta2: float | None = _option(0.99, "adam: decay of the mean square; none is 0.999", low=0, below=1)
+    beta1: float | None = _option(None, "adam, adamw: decay of the mean gradient [0.9]", low=0, below=1)
+    beta2: float | None = _option(0.99, "adam, adamw: decay of the mean square; none is 0.999", low=0, below=1)
     rho: float | None = _option(None, "rmsprop: decay of the mean square [0.99]", low=0, below=1)
+    weight_decay: float | None = _option(
+        None,
+        "adamw: fraction by which each update shrinks all weights, per unit of learning rate [0.01]",
+        low=0,
+        high=3e38,
+    )
     epsilon: float | None = _option(None, "optimizer's guard against division by zero [1e-8]", low=2e-38, high=3e38)
     loss_reduction: str = _option(
         "mean", "gradient of the mean loss of a character, or of the sum", choices=("mean", "sum")

@@ -109,6 +109,10 @@ def _adam(k: Constants, g: Number, theta: Number, m: Number, v: Number) -> list[
     return [theta - (k.rate * m).over((v * k.root).root() + k.c), m, v]
 
 
+def _adamw(k: Constants, g: Number, theta: Number, m: Number, v: Number) -> list[Number]:
+    return _adam(k, g, theta - k.learning_rate * k.d * theta, m, v)
+
+
 #: theta and the memory after an update by the clipped gradient g, for each row of spec.OPTIMIZERS.
 UPDATES: dict[str, Callable[..., list[Number]]] = {
     "sgd": _sgd,
@@ -116,6 +120,7 @@ UPDATES: dict[str, Callable[..., list[Number]]] = {
     "adagrad": _adagrad,
     "rmsprop": _rmsprop,
     "adam": _adam,
+    "adamw": _adamw,
 }
 
 

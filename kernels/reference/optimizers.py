@@ -63,6 +63,14 @@ def _adam(
     theta -= rate * m / (np.sqrt(v * root) + real(epsilon))
 
 
+def _adamw(
+    theta: Any, g: Any, state: Any, step: int, learning_rate: float, *, weight_decay: float, **adam: Any
+) -> None:
+    real = theta.dtype.type
+    theta -= real(learning_rate * weight_decay) * theta
+    _adam(theta, g, state, step, learning_rate, **adam)
+
+
 #: The update of theta and state, in place, by the clipped gradient g, for each row of the table.
 UPDATES: dict[str, Any] = {
     "sgd": _sgd,
@@ -70,6 +78,7 @@ UPDATES: dict[str, Any] = {
     "adagrad": _adagrad,
     "rmsprop": _rmsprop,
     "adam": _adam,
+    "adamw": _adamw,
 }
 
 

@@ -353,6 +353,7 @@ VALUES: dict[str, Value] = {
     "grad_clip": _CLIP,
     "grad_clip_norm": _CLIP,
     "momentum": _AT_LEAST_0,
+    "weight_decay": _AT_LEAST_0,
     "rho": _DECAY,
     "beta1": _DECAY,
     "beta2": _DECAY,

@@ -74,6 +74,16 @@ OPTIMIZERS = {
         "PyTorch's momentum, without dampening: the learning rate stands outside v",
         in_tile=False,  # where its code would cost half a second of compiling
     ),
+    "adamw": Optimizer(
+        "AdamW",
+        2,
+        {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.01},
+        "theta -= learning_rate weight_decay theta;  then as adam",
+        "Loshchilov and Hutter (2019)",
+        "As in PyTorch: the decay follows the learning rate, and every parameter decays, biases too",
+        in_tile=False,
+        corrects_bias=True,
+    ),
 }
 
 

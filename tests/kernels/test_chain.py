@@ -63,6 +63,18 @@ def test_clipping_by_hand(ops):
     assert gradient == pytest.approx(np.array([5.0, -5.0, 2.0]) / np.sqrt(54))
 
 
+def test_weight_decay_by_hand(ops):
+    """A zero gradient moves weights by the decay alone; any other by as much more as Adam moves the decayed ones."""
+    theta, state = np.array([1.0, -2.0]), np.zeros((2, 2))
+    for step in range(2):
+        ops.adamw(theta, np.zeros(2), state, step, learning_rate=0.1, weight_decay=0.5)
+    assert theta == pytest.approx(np.array([1.0, -2.0]) * 0.95**2)
+    plain, memory, gradient = theta * 0.95, np.zeros((2, 2)), np.array([0.3, 0.4])
+    ops.adam(plain, gradient, memory, 0, learning_rate=0.1)
+    ops.adamw(theta, gradient, state, 0, learning_rate=0.1, weight_decay=0.5)
+    assert theta == pytest.approx(plain)
+
+
 def test_every_gradient_by_central_differences(ops):
     for check in testing.gradient_errors(ops):
         assert check.error < testing.GRADIENT_TOLERANCE, check

@@ -38,7 +38,14 @@ BUDGETS = {
     "sample": {"draw": (64, 64, 3084)},
 }  # fmt: skip
 #: Likewise, of the kernel that makes an update: registers by optimizer.
-UPDATES = {"sgd": (28, 32), "momentum": (30, 38), "adagrad": (38, 46), "rmsprop": (38, 46), "adam": (38, 48)}
+UPDATES = {
+    "sgd": (28, 32),
+    "momentum": (30, 38),
+    "adagrad": (38, 46),
+    "rmsprop": (38, 46),
+    "adam": (38, 48),
+    "adamw": (38, 48),
+}
 #: Kernels whose sums or probabilities are in double for either type: the contract says so, or exactness wants it.
 IN_DOUBLE = {"sum_in_double", "log_probs", "norm_panels", "norm_factor", "draw"}
 #: Instructions in double of the small model's block: the smoothed loss, once an iteration.

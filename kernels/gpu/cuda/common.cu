@@ -77,3 +77,5 @@ OPTIMIZER(adam) {
     *s1 = v;
     return theta - rule.rate * m / (sqrt(v * rule.root) + rule.c);
 }
+
+OPTIMIZER(adamw) { return adam(theta - rule.learning_rate * rule.d * theta, g, s0, s1, rule); }
