@@ -10,5 +10,9 @@ class BackendUnavailable(ImportError):
     """A backend cannot be used here; the message is one line that says why and what would help."""
 
 
+class WrongType(TypeError, ValueError):
+    """An argument of the wrong type: a TypeError, and a ValueError for callers that catch those of every argument."""
+
+
 class NotFinite(ValueError):
     """Nothing can be drawn: a logit is NaN or inf; the message is one line that says for which character."""

@@ -78,6 +78,9 @@ MORE_MUTATIONS = (
     Mutation("gain of one side for both", "numpy", "reference/lnlstm.py", "dz[2, t] * gain_h, normal_h",
              "dz[2, t] * gain_x, normal_h"),
     Mutation("gain of one side for both", "numba", "cpu/lnlstm.py", "ds[j] = dz[j] * gain_h[j]", "ds[j] = dz[j] * gain_x[j]"),
+    Mutation("weight decay left out", "numpy", "reference/optimizers.py", "real(learning_rate * weight_decay)", "real(0)"),
+    Mutation("weight decay left out", "numba", _UPDATES, "theta - k.learning_rate * k.d * theta", "theta"),
+    Mutation("weight decay left out", "cupy", "gpu/cuda/common.cu", "theta - rule.learning_rate * rule.d * theta", "theta"),
 )  # fmt: skip
 
 

@@ -21,8 +21,8 @@ GROUPS = {
     ),
     "Model": ("cell", "embedding_size", "init", "forget_bias", "from_run"),
     "Learning": (
-        "learning_rate", "schedule", "warmup", "optimizer", "momentum", "grad_clip", "grad_clip_norm", "seq_length",
-        "batch_size", "windows", "seed",
+        "learning_rate", "schedule", "warmup", "optimizer", "momentum", "weight_decay", "grad_clip", "grad_clip_norm",
+        "seq_length", "batch_size", "windows", "seed",
     ),
     "Budget": ("epochs", "max_chars", "until_loss", "patience"),
     "Measuring": ("validate_every", "validation_from", "report_every"),

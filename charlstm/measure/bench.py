@@ -143,7 +143,7 @@ class Ours:
         self.bfloat16 = dtype == "bfloat16"
         dtype = "float32" if self.bfloat16 else dtype
         self.theta = work.weights(dtype)
-        slots = spec.OPTIMIZERS[work.optimizer].slots if work.optimizer else 0
+        slots = spec.slots(work.optimizer, work.hyper) if work.optimizer else 0
         self.state = spec.aligned_zeros((slots, len(self.theta)), dtype)
         self.h, self.c = (spec.aligned_zeros((L, B, H), dtype) for _ in range(2))
         self._workspace = None if backend == "cupy" else spec.workspace(work.shape, T, B, dtype, 0.0, self.bfloat16)

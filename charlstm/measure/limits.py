@@ -137,8 +137,8 @@ def training_floor(
     R = 1 if last_only else T
     step = max(8 * B * H**2 / limits.flops, 16 * H**2 / limits.bandwidth(16 * H**2 / cores))
     products = (8 * T * B * H**2 * (L + 3 * (L - 1)) + 6 * R * B * H * V) / limits.flops
-    slots, N = OPTIMIZERS[optimizer].slots, num_parameters(shape)
-    updated = N - max(0, V - T * B) * 4 * H if optimizer in ("adagrad", "sgd") else N
+    row, N = OPTIMIZERS[optimizer], num_parameters(shape)
+    slots, updated = row.slots, N - max(0, V - T * B) * 4 * H if row.skips_zeros else N
     update = 8 * (1 + slots) * updated / limits.bandwidth(4 * (1 + slots) * N / cores)
     exponents = (5 * T * B * H * L + R * B * V) / limits.exps
     return (2 * T * L * step + products + update + exponents) / cores

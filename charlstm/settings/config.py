@@ -9,8 +9,11 @@ from charlstm.settings import plans
 from charlstm.settings.presets import PRESETS, WITH_SCHEDULE
 from charlstm.settings.unknown import checked as checked_unknown
 from charlstm.settings.unknown import named
+from kernels.spec import OPTIMIZERS, takers
 
 _MAX_SEED = 2**32 - 1
+#: Optimizers' constants that an optimizer without them refuses; it ignores the others, as presets set those.
+_CONSTANTS = ("momentum", "weight_decay")
 
 
 def _option(
@@ -75,7 +78,7 @@ class Config:
         low=0,
         high=10**9,
     )
-    optimizer: str = _option("adam", "update rule", choices=("adagrad", "rmsprop", "adam", "sgd"))
+    optimizer: str = _option("adam", "update rule", choices=tuple(OPTIMIZERS))
     learning_rate: float = _option(8e-3, "step size, at first", above=0, high=3e38)
     schedule: str = _option("cosine", "how the step size changes", choices=("constant", "decay", "plateau", "cosine"))
     warmup: int = _option(0, "iterations in which the step size rises from zero", low=0)
@@ -86,10 +89,18 @@ class Config:
     decay_after: float = _option(0.0, "decay: epochs before them", low=0)
     decay_floor: float = _option(0.0, "decay: the step size stays at least that", low=0)
     plateau_patience: int = _option(2, "plateau: evaluations (without validation: epochs) that wait for better", low=1)
-    momentum: float | None = _option(None, "sgd: decay of the sum of gradients [0: none]", low=0, below=1)
-    beta1: float | None = _option(None, "adam: decay of the mean gradient [0.9]", low=0, below=1)
-    beta2: float | None = _option(0.99, "adam: decay of the mean square; none is 0.999", low=0, below=1)
+    momentum: float | None = _option(
+        None, "sgd, momentum: decay of the sum of gradients [sgd 0: none, momentum 0.9]", low=0, below=1
+    )
+    beta1: float | None = _option(None, "adam, adamw: decay of the mean gradient [0.9]", low=0, below=1)
+    beta2: float | None = _option(0.99, "adam, adamw: decay of the mean square; none is 0.999", low=0, below=1)
     rho: float | None = _option(None, "rmsprop: decay of the mean square [0.99]", low=0, below=1)
+    weight_decay: float | None = _option(
+        None,
+        "adamw: fraction by which each update shrinks all weights, per unit of learning rate [0.01]",
+        low=0,
+        high=3e38,
+    )
     epsilon: float | None = _option(None, "optimizer's guard against division by zero [1e-8]", low=2e-38, high=3e38)
     loss_reduction: str = _option(
         "mean", "gradient of the mean loss of a character, or of the sum", choices=("mean", "sum")
@@ -190,8 +201,8 @@ class Config:
             plans.parse(self.plans)
         if self.preset not in PRESETS:
             raise UserError(f"--preset: expected one of {', '.join(PRESETS)}, got {self.preset!r}")
-        if self.momentum and self.optimizer != "sgd":
-            raise UserError(f"--momentum: goes with --optimizer sgd, not with {self.optimizer}")
+        for name in filter(self.__getattribute__, _CONSTANTS):
+            _see_that_it_goes_with(name, self.optimizer)
         cell = _CELL_OF.get(self.init, self.cell)
         if self.cell != cell:
             raise UserError(f"--init {self.init}: is for --cell {cell}, not {self.cell}; --init uniform is for all")
@@ -232,8 +243,6 @@ class Config:
     @property
     def hyper(self) -> dict[str, float]:
         """The optimizer's constants that were set, those it has."""
-        from kernels.spec import OPTIMIZERS
-
         return {name: value for name in OPTIMIZERS[self.optimizer].hyper if (value := getattr(self, name)) is not None}
 
 
@@ -280,6 +289,14 @@ def _checked(item: Any, kind: Any, value: Any) -> Any:
 def plain_number(value: Any) -> Any:
     """A scalar of NumPy, or the like, as Python's own; anything else as it is."""
     return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
+def _see_that_it_goes_with(constant: str, optimizer: str) -> None:
+    """Raise UserError for a constant that the optimizer does not have."""
+    allowed = takers(constant)
+    if optimizer not in allowed:
+        option = "--" + constant.replace("_", "-")
+        raise UserError(f"{option}: goes with --optimizer {' or '.join(allowed)}, not with {optimizer}")
 
 
 _NAMES = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}

@@ -23,8 +23,7 @@ from kernels.cpu.rnn import rnn_backward, rnn_forward
 from kernels.cpu.threads import whole
 from kernels.cpu.values import Net, extra_of, readable
 from kernels.spec import Shape, Workspace, checks
-
-_CODES = {"sgd": optimizers.SGD, "adagrad": optimizers.ADAGRAD, "rmsprop": optimizers.RMSPROP, "adam": optimizers.ADAM}
+from kernels.spec.updates import optimizer_ops
 
 
 def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tuple[float, np.ndarray]:
@@ -47,77 +46,14 @@ def _limit(value: float | None) -> float:
     return np.inf if value is None else float(value)
 
 
-def _update(
-    name: str, theta: Any, grad: Any, state: Any, step: Any, learning_rate: Any, grad_clip: Any, **hyper: Any
-) -> None:
-    given = checks.optimizer(name, theta, grad, state, step, learning_rate, grad_clip, hyper)
-    constants = np.array(list(given.hyper.values()), np.float64)
-    rule = (_code(name, given.hyper), constants, given.step, given.learning_rate, _limit(given.grad_clip))
-    steps.update(theta, readable(grad), state, *rule)
+def _update(theta: Any, grad: Any, state: Any, given: checks.Update) -> None:
+    """Clip and update in one pass over memory."""
+    optimizer = optimizers.chosen(given.optimizer, given.hyper)
+    steps.update(theta, readable(grad), state, optimizer, given.step, given.learning_rate, _limit(given.grad_clip))
 
 
-def _code(name: str, hyper: dict[str, float]) -> int:
-    """The number of an optimizer in optimizers.py."""
-    return optimizers.MOMENTUM if name == "sgd" and spec.slots_of(name, hyper) else _CODES[name]
-
-
-def sgd(
-    theta: Any,
-    grad: Any,
-    state: Any,
-    step: int,
-    *,
-    learning_rate: float,
-    grad_clip: float | None = None,
-    momentum: float = 0.0,
-) -> None:
-    """Gradient descent in place, as :func:`kernels.reference.sgd`."""
-    _update("sgd", theta, grad, state, step, learning_rate, grad_clip, momentum=momentum)
-
-
-def adagrad(
-    theta: Any,
-    grad: Any,
-    state: Any,
-    step: int,
-    *,
-    learning_rate: float,
-    grad_clip: float | None = None,
-    epsilon: float = 1e-8,
-) -> None:
-    """Adagrad in place, clip and update in one pass, as :func:`kernels.reference.adagrad`."""
-    _update("adagrad", theta, grad, state, step, learning_rate, grad_clip, epsilon=epsilon)
-
-
-def rmsprop(
-    theta: Any,
-    grad: Any,
-    state: Any,
-    step: int,
-    *,
-    learning_rate: float,
-    grad_clip: float | None = None,
-    rho: float = 0.99,
-    epsilon: float = 1e-8,
-) -> None:
-    """RMSprop in place, clip and update in one pass, as :func:`kernels.reference.rmsprop`."""
-    _update("rmsprop", theta, grad, state, step, learning_rate, grad_clip, rho=rho, epsilon=epsilon)
-
-
-def adam(
-    theta: Any,
-    grad: Any,
-    state: Any,
-    step: int,
-    *,
-    learning_rate: float,
-    grad_clip: float | None = None,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    epsilon: float = 1e-8,
-) -> None:
-    """Adam in place, clip and update in one pass, as :func:`kernels.reference.adam`."""
-    _update("adam", theta, grad, state, step, learning_rate, grad_clip, beta1=beta1, beta2=beta2, epsilon=epsilon)
+_OPTIMIZERS = optimizer_ops("kernels.cpu", _update)
+globals().update(_OPTIMIZERS)  # sgd, adagrad and the others: a function for each row of spec.OPTIMIZERS
 
 
 def _carry_in(h: Any, c: Any, states: Any, cells: Any) -> None:
@@ -203,7 +139,7 @@ def train_steps(
         stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip
     with checks.exclusive(workspace):
-        return training.train(given, _code(optimizer, given.hyper))
+        return training.train(given)
 
 
 def score(
@@ -258,8 +194,6 @@ def sample(
 
 
 __all__ = [
-    "adagrad",
-    "adam",
     "clip",
     "gru_backward",
     "gru_forward",
@@ -268,12 +202,11 @@ __all__ = [
     "loss_and_grad",
     "lstm_backward",
     "lstm_forward",
-    "rmsprop",
     "rnn_backward",
     "rnn_forward",
     "sample",
     "score",
-    "sgd",
     "softmax_cross_entropy",
     "train_steps",
 ]
+__all__ += list(_OPTIMIZERS)

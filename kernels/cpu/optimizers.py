@@ -5,9 +5,11 @@ Every update takes the gradient as ``clamp(scale * grad, limit) * factor``: the 
 clamp. What an update needs is an array of CONSTANTS numbers of the vectors' own dtype, made by :func:`constants`.
 """
 
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -16,52 +18,116 @@ from numba.extending import intrinsic
 from kernels.cpu.compiler import inner
 from kernels.cpu.emit.tiles import each_width, products_of
 from kernels.cpu.emit.vectors import I64, VECTOR_BYTES, Number, Vectors, for_each_vector, loop, real_type
+from kernels.spec import MOST_CONSTANTS, OPTIMIZERS
 
-#: Numbers by which compiled code knows the optimizers of spec.OPTIMIZERS; SGD with momentum is another than without.
-SGD, ADAGRAD, RMSPROP, ADAM, MOMENTUM = range(5)
-#: Those that can be applied right after a tile of the gradient is made: each makes more code to compile.
-AT_ONCE = (SGD, ADAGRAD, RMSPROP, ADAM)
-CONSTANTS = 10
-_SCALE, _LIMIT, _FACTOR, _RATE, _EPSILON, _DECAY1, _REST1, _DECAY2, _REST2, _ROOT = range(CONSTANTS)
+#: Numbers by which compiled code knows the optimizers.
+CODES = {name: code for code, name in enumerate(OPTIMIZERS)}
+#: Where a gradient is only written: the number of no optimizer.
+NO_UPDATE = -1
+
+
+class Chosen(NamedTuple):
+    """An optimizer with its constants, as compiled loops take it."""
+
+    code: int
+    hyper: Any  # (MOST_CONSTANTS,) float64, zeros after the optimizer's own
+    skips_zeros: bool  # these three as in spec.Optimizer
+    in_tile: bool
+    corrects_bias: bool
+
+
+def chosen(optimizer: str, hyper: dict[str, float]) -> Chosen:
+    """A row of spec.OPTIMIZERS with its constants."""
+    row, padded = OPTIMIZERS[optimizer], np.zeros(MOST_CONSTANTS)
+    padded[: len(hyper)] = list(hyper.values())
+    return Chosen(CODES[optimizer], padded, row.skips_zeros, row.in_tile, row.corrects_bias)
+
+
+class Constants(NamedTuple):
+    """What every update has at hand, each of the vectors' own dtype; see :func:`constants`.
+
+    The order is part of the results' last bits: of two products that are added, LLVM fuses one with the sum, and which
+    one depends on the order in which their factors are loaded.
+    """
+
+    scale: Number
+    limit: Number
+    factor: Number
+    learning_rate: Number
+    rate: Number  # the learning rate with the bias correction of the first memory, where the optimizer corrects it
+    a: Number  # the optimizer's constants, in the table's order
+    rest_a: Number  # 1 - a
+    b: Number
+    rest_b: Number  # 1 - b
+    c: Number
+    d: Number
+    root: Number  # the bias correction of the second memory, or 1
+
+
+CONSTANTS = len(Constants._fields)
+_SCALE, _LIMIT, _FACTOR, _LEARNING_RATE, _RATE, _A, _REST_A, _B, _REST_B, _C, _D, _ROOT = range(CONSTANTS)
 
 
 @inner
-def constants(optimizer, hyper, step, rate, scale, limit, factor, k):
-    """Write what an update needs into k (CONSTANTS,), from the optimizer's `hyper` and `step`, computed in float64.
+def constants(chosen, step, rate, scale, limit, factor, k):
+    """Write what an update needs into k (CONSTANTS,), from the optimizer and `step`, computed in float64.
 
     The rests, 1 - decay, are taken before rounding: float32 would lose five digits of them.
     """
-    k[_SCALE], k[_LIMIT], k[_FACTOR], k[_RATE] = scale, limit, factor, rate
-    if optimizer == ADAGRAD:
-        k[_EPSILON] = hyper[0]
-    elif optimizer == MOMENTUM:
-        k[_DECAY1] = hyper[0]
-    elif optimizer == RMSPROP:
-        k[_DECAY1], k[_REST1], k[_EPSILON] = hyper[0], 1.0 - hyper[0], hyper[1]
-    elif optimizer == ADAM:
-        k[_DECAY1], k[_REST1], k[_DECAY2], k[_REST2] = hyper[0], 1.0 - hyper[0], hyper[1], 1.0 - hyper[1]
-        k[_EPSILON] = hyper[2]
-        k[_RATE] = rate / (1.0 - hyper[0] ** (step + 1))  # with the bias correction of m; ROOT has that of v
+    hyper = chosen.hyper
+    k[_SCALE], k[_LIMIT], k[_FACTOR] = scale, limit, factor
+    k[_LEARNING_RATE], k[_RATE], k[_ROOT] = rate, rate, 1.0
+    k[_A], k[_B], k[_C], k[_D] = hyper[0], hyper[1], hyper[2], hyper[3]
+    k[_REST_A], k[_REST_B] = 1.0 - hyper[0], 1.0 - hyper[1]
+    if chosen.corrects_bias:
+        k[_RATE] = rate / (1.0 - hyper[0] ** (step + 1))
         k[_ROOT] = 1.0 / (1.0 - hyper[1] ** (step + 1))
 
 
-def _new_values(optimizer: int, k: list[Number], grad: Number, theta: Number, s0: Any, s1: Any) -> list[Any]:
-    """theta and as much memory as the optimizer has, after the update; s0() and s1() give the memory before it."""
-    g = _clamp(k[_SCALE] * grad, k[_LIMIT]) * k[_FACTOR]
-    if optimizer == SGD:
-        return [theta - k[_RATE] * g]
-    if optimizer == MOMENTUM:
-        s = k[_DECAY1] * s0() + g
-        return [theta - k[_RATE] * s, s]
-    if optimizer == ADAGRAD:  # epsilon inside the root
-        s = s0() + g * g
-        return [theta - (k[_RATE] * g).over((s + k[_EPSILON]).root()), s]
-    if optimizer == RMSPROP:
-        s = k[_DECAY1] * s0() + k[_REST1] * g * g
-        return [theta - (k[_RATE] * g).over(s.root() + k[_EPSILON]), s]
-    m = k[_DECAY1] * s0() + k[_REST1] * g
-    v = k[_DECAY2] * s1() + k[_REST2] * g * g
-    return [theta - (k[_RATE] * m).over((v * k[_ROOT]).root() + k[_EPSILON]), m, v]
+def _sgd(k: Constants, g: Number, theta: Number) -> list[Number]:
+    return [theta - k.rate * g]
+
+
+def _momentum(k: Constants, g: Number, theta: Number, v: Number) -> list[Number]:
+    v = k.a * v + g
+    return [theta - k.rate * v, v]
+
+
+def _adagrad(k: Constants, g: Number, theta: Number, s: Number) -> list[Number]:
+    s = s + g * g
+    return [theta - (k.rate * g).over((s + k.a).root()), s]
+
+
+def _rmsprop(k: Constants, g: Number, theta: Number, s: Number) -> list[Number]:
+    s = k.a * s + k.rest_a * g * g
+    return [theta - (k.rate * g).over(s.root() + k.b), s]
+
+
+def _adam(k: Constants, g: Number, theta: Number, m: Number, v: Number) -> list[Number]:
+    m = k.a * m + k.rest_a * g
+    v = k.b * v + k.rest_b * g * g
+    return [theta - (k.rate * m).over((v * k.root).root() + k.c), m, v]
+
+
+def _adamw(k: Constants, g: Number, theta: Number, m: Number, v: Number) -> list[Number]:
+    return _adam(k, g, theta - k.learning_rate * k.d * theta, m, v)
+
+
+#: theta and the memory after an update by the clipped gradient g, for each row of spec.OPTIMIZERS.
+UPDATES: dict[str, Callable[..., list[Number]]] = {
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "adagrad": _adagrad,
+    "rmsprop": _rmsprop,
+    "adam": _adam,
+    "adamw": _adamw,
+}
+
+
+def _new_values(optimizer: str, k: Constants, grad: Number, old: list[Callable[[], Number]]) -> list[Number]:
+    """theta and as much memory as the optimizer has, after the update; the functions in `old` give each before it."""
+    g = _clamp(k.scale * grad, k.limit) * k.factor
+    return UPDATES[optimizer](k, g, *(value() for value in old[: 1 + OPTIMIZERS[optimizer].slots]))
 
 
 def _clamp(g: Number, limit: Number) -> Number:
@@ -69,23 +135,22 @@ def _clamp(g: Number, limit: Number) -> Number:
     return g.at_most(limit).at_least(-limit)
 
 
-def _emit(
-    builder: Any, vec: Vectors, codes: tuple[int, ...], optimizer: Any, k: Any, arrays: list[Any], body: Any
-) -> None:
-    """Emit ``body(step)`` for the one of the optimizers `codes` that it is; step(grad, at, mask) updates a vector."""
+def _emit(builder: Any, vec: Vectors, names: list[str], optimizer: Any, k: Any, arrays: list[Any], body: Any) -> None:
+    """Emit ``body(step)`` for the one of the optimizers `names` that it is; step(grad, at, mask) updates a vector."""
     end, never = builder.append_basic_block("end"), builder.append_basic_block("never")
     choice = builder.switch(optimizer, never)
     builder.position_at_end(never)
     builder.unreachable()
-    for code in codes:
-        block = builder.append_basic_block(f"optimizer{code}")
-        choice.add_case(I64(code), block)
+    for name in names:
+        block = builder.append_basic_block(name)
+        choice.add_case(I64(CODES[name]), block)
         builder.position_at_end(block)
-        numbers = [Number(builder, vec.broadcast(builder.load(vec.element(k, I64(n))))) for n in range(CONSTANTS)]
+        numbers = (Number(builder, vec.broadcast(builder.load(vec.element(k, I64(n))))) for n in range(CONSTANTS))
+        known = Constants(*numbers)
 
-        def step(grad, at, mask, code=code, numbers=numbers):
+        def step(grad, at, mask, name=name, known=known):
             old = [lambda array=array: Number(builder, vec.load(vec.element(array, at), mask)) for array in arrays]
-            new = _new_values(code, numbers, Number(builder, grad), old[0](), *old[1:])
+            new = _new_values(name, known, Number(builder, grad), old)
             for array, value in zip(arrays, new, strict=False):
                 vec.store(value.value, vec.element(array, at), mask)
 
@@ -110,7 +175,7 @@ def apply_tile(typing, zero, optimizer, k, grad, theta, s0, s1, n):
                 builder, vec, n, lambda at, mask: step(vec.load(vec.element(grad, at), mask), at, mask)
             )  # fmt: skip
 
-        _emit(builder, vec, (*AT_ONCE, MOMENTUM), optimizer, k, arrays, body)
+        _emit(builder, vec, list(OPTIMIZERS), optimizer, k, arrays, body)
         return context.get_dummy_value()
 
     return signature, emit
@@ -122,6 +187,7 @@ def outer_update_tile(R: int, C: int) -> Any:
 
     a is (K, R), d is (K, N) with N <= C vectors; theta and the memory are (R, N), with rows of `row` elements.
     """
+    in_tile = [name for name, row in OPTIMIZERS.items() if row.in_tile]
 
     @intrinsic
     def tile(typing, zero, optimizer, k, a, a_k, d, d_k, theta, s0, s1, row, K, N):
@@ -158,7 +224,7 @@ def outer_update_tile(R: int, C: int) -> Any:
 
                     loop(builder, I64(R), [], rows)
 
-                _emit(builder, vec, AT_ONCE, optimizer, k, arrays, body)
+                _emit(builder, vec, in_tile, optimizer, k, arrays, body)
 
             each_width(builder, vec, C, N, run)
             return context.get_dummy_value()

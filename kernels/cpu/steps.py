@@ -11,7 +11,7 @@ from kernels.cpu.emit.denormals import flush_denormals, restore
 from kernels.cpu.gradients import APPLY, BOTH, GRADIENT, apply, norm_factor, square_sums, touched_rows, update_of
 from kernels.cpu.layers import cells_at
 from kernels.cpu.model import look_up, look_up_gradient, passes, readout, total
-from kernels.cpu.optimizers import ADAGRAD, CONSTANTS, MOMENTUM, SGD, constants
+from kernels.cpu.optimizers import CONSTANTS, NO_UPDATE, Chosen, constants
 from kernels.cpu.threads import Share, alone, barrier
 from kernels.cpu.values import Rule, Slots, flat, has_embedding, slot
 from kernels.spec import SMOOTHING
@@ -30,10 +30,9 @@ class Batches(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """How a call updates: the number of its optimizer, its constants and limits, and what was done before."""
+    """How a call updates: its optimizer and its limits, and what was done before."""
 
-    optimizer: int
-    hyper: Any  # (constants,) float64
+    optimizer: Chosen
     limits: Any  # (grad_scale, grad_clip, grad_clip_norm), infinite for none
     first: int  # the first step whose loss counts
     step: int  # updates made before this stretch
@@ -115,14 +114,14 @@ def train_loop(cell: str) -> Any:
         own = team.members[thread]
         share = Share(thread, threads, own[0], own[1], own[2], own[3], team.pieces, counter)
         slots = Slots(theta, ws.grad, slot(state, 0, theta), slot(state, 1, theta))
-        rule = Rule(optimizer, team.numbers[thread])
+        rule = Rule(optimizer.code, team.numbers[thread])
         panelled = ws.partial.shape[2] > 0
         has_norm = limits[2] < np.inf
-        # A zero gradient leaves these two optimizers' parameters and memory as they are: most rows of W_x need no work.
+        # A zero gradient leaves some optimizers' parameters and memory as they are: most rows of W_x need no work.
         embeds = has_embedding(extra)
-        sparse = (optimizer == SGD or optimizer == ADAGRAD) and not has_norm and T * B < 2 * V and not embeds
+        sparse = optimizer.skips_zeros and not has_norm and T * B < 2 * V and not embeds
         # Few rows of dz stay in the first-level cache while the weights pass by once, for gradient and update together.
-        at_once = not has_norm and T * B <= AT_ONCE_ROWS and optimizer != MOMENTUM and not embeds
+        at_once = not has_norm and T * B <= AT_ONCE_ROWS and optimizer.in_tile and not embeds
         if thread == 0:
             ws.rows[:] = 0
             status[1] = 0 if sparse else -1
@@ -168,7 +167,7 @@ def train_loop(cell: str) -> Any:
                 barrier(counter, threads)  # all columns of the table's gradient are there
 
             # update: the gradient, its norm where that is limited, and the parameters
-            constants(optimizer, recipe.hyper, recipe.step + n, batches.rates[n], limits[0], limits[1], 1.0, rule.k)
+            constants(optimizer, recipe.step + n, batches.rates[n], limits[0], limits[1], 1.0, rule.k)
             phase = BOTH if at_once else GRADIENT
             update(phase, net, slots, x[:T], ws, extra, recipe.first, status[1], rule, share)
             if has_norm or embeds:
@@ -177,9 +176,7 @@ def train_loop(cell: str) -> Any:
                 square_sums(ws.grad, limits[0], limits[1], ws.panels, thread, threads)
                 barrier(counter, threads)  # the sums of squares are there
                 factor = norm_factor(ws.panels, limits[2])
-                constants(
-                    optimizer, recipe.hyper, recipe.step + n, batches.rates[n], limits[0], limits[1], factor, rule.k
-                )
+                constants(optimizer, recipe.step + n, batches.rates[n], limits[0], limits[1], factor, rule.k)
             if not at_once:
                 update(APPLY, net, slots, x[:T], ws, extra, recipe.first, status[1], rule, share)
             barrier(counter, threads)  # all parameters are updated, nobody reads this sequence and its states any more
@@ -212,7 +209,10 @@ def model_pass(cell: str) -> Any:
         backward(net, ws, extra, 0, share)
         if extra is not None and extra.table.size > 0:
             look_up_gradient(x[:T], ws.dz, extra.table, 0, 1)
-        slots, rule = Slots(theta, ws.grad, theta, theta), Rule(SGD, ws.carry[0, 0])  # which GRADIENT does not read
+        slots, rule = (
+            Slots(theta, ws.grad, theta, theta),
+            Rule(NO_UPDATE, ws.carry[0, 0]),
+        )  # which GRADIENT does not read
         update(GRADIENT, net, slots, x[:T], ws, extra, first, -1, rule, share)
         return total(ws.row_loss)
 
@@ -220,12 +220,12 @@ def model_pass(cell: str) -> Any:
 
 
 @entry
-def update(theta, grad, state, optimizer, hyper, step, rate, limit):
+def update(theta, grad, state, optimizer, step, rate, limit):
     """One optimizer step on flat vectors."""
     setting = flush_denormals()
     slots = Slots(theta, grad, slot(state, 0, theta), slot(state, 1, theta))
-    rule = Rule(optimizer, np.zeros(CONSTANTS, theta.dtype))
-    constants(optimizer, hyper, step, rate, 1.0, limit, 1.0, rule.k)
+    rule = Rule(optimizer.code, np.zeros(CONSTANTS, theta.dtype))
+    constants(optimizer, step, rate, 1.0, limit, 1.0, rule.k)
     apply(slots, 0, theta.shape[0], rule)
     restore(setting)
 

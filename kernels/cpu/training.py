@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kernels import spec
+from kernels.cpu.optimizers import chosen
 from kernels.cpu.steps import Batches, Recipe, Team, train_loop
 from kernels.cpu.teamwork import at_best_pace, known_pace, together
 from kernels.cpu.threads import Plan, plan
@@ -15,8 +16,8 @@ from kernels.spec.atomic import assignments
 from kernels.spec.checks import Training
 
 
-def train(call: Training, code: int) -> np.ndarray:
-    """Run the iterations of a checked call with the optimizer `code` of optimizers.py; return their losses.
+def train(call: Training) -> np.ndarray:
+    """Run the iterations of a checked call; return their losses.
 
     Whatever ends the call between two stretches, theta, state, h and c are those of one and the same iteration, and
     the losses that are written are those of the iterations up to it.
@@ -26,7 +27,7 @@ def train(call: Training, code: int) -> np.ndarray:
             call.shape, call.seq_length, call.starts.shape[1], call.theta.dtype, call.dropout, call.bfloat16
         )
         call = call._replace(workspace=made)
-    run, n = _Run(call, code), len(call.starts)
+    run, n = _Run(call), len(call.starts)
     call.losses.fill(np.nan)
     begin, end = run.arrangements()
     try:
@@ -43,7 +44,7 @@ def train(call: Training, code: int) -> np.ndarray:
 class _Run:
     """A call's iterations: who works on them, on which arrays."""
 
-    def __init__(self, call: Training, code: int) -> None:
+    def __init__(self, call: Training) -> None:
         shape, B, ws = call.shape, call.starts.shape[1], call.workspace
         assert ws is not None
         kind = (shape.cell, call.bfloat16, shape.embedding_size)
@@ -56,8 +57,8 @@ class _Run:
         self._numbers = np.zeros((len(self.team.members), 16), call.theta.dtype)
         first = call.seq_length - 1 if call.last_only else 0
         clips = (np.inf if limit is None else limit for limit in (call.grad_clip, call.grad_clip_norm))
-        hyper, limits = np.array(list(call.hyper.values()), np.float64), np.array([call.grad_scale, *clips])
-        self._recipe = Recipe(code, hyper, limits, first, call.step)
+        limits = np.array([call.grad_scale, *clips])
+        self._recipe = Recipe(chosen(call.optimizer, call.hyper), limits, first, call.step)
         self._batches = Batches(*map(readable, (call.ids, call.starts, call.reset, call.learning_rate)))
         self._loop = train_loop(shape.cell)
 

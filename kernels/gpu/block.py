@@ -52,7 +52,13 @@ def memory(H: int, T: int, V: int, itemsize: int, most: int) -> Memory | None:
     return Memory(used * itemsize, shared, scratch)
 
 
-def defines(H: int, T: int, V: int, kind: str, shared: int) -> dict[str, Any]:
+def rule_defines(optimizer: str) -> dict[str, Any]:
+    """What an update is to know of the optimizer at compile time."""
+    row = spec.OPTIMIZERS[optimizer]
+    return {"RULE": optimizer, "SLOTS": row.slots, "SKIPS_ZEROS": int(row.skips_zeros)}
+
+
+def defines(H: int, T: int, V: int, optimizer: str, shared: int) -> dict[str, Any]:
     """What small.cu is to know at compile time."""
     known = {"HIDDEN": H, "STEPS": T, "IDS": V, "WARPS": sizes(H).warps, "SHARED": shared}
-    return {**known, "RULE": kind.upper(), "SMOOTHING": spec.SMOOTHING}
+    return {**known, **rule_defines(optimizer), "SMOOTHING": spec.SMOOTHING}

@@ -106,13 +106,6 @@ def _for_the_host(name: str) -> Any:
     return on_host
 
 
-lstm_forward, lstm_backward = _for_the_host("lstm_forward"), _for_the_host("lstm_backward")
-rnn_forward, rnn_backward = _for_the_host("rnn_forward"), _for_the_host("rnn_backward")
-gru_forward, gru_backward = _for_the_host("gru_forward"), _for_the_host("gru_backward")
-softmax_cross_entropy, clip = _for_the_host("softmax_cross_entropy"), _for_the_host("clip")
-sgd, adagrad = _for_the_host("sgd"), _for_the_host("adagrad")
-rmsprop, adam = _for_the_host("rmsprop"), _for_the_host("adam")
-loss_and_grad, train_steps = _for_the_host("loss_and_grad"), _for_the_host("train_steps")
-score, sample = _for_the_host("score"), _for_the_host("sample")
+globals().update({name: _for_the_host(name) for name in spec.OPS})
 
 __all__ = list(spec.OPS)

@@ -69,21 +69,25 @@ def function(file: str, name: str, dtype: Any, defines: Mapping[str, Any] | None
 
 
 def launch(
-    file: str, name: str, dtype: Any, blocks: int, *arguments: Any, threads: int = _BLOCK, memory: int = 0
-) -> Call:
+    file: str, name: str, dtype: Any, blocks: int, *arguments: Any, threads: int = _BLOCK, memory: int = 0,
+    defines: Mapping[str, Any] | None = None,
+) -> Call:  # fmt: skip
     """A launch of that many blocks; it happens when the result is called. Whole numbers among the arguments are int32.
 
-    Those that are int64 or double in the kernel are passed as such. memory: bytes of shared memory.
+    Those that are int64 or double in the kernel are passed as such. memory: bytes of shared memory; defines: what is to
+    be known at compile time.
     """
     fixed = tuple(np.int32(value) if type(value) is int else value for value in arguments)
-    return partial(function(file, name, dtype), (blocks,), (threads,), fixed, shared_mem=memory)
+    return partial(function(file, name, dtype, defines), (blocks,), (threads,), fixed, shared_mem=memory)
 
 
-def each(file: str, name: str, dtype: Any, count: int, *arguments: Any) -> Call:
+def each(
+    file: str, name: str, dtype: Any, count: int, *arguments: Any, defines: Mapping[str, Any] | None = None
+) -> Call:
     """A launch of a kernel whose threads take `count` elements by turns; nothing for none of them."""
     if count == 0:
         return _nothing
-    return launch(file, name, dtype, min(-(-count // _BLOCK), _MOST_BLOCKS), *arguments)
+    return launch(file, name, dtype, min(-(-count // _BLOCK), _MOST_BLOCKS), *arguments, defines=defines)
 
 
 def _nothing() -> None:

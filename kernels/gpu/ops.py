@@ -32,6 +32,7 @@ from kernels.spec import (
     atomic,
     checks,
 )
+from kernels.spec.updates import optimizer_ops
 
 #: Arguments that are arrays, or tuples of them.
 _ARRAYS = {name.partition(".")[0] for arrays in checks.ARRAYS.values() for name in arrays}
@@ -186,49 +187,18 @@ def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | N
     optimizers.clip(grad, *checks.clip(grad, grad_clip, grad_clip_norm, DEVICE))
 
 
-def _update(
-    name: str, theta: Any, grad: Any, state: Any, step: Any, learning_rate: Any, grad_clip: Any, **hyper: Any
-) -> None:
-    given = checks.optimizer(name, theta, grad, state, step, learning_rate, grad_clip, hyper, DEVICE)
-    rates, roots = optimizers.rates(name, given.hyper, given.step, [given.learning_rate])
+def _update(theta: Any, grad: Any, state: Any, given: checks.Update) -> None:
+    """Clip and update in one pass over memory."""
+    rule = given.optimizer, given.hyper
+    rates = optimizers.rates(*rule, given.step, [given.learning_rate])
     clipping = optimizers.Clipping(theta.size, theta.dtype, 1.0, given.grad_clip)
-    optimizers.updating(name, given.hyper, theta, grad, state, rates[0], roots[0], clipping)()
+    optimizers.updating(*rule, theta, grad, state, rates[:, 0], clipping)()
 
 
-@_taking_device_arrays
-def sgd(
-    theta: Any, grad: Any, state: Any, step: int, *, learning_rate: float, grad_clip: float | None = None,
-    momentum: float = 0.0,
-) -> None:  # fmt: skip
-    """Gradient descent in place, as :func:`kernels.reference.sgd`."""
-    _update("sgd", theta, grad, state, step, learning_rate, grad_clip, momentum=momentum)
-
-
-@_taking_device_arrays
-def adagrad(
-    theta: Any, grad: Any, state: Any, step: int, *, learning_rate: float, grad_clip: float | None = None,
-    epsilon: float = 1e-8,
-) -> None:  # fmt: skip
-    """Adagrad in place, clip and update in one pass, as :func:`kernels.reference.adagrad`."""
-    _update("adagrad", theta, grad, state, step, learning_rate, grad_clip, epsilon=epsilon)
-
-
-@_taking_device_arrays
-def rmsprop(
-    theta: Any, grad: Any, state: Any, step: int, *, learning_rate: float, grad_clip: float | None = None,
-    rho: float = 0.99, epsilon: float = 1e-8,
-) -> None:  # fmt: skip
-    """RMSprop in place, clip and update in one pass, as :func:`kernels.reference.rmsprop`."""
-    _update("rmsprop", theta, grad, state, step, learning_rate, grad_clip, rho=rho, epsilon=epsilon)
-
-
-@_taking_device_arrays
-def adam(
-    theta: Any, grad: Any, state: Any, step: int, *, learning_rate: float, grad_clip: float | None = None,
-    beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8,
-) -> None:  # fmt: skip
-    """Adam in place, clip and update in one pass, as :func:`kernels.reference.adam`."""
-    _update("adam", theta, grad, state, step, learning_rate, grad_clip, beta1=beta1, beta2=beta2, epsilon=epsilon)
+# sgd, adagrad and the others: a function for each row of spec.OPTIMIZERS
+globals().update(
+    {name: _taking_device_arrays(op) for name, op in optimizer_ops("kernels.gpu.ops", _update, DEVICE).items()}
+)
 
 
 # ------------------------------------------------------------------------------------------------------- whole model
@@ -276,18 +246,18 @@ def train_steps(
     if not len(starts):
         return given.losses
     T, B = given.seq_length, starts.shape[1]
-    rates, roots = optimizers.rates(optimizer, given.hyper, given.step, given.learning_rate)
+    rates = optimizers.rates(given.optimizer, given.hyper, given.step, given.learning_rate)
     has_extras = given.dropout > 0 or given.bfloat16 or given.last_only or given.grad_clip_norm is not None
     if not has_extras and small.fits(shape, T, B, theta.dtype):
         return small.train(
-            theta, state, h, c, ids, starts, given.reset, rates, roots, shape, T, rule=(optimizer, given.hyper),
+            theta, state, h, c, ids, starts, given.reset, rates, shape, T, rule=(given.optimizer, given.hyper),
             limits=(given.grad_scale, given.grad_clip), watch=(given.smooth_loss, given.stop_below),
             losses=given.losses,
         )  # fmt: skip
-    return _train(given, rates, roots)
+    return _train(given, rates)
 
 
-def _train(given: checks.Training, rates: Any, roots: Any) -> Any:
+def _train(given: checks.Training, rates: Any) -> Any:
     """Run the iterations of a checked call, each a launch or a product for each step."""
     theta, state, h, c, ids, starts, reset, _, shape, T, *_ = given
     B, losses, smooth_loss = starts.shape[1], given.losses, given.smooth_loss
@@ -315,7 +285,7 @@ def _train(given: checks.Training, rates: Any, roots: Any) -> Any:
         if is_finite and not is_low:
             clipping.measure(grad)
             rule = given.optimizer, given.hyper
-            made.append(optimizers.updating(*rule, theta, grad, state, rates[k], roots[k], clipping))
+            made.append(optimizers.updating(*rule, theta, grad, state, rates[:, k], clipping))
         atomic.make(made)
         if is_low or not is_finite:
             return losses[: k + 1]

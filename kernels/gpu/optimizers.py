@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 
 from kernels import spec
+from kernels.gpu.block import rule_defines
 from kernels.gpu.launch import Call, each, launch
 from kernels.gpu.matmul import empty
 
-_FILE = "optimizers"
+_CLIPPING = "clipping"
 
 
 class Clipping:
@@ -30,40 +31,40 @@ class Clipping:
             return
         count, n = len(self._panels), np.int64(grad.size)
         dtype, panel = grad.dtype, spec.NORM_PANEL
-        launch(_FILE, "norm_panels", dtype, count, grad, self._panels, n, panel, self.scale, self.limit)()
-        launch(_FILE, "norm_factor", dtype, 1, self._panels, self.factor, count, np.float64(self._norm))()
+        launch(_CLIPPING, "norm_panels", dtype, count, grad, self._panels, n, panel, self.scale, self.limit)()
+        launch(_CLIPPING, "norm_factor", dtype, 1, self._panels, self.factor, count, np.float64(self._norm))()
 
 
-def kind(optimizer: str, hyper: dict[str, float]) -> str:
-    """The rule's name in the CUDA source."""
-    return "momentum" if optimizer == "sgd" and hyper["momentum"] else optimizer
+def constants(hyper: dict[str, float], dtype: Any) -> list[Any]:
+    """The optimizer's constants a, b, c, d in the order of the table, what it has not being 0; 1 - a and 1 - b."""
+    a, b, c, d = [*hyper.values(), *[0.0] * spec.MOST_CONSTANTS][: spec.MOST_CONSTANTS]
+    return [dtype.type(value) for value in (a, b, c, d, 1 - a, 1 - b)]
 
 
-def constants(optimizer: str, hyper: dict[str, float], dtype: Any) -> list[Any]:
-    """The rule's constants a, b, c in the order of spec.OPTIMIZERS, what it has not being 0; 1 - a and 1 - b."""
-    a, b, c = [*hyper.values(), 0.0, 0.0][:3]
-    return [dtype.type(value) for value in (a, b, c, 1 - a, 1 - b)]
+def rates(optimizer: str, hyper: dict[str, float], step: int, learning_rate: Any) -> np.ndarray:
+    """Of updates from the step-th on, (3, n) float64: learning rate, the same and 1 with bias correction if there is.
 
-
-def rates(optimizer: str, hyper: dict[str, float], step: int, learning_rate: Any) -> tuple[Any, Any]:
-    """Of updates from the step-th on: rate and root, (n,) float64 each, Adam's with its bias correction."""
+    They are what common.cu calls learning_rate, rate and root.
+    """
     rate = np.asarray(learning_rate, np.float64)
-    if optimizer != "adam":
-        return rate, np.ones_like(rate)
+    if not spec.OPTIMIZERS[optimizer].corrects_bias:
+        return np.stack([rate, rate, np.ones_like(rate)])
+    decay_1, decay_2, *_ = hyper.values()
     k = np.arange(step, step + len(rate)) + 1.0
-    return rate / (1 - hyper["beta1"] ** k), 1 / (1 - hyper["beta2"] ** k)
+    return np.stack([rate, rate / (1 - decay_1**k), 1 / (1 - decay_2**k)])
 
 
 def updating(
-    optimizer: str, hyper: dict[str, float], theta: Any, grad: Any, state: Any, rate: float, root: float,
-    clipping: Clipping,
-) -> Call:  # fmt: skip
-    """What makes one update by the gradient as `clipping` has measured it; theta and state are written."""
-    real = theta.dtype.type
+    optimizer: str, hyper: dict[str, float], theta: Any, grad: Any, state: Any, rates: Any, clipping: Clipping
+) -> Call:
+    """What makes one update by the gradient as `clipping` has measured it, with three of :func:`rates`.
+
+    theta and state are written.
+    """
+    real, count = theta.dtype, np.int64(theta.size)
     return each(
-        _FILE, f"update_{kind(optimizer, hyper)}", theta.dtype, theta.size, theta, grad, state, clipping.factor,
-        np.int64(theta.size), clipping.scale, clipping.limit, *constants(optimizer, hyper, theta.dtype), real(rate),
-        real(root),
+        "optimizers", "update", real, theta.size, theta, grad, state, clipping.factor, count, clipping.scale,
+        clipping.limit, *constants(hyper, real), *map(real.type, rates), defines=rule_defines(optimizer),
     )  # fmt: skip
 
 
@@ -71,4 +72,4 @@ def clip(grad: Any, grad_clip: float | None, norm: float | None) -> None:
     """Clip a gradient (N,) in place: by element, then by norm."""
     clipping = Clipping(grad.size, grad.dtype, 1.0, grad_clip, norm)
     clipping.measure(grad)
-    each(_FILE, "clip", grad.dtype, grad.size, grad, clipping.factor, np.int64(grad.size), clipping.limit)()
+    each(_CLIPPING, "clip", grad.dtype, grad.size, grad, clipping.factor, np.int64(grad.size), clipping.limit)()

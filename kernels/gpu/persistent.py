@@ -63,5 +63,5 @@ def _launch(name: str, dims: tuple[int, int, int], *arrays: Any) -> Call:
     """A launch with a barrier's counter of its own; dims are those of h and c, (T+1, B, H)."""
     rows, B, H = dims
     real, arrived = arrays[0].dtype, zeros((1,), np.uint32)
-    sizes = {"threads": _THREADS, "memory": _memory(H, real)}
+    sizes: dict[str, Any] = {"threads": _THREADS, "memory": _memory(H, real)}
     return launch(_FILE, name, real, _blocks(H), *arrays, arrived, rows - 1, B, H, **sizes)

@@ -33,13 +33,12 @@ def fits(shape: Shape, T: int, B: int, dtype: Any) -> bool:
 
 
 def train(
-    theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, rates: Any, roots: Any, shape: Shape,
-    T: int, *, rule: tuple[str, dict[str, float]], limits: tuple[float, float | None], watch: tuple[float, float],
-    losses: Any,
+    theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, rates: Any, shape: Shape, T: int, *,
+    rule: tuple[str, dict[str, float]], limits: tuple[float, float | None], watch: tuple[float, float], losses: Any,
 ) -> Any:  # fmt: skip
     """Run the iterations that train_steps was asked for; arguments as there, and its result.
 
-    rates and roots (n,) are on the host, from optimizers.rates; rule: the optimizer and its constants; limits:
+    rates (3, n) are on the host, from optimizers.rates; rule: the optimizer and its constants; limits:
     grad_scale and grad_clip; watch: smooth_loss and stop_below; losses (n,) is written.
     """
     n, real = len(starts), theta.dtype
@@ -48,11 +47,11 @@ def train(
     while done < n:
         end = min(n, done + _MOST_ITERATIONS)
         x = gather(ids, starts[done:end], T + 1, shape.vocab_size)
-        plan = [cupy.asarray(a[done:end].astype(real)) for a in (rates, roots)]
+        plan = [cupy.asarray(each[done:end].astype(real)) for each in rates]
         for begin, count in pace.launches(end - done):
             part = slice(begin, begin + count)
             known, why = block.run(
-                x[part], reset[done + begin : done + begin + count], plan[0][part], plan[1][part],
+                x[part], reset[done + begin : done + begin + count], [each[part] for each in plan],
                 losses[done + begin : done + begin + count],
             )  # fmt: skip
             if why:
@@ -69,12 +68,12 @@ class _Block:
         limits: tuple[float, float | None], watch: tuple[float, float],
     ) -> None:  # fmt: skip
         V, H, real = shape.vocab_size, shape.hidden_size, theta.dtype
-        kind = optimizers.kind(*rule)
+        optimizer, hyper = rule
         place = memory(H, T, V, real.itemsize, most_shared_memory())
         if place is None:
             raise RuntimeError("fits() is asked before")
         self._threads = 32 * sizes(H).warps
-        self._kernel = function("small", "train_small", real, defines(H, T, V, kind, place.shared))
+        self._kernel = function("small", "train_small", real, defines(H, T, V, optimizer, place.shared))
         self._memory = place.size
         self._kernel.max_dynamic_shared_size_bytes = max(place.size, 48 * 1024)
         scale, clip = limits
@@ -83,14 +82,14 @@ class _Block:
         self._carried = (h, c, cupy.asarray(np.array(watch, np.float64)))
         self._status, self._scratch = empty((2,), np.int32), empty((max(1, place.scratch),), real)
         limit = real.type(np.inf if clip is None else clip)
-        self._numbers = (real.type(scale), limit, *optimizers.constants(*rule, real))
+        self._numbers = (real.type(scale), limit, *optimizers.constants(hyper, real))
 
-    def run(self, x: Any, reset: Any, rates: Any, roots: Any, losses: Any) -> tuple[int, int]:
+    def run(self, x: Any, reset: Any, rates: list[Any], losses: Any) -> tuple[int, int]:
         """Run the iterations whose ids are x (count, T+1, 1); return how many losses are known, and why it ended.
 
         Waits for it: 0 is for the end of the iterations, 1 for a smoothed loss that is low, 2 for one not finite.
         """
-        arrays = (*self._state, x, reset, rates, roots, *self._carried, losses, self._status, self._scratch)
+        arrays = (*self._state, x, reset, *rates, *self._carried, losses, self._status, self._scratch)
         arguments = (*arrays, np.int32(len(x)), *self._numbers)
         self._kernel((1,), (self._threads,), arguments, shared_mem=self._memory)
         known, why = self._status.get().tolist()

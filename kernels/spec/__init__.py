@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from kernels.spec.layers import LAYERS, Cache, Grads
     from kernels.spec.ops import OPS
-    from kernels.spec.optimizers import OPTIMIZERS, Optimizer, hyper_values, slots, slots_of
+    from kernels.spec.optimizers import MOST_CONSTANTS, OPTIMIZERS, Optimizer, hyper_values, resolved, slots, takers
     from kernels.spec.parameters import (
         Params,
         Shape,
@@ -69,6 +69,7 @@ __all__ = [
     "ID_DTYPES",
     "LAYERS",
     "LAYER_NORM_EPSILON",
+    "MOST_CONSTANTS",
     "NORM_PANEL",
     "OPS",
     "OPTIMIZERS",
@@ -89,9 +90,10 @@ __all__ = [
     "offsets",
     "packs",
     "params",
+    "resolved",
     "round_to_bfloat16",
     "slots",
-    "slots_of",
+    "takers",
     "unit_panels",
     "workspace",
     "workspace_layout",

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kernels.shared import WrongType
+
 _DTYPES = {
     "float": ("float32", "float64"),
     "double": ("float64",),
@@ -32,10 +34,6 @@ _DTYPES = {
 }
 _KINDS = {kind: tuple(map(np.dtype, names)) for kind, names in _DTYPES.items()}
 _COUNTS = {"K", "S", "M"}  # sizes that may be zero: iterations, optimizer slots, characters of a text
-
-
-class WrongType(TypeError, ValueError):
-    """An argument of the wrong type: a TypeError, and a ValueError for callers that catch those of every argument."""
 
 
 # ------------------------------------------------------------------------------------------------------------- arrays
@@ -355,6 +353,7 @@ VALUES: dict[str, Value] = {
     "grad_clip": _CLIP,
     "grad_clip_norm": _CLIP,
     "momentum": _AT_LEAST_0,
+    "weight_decay": _AT_LEAST_0,
     "rho": _DECAY,
     "beta1": _DECAY,
     "beta2": _DECAY,

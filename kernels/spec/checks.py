@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kernels import spec
-from kernels.shared import NotFinite
+from kernels.shared import NotFinite, WrongType
 from kernels.spec.arguments import (
     HOST,
     VALUES,
     Arrays,
     Family,
-    WrongType,
     check_layout,
     check_type,
     flag,
@@ -128,10 +127,11 @@ def clip(grad: Any, grad_clip: Any, grad_clip_norm: Any, family: Family = HOST) 
 class Update(NamedTuple):
     """The checked numbers of one optimizer step."""
 
+    optimizer: str  # the row of spec.OPTIMIZERS, as spec.resolved says
+    hyper: dict[str, float]  # its constants, in the table's order
     step: int
     learning_rate: float
     grad_clip: float | None
-    hyper: dict[str, float]  # in the table's order
 
 
 def optimizer(
@@ -146,11 +146,10 @@ def optimizer(
     family: Family = HOST,
 ) -> Update:
     """Check the arguments of an optimizer."""
-    values = {key: number(key, value) for key, value in hyper.items()}
-    update = Update(
-        number("step", step), number("learning_rate", learning_rate), number("grad_clip", grad_clip), values
-    )
-    _CHECKS[name]((theta, grad, state), family, S=spec.slots_of(name, values))
+    row, values = spec.resolved(name, {key: number(key, value) for key, value in hyper.items()})
+    numbers = number("step", step), number("learning_rate", learning_rate), number("grad_clip", grad_clip)
+    update = Update(row, values, *numbers)
+    _CHECKS[name]((theta, grad, state), family, S=spec.OPTIMIZERS[row].slots)
     if theta.dtype == np.float64:
         return update
     return update._replace(
@@ -187,8 +186,8 @@ class Training(NamedTuple):
     shape: Shape
     seq_length: int
     step: int
-    optimizer: str
-    hyper: dict[str, float]  # all of the optimizer's constants, in the table's order
+    optimizer: str  # the row of spec.OPTIMIZERS, as spec.resolved says
+    hyper: dict[str, float]  # its constants, in the table's order
     grad_scale: float
     grad_clip: float | None
     grad_clip_norm: float | None
@@ -212,10 +211,12 @@ def train_steps(
 ) -> Training:  # fmt: skip
     """Check the arguments of :func:`train_steps`, all but the ids, which are checked as they are read."""
     values = {name: number(name, value) for name, value in spec.hyper_values(optimizer, hyper).items()}
-    if optimizer == "adagrad" and values["epsilon"] == 0:  # the rows of characters that were never read would be 0 / 0
-        raise ValueError("epsilon: expected at least 1.2e-38 in train_steps with adagrad, got 0")
+    optimizer, values = spec.resolved(optimizer, values)
+    row = spec.OPTIMIZERS[optimizer]
+    if row.skips_zeros and values.get("epsilon") == 0:  # the rows of characters that were never read would be 0 / 0
+        raise ValueError(f"epsilon: expected at least 1.2e-38 in train_steps with {optimizer}, got 0")
     T, rate, bf16 = number("seq_length", seq_length), number("dropout", dropout), flag("bfloat16", bfloat16)
-    known = _sizes(shape, family) | {"S": spec.slots_of(optimizer, values), "T": T}
+    known = _sizes(shape, family) | {"S": row.slots, "T": T}
     is_one_rate = not hasattr(learning_rate, "shape") or isinstance(learning_rate, np.generic)
     if is_one_rate:
         rate_of_all = number("learning_rate", learning_rate)

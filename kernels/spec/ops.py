@@ -1,6 +1,16 @@
 """The signature of every op, the same for all backends."""
 
+from inspect import Parameter, Signature
+
 from kernels.spec.layers import LAYERS
+from kernels.spec.optimizers import OPTIMIZERS, signature
+
+
+def _bare(signature: Signature) -> str:
+    """A signature without its annotations."""
+    parameters = [each.replace(annotation=Parameter.empty) for each in signature.parameters.values()]
+    return str(Signature(parameters))
+
 
 OPS = {
     **{
@@ -10,10 +20,7 @@ OPS = {
     },
     "softmax_cross_entropy": "(logits, targets, *, out=None)",
     "clip": "(grad, *, grad_clip=None, grad_clip_norm=None)",
-    "sgd": "(theta, grad, state, step, *, learning_rate, grad_clip=None, momentum=0.0)",
-    "adagrad": "(theta, grad, state, step, *, learning_rate, grad_clip=None, epsilon=1e-08)",
-    "rmsprop": "(theta, grad, state, step, *, learning_rate, grad_clip=None, rho=0.99, epsilon=1e-08)",
-    "adam": "(theta, grad, state, step, *, learning_rate, grad_clip=None, beta1=0.9, beta2=0.999, epsilon=1e-08)",
+    **{name: _bare(signature(name)) for name in OPTIMIZERS},
     "loss_and_grad": "(theta, h, c, x, *, shape, last_only=False, dropout=0.0, masks=None, workspace=None)",
     "train_steps": (
         "(theta, state, h, c, ids, starts, reset, learning_rate, *, shape, seq_length, step=0, optimizer='adagrad', "

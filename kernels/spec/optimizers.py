@@ -1,38 +1,88 @@
-"""The optimizers: formulas, constants, memory."""
+"""The optimizers: one row each, from which ops, checks, options of the command line and the tests' tables follow.
+
+What a backend adds for each is the arithmetic: one function in reference/optimizers.py, one in cpu/optimizers.py and
+one in gpu/cuda/common.cu, under the row's name.
+"""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from inspect import Parameter, Signature
+from typing import Any, NamedTuple
 
-from kernels.spec.arguments import WrongType
+from kernels.shared import WrongType
+
+#: The most constants that a row may have: compiled loops take this many numbers.
+MOST_CONSTANTS = 4
 
 
 class Optimizer(NamedTuple):
     """One row of the optimizer table."""
 
-    slots: int  # S, arrays of memory as long as theta, all starting at zero; see slots() for momentum's
-    hyper: dict[str, float]  # name -> default, in the order in which compiled loops take them
-    formula: str
+    title: str
+    slots: int  # S, arrays of memory as long as theta, all starting at zero
+    hyper: dict[str, float]  # name -> default, in the order in which compiled loops take them: MOST_CONSTANTS at most
+    formula: str  # with g, the gradient scaled and clipped, and k = step + 1
+    source: str
+    note: str = ""  # where it differs from other implementations
+    skips_zeros: bool = False  # a zero gradient changes neither theta nor the memory: compiled loops may leave it out
+    in_tile: bool = True  # compiled where a tile of the gradient is made, too; else always a pass of its own
+    corrects_bias: bool = False  # the first two constants are decays, whose bias 1 - decay^k is divided out
 
 
 OPTIMIZERS = {
-    "sgd": Optimizer(
-        0,
-        {"momentum": 0.0},
-        "theta -= learning_rate g;  with momentum  v = momentum v + g;  theta -= learning_rate v",
-    ),
     "adagrad": Optimizer(
-        1, {"epsilon": 1e-8}, "s += g^2;  theta -= learning_rate g / sqrt(s + epsilon)   (epsilon inside the root)"
+        "Adagrad",
+        1,
+        {"epsilon": 1e-8},
+        "s += g^2;  theta -= learning_rate g / sqrt(s + epsilon)   (epsilon inside the root)",
+        "Duchi, Hazan and Singer (2011), in the diagonal form",
+        "PyTorch has epsilon outside the root (1e-10); min-char-rnn has it inside, as here",
+        skips_zeros=True,
     ),
     "rmsprop": Optimizer(
+        "RMSprop",
         1,
         {"rho": 0.99, "epsilon": 1e-8},
         "s = rho s + (1-rho) g^2;  theta -= learning_rate g / (sqrt(s) + epsilon)   (epsilon outside the root)",
+        "Tieleman and Hinton, lecture 6.5 of Neural Networks for Machine Learning (2012)",
+        "As in PyTorch, whose rho is named alpha",
     ),
     "adam": Optimizer(
+        "Adam",
         2,
         {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
         "k = step + 1;  m = beta1 m + (1-beta1) g;  v = beta2 v + (1-beta2) g^2;"
         "  theta -= learning_rate (m / (1-beta1^k)) / (sqrt(v / (1-beta2^k)) + epsilon)   (epsilon outside the root)",
+        "Kingma and Ba (2015), algorithm 1",
+        "As in PyTorch",
+        corrects_bias=True,
+    ),
+    "sgd": Optimizer(
+        "Gradient descent",
+        0,
+        {"momentum": 0.0},
+        "theta -= learning_rate g;  with momentum  v = momentum v + g;  theta -= learning_rate v",
+        "Robbins and Monro (1951)",
+        "With a momentum other than 0 it is the optimizer `momentum`, whose memory is (1, N)",
+        skips_zeros=True,
+    ),
+    "momentum": Optimizer(
+        "Gradient descent with momentum",
+        1,
+        {"momentum": 0.9},
+        "v = momentum v + g;  theta -= learning_rate v",
+        "Polyak (1964)",
+        "PyTorch's momentum, without dampening: the learning rate stands outside v",
+        in_tile=False,  # where its code would cost half a second of compiling
+    ),
+    "adamw": Optimizer(
+        "AdamW",
+        2,
+        {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.01},
+        "theta -= learning_rate weight_decay theta;  then as adam",
+        "Loshchilov and Hutter (2019)",
+        "As in PyTorch: the decay follows the learning rate, and every parameter decays, biases too",
+        in_tile=False,
+        corrects_bias=True,
     ),
 }
 
@@ -56,11 +106,58 @@ def hyper_values(optimizer: str, hyper: dict[str, float] | None) -> dict[str, fl
     return {**defaults, **(hyper or {})}
 
 
+def resolved(optimizer: str, constants: dict[str, float]) -> tuple[str, dict[str, float]]:
+    """The row whose arithmetic is to be done, and the constants that it needs, for all constants of an optimizer.
+
+    They are the optimizer itself and its constants, but for sgd: with momentum it is the row `momentum`, without it
+    needs no constant.
+    """
+    if optimizer != "sgd":
+        return optimizer, constants
+    return ("momentum", constants) if constants["momentum"] else ("sgd", {})
+
+
 def slots(optimizer: str, hyper: dict[str, float] | None = None) -> int:
     """S, arrays of memory that an optimizer with these constants needs: plain descent needs none, momentum one."""
-    return slots_of(optimizer, hyper_values(optimizer, hyper))
+    return OPTIMIZERS[resolved(optimizer, hyper_values(optimizer, hyper))[0]].slots
 
 
-def slots_of(optimizer: str, constants: dict[str, float]) -> int:
-    """As :func:`slots`, for all constants of an optimizer."""
-    return 1 if constants.get("momentum") else OPTIMIZERS[optimizer].slots
+def takers(constant: str) -> list[str]:
+    """The optimizers that have a constant of that name."""
+    return [name for name, row in OPTIMIZERS.items() if constant in row.hyper]
+
+
+def signature(optimizer: str) -> Signature:
+    """The signature of the op that makes one update."""
+    vectors = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=Any) for name in ("theta", "grad", "state")]
+    step = Parameter("step", Parameter.POSITIONAL_OR_KEYWORD, annotation=int)
+    given = [_keyword("learning_rate", Parameter.empty, float), _keyword("grad_clip", None, float | None)]
+    constants = [_keyword(name, default, float) for name, default in OPTIMIZERS[optimizer].hyper.items()]
+    return Signature([*vectors, step, *given, *constants], return_annotation=None)
+
+
+def _keyword(name: str, default: Any, kind: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def documentation(optimizer: str) -> str:
+    """The docstring of that op."""
+    row = OPTIMIZERS[optimizer]
+    memory = f"({row.slots}, N) memory, zero before the first update; written" if row.slots else "(0, N)"
+    constants = [f"{name} : a constant of the formula" for name in row.hyper]
+    lines = [
+        f"{row.title}, in place on flat vectors: one update.",
+        f"``{row.formula}``",
+        "Parameters\n----------",
+        "theta : (N,) parameters; written",
+        "grad : (N,) gradient; read (g is grad clipped to [-grad_clip, grad_clip] by element)",
+        f"state : {memory}",
+        f"step : updates made before this one{'' if row.corrects_bias else '; not used'}",
+        "learning_rate : step size",
+        "grad_clip : limit of each element of the gradient; None for none",
+        *constants,
+        "Notes\n-----",
+        f"{row.note}. Source: {row.source}." if row.note else f"Source: {row.source}.",
+    ]
+    head, parameters, notes = lines[:2], lines[2:-2], lines[-2:]
+    return "\n\n".join([*head, "\n".join(parameters), "\n".join(notes)]) + "\n"

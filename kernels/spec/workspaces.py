@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernels.spec.arguments import WrongType, flag, number
+from kernels.shared import WrongType
+from kernels.spec.arguments import flag, number
 from kernels.spec.cells import CELLS, FLOAT_DTYPES
 from kernels.spec.parameters import Shape, aligned_zeros, num_parameters
 from kernels.spec.values import norm_panels

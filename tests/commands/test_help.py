@@ -127,7 +127,7 @@ def test_the_list_of_presets_fits(columns, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("train --optimizer a", {"adagrad", "adam"}), ("train --preset min-char-l", {"min-char-lstm", "min-char-lstm-mod-2"}),
+        ("train --optimizer a", {"adagrad", "adam", "adamw"}), ("train --preset min-char-l", {"min-char-lstm", "min-char-lstm-mod-2"}),
         ("train -p li", {"list"}), ("train --cell ", {"lstm", "gru", "rnn"}), ("train --style o", {"own", "original"}),
         ("train nie", {"nietzsche", "nie"}), ("sample --checkpoint ", {"last", "best"}), ("sample --backend c", {"cupy"}),
         ("gradcheck --backend a", {"all"}), ("train --hidden", {"--hidden-size"}), ("sa", {"sample"}),

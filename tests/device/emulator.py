@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 
 HEADER = Path(__file__).parent / "cuda.h"
-FOLDER = Path(__file__).parents[2] / "kernels" / "gpu"
+FOLDER = Path(__file__).parents[2] / "kernels" / "gpu" / "cuda"
 CACHE = Path(__file__).parents[2] / ".pytest_cache" / "emulated"
 COMPILER = shutil.which("g++")
 REASON = "needs g++ to run CUDA source on the processor"
@@ -22,7 +22,6 @@ BARRIER = re.compile(r"(?:__syncthreads\(\)|grid_barrier\(\w+\));")
 
 _KERNEL = re.compile(r"^KERNEL (?:__launch_bounds__\([^)]*\) )?(\w+)\(|^(\w+)\(real\* theta, real\* s0", re.MULTILINE)
 _DYNAMIC = re.compile(r"extern __shared__ (\w+) (\w+)\[\];")
-_UPDATE = re.compile(r"^UPDATE\((\w+),", re.MULTILINE)
 
 
 class LaunchError(RuntimeError):
@@ -31,7 +30,7 @@ class LaunchError(RuntimeError):
 
 def kernels_of(source):
     """Names of the kernels that a source defines."""
-    return [a or b for a, b in _KERNEL.findall(source) if "name" not in (a, b)] + _UPDATE.findall(source)
+    return [a or b for a, b in _KERNEL.findall(source)]
 
 
 def build(source, options=(), sanitizer=None, edit=lambda text: text):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, load
 from device import emulator, fake_cupy
-from test_chain import EXTRAS, PATHS, RULES, SIZES, agree, follow, masks_for, model, trace_of
+from test_chain import EXTRAS, PATHS, SIZES, agree, follow, masks_for, model, trace_of
 
 import kernels
 from charlstm.measure.bench import WORKS, text_ids
@@ -90,9 +90,9 @@ def test_several_iterations_as_the_reference(gpu, ref, path, dtype):
 
 
 @pytest.mark.parametrize("clipping", [{}, {"grad_clip": 0.05}, {"grad_clip": 0.1, "grad_clip_norm": 0.3}], ids=str)
-@pytest.mark.parametrize("rule", list(RULES))
-def test_every_optimizer_as_the_reference(gpu, ref, rule, clipping):
-    train_both(gpu, ref, (5, 2, 17, 9, 2), "float64", rule, clipping)
+@pytest.mark.parametrize("optimizer", spec.OPTIMIZERS)
+def test_every_optimizer_as_the_reference(gpu, ref, optimizer, clipping):
+    train_both(gpu, ref, (5, 2, 17, 9, 2), "float64", optimizer, clipping)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -123,20 +123,19 @@ def test_our_own_trace(gpu, cell):
 
 
 # ------------------------------------------------------------------------------------------------- the small model's block
-def train_both(gpu, ref, size, dtype, rule="adagrad", options=None, n=7):
+def train_both(gpu, ref, size, dtype, optimizer="adagrad", options=None, n=7):
     """Train with both, compare all that is written, and return the losses."""
     T, B, V, H, _ = size
-    optimizer, hyper = RULES[rule]
     shape, theta, h, c, _ = model(size, dtype)
     theta = theta / np.sqrt(H).astype(dtype)
     ids = np.random.RandomState(6).randint(0, V, 90 * B).astype(np.uint8)
     starts = np.ascontiguousarray(np.arange(n)[:, None] * T % 40 + np.arange(B) * 90, np.int64)
 
     def train(ops, d):
-        arrays = [a.astype(d) for a in (theta, np.zeros((spec.slots(optimizer, hyper), len(theta))), h, c)]
+        arrays = [a.astype(d) for a in (theta, np.zeros((spec.slots(optimizer), len(theta))), h, c)]
         losses = ops.train_steps(
             *arrays, ids, starts, np.arange(n) % 4 == 3, np.linspace(0.02, 0.01, n), shape=shape, seq_length=T, step=3,
-            optimizer=optimizer, hyper=hyper, grad_scale=1 / (T * B), **(options or {}),
+            optimizer=optimizer, grad_scale=1 / (T * B), **(options or {}),
         )  # fmt: skip
         return losses, *arrays
 
@@ -145,10 +144,10 @@ def train_both(gpu, ref, size, dtype, rule="adagrad", options=None, n=7):
     return got[0]
 
 
-@pytest.mark.parametrize("rule", list(RULES))
-def test_a_block_with_every_optimizer(gpu, ref, small, rule, any_order):
+@pytest.mark.parametrize("optimizer", spec.OPTIMIZERS)
+def test_a_block_with_every_optimizer(gpu, ref, small, optimizer, any_order):
     with launches(2):  # ids, and all iterations
-        train_both(gpu, ref, (4, 1, 35, 29, 1), "float64", rule, {"grad_clip": 0.02})
+        train_both(gpu, ref, (4, 1, 35, 29, 1), "float64", optimizer, {"grad_clip": 0.02})
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ import pytest
 from conftest import ROOT
 from device import emulator, nvrtc
 
-from kernels.gpu.block import defines
+from kernels import spec
+from kernels.gpu.block import defines, rule_defines
 
 pytestmark = pytest.mark.skipif(nvrtc.wheel() is None, reason=nvrtc.REASON)
 
-FOLDER = ROOT / "kernels" / "gpu"
+FOLDER = ROOT / "kernels" / "gpu" / "cuda"
 ARCHITECTURES = [75, pytest.param(80, marks=pytest.mark.long), pytest.param(86, marks=pytest.mark.long),
                  pytest.param(89, marks=pytest.mark.long), 90, pytest.param(100, marks=pytest.mark.long), 120]  # fmt: skip
 REALS = {"float32": "float", "float64": "double"}
@@ -32,14 +33,19 @@ BUDGETS = {
         "rounded_to_bfloat16": (28, 28, 0), "cross_entropy": (54, 56, 0), "log_probs": (56, 58, 0),
         "sum_in_double": (32, 42, 2048), "column_sums": (42, 56, 2048),
     },
-    "optimizers": {
-        "norm_panels": (15, 14, 2048), "norm_factor": (42, 42, 2048), "clip": (26, 32, 0), "update_sgd": (28, 32, 0),
-        "update_momentum": (30, 38, 0), "update_adagrad": (38, 46, 0), "update_rmsprop": (38, 46, 0),
-        "update_adam": (38, 48, 0),
-    },
+    "clipping": {"norm_panels": (15, 14, 2048), "norm_factor": (42, 42, 2048), "clip": (26, 32, 0)},
     "persistent": {"lstm_steps": (64, 112, 0), "lstm_steps_back": (88, 116, 0)},
     "sample": {"draw": (64, 64, 3084)},
 }  # fmt: skip
+#: Likewise, of the kernel that makes an update: registers by optimizer.
+UPDATES = {
+    "sgd": (28, 32),
+    "momentum": (30, 38),
+    "adagrad": (38, 46),
+    "rmsprop": (38, 46),
+    "adam": (38, 48),
+    "adamw": (38, 48),
+}
 #: Kernels whose sums or probabilities are in double for either type: the contract says so, or exactness wants it.
 IN_DOUBLE = {"sum_in_double", "log_probs", "norm_panels", "norm_factor", "draw"}
 #: Instructions in double of the small model's block: the smoothed loss, once an iteration.
@@ -81,6 +87,17 @@ def test_kernels_keep_their_budget(file, dtype, architecture):
             assert doubles(found.ptx, name) == 0, name
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", REALS)
+@pytest.mark.parametrize("optimizer", spec.OPTIMIZERS)
+def test_updates_keep_their_budget(optimizer, dtype, architecture):
+    found = compiled("optimizers", dtype, architecture, tuple(rule_defines(optimizer).items()))
+    (kernel,) = found.kernels.values()
+    assert kernel.registers <= UPDATES[optimizer][list(REALS).index(dtype)]
+    assert (kernel.shared, kernel.spilled) == (0, 0)
+    assert dtype == "float64" or doubles(found.ptx, "update") == 0
+
+
 def block(dtype, H, rule, shared=7, T=16, V=71):
     """What small.cu is compiled with."""
     return "small", dtype, tuple(defines(H, T, V, rule, shared).items())
@@ -90,11 +107,11 @@ def block(dtype, H, rule, shared=7, T=16, V=71):
 @pytest.mark.parametrize(
     ("dtype", "H", "rule", "spilled"),
     [
-        ("float32", 112, "ADAGRAD", 0), ("float32", 100, "ADAGRAD", 0), ("float32", 112, "ADAM", 0),
-        pytest.param("float32", 56, "ADAGRAD", 0, marks=pytest.mark.long),
-        pytest.param("float32", 20, "RMSPROP", 0, marks=pytest.mark.long),
-        pytest.param("float32", 104, "MOMENTUM", 0, marks=pytest.mark.long),
-        pytest.param("float64", 72, "ADAGRAD", 0, marks=pytest.mark.long),
+        ("float32", 112, "adagrad", 0), ("float32", 100, "adagrad", 0), ("float32", 112, "adam", 0),
+        pytest.param("float32", 56, "adagrad", 0, marks=pytest.mark.long),
+        pytest.param("float32", 20, "rmsprop", 0, marks=pytest.mark.long),
+        pytest.param("float32", 104, "momentum", 0, marks=pytest.mark.long),
+        pytest.param("float64", 72, "adagrad", 0, marks=pytest.mark.long),
     ],
 )  # fmt: skip
 def test_the_small_models_block_holds_its_weights_in_registers(dtype, H, rule, spilled, architecture):
@@ -109,14 +126,11 @@ def test_the_small_models_block_holds_its_weights_in_registers(dtype, H, rule, s
         assert 0 < doubles(found.ptx, "train_small") <= BLOCKS_DOUBLES
 
 
-@pytest.mark.parametrize("file", [*BUDGETS, "small"])
+@pytest.mark.parametrize("file", [*BUDGETS, "small", "optimizers"])
 def test_no_memory_is_read_as_if_nobody_wrote_it(file):
     """ld.global.nc goes through a cache that no write reaches; who writes what is too easily changed to rely on it."""
-    found = (
-        compiled("small", "float32", 90, block("float32", 112, "ADAGRAD")[2])
-        if file == "small"
-        else compiled(file, "float32", 90)
-    )
+    known = {"small": block("float32", 112, "adagrad")[2], "optimizers": tuple(rule_defines("adam").items())}
+    found = compiled(file, "float32", 90, known.get(file, ()))
     assert "ld.global.nc" not in found.ptx
 
 
@@ -131,7 +145,7 @@ def test_the_launcher_compiles_what_is_tested_here():
 
     assert launch.options("float32", {"HIDDEN": 3}) == ("--std=c++17", "-DREAL=float", "-DHIDDEN=3")
     assert launch.source("cells") == source("cells")
-    assert {path.stem for path in Path(FOLDER).glob("*.cu")} == {*BUDGETS, "small", "common"}
+    assert {path.stem for path in Path(FOLDER).glob("*.cu")} == {*BUDGETS, "small", "optimizers", "common"}
 
 
 def test_the_compiler_is_the_one_that_the_budgets_are_of():
@@ -141,7 +155,7 @@ def test_the_compiler_is_the_one_that_the_budgets_are_of():
 
 def test_spills_and_doubles_are_seen():
     """The test of these tests: a block whose weights do not fit spills, and a double is counted."""
-    found = compiled("small", "float32", 90, block("float32", 126, "ADAGRAD")[2])
+    found = compiled("small", "float32", 90, block("float32", 126, "adagrad")[2])
     assert found.kernels["train_small"].spilled > 0
     wrong = nvrtc.compiled('typedef float real;\nextern "C" __global__ void f(real* a) { a[0] *= 1.1; }', (), 90)
     assert doubles(wrong.ptx, "f") > 0

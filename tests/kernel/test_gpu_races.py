@@ -17,7 +17,7 @@ pytestmark = [
 WORKS = {
     "small": ["block"],
     "model": ["launches"],
-    "optimizers": ["launches"],
+    "clipping": ["launches"],
     "sample": ["drawing"],
     "persistent": ["steps"],
 }

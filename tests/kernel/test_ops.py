@@ -33,16 +33,14 @@ def plan(n, batch=3, T=5):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-@pytest.mark.parametrize(
-    ("optimizer", "hyper"), [*((name, {}) for name in spec.OPTIMIZERS), ("sgd", {"momentum": 0.9})], ids=str
-)
+@pytest.mark.parametrize("optimizer", spec.OPTIMIZERS)
 @pytest.mark.parametrize("cell", CELLS)
-def test_one_call_or_several_give_the_same_bits(ops, cell, optimizer, hyper, dropout, dtype):
+def test_one_call_or_several_give_the_same_bits(ops, cell, optimizer, dropout, dtype):
     if dropout and cell != "lstm" and dtype == "float32":
         pytest.skip("what these cells and dropout have in common does not depend on the dtype")
     shape = SHAPE._replace(cell=cell)
-    arguments = {"shape": shape, "seq_length": 5, "optimizer": optimizer, "hyper": hyper, "grad_clip": 1.0}
-    slots = spec.slots(optimizer, hyper)
+    arguments = {"shape": shape, "seq_length": 5, "optimizer": optimizer, "grad_clip": 1.0}
+    slots = spec.slots(optimizer)
     whole, parts = (training(dtype, slots=slots, shape=shape) for _ in range(2))
     starts, reset, rates = plan(20)
     masks = np.random.RandomState(8).randint(0, 2, (20, 2, 5, 3, 9)).astype(np.uint8)
@@ -189,7 +187,7 @@ def test_a_team_that_waits_too_often_gives_way_to_one_thread_and_comes_back():
 def test_what_a_workspace_held_before_means_nothing(ops, cell):
     """Every byte of it is 0xFF, as if it had been used by something else: the bits are those of a new one."""
     shape = SHAPE._replace(cell=cell)
-    for name, hyper in [*((name, {}) for name in spec.OPTIMIZERS), ("sgd", {"momentum": 0.9})]:
+    for name in spec.OPTIMIZERS:
         for norm in (None, 1.0):
             outcome = []
             for is_used in (False, True):
@@ -197,10 +195,9 @@ def test_what_a_workspace_held_before_means_nothing(ops, cell):
                 for buffer in ws:
                     if is_used and buffer is not None and buffer.size:
                         buffer.reshape(-1).view(np.uint8)[:] = 0xFF
-                given = training("float32", slots=spec.slots(name, hyper), shape=shape)
+                given = training("float32", slots=spec.slots(name), shape=shape)
                 losses = ops.train_steps(
-                    *given, *plan(5), shape=shape, seq_length=5, optimizer=name, hyper=hyper, grad_clip_norm=norm,
-                    workspace=ws,
+                    *given, *plan(5), shape=shape, seq_length=5, optimizer=name, grad_clip_norm=norm, workspace=ws,
                 )  # fmt: skip
                 outcome.append([a.tobytes() for a in (losses, *given[:4])])
             assert outcome[0] == outcome[1], (name, norm)
@@ -494,6 +491,25 @@ def test_hyperparameters_reach_the_update(ops, ref):
         assert (default != outcome[0]).any()
 
 
+def test_sgd_with_momentum_is_the_optimizer_of_that_name(ops):
+    outcome = []
+    for name, constants in (("sgd", {"momentum": 0.7}), ("momentum", {"momentum": 0.7})):
+        theta, velocity, given = np.ones(5), np.ones((1, 5)), training("float32")
+        getattr(ops, name)(theta, np.arange(5.0), velocity, 0, learning_rate=0.1, **constants)
+        losses = ops.train_steps(*given, *plan(5), shape=SHAPE, seq_length=5, optimizer=name, hyper=constants)
+        outcome.append([a.tobytes() for a in (theta, velocity, losses, *given[:4])])
+    assert outcome[0] == outcome[1]
+    plain, with_none = np.ones(5), np.ones(5)
+    ops.sgd(plain, np.arange(5.0), np.zeros((0, 5)), 0, learning_rate=0.1)
+    ops.momentum(with_none, np.arange(5.0), np.zeros((1, 5)), 0, learning_rate=0.1, momentum=0.0)
+    assert plain.tolist() == with_none.tolist()
+
+
+def test_an_optimizer_refuses_a_constant_of_another(ops):
+    with pytest.raises(TypeError, match=r"adagrad\(\) got an unexpected keyword argument 'rho'"):
+        ops.adagrad(np.ones(5), np.ones(5), np.ones((1, 5)), 0, learning_rate=0.1, rho=0.5)
+
+
 def test_the_optimizers_by_hand(ops):
     theta, gradient = np.array([1.0, -2.0]), np.array([0.5, 3.0])
 
@@ -505,7 +521,7 @@ def test_the_optimizers_by_hand(ops):
 
     g = gradient
     assert after("sgd", 0) == pytest.approx(theta - 0.2 * g)
-    assert after("sgd", 1, momentum=0.9) == pytest.approx(theta - 0.1 * g - 0.1 * 1.9 * g)
+    assert after("momentum", 1) == pytest.approx(theta - 0.1 * g - 0.1 * 1.9 * g)
     assert after("adagrad", 1) == pytest.approx(theta - 0.1 * g / np.sqrt(g * g) - 0.1 * g / np.sqrt(2 * g * g))
     s1, s2 = 0.01 * g * g, 0.0199 * g * g
     assert after("rmsprop", 1) == pytest.approx(theta - 0.1 * g / np.sqrt(s1) - 0.1 * g / np.sqrt(s2), rel=1e-6)

@@ -154,9 +154,11 @@ def test_dropout_and_embedding(ops, embedding_size, rate):
     [
         ("sgd", {}, lambda p, rate: torch.optim.SGD([p], lr=rate)),
         ("sgd", {"momentum": 0.9}, lambda p, rate: torch.optim.SGD([p], lr=rate, momentum=0.9)),
+        ("momentum", {"momentum": 0.8}, lambda p, rate: torch.optim.SGD([p], lr=rate, momentum=0.8)),
         ("adagrad", {"epsilon": 0.0}, lambda p, rate: torch.optim.Adagrad([p], lr=rate, eps=0.0)),  # elsewhere in the root
         ("rmsprop", {"rho": 0.9, "epsilon": 1e-3}, lambda p, rate: torch.optim.RMSprop([p], lr=rate, alpha=0.9, eps=1e-3)),
         ("adam", {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-3}, lambda p, rate: torch.optim.Adam([p], lr=rate, betas=(0.8, 0.95), eps=1e-3)),
+        ("adamw", {"beta1": 0.8, "weight_decay": 0.3}, lambda p, rate: torch.optim.AdamW([p], lr=rate, betas=(0.8, 0.999), weight_decay=0.3)),
     ],
 )  # fmt: skip
 def test_optimizers(ops, name, constants, theirs):

@@ -104,7 +104,7 @@ def test_what_older_versions_wrote_is_read(name, tmp_path):
 @given(
     hidden=st.integers(1, 5), layers=st.integers(1, 3), cell=st.sampled_from(["lstm", "gru", "rnn"]),
     embedding=st.integers(0, 4), batch=st.integers(1, 4), dtype=st.sampled_from(["float32", "float64"]),
-    optimizer=st.sampled_from(["adagrad", "adam", "rmsprop", "sgd"]), letters=st.text(min_size=2, max_size=9),
+    optimizer=st.sampled_from(list(spec.OPTIMIZERS)), letters=st.text(min_size=2, max_size=9),
     seed=st.integers(0, 2**32 - 1), order=st.sampled_from(["C", "F", "reversed", "strided"]),
 )  # fmt: skip
 def test_any_arrays_come_back_bit_for_bit(

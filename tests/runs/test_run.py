@@ -76,7 +76,7 @@ def test_smoothing_is_the_original_scripts(corpus, tmp_path):
     [
         {},
         {"optimizer": "adagrad", "learning_rate": 0.05, "num_layers": 1},
-        {"cell": "gru"},
+        {"cell": "gru", "optimizer": "adamw", "weight_decay": 0.1},
         {"cell": "rnn", "backend": "numpy"},
         {"optimizer": "sgd", "learning_rate": 0.5, "momentum": 0.9, "dropout": 0.3, "embedding_size": 5},
         {"batch_size": 9, "schedule": "decay", "decay_every": 0.3, "report_every": 1, "backend": "numpy"},
@@ -220,7 +220,7 @@ def test_the_same_bits_with_dropout_for_any_number_of_threads(corpus, tmp_path):
 def test_a_checkpoint_from_before_an_option_has_its_default(saved):
     now = saved.trainer.checkpoint()
     rest = dict(vars(now.config))
-    for name in ("embedding_size", "dropout", "momentum"):
+    for name in ("embedding_size", "dropout", "momentum", "weight_decay"):
         del rest[name]
     assert Config(**rest) == now.config
 

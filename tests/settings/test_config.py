@@ -6,6 +6,7 @@ import pytest
 
 from charlstm.errors import UserError
 from charlstm.settings.config import PRESETS, Config, from_model, from_preset
+from kernels.spec import OPTIMIZERS
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ from charlstm.settings.config import PRESETS, Config, from_model, from_preset
         ({"grad_clip": 1e200}, "--grad-clip: expected at most 3e+38, got 1e+200"),
         ({"grad_clip_norm": 1e200}, "--grad-clip-norm: expected at most 3e+38, got 1e+200"),
         ({"epsilon": 1e-200}, "--epsilon: expected at least 2e-38, got 1e-200"),
-        ({"optimizer": "adm"}, "--optimizer: expected one of adagrad, rmsprop, adam, sgd, got 'adm'"),
+        ({"optimizer": "adm"}, f"--optimizer: expected one of {', '.join(OPTIMIZERS)}, got 'adm'"),
         ({"optimizer": 3}, "--optimizer: expected a word, got 3"),
         ({"beta1": 1}, "--beta1: expected less than 1, got 1.0"),
         ({"hidden_size": 10**19}, "--hidden-size: expected at most 65536, got 10000000000000000000"),
@@ -33,7 +34,9 @@ from charlstm.settings.config import PRESETS, Config, from_model, from_preset
         ({"seed": 2**32}, "--seed: expected at most 4294967295, got 4294967296"),
         ({"dropout": 1}, "--dropout: expected less than 1, got 1.0"),
         ({"embedding_size": -1}, "--embedding-size: expected at least 0, got -1"),
-        ({"momentum": 0.9}, "--momentum: goes with --optimizer sgd, not with adam"),
+        ({"momentum": 0.9}, "--momentum: goes with --optimizer sgd or momentum, not with adam"),
+        ({"weight_decay": 0.1}, "--weight-decay: goes with --optimizer adamw, not with adam"),
+        ({"weight_decay": -1}, "--weight-decay: expected at least 0, got -1.0"),
         ({"temperature": -1}, "--temperature: expected at least 0, got -1.0"),
         ({"unknown": "replace:ab"}, "--unknown: expected error, skip or replace:CHAR, got 'replace:ab'"),
         ({"lower": 1}, "--lower: expected true or false, got 1"),
@@ -113,6 +116,13 @@ def test_only_the_optimizers_own_constants_reach_it():
     assert Config(optimizer="rmsprop", rho=0.9, epsilon=1e-7).hyper == {"rho": 0.9, "epsilon": 1e-7}
     assert Config(optimizer="sgd").hyper == {}
     assert Config(optimizer="sgd", momentum=0.9).hyper == {"momentum": 0.9}
+    assert Config(optimizer="adamw", weight_decay=0.1).hyper == {"beta2": 0.99, "weight_decay": 0.1}
+    assert Config(optimizer="momentum").hyper == {}
+    assert Config(optimizer="momentum", momentum=0.5).hyper == {"momentum": 0.5}
+
+
+def test_every_constant_of_an_optimizer_is_an_option():
+    assert {constant for row in OPTIMIZERS.values() for constant in row.hyper} <= {item.name for item in fields(Config)}
 
 
 def test_every_option_has_help():

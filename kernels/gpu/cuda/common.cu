@@ -37,36 +37,45 @@ template <class number> __device__ __forceinline__ number warp_max(number x) {
 // NaN stays NaN: a gradient that is none must show.
 __device__ __forceinline__ real clipped(real g, real limit) { return g > limit ? limit : g < -limit ? -limit : g; }
 
-// ------------------------------------------------------------------------------------------------------- update rules
-enum { SGD, MOMENTUM, ADAGRAD, RMSPROP, ADAM };
-
-// The constants of a rule, in the order of spec.OPTIMIZERS; 1 - a and 1 - b, which lose digits where they are computed in
-// float; `root` is Adam's 1 / (1 - beta2^k).
+// ---------------------------------------------------------------------------------------------------------- optimizers
+// The constants of an optimizer, in the order of its row in spec.OPTIMIZERS; 1 - a and 1 - b, which lose digits where they
+// are computed in float; the learning rate, the same with the bias correction of the first memory where there is any, and
+// `root`, that of the second, else 1.
 struct Rule {
-    real a, b, c, rest_a, rest_b, rate, root;
+    real a, b, c, d, rest_a, rest_b, learning_rate, rate, root;
 };
 
-// The parameter after one update by the gradient g; its memory s0, s1 is written where the rule has any.
-template <int kind> __device__ __forceinline__ real updated(real theta, real g, real* s0, real* s1, const Rule& rule) {
-    if (kind == SGD) return theta - rule.rate * g;
-    if (kind == MOMENTUM) {
-        const real v = rule.a * *s0 + g;
-        *s0 = v;
-        return theta - rule.rate * v;
-    }
-    if (kind == ADAGRAD) {
-        const real s = *s0 + g * g;
-        *s0 = s;
-        return theta - rule.rate * g / sqrt(s + rule.a);
-    }
-    if (kind == RMSPROP) {
-        const real s = rule.a * *s0 + rule.rest_a * g * g;
-        *s0 = s;
-        return theta - rule.rate * g / (sqrt(s) + rule.b);
-    }
+// One function for each row, by its name: the parameter after one update by the gradient g; its memory s0, s1 is written
+// where the optimizer has any.
+#define OPTIMIZER(name) \
+    __device__ __forceinline__ real name(real theta, real g, real* s0, real* s1, const Rule& rule)
+
+OPTIMIZER(sgd) { return theta - rule.rate * g; }
+
+OPTIMIZER(momentum) {
+    const real v = rule.a * *s0 + g;
+    *s0 = v;
+    return theta - rule.rate * v;
+}
+
+OPTIMIZER(adagrad) {
+    const real s = *s0 + g * g;
+    *s0 = s;
+    return theta - rule.rate * g / sqrt(s + rule.a);
+}
+
+OPTIMIZER(rmsprop) {
+    const real s = rule.a * *s0 + rule.rest_a * g * g;
+    *s0 = s;
+    return theta - rule.rate * g / (sqrt(s) + rule.b);
+}
+
+OPTIMIZER(adam) {
     const real m = rule.a * *s0 + rule.rest_a * g;
     const real v = rule.b * *s1 + rule.rest_b * g * g;
     *s0 = m;
     *s1 = v;
     return theta - rule.rate * m / (sqrt(v * rule.root) + rule.c);
 }
+
+OPTIMIZER(adamw) { return adam(theta - rule.learning_rate * rule.d * theta, g, s0, s1, rule); }

@@ -1,55 +1,11 @@
-// Clipping and the optimizers, each one pass over flat vectors (N,). The gradient that counts is
-// clipped(grad * scale, limit) * factor[0], where the factor holds the norm down.
+// One update, in one pass over flat vectors (N,), by the optimizer RULE (of common.cu), whose memory is (SLOTS, N). The
+// gradient that counts is clipped(grad * scale, limit) * factor[0], where the factor holds the norm down.
 
-// A block of 256 has a panel of spec.NORM_PANEL elements: panels[k] = its sum of squares, in double.
-KERNEL norm_panels(const real* grad, double* panels, long long n, int panel, real scale, real limit) {
-    __shared__ double parts[256];
-    const long long begin = blockIdx.x * (long long)panel;
-    double sum = 0;
-    for (int k = threadIdx.x; k < panel && begin + k < n; k += 256) {
-        const double g = clipped(grad[begin + k] * scale, limit);
-        sum += g * g;
-    }
-    parts[threadIdx.x] = sum;
-    for (int half = 128; half > 0; half /= 2) {
-        __syncthreads();
-        if (threadIdx.x < half) parts[threadIdx.x] += parts[threadIdx.x + half];
-    }
-    if (threadIdx.x == 0) panels[blockIdx.x] = parts[0];
-}
-
-// One block of 256: factor[0] = what holds the norm at the limit; 1 where it is no larger.
-KERNEL norm_factor(const double* panels, real* factor, int count, double limit) {
-    __shared__ double parts[256];
-    double sum = 0;
-    for (int k = threadIdx.x; k < count; k += 256) sum += panels[k];
-    parts[threadIdx.x] = sum;
-    for (int half = 128; half > 0; half /= 2) {
-        __syncthreads();
-        if (threadIdx.x < half) parts[threadIdx.x] += parts[threadIdx.x + half];
-    }
-    if (threadIdx.x == 0) {
-        const double norm = sqrt(parts[0]);
-        factor[0] = norm > limit ? (real)(limit / norm) : real(1);
+KERNEL update(real* theta, const real* grad, real* state, const real* factor, long long n, real scale, real limit, real a,
+              real b, real c, real d, real rest_a, real rest_b, real learning_rate, real rate, real root) {
+    const Rule rule = {a, b, c, d, rest_a, rest_b, learning_rate, rate, root};
+    EACH(k, n) {
+        const real g = clipped(grad[k] * scale, limit) * factor[0];
+        theta[k] = RULE(theta[k], g, state + (SLOTS > 0 ? k : 0), state + (SLOTS > 1 ? n + k : 0), rule);
     }
 }
-
-KERNEL clip(real* grad, const real* factor, long long n, real limit) {
-    EACH(k, n) grad[k] = clipped(grad[k], limit) * factor[0];
-}
-
-#define UPDATE(name, kind, slots)                                                                                     \
-    KERNEL name(real* theta, const real* grad, real* state, const real* factor, long long n, real scale, real limit,  \
-                real a, real b, real c, real rest_a, real rest_b, real rate, real root) {                             \
-        const Rule rule = {a, b, c, rest_a, rest_b, rate, root};                                                                     \
-        EACH(k, n) {                                                                                                  \
-            const real g = clipped(grad[k] * scale, limit) * factor[0];                                               \
-            theta[k] = updated<kind>(theta[k], g, state + (slots > 0 ? k : 0), state + (slots > 1 ? n + k : 0), rule); \
-        }                                                                                                             \
-    }
-
-UPDATE(update_sgd, SGD, 0)
-UPDATE(update_momentum, MOMENTUM, 1)
-UPDATE(update_adagrad, ADAGRAD, 1)
-UPDATE(update_rmsprop, RMSPROP, 1)
-UPDATE(update_adam, ADAM, 2)

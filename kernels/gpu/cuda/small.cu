@@ -4,7 +4,8 @@
 // While steps are made the recurrent matrix is in registers, each element in one place: warp w has its rows w, w + WARPS,
 // ..., lane l of those the columns l, l + 32, ... That serves both ways: a product with h adds up over rows, so over warps, through shared memory;
 // one with dz over columns, so over the lanes of one warp, by shuffles. There is hardly a register to spare, so sizes are
-// known at compile time: HIDDEN, STEPS, IDS, WARPS, what lies in SHARED memory, and the RULE (of common.cu).
+// known at compile time: HIDDEN, STEPS, IDS, WARPS, what lies in SHARED memory, the optimizer RULE (of common.cu)
+// and whether it SKIPS_ZEROS.
 
 constexpr int H = HIDDEN, T = STEPS, V = IDS;
 constexpr int GATES = 4 * H, THREADS = 32 * WARPS, ROWS = (H + WARPS - 1) / WARPS, COLUMNS = (GATES + 31) / 32;
@@ -37,11 +38,11 @@ struct Vectors {
 // One parameter's update: clipped, and with the memory that lies where the parameter does.
 __device__ __forceinline__ real stepped(real theta, real g, const Vectors& flat, int at, const Rule& rule,
                                         real scale, real limit) {
-    return updated<RULE>(theta, clipped(g * scale, limit), flat.s0 + at, flat.s1 + at, rule);
+    return RULE(theta, clipped(g * scale, limit), flat.s0 + at, flat.s1 + at, rule);
 }
 
-// Whether a rule moves parameters whose gradient is zero, so that rows of W_x which no id touches count, too.
-__device__ constexpr bool moves_all() { return RULE != SGD && RULE != ADAGRAD; }
+// Whether the optimizer moves parameters whose gradient is zero, so that rows of W_x which no id touches count, too.
+__device__ constexpr bool moves_all() { return !SKIPS_ZEROS; }
 
 __device__ __forceinline__ int row_of(int i) { return WARPS * i + threadIdx.x / 32; }
 __device__ __forceinline__ int column_of(int j) { return 32 * j + threadIdx.x % 32; }
@@ -185,13 +186,14 @@ __device__ __forceinline__ void cross_entropy(real* logits, const int* targets, 
     }
 }
 
-// theta (N,) and its memory s0, s1; x (count, T+1) ids; reset, rates, roots (count,); h, c (H,) the state; watch: the
+// theta (N,) and its memory s0, s1; x (count, T+1) ids; reset, and the rates (count,); h, c (H,) the state; watch: the
 // smoothed loss, and that below which training stops. Written: theta, s0, s1, h, c, watch[0], losses (count,), and
 // status: iterations whose loss is known, and why it ended (0: all done, 1: the smoothed loss, 2: one not finite).
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, const real* rates, const real* roots,
-            real* h_carried, real* c_carried, double* watch, double* losses, int* status, real* scratch, int count,
-            real scale, real limit, real rule_a, real rule_b, real rule_c, real rest_a, real rest_b) {
+train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, const real* learning_rates,
+            const real* rates, const real* roots, real* h_carried, real* c_carried, double* watch, double* losses,
+            int* status, real* scratch, int count, real scale, real limit, real rule_a, real rule_b, real rule_c,
+            real rule_d, real rest_a, real rest_b) {
     extern __shared__ real memory[];
     __shared__ int verdict;
     const int tid = threadIdx.x;
@@ -293,7 +295,7 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
             }
         }
 
-        const Rule rule = {rule_a, rule_b, rule_c, rest_a, rest_b, rates[n], roots[n]};
+        const Rule rule = {rule_a, rule_b, rule_c, rule_d, rest_a, rest_b, learning_rates[n], rates[n], roots[n]};
         if (tid < GATES) update_input(id, gates, flat, rule, scale, limit);  // here the registers of w are free
         update_readout(W_y, h + UNITS, logits, flat, rule, scale, limit);
         update_recurrent(w, h, gates, flat, rule, scale, limit);
