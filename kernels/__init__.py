@@ -19,13 +19,15 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from kernels.protocol import Ops
 from kernels.shared import BackendUnavailable, NotFinite, compile_listeners
 
 BACKENDS = ("numpy", "numba", "cupy")
 
 _MODULES = {"numpy": "kernels.reference", "numba": "kernels.cpu", "cupy": "kernels.gpu.ops"}
+_FOR_THE_HOST = {**_MODULES, "cupy": "kernels.gpu.host"}
 _CACHE = {"numba": "kernels.cpu.compiler"}
 _NEEDS = {"numpy": ("numpy",), "numba": ("numba",), "cupy": ()}
 
@@ -69,8 +71,8 @@ def available() -> tuple[str, ...]:
     return tuple(name for name in BACKENDS if missing(name) is None)
 
 
-def load(name: str) -> ModuleType:
-    """Return the module that implements every op of :data:`kernels.spec.OPS` for backend `name`.
+def load(name: str) -> Ops:
+    """Return the module that has every op of :data:`kernels.spec.OPS` for backend `name`.
 
     Raises
     ------
@@ -79,10 +81,10 @@ def load(name: str) -> ModuleType:
     ValueError
         If there is no backend of that name.
     """
-    return _load(name, _MODULES)
+    return cast(Ops, _documented(_load(name, _MODULES)))
 
 
-def load_for_host(name: str) -> ModuleType:
+def load_for_host(name: str) -> Ops:
     """As :func:`load`, for NumPy arrays: those of a device are copied there and back, and pass where they are its own.
 
     Raises
@@ -90,7 +92,7 @@ def load_for_host(name: str) -> ModuleType:
     BackendUnavailable, ValueError
         As :func:`load`.
     """
-    return _load(name, {**_MODULES, "cupy": "kernels.gpu.host"})
+    return cast(Ops, _documented(_load(name, _FOR_THE_HOST)))
 
 
 def _load(name: str, modules: dict[str, str]) -> ModuleType:
@@ -105,9 +107,27 @@ def _load(name: str, modules: dict[str, str]) -> ModuleType:
         raise BackendUnavailable(f"the {name} backend cannot be loaded: {str(error).partition(chr(10))[0]}") from error
 
 
+def _documented(module: ModuleType) -> ModuleType:
+    """The module of a backend, each of its docstrings preceded by the reference's, which has all the arguments.
+
+    A first paragraph that points to the reference goes; what stands below it is what this backend adds.
+    """
+    from inspect import cleandoc
+
+    reference = import_module(_MODULES["numpy"])
+    for name in module.__all__:
+        op, whole = getattr(module, name), cleandoc(getattr(reference, name).__doc__ or "")
+        own = cleandoc(op.__doc__ or "")
+        if whole and not own.startswith(whole):
+            first, _, rest = own.partition("\n\n")
+            added = rest if "kernels.reference." in first else own
+            op.__doc__ = f"{whole}\n\nOn this backend\n---------------\n{added}" if added else whole
+    return module
+
+
 def to_device(name: str, array: Any) -> Any:
     """An array (of NumPy) for a backend that keeps it: a copy on its device, or the array itself where it has none."""
-    return array if name != "cupy" else load_for_host(name).to_device(array)
+    return array if name != "cupy" else _load(name, _FOR_THE_HOST).to_device(array)
 
 
 def to_host(array: Any) -> Any:
@@ -137,10 +157,28 @@ def clear_kernel_cache() -> tuple[int, int]:
     return cast(tuple[int, int], _load("numba", _CACHE).clear_cache())
 
 
+__version__: str
+
+if not TYPE_CHECKING:  # who checks types should hear of a misspelt name
+
+    def __getattr__(name: str) -> str:
+        """The version, looked up when it is first asked for: that takes longer than importing this package."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("charlstm")
+        except PackageNotFoundError:  # a source tree that is not installed
+            return "0+unknown"
+
+
 __all__ = [
     "BACKENDS",
     "BackendUnavailable",
     "NotFinite",
+    "Ops",
+    "__version__",
     "available",
     "clear_kernel_cache",
     "compile_listeners",

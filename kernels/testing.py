@@ -4,12 +4,14 @@ Used by ``charlstm gradcheck``, by the tests, and by whoever writes a backend.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from kernels import spec
-from kernels.spec import Shape
+from kernels.protocol import Ops
+from kernels.spec import Floats, Shape
 from kernels.spec.arguments import check_layout, check_type
 
 #: Largest relative error, norm-wise, that a gradient may have against central differences in float64.
@@ -22,7 +24,7 @@ T, B, V, H, D, E = 5, 2, 7, 3, 4, 6
 
 
 # --------------------------------------------------------------------------------------------------- close enough
-def relative_error(got: Any, expected: Any) -> float:
+def relative_error(got: ArrayLike, expected: ArrayLike) -> float:
     """||got - expected|| / ||expected||, Euclidean norms of all elements; NaN anywhere gives NaN, 0 / 0 gives 0."""
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     if got.shape != expected.shape:
@@ -31,7 +33,7 @@ def relative_error(got: Any, expected: Any) -> float:
     return difference / size if size else difference
 
 
-def float32_excess(got: Any, plain: Any, exact: Any) -> float:
+def float32_excess(got: ArrayLike, plain: ArrayLike, exact: ArrayLike) -> float:
     """How far a float32 result's error exceeds what is allowed: 1 is the limit, NaN gives NaN.
 
     The error is the largest deviation from `exact` (float64); allowed is the larger of four times the error of `plain`,
@@ -56,7 +58,7 @@ class GradientError(NamedTuple):
     error: float
 
 
-def numerical_gradient(loss: Callable[[], float], array: np.ndarray, delta: float = 1e-5) -> np.ndarray:
+def numerical_gradient(loss: Callable[[], float], array: Floats, delta: float = 1e-5) -> Floats:
     """Central differences of `loss` by every element of an array that it reads, and that is left as it was.
 
     Parameters
@@ -86,7 +88,7 @@ def numerical_gradient(loss: Callable[[], float], array: np.ndarray, delta: floa
     return gradient
 
 
-def gradient_errors(ops: Any, seed: int = 0, cells: Iterable[str] = tuple(spec.CELLS)) -> Iterator[GradientError]:
+def gradient_errors(ops: Ops, seed: int = 0, cells: Iterable[str] = tuple(spec.CELLS)) -> Iterator[GradientError]:
     """Check every gradient that a backend computes for `cells`, by every element of every tensor, in float64.
 
     States carried in are nonzero and different, and so are the gradients that come from the last state.
@@ -116,7 +118,7 @@ def layer_arrays(
     return {name: random.randn(*shape) * scale for name, shape in shapes.items()}
 
 
-def _layer_errors(ops: Any, random: np.random.RandomState, cell: str, x: np.ndarray) -> Iterator[GradientError]:
+def _layer_errors(ops: Ops, random: np.random.RandomState, cell: str, x: np.ndarray) -> Iterator[GradientError]:
     is_ids = x.ndim == 2
     arrays = layer_arrays(random, cell, (B, V if is_ids else D, H))
     to_h, to_last = random.randn(T, B, H), random.randn(len(spec.LAYERS[cell].states), B, H)  # of the last states
@@ -133,7 +135,7 @@ def _layer_errors(ops: Any, random: np.random.RandomState, cell: str, x: np.ndar
         yield GradientError(f"{cell} {'ids' if is_ids else 'floats'}", f"d{name}", error)
 
 
-def _loss_errors(ops: Any, random: np.random.RandomState) -> Iterator[GradientError]:
+def _loss_errors(ops: Ops, random: np.random.RandomState) -> Iterator[GradientError]:
     logits, targets = random.randn(T, B, V) * 3, random.randint(0, V, (T, B)).astype(np.int32)
     _, dlogits = ops.softmax_cross_entropy(logits, targets)
     expected = numerical_gradient(lambda: ops.softmax_cross_entropy(logits, targets)[0], logits)
@@ -141,7 +143,7 @@ def _loss_errors(ops: Any, random: np.random.RandomState) -> Iterator[GradientEr
 
 
 def _model_errors(
-    ops: Any,
+    ops: Ops,
     random: np.random.RandomState,
     cell: str,
     layers: int,
@@ -155,9 +157,12 @@ def _model_errors(
     h, c = random.randn(layers, B, H) * 0.7, random.randn(layers, B, H) * 0.7
     x = random.randint(0, V, (T + 1, B)).astype(np.int32)
     masks = random.randint(0, 3, (layers, T, B, H)).astype(np.uint8) if dropout else None  # any number but 0 keeps
-    options = {"shape": shape, "dropout": dropout, "masks": masks, "last_only": last_only}
-    found = ops.loss_and_grad(theta, h, c, x, **options)[1].copy()
-    expected = numerical_gradient(lambda: ops.loss_and_grad(theta, h, c, x, **options)[0], theta)
+
+    def loss_and_grad() -> tuple[float, Floats]:
+        return ops.loss_and_grad(theta, h, c, x, shape=shape, dropout=dropout, masks=masks, last_only=last_only)[:2]
+
+    found = loss_and_grad()[1].copy()
+    expected = numerical_gradient(lambda: loss_and_grad()[0], theta)
     blocks = zip(spec.named(found, shape).items(), spec.named(expected, shape).values(), strict=True)
     op = f"{cell} {name or 'model'}, {layers} deep"
     for (block, got), wanted in blocks:

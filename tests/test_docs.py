@@ -3,6 +3,7 @@
 import inspect
 import pkgutil
 import re
+from types import FunctionType, ModuleType
 
 import pytest
 from conftest import ROOT
@@ -58,16 +59,38 @@ def test_every_public_name_is_there_and_described():
                 assert value.__doc__, name
 
 
+@pytest.mark.parametrize("backend", kernels.available())
 @pytest.mark.parametrize("name", sorted(OPS))
-def test_ops_describe_their_arguments(name):
-    """Every parameter is named; those that must be given have an entry of their own, with a type or a shape."""
-    op = getattr(kernels.load("numpy"), name)
-    described = inspect.getdoc(op)
-    entries = set(re.findall(r"\w+", " ".join(re.findall(r"^([\w, ]+) : ", described, re.M))))
-    for parameter in inspect.signature(op).parameters.values():
-        assert re.search(rf"\b{parameter.name}\b", described), parameter
-        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-            assert parameter.name in entries, parameter
+def test_ops_describe_their_arguments(name, backend):
+    """Each parameter has an entry of its own, on every backend; what is returned and what is raised are told, too."""
+    for load in (kernels.load, kernels.load_for_host):
+        op = getattr(load(backend), name)
+        parts = re.split(r"^(\w[\w ]*)\n-+\n", inspect.getdoc(op), flags=re.M)
+        sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+        entries = re.findall(r"^([\w, ]+) : ", sections["Parameters"], re.M)
+        assert sorted(", ".join(entries).split(", ")) == sorted(inspect.signature(op).parameters)
+        assert ("Returns" in sections) == (inspect.signature(op).return_annotation is not None)
+        assert "ValueError" in sections["Raises"]
+        assert ":func:`kernels.reference." not in inspect.getdoc(op)  # what it says stands here
+
+
+def test_what_a_backend_adds_to_the_reference_stands_below_it():
+    """Seen on a backend made up for it; a second loading adds nothing."""
+    backend, reference = ModuleType("backend"), kernels.load("numpy")
+    backend.__all__ = ["score", "clip", "sample"]
+    for name, text in (
+        ("score", "Score, as :func:`kernels.reference.score`.\n\n    Allocates nothing."),
+        ("clip", "Clip, as :func:`kernels.reference.clip`."),
+        ("sample", "Raise ValueError: there is none."),
+    ):
+        setattr(backend, name, FunctionType((lambda: None).__code__, {}, name))
+        getattr(backend, name).__doc__ = text
+    for _ in range(2):
+        kernels._documented(backend)
+        whole = {name: inspect.getdoc(getattr(reference, name)) for name in backend.__all__}
+        assert backend.clip.__doc__ == whole["clip"]
+        assert backend.score.__doc__ == whole["score"] + "\n\nOn this backend\n---------------\nAllocates nothing."
+        assert backend.sample.__doc__.endswith("\n\nOn this backend\n---------------\nRaise ValueError: there is none.")
 
 
 def test_the_tables_of_arguments_are_those_that_calls_are_checked_by():

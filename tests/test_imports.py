@@ -26,13 +26,14 @@ FLOORS = (
 #: charlstm sees the kernels' door, their contract and their judges; below the door nobody sees it, nor another backend.
 KERNELS = {
     "charlstm": {"kernels", "kernels.spec", "kernels.testing"},
-    "kernels": {"kernels.shared", "kernels.gpu.presence"},
+    "kernels": {"kernels.shared", "kernels.protocol", "kernels.gpu.presence"},
+    "kernels.protocol": {"kernels.spec"},
     "kernels.shared": set(),
     "kernels.spec": {"kernels.shared"},
     "kernels.reference": {"kernels.spec"},
     "kernels.cpu": {"kernels.spec", "kernels.shared"},
     "kernels.gpu": {"kernels.spec"},
-    "kernels.testing": {"kernels.spec"},
+    "kernels.testing": {"kernels.spec", "kernels.protocol"},
 }
 NEVER_SHIPPED = {"tests", "benchmarks", "torch", "jax", "pytest"}
 ONLY_IN = {"cupy": "kernels/gpu", "numba": "kernels/cpu", "llvmlite": "kernels/cpu"}

@@ -210,3 +210,7 @@ __all__ = [
     "train_steps",
 ]
 __all__ += list(_OPTIMIZERS)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -109,3 +109,7 @@ def _for_the_host(name: str) -> Any:
 globals().update({name: _for_the_host(name) for name in spec.OPS})
 
 __all__ = list(spec.OPS)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

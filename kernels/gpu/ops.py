@@ -340,3 +340,7 @@ def sample(
 
 
 __all__ = list(spec.OPS)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -34,3 +34,7 @@ __all__ = [
     "train_steps",
 ]
 __all__ += list(optimizers.OPS)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,16 +1,21 @@
 """The GRU layer, forward and backward, in plain NumPy. Equations: :mod:`kernels.spec.cells`."""
 
-from typing import Any
-
 import numpy as np
 
 from kernels.reference.layer import from_input, sigmoid, split_gates, weight_gradients
-from kernels.spec import Cache, Grads, GRUCache, GRUGrads, checks
+from kernels.spec import Array, Cache, Floats, Grads, GRUCache, GRUGrads, checks
 
 
 def gru_forward(
-    x: Any, h0: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, *, out: tuple[Any, Any] | None = None
-) -> tuple[np.ndarray, Cache]:
+    x: Array,
+    h0: Floats,
+    W_x: Floats,
+    W_h: Floats,
+    b_x: Floats,
+    b_h: Floats,
+    *,
+    out: tuple[Floats, Floats] | None = None,
+) -> tuple[Floats, Cache]:
     """Run one GRU layer over T steps and B streams, by PyTorch's equations.
 
     Parameters
@@ -50,7 +55,9 @@ def gru_forward(
     return h, GRUCache(x, h, gates, W_x, W_h)
 
 
-def gru_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | None = None, dz: Any = None) -> Grads:
+def gru_backward(
+    dh: Floats, cache: Cache, dh_last: Floats | None = None, *, out: Grads | None = None, dz: Floats | None = None
+) -> Grads:
     """Backpropagate through one GRU layer, over all T steps.
 
     Parameters

@@ -1,11 +1,9 @@
 """The layer-normalised LSTM, forward and backward, in plain NumPy. Equations: :mod:`kernels.spec.cells`."""
 
-from typing import Any
-
 import numpy as np
 
 from kernels.reference.layer import from_input, sigmoid, split_gates, weight_gradients
-from kernels.spec import LAYER_NORM_EPSILON, Cache, Grads, LNLSTMCache, LNLSTMGrads, checks
+from kernels.spec import LAYER_NORM_EPSILON, Array, Cache, Floats, Grads, LNLSTMCache, LNLSTMGrads, checks
 
 
 def _normalise(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -21,9 +19,9 @@ def _through_normalise(d: np.ndarray, normal: np.ndarray, scale: np.ndarray) -> 
 
 
 def lnlstm_forward(
-    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, gain_x: Any, gain_h: Any, gain_c: Any, b_c: Any, *,
-    out: tuple[Any, Any, Any] | None = None,
-) -> tuple[np.ndarray, np.ndarray, Cache]:  # fmt: skip
+    x: Array, h0: Floats, c0: Floats, W_x: Floats, W_h: Floats, b: Floats, gain_x: Floats, gain_h: Floats,
+    gain_c: Floats, b_c: Floats, *, out: tuple[Floats, Floats, Floats] | None = None,
+) -> tuple[Floats, Floats, Cache]:  # fmt: skip
     """Run one layer-normalised LSTM layer over T steps and B streams.
 
     Parameters
@@ -68,7 +66,13 @@ def lnlstm_forward(
 
 
 def lnlstm_backward(
-    dh: Any, cache: Cache, dh_last: Any = None, dc_last: Any = None, *, out: Grads | None = None, dz: Any = None
+    dh: Floats,
+    cache: Cache,
+    dh_last: Floats | None = None,
+    dc_last: Floats | None = None,
+    *,
+    out: Grads | None = None,
+    dz: Floats | None = None,
 ) -> Grads:
     """Backpropagate through one layer-normalised LSTM layer, over all T steps.
 

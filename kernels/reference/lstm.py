@@ -1,16 +1,21 @@
 """The LSTM layer, forward and backward, in plain NumPy. Equations: :mod:`kernels.spec.cells`."""
 
-from typing import Any
-
 import numpy as np
 
 from kernels.reference.layer import from_input, sigmoid, split_gates, weight_gradients
-from kernels.spec import Cache, Grads, LSTMCache, LSTMGrads, checks
+from kernels.spec import Array, Cache, Floats, Grads, LSTMCache, LSTMGrads, checks
 
 
 def lstm_forward(
-    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, out: tuple[Any, Any, Any] | None = None
-) -> tuple[np.ndarray, np.ndarray, Cache]:
+    x: Array,
+    h0: Floats,
+    c0: Floats,
+    W_x: Floats,
+    W_h: Floats,
+    b: Floats,
+    *,
+    out: tuple[Floats, Floats, Floats] | None = None,
+) -> tuple[Floats, Floats, Cache]:
     """Run one LSTM layer over T steps and B streams.
 
     Parameters
@@ -50,7 +55,13 @@ def lstm_forward(
 
 
 def lstm_backward(
-    dh: Any, cache: Cache, dh_last: Any = None, dc_last: Any = None, *, out: Grads | None = None, dz: Any = None
+    dh: Floats,
+    cache: Cache,
+    dh_last: Floats | None = None,
+    dc_last: Floats | None = None,
+    *,
+    out: Grads | None = None,
+    dz: Floats | None = None,
 ) -> Grads:
     """Backpropagate through one LSTM layer, over all T steps.
 

@@ -11,7 +11,7 @@ from kernels.reference.loss import log_prob, softmax_cross_entropy
 from kernels.reference.lstm import lstm_backward, lstm_forward
 from kernels.reference.optimizers import UPDATES, clip_checked
 from kernels.reference.rnn import rnn_backward, rnn_forward
-from kernels.spec import CELLS, Shape, Workspace, checks
+from kernels.spec import CELLS, Array, Floats, Ids, Shape, Workspace, checks
 from kernels.spec.atomic import assignments
 
 #: The two ops of a layer, by kind of cell.
@@ -37,17 +37,17 @@ def _dropped(a: np.ndarray, mask: Any, dropout: float) -> np.ndarray:
 
 
 def loss_and_grad(
-    theta: Any,
-    h: Any,
-    c: Any,
-    x: Any,
+    theta: Floats,
+    h: Floats,
+    c: Floats,
+    x: Ids,
     *,
     shape: Shape,
     last_only: bool = False,
     dropout: float = 0.0,
-    masks: Any = None,
+    masks: Ids | None = None,
     workspace: Workspace | None = None,
-) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[float, Floats, Floats, Floats]:
     """Loss of L stacked layers and a readout over one sequence, and its gradient.
 
     Parameters
@@ -66,6 +66,11 @@ def loss_and_grad(
     loss : float, nats, summed over T and B
     grad : (N,)
     h_last, c_last : (L, B, H), the state after the last step; no gradient flows into the next sequence (truncation)
+
+    Raises
+    ------
+    ValueError
+        ``x: expected ids in [0, 71), got 71`` and the like.
     """
     checks.loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, workspace)
     with checks.exclusive(workspace):
@@ -115,14 +120,14 @@ def _rounded(theta: Any, shape: Shape) -> np.ndarray:
 
 
 def train_steps(
-    theta: Any,
-    state: Any,
-    h: Any,
-    c: Any,
-    ids: Any,
-    starts: Any,
-    reset: Any,
-    learning_rate: Any,
+    theta: Floats,
+    state: Floats,
+    h: Floats,
+    c: Floats,
+    ids: Ids,
+    starts: Ids,
+    reset: Array,
+    learning_rate: Floats | float,
     *,
     shape: Shape,
     seq_length: int,
@@ -134,14 +139,14 @@ def train_steps(
     grad_clip_norm: float | None = None,
     last_only: bool = False,
     dropout: float = 0.0,
-    masks: Any = None,
+    masks: Ids | None = None,
     bfloat16: bool = False,
     smooth_loss: float = np.inf,
     stop_below: float = -np.inf,
     workspace: Workspace | None = None,
     threads: int = 1,
-    out: Any = None,
-) -> np.ndarray:
+    out: Floats | None = None,
+) -> Floats:
     """Run n iterations of truncated backpropagation through time: forward, backward, clip, update, state carried.
 
     Parameters
@@ -249,8 +254,15 @@ def read(theta: Any, shape: Shape, h: Any, c: Any, x: Any) -> np.ndarray:
 
 
 def score(
-    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, out: Any = None
-) -> np.ndarray:
+    theta: Floats,
+    h: Floats,
+    c: Floats,
+    x: Ids,
+    *,
+    shape: Shape,
+    workspace: Workspace | None = None,
+    out: Floats | None = None,
+) -> Floats:
     """Log probability of each character of a text, given those before it.
 
     ``log softmax(logits)[target]``, see spec/cells.py: the terms of the loss, with their sign turned.
@@ -267,6 +279,11 @@ def score(
     Returns
     -------
     log_probs : (T, B) float64, nats; from the logits on computed in float64 for either dtype
+
+    Raises
+    ------
+    ValueError
+        ``x: expected ids in [0, 71), got 71`` and the like.
 
     Notes
     -----

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from kernels.spec import checks
+from kernels.spec import Floats, checks
 from kernels.spec.updates import optimizer_ops
 
 
-def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | None = None) -> None:
+def clip(grad: Floats, *, grad_clip: float | None = None, grad_clip_norm: float | None = None) -> None:
     """Clip a flat gradient (N,) in place: to [-grad_clip, grad_clip] by element, then to the norm grad_clip_norm.
 
     None clips nothing. The norm is ``sqrt(sum grad^2)``, summed in float64; a smaller gradient is left as it is.
@@ -16,7 +16,12 @@ def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | N
     Parameters
     ----------
     grad : (N,) gradient; read and written
-    grad_clip, grad_clip_norm : above 0, or None
+    grad_clip, grad_clip_norm : numbers of at least 0, or None
+
+    Raises
+    ------
+    ValueError
+        ``grad_clip: expected None, or a number of at least 0, got -1`` and the like.
     """
     grad_clip, grad_clip_norm = checks.clip(grad, grad_clip, grad_clip_norm)
     clip_checked(grad, grad_clip, grad_clip_norm)

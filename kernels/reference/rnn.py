@@ -1,14 +1,14 @@
 """The plain recurrent layer, forward and backward, in plain NumPy. Equations: :mod:`kernels.spec.cells`."""
 
-from typing import Any
-
 import numpy as np
 
 from kernels.reference.layer import from_input, weight_gradients
-from kernels.spec import Cache, Grads, RNNCache, RNNGrads, checks
+from kernels.spec import Array, Cache, Floats, Grads, RNNCache, RNNGrads, checks
 
 
-def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None) -> tuple[np.ndarray, Cache]:
+def rnn_forward(
+    x: Array, h0: Floats, W_x: Floats, W_h: Floats, b: Floats, *, out: Floats | None = None
+) -> tuple[Floats, Cache]:
     """Run one layer of the plain recurrent network over T steps and B streams: ``h_t = tanh(x W_x + h_{t-1} W_h + b)``.
 
     Parameters
@@ -40,7 +40,9 @@ def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None)
     return h, RNNCache(x, h, W_x, W_h)
 
 
-def rnn_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | None = None, dz: Any = None) -> Grads:
+def rnn_backward(
+    dh: Floats, cache: Cache, dh_last: Floats | None = None, *, out: Grads | None = None, dz: Floats | None = None
+) -> Grads:
     """Backpropagate through one layer of the plain recurrent network, over all T steps.
 
     Parameters

@@ -6,22 +6,22 @@ import numpy as np
 
 from kernels.reference.loss import log_prob
 from kernels.reference.model import read
-from kernels.spec import Shape, checks
+from kernels.spec import Floats, Ids, Shape, checks
 
 
 def sample(
-    theta: Any,
-    h: Any,
-    c: Any,
-    x: Any,
-    uniforms: Any,
+    theta: Floats,
+    h: Floats,
+    c: Floats,
+    x: Ids,
+    uniforms: Floats,
     *,
     shape: Shape,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    log_probs: Any = None,
-) -> np.ndarray:
+    log_probs: Floats | None = None,
+) -> Ids:
     """Draw n characters for each of B streams, each fed back as the next input.
 
     Parameters
@@ -40,6 +40,13 @@ def sample(
     Returns
     -------
     ids : (n, B) int32
+
+    Raises
+    ------
+    ValueError
+        ``top_k: expected a whole number of at least 0, got -1`` and the like.
+    NotFinite
+        Where a logit is NaN or inf. Nothing is drawn then, and h and c stay.
 
     Notes
     -----

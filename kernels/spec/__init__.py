@@ -35,10 +35,11 @@ if TYPE_CHECKING:
         offsets,
         params,
     )
+    from kernels.spec.types import Array, Floats, Ids
     from kernels.spec.values import NORM_PANEL, SMOOTHING, norm_panels, round_to_bfloat16
     from kernels.spec.workspaces import Workspace, packs, unit_panels, workspace, workspace_layout
 
-_FILES = ("cells", "layers", "ops", "optimizers", "parameters", "values", "workspaces")
+_FILES = ("cells", "layers", "ops", "optimizers", "parameters", "types", "values", "workspaces")
 
 
 def __getattr__(name: str) -> Any:
@@ -74,9 +75,12 @@ __all__ = [
     "OPS",
     "OPTIMIZERS",
     "SMOOTHING",
+    "Array",
     "Cache",
     "Cell",
+    "Floats",
     "Grads",
+    "Ids",
     "Optimizer",
     "Params",
     "Shape",

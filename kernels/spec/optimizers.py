@@ -127,9 +127,11 @@ def takers(constant: str) -> list[str]:
     return [name for name, row in OPTIMIZERS.items() if constant in row.hyper]
 
 
-def signature(optimizer: str) -> Signature:
-    """The signature of the op that makes one update."""
-    vectors = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=Any) for name in ("theta", "grad", "state")]
+def signature(optimizer: str, array: Any = Any) -> Signature:
+    """The signature of the op that makes one update; `array` is the type of its arrays."""
+    vectors = [
+        Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=array) for name in ("theta", "grad", "state")
+    ]
     step = Parameter("step", Parameter.POSITIONAL_OR_KEYWORD, annotation=int)
     given = [_keyword("learning_rate", Parameter.empty, float), _keyword("grad_clip", None, float | None)]
     constants = [_keyword(name, default, float) for name, default in OPTIMIZERS[optimizer].hyper.items()]
@@ -156,8 +158,11 @@ def documentation(optimizer: str) -> str:
         "learning_rate : step size",
         "grad_clip : limit of each element of the gradient; None for none",
         *constants,
+        "Raises\n------",
+        "ValueError",
+        "    ``grad: expected (N,) = (40,), got (39,)`` and the like.",
         "Notes\n-----",
         f"{row.note}. Source: {row.source}." if row.note else f"Source: {row.source}.",
     ]
-    head, parameters, notes = lines[:2], lines[2:-2], lines[-2:]
-    return "\n\n".join([*head, "\n".join(parameters), "\n".join(notes)]) + "\n"
+    head, parameters, errors, notes = lines[:2], lines[2:-5], lines[-5:-2], lines[-2:]
+    return "\n\n".join([*head, *map("\n".join, (parameters, errors, notes))]) + "\n"

@@ -6,6 +6,7 @@ from typing import Any
 from kernels.spec import checks
 from kernels.spec.arguments import HOST, Family
 from kernels.spec.optimizers import OPTIMIZERS, documentation, signature
+from kernels.spec.types import Floats
 
 
 def optimizer_ops(
@@ -35,7 +36,7 @@ def _op(name: str, module: str, update: Callable[..., None], family: Family) -> 
 
     op.__name__ = op.__qualname__ = name
     op.__module__, op.__doc__ = module, documentation(name)
-    parameters = signature(name).parameters.values()
-    op.__signature__ = signature(name)  # type: ignore[attr-defined]
-    op.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": None}
+    whole = signature(name, Floats)
+    op.__signature__ = whole  # type: ignore[attr-defined]
+    op.__annotations__ = {each.name: each.annotation for each in whole.parameters.values()} | {"return": None}
     return op

@@ -1,0 +1,128 @@
+"""What every backend has, as a type: for editors, type checkers and readers. Loads nothing.
+
+The arrays are NumPy's by name; those of the cupy backend, where :func:`kernels.load` gives it, are on the device.
+``help(ops.adam)`` and its like say what each argument is.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from kernels.spec import Cache, Grads, Shape, Workspace
+    from kernels.spec.types import Array, Floats, Ids
+
+
+class Ops(Protocol):
+    """The ops of a backend: a module that :func:`kernels.load` returns."""
+
+    __name__: str
+
+    # ----------------------------------------------------------------------------------------------------- one layer
+    def lstm_forward(
+        self, x: Array, h0: Floats, c0: Floats, W_x: Floats, W_h: Floats, b: Floats, *,
+        out: tuple[Floats, Floats, Floats] | None = None,
+    ) -> tuple[Floats, Floats, Cache]:  # fmt: skip
+        """Run one LSTM layer over T steps and B streams; return h, c and the cache."""
+
+    def lstm_backward(
+        self, dh: Floats, cache: Cache, dh_last: Floats | None = None, dc_last: Floats | None = None, *,
+        out: Grads | None = None, dz: Floats | None = None,
+    ) -> Grads:  # fmt: skip
+        """Backpropagate through one LSTM layer, over all T steps."""
+
+    def gru_forward(
+        self, x: Array, h0: Floats, W_x: Floats, W_h: Floats, b_x: Floats, b_h: Floats, *,
+        out: tuple[Floats, Floats] | None = None,
+    ) -> tuple[Floats, Cache]:  # fmt: skip
+        """Run one GRU layer over T steps and B streams, by PyTorch's equations; return h and the cache."""
+
+    def gru_backward(
+        self, dh: Floats, cache: Cache, dh_last: Floats | None = None, *, out: Grads | None = None,
+        dz: Floats | None = None,
+    ) -> Grads:  # fmt: skip
+        """Backpropagate through one GRU layer, over all T steps."""
+
+    def rnn_forward(
+        self, x: Array, h0: Floats, W_x: Floats, W_h: Floats, b: Floats, *, out: Floats | None = None
+    ) -> tuple[Floats, Cache]:
+        """Run one layer of the plain recurrent network over T steps and B streams; return h and the cache."""
+
+    def rnn_backward(
+        self, dh: Floats, cache: Cache, dh_last: Floats | None = None, *, out: Grads | None = None,
+        dz: Floats | None = None,
+    ) -> Grads:  # fmt: skip
+        """Backpropagate through one layer of the plain recurrent network, over all T steps."""
+
+    def lnlstm_forward(
+        self, x: Array, h0: Floats, c0: Floats, W_x: Floats, W_h: Floats, b: Floats, gain_x: Floats, gain_h: Floats,
+        gain_c: Floats, b_c: Floats, *, out: tuple[Floats, Floats, Floats] | None = None,
+    ) -> tuple[Floats, Floats, Cache]:  # fmt: skip
+        """Run one layer-normalised LSTM layer over T steps and B streams; return h, c and the cache."""
+
+    def lnlstm_backward(
+        self, dh: Floats, cache: Cache, dh_last: Floats | None = None, dc_last: Floats | None = None, *,
+        out: Grads | None = None, dz: Floats | None = None,
+    ) -> Grads:  # fmt: skip
+        """Backpropagate through one layer-normalised LSTM layer, over all T steps."""
+
+    # ------------------------------------------------------------------------------------------- loss and optimizers
+    def softmax_cross_entropy(self, logits: Floats, targets: Ids, *, out: Floats | None = None) -> tuple[float, Floats]:
+        """Cross entropy of softmax(logits) against the targets, in nats, summed; and its gradient."""
+
+    def clip(self, grad: Floats, *, grad_clip: float | None = None, grad_clip_norm: float | None = None) -> None:
+        """Clip a flat gradient in place, by element and then by norm."""
+
+    def sgd(
+        self, theta: Floats, grad: Floats, state: Floats, step: int, *, learning_rate: float,
+        grad_clip: float | None = None, momentum: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Make one update by gradient descent, in place."""
+
+    def adagrad(
+        self, theta: Floats, grad: Floats, state: Floats, step: int, *, learning_rate: float,
+        grad_clip: float | None = None, epsilon: float = 1e-8,
+    ) -> None:  # fmt: skip
+        """Make one update by Adagrad, in place."""
+
+    def rmsprop(
+        self, theta: Floats, grad: Floats, state: Floats, step: int, *, learning_rate: float,
+        grad_clip: float | None = None, rho: float = 0.99, epsilon: float = 1e-8,
+    ) -> None:  # fmt: skip
+        """Make one update by RMSprop, in place."""
+
+    def adam(
+        self, theta: Floats, grad: Floats, state: Floats, step: int, *, learning_rate: float,
+        grad_clip: float | None = None, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8,
+    ) -> None:  # fmt: skip
+        """Make one update by Adam, in place."""
+
+    # --------------------------------------------------------------------------------------------------- whole model
+    def loss_and_grad(
+        self, theta: Floats, h: Floats, c: Floats, x: Ids, *, shape: Shape, last_only: bool = False,
+        dropout: float = 0.0, masks: Ids | None = None, workspace: Workspace | None = None,
+    ) -> tuple[float, Floats, Floats, Floats]:  # fmt: skip
+        """Return the loss of a model over one sequence, its gradient, and h and c after the last step."""
+
+    def train_steps(
+        self, theta: Floats, state: Floats, h: Floats, c: Floats, ids: Ids, starts: Ids, reset: Array,
+        learning_rate: Floats | float, *, shape: Shape, seq_length: int, step: int = 0, optimizer: str = "adagrad",
+        hyper: dict[str, float] | None = None, grad_scale: float = 1.0, grad_clip: float | None = None,
+        grad_clip_norm: float | None = None, last_only: bool = False, dropout: float = 0.0, masks: Ids | None = None,
+        bfloat16: bool = False, smooth_loss: float = inf, stop_below: float = -inf,
+        workspace: Workspace | None = None, threads: int = 1, out: Floats | None = None,
+    ) -> Floats:  # fmt: skip
+        """Run n iterations of truncated backpropagation through time, in place; return the loss of each."""
+
+    def score(
+        self, theta: Floats, h: Floats, c: Floats, x: Ids, *, shape: Shape, workspace: Workspace | None = None,
+        out: Floats | None = None,
+    ) -> Floats:  # fmt: skip
+        """Return the log probability of each character of a text, given those before it."""
+
+    def sample(
+        self, theta: Floats, h: Floats, c: Floats, x: Ids, uniforms: Floats, *, shape: Shape,
+        temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, log_probs: Floats | None = None,
+    ) -> Ids:  # fmt: skip
+        """Draw n characters for each of B streams, each fed back as the next input."""
