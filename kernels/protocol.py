@@ -23,7 +23,7 @@ class Ops(Protocol):
     def lstm_forward(
         self, x: Array, h0: Floats, c0: Floats, W_x: Floats, W_h: Floats, b: Floats, *,
         out: tuple[Floats, Floats, Floats] | None = None,
-    ) -> tuple[Floats, Floats, Cache]:  # fmt: skip
+    ) -> tuple[Array, Array, Cache]:  # fmt: skip
         """Run one LSTM layer over T steps and B streams; return h, c and the cache."""
 
     def lstm_backward(
@@ -35,7 +35,7 @@ class Ops(Protocol):
     def gru_forward(
         self, x: Array, h0: Floats, W_x: Floats, W_h: Floats, b_x: Floats, b_h: Floats, *,
         out: tuple[Floats, Floats] | None = None,
-    ) -> tuple[Floats, Cache]:  # fmt: skip
+    ) -> tuple[Array, Cache]:  # fmt: skip
         """Run one GRU layer over T steps and B streams, by PyTorch's equations; return h and the cache."""
 
     def gru_backward(
@@ -46,7 +46,7 @@ class Ops(Protocol):
 
     def rnn_forward(
         self, x: Array, h0: Floats, W_x: Floats, W_h: Floats, b: Floats, *, out: Floats | None = None
-    ) -> tuple[Floats, Cache]:
+    ) -> tuple[Array, Cache]:
         """Run one layer of the plain recurrent network over T steps and B streams; return h and the cache."""
 
     def rnn_backward(
@@ -58,7 +58,7 @@ class Ops(Protocol):
     def lnlstm_forward(
         self, x: Array, h0: Floats, c0: Floats, W_x: Floats, W_h: Floats, b: Floats, gain_x: Floats, gain_h: Floats,
         gain_c: Floats, b_c: Floats, *, out: tuple[Floats, Floats, Floats] | None = None,
-    ) -> tuple[Floats, Floats, Cache]:  # fmt: skip
+    ) -> tuple[Array, Array, Cache]:  # fmt: skip
         """Run one layer-normalised LSTM layer over T steps and B streams; return h, c and the cache."""
 
     def lnlstm_backward(
@@ -68,7 +68,7 @@ class Ops(Protocol):
         """Backpropagate through one layer-normalised LSTM layer, over all T steps."""
 
     # ------------------------------------------------------------------------------------------- loss and optimizers
-    def softmax_cross_entropy(self, logits: Floats, targets: Ids, *, out: Floats | None = None) -> tuple[float, Floats]:
+    def softmax_cross_entropy(self, logits: Floats, targets: Ids, *, out: Floats | None = None) -> tuple[float, Array]:
         """Cross entropy of softmax(logits) against the targets, in nats, summed; and its gradient."""
 
     def clip(self, grad: Floats, *, grad_clip: float | None = None, grad_clip_norm: float | None = None) -> None:
@@ -102,7 +102,7 @@ class Ops(Protocol):
     def loss_and_grad(
         self, theta: Floats, h: Floats, c: Floats, x: Ids, *, shape: Shape, last_only: bool = False,
         dropout: float = 0.0, masks: Ids | None = None, workspace: Workspace | None = None,
-    ) -> tuple[float, Floats, Floats, Floats]:  # fmt: skip
+    ) -> tuple[float, Array, Array, Array]:  # fmt: skip
         """Return the loss of a model over one sequence, its gradient, and h and c after the last step."""
 
     def train_steps(
@@ -112,17 +112,17 @@ class Ops(Protocol):
         grad_clip_norm: float | None = None, last_only: bool = False, dropout: float = 0.0, masks: Ids | None = None,
         bfloat16: bool = False, smooth_loss: float = inf, stop_below: float = -inf,
         workspace: Workspace | None = None, threads: int = 1, out: Floats | None = None,
-    ) -> Floats:  # fmt: skip
+    ) -> Array:  # fmt: skip
         """Run n iterations of truncated backpropagation through time, in place; return the loss of each."""
 
     def score(
         self, theta: Floats, h: Floats, c: Floats, x: Ids, *, shape: Shape, workspace: Workspace | None = None,
         out: Floats | None = None,
-    ) -> Floats:  # fmt: skip
+    ) -> Array:  # fmt: skip
         """Return the log probability of each character of a text, given those before it."""
 
     def sample(
         self, theta: Floats, h: Floats, c: Floats, x: Ids, uniforms: Floats, *, shape: Shape,
         temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, log_probs: Floats | None = None,
-    ) -> Ids:  # fmt: skip
+    ) -> Array:  # fmt: skip
         """Draw n characters for each of B streams, each fed back as the next input."""

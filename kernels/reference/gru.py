@@ -15,7 +15,7 @@ def gru_forward(
     b_h: Floats,
     *,
     out: tuple[Floats, Floats] | None = None,
-) -> tuple[Floats, Cache]:
+) -> tuple[Array, Cache]:
     """Run one GRU layer over T steps and B streams, by PyTorch's equations.
 
     Parameters

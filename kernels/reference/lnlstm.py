@@ -21,7 +21,7 @@ def _through_normalise(d: np.ndarray, normal: np.ndarray, scale: np.ndarray) -> 
 def lnlstm_forward(
     x: Array, h0: Floats, c0: Floats, W_x: Floats, W_h: Floats, b: Floats, gain_x: Floats, gain_h: Floats,
     gain_c: Floats, b_c: Floats, *, out: tuple[Floats, Floats, Floats] | None = None,
-) -> tuple[Floats, Floats, Cache]:  # fmt: skip
+) -> tuple[Array, Array, Cache]:  # fmt: skip
     """Run one layer-normalised LSTM layer over T steps and B streams.
 
     Parameters

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from kernels.spec import Floats, Ids, checks
+from kernels.spec import Array, Floats, Ids, checks
 
 
-def softmax_cross_entropy(logits: Floats, targets: Ids, *, out: Floats | None = None) -> tuple[float, Floats]:
+def softmax_cross_entropy(logits: Floats, targets: Ids, *, out: Floats | None = None) -> tuple[float, Array]:
     """Cross entropy of softmax(logits) against the targets, and its gradient.
 
     ``loss = -sum log softmax(logits)[target]``; ``dlogits = softmax(logits) - onehot(target)``.

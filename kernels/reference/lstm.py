@@ -15,7 +15,7 @@ def lstm_forward(
     b: Floats,
     *,
     out: tuple[Floats, Floats, Floats] | None = None,
-) -> tuple[Floats, Floats, Cache]:
+) -> tuple[Array, Array, Cache]:
     """Run one LSTM layer over T steps and B streams.
 
     Parameters

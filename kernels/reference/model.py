@@ -47,7 +47,7 @@ def loss_and_grad(
     dropout: float = 0.0,
     masks: Ids | None = None,
     workspace: Workspace | None = None,
-) -> tuple[float, Floats, Floats, Floats]:
+) -> tuple[float, Array, Array, Array]:
     """Loss of L stacked layers and a readout over one sequence, and its gradient.
 
     Parameters
@@ -146,7 +146,7 @@ def train_steps(
     workspace: Workspace | None = None,
     threads: int = 1,
     out: Floats | None = None,
-) -> Floats:
+) -> Array:
     """Run n iterations of truncated backpropagation through time: forward, backward, clip, update, state carried.
 
     Parameters
@@ -262,7 +262,7 @@ def score(
     shape: Shape,
     workspace: Workspace | None = None,
     out: Floats | None = None,
-) -> Floats:
+) -> Array:
     """Log probability of each character of a text, given those before it.
 
     ``log softmax(logits)[target]``, see spec/cells.py: the terms of the loss, with their sign turned.

@@ -8,7 +8,7 @@ from kernels.spec import Array, Cache, Floats, Grads, RNNCache, RNNGrads, checks
 
 def rnn_forward(
     x: Array, h0: Floats, W_x: Floats, W_h: Floats, b: Floats, *, out: Floats | None = None
-) -> tuple[Floats, Cache]:
+) -> tuple[Array, Cache]:
     """Run one layer of the plain recurrent network over T steps and B streams: ``h_t = tanh(x W_x + h_{t-1} W_h + b)``.
 
     Parameters

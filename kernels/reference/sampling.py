@@ -6,7 +6,7 @@ import numpy as np
 
 from kernels.reference.loss import log_prob
 from kernels.reference.model import read
-from kernels.spec import Floats, Ids, Shape, checks
+from kernels.spec import Array, Floats, Ids, Shape, checks
 
 
 def sample(
@@ -21,7 +21,7 @@ def sample(
     top_k: int = 0,
     top_p: float = 1.0,
     log_probs: Floats | None = None,
-) -> Ids:
+) -> Array:
     """Draw n characters for each of B streams, each fed back as the next input.
 
     Parameters

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Any array, where ids or floats may stand, or flags.
+#: Any array: where ids or floats may stand, or flags, and for results, whose dtype is that of the arguments.
 Array = NDArray[Any]
 
 #: float32 or float64.
