@@ -314,7 +314,10 @@ def sample(
     theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, temperature: float = 1.0, top_k: int = 0,
     top_p: float = 1.0, log_probs: Any = None,
 ) -> Any:  # fmt: skip
-    """Draw many characters, as :func:`kernels.reference.sample`; what is drawn is fed back on the device."""
+    """Draw many characters, as :func:`kernels.reference.sample`.
+
+    What is drawn is fed back on the device.
+    """
     uniforms, temperature, top_k, top_p = checks.sample(
         theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs, DEVICE
     )
