@@ -47,7 +47,7 @@ def test_one_sitting_learns_scores_and_writes(tmp_path):
 def test_one_sitting_refuses_a_text_that_is_too_short(tmp_path):
     (tmp_path / "book.txt").write_text("abc" * 100)
     done = run(tmp_path, "book.txt", "--backend", "numpy")
-    assert (done.returncode, done.stderr) == (1, "the text is too short for 32 streams of 64 characters\n")
+    assert (done.returncode, done.stderr) == (1, "the text is too short for 16 streams of 64 characters\n")
 
 
 def test_one_sitting_is_read_in_one_sitting():
