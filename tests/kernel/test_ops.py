@@ -676,6 +676,9 @@ def test_no_iterations_at_all(ops):
 
 def test_the_last_state_can_be_carried_into_the_next_pass(ops):
     theta, _, h, c, ids = training()
-    x = ids[:18].reshape(6, 3).astype(np.int32)
-    _, _, h, c = ops.loss_and_grad(theta, h, c, x, shape=SHAPE)
-    ops.loss_and_grad(theta, h, c, x, shape=SHAPE)
+    x = ids[:33].reshape(11, 3).astype(np.int32)
+    whole, _, h_whole, c_whole = ops.loss_and_grad(theta, h, c, x, shape=SHAPE)
+    first, _, h, c = ops.loss_and_grad(theta, h, c, x[:6], shape=SHAPE)
+    second, _, h, c = ops.loss_and_grad(theta, h, c, x[5:], shape=SHAPE)
+    assert first + second == pytest.approx(whole, rel=1e-12)
+    assert (relative_error(h, h_whole), relative_error(c, c_whole)) == (pytest.approx(0, abs=1e-12),) * 2
