@@ -80,6 +80,12 @@ class Ops(Protocol):
     ) -> None:  # fmt: skip
         """Make one update by gradient descent, in place."""
 
+    def momentum(
+        self, theta: Floats, grad: Floats, state: Floats, step: int, *, learning_rate: float,
+        grad_clip: float | None = None, momentum: float = 0.9,
+    ) -> None:  # fmt: skip
+        """Make one update by gradient descent with momentum, in place."""
+
     def adagrad(
         self, theta: Floats, grad: Floats, state: Floats, step: int, *, learning_rate: float,
         grad_clip: float | None = None, epsilon: float = 1e-8,
@@ -97,6 +103,13 @@ class Ops(Protocol):
         grad_clip: float | None = None, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8,
     ) -> None:  # fmt: skip
         """Make one update by Adam, in place."""
+
+    def adamw(
+        self, theta: Floats, grad: Floats, state: Floats, step: int, *, learning_rate: float,
+        grad_clip: float | None = None, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:  # fmt: skip
+        """Make one update by AdamW, Adam with decoupled weight decay, in place."""
 
     # --------------------------------------------------------------------------------------------------- whole model
     def loss_and_grad(

@@ -9,6 +9,7 @@ from conftest import made_up_text
 
 from kernels import spec
 from kernels.spec import Shape
+from kernels.testing import relative_error
 
 SHAPE = Shape(11, 9, 2)
 
