@@ -94,7 +94,7 @@ def test_a_call_of_the_smallest_layer(benchmark, with_buffers):
     x, h0, c0, W_x, W_h, b = arguments = layer(1, 1, 71, 16)
     out = tuple(np.zeros(each, "float32") for each in ((2, 1, 16), (2, 1, 16), (1, 1, 64))) if with_buffers else None
     in_turns(benchmark, "call", lambda ops: lambda: ops.lstm_forward(*arguments, out=out))
-    benchmark.extra_info["checks"] = best_time(lambda: checks.lstm_forward(x, h0, c0, W_x, W_h, b, out), 200)
+    benchmark.extra_info["checks"] = best_time(lambda: checks.forward("lstm", x, (h0, c0), W_x, W_h, (b,), out), 200)
 
 
 @pytest.mark.parametrize(
