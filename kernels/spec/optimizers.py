@@ -81,7 +81,6 @@ OPTIMIZERS = {
         "theta -= learning_rate weight_decay theta;  then as adam",
         "Loshchilov and Hutter (2019)",
         "As in PyTorch: the decay follows the learning rate, and every parameter decays, biases too",
-        in_tile=False,
         corrects_bias=True,
     ),
 }

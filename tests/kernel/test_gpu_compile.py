@@ -44,7 +44,7 @@ UPDATES = {
     "adagrad": (38, 46),
     "rmsprop": (38, 46),
     "adam": (38, 48),
-    "adamw": (38, 48),
+    "adamw": (40, 50),
 }
 #: Kernels whose sums or probabilities are in double for either type: the contract says so, or exactness wants it.
 IN_DOUBLE = {"sum_in_double", "log_probs", "norm_panels", "norm_factor", "draw"}
