@@ -12,13 +12,13 @@ from mutations import Mutation, plant
 
 #: Checks taken away; without them calls end otherwise than they should, on the reference, too.
 HOLES = (
-    Mutation("read-only arrays pass", "numpy", "arguments.py", "if is_written and not flags.writeable:", "if False:"),
-    Mutation("ids pass", "numpy", "arguments.py", "axis=None) >= size:", "axis=None) < 0:"),
-    Mutation("lists pass", "numpy", "arguments.py", "            check_type(array.name, value, family)\n", ""),
-    Mutation("overlaps pass", "numpy", "arguments.py", "if overlap(given[k], given[n]) and", "if False and"),
-    Mutation("texts pass as numbers", "numpy", "arguments.py", "        if value is None:\n            raise", "        if False:\n            raise"),
-    Mutation("foreign caches pass", "numpy", "arguments.py", "if not isinstance(value, kind):", "if False:"),
-    Mutation("any order of dimensions passes", "numpy", "arguments.py", "elif known * factor + extra != got:", "elif False:"),
+    Mutation("read-only arrays pass", "numpy", "spec/arguments.py", "if is_written and not flags.writeable:", "if False:"),
+    Mutation("ids pass", "numpy", "spec/arguments.py", "axis=None) >= size:", "axis=None) < 0:"),
+    Mutation("lists pass", "numpy", "spec/arguments.py", "            check_type(array.name, value, family)\n", ""),
+    Mutation("overlaps pass", "numpy", "spec/arguments.py", "if overlap(given[k], given[n]) and", "if False and"),
+    Mutation("texts pass as numbers", "numpy", "spec/arguments.py", "        if value is None:\n            raise", "        if False:\n            raise"),
+    Mutation("foreign caches pass", "numpy", "spec/arguments.py", "if not isinstance(value, kind):", "if False:"),
+    Mutation("any order of dimensions passes", "numpy", "spec/arguments.py", "elif known * factor + extra != got:", "elif False:"),
 )  # fmt: skip
 
 
