@@ -181,16 +181,10 @@ def optimizer(
 ) -> Update:
     """Check the arguments of an optimizer."""
     values = {key: number(key, value) for key, value in hyper.items()}
-    update = Update(
-        number("step", step), number("learning_rate", learning_rate), number("grad_clip", grad_clip), values
-    )
+    step, rate, clip = number("step", step), number("learning_rate", learning_rate), number("grad_clip", grad_clip)
     _CHECKS[name]((theta, grad, state), family, S=spec.slots_of(name, values))
-    if theta.dtype == np.float64:
-        return update
-    return update._replace(
-        learning_rate=float(held(theta.dtype, update.learning_rate)),
-        hyper={key: float(held(theta.dtype, value)) for key, value in values.items()},
-    )
+    constants = {key: held(theta.dtype, value) for key, value in values.items()}
+    return Update(step, held(theta.dtype, rate), clip, constants)
 
 
 # -------------------------------------------------------------------------------------------------------- whole model
@@ -246,7 +240,8 @@ def train_steps(
 ) -> Training:  # fmt: skip
     """Check the arguments of :func:`train_steps`, all but the ids, which are checked as they are read."""
     values = {name: number(name, value) for name, value in spec.hyper_values(optimizer, hyper).items()}
-    if optimizer == "adagrad" and values["epsilon"] == 0:  # the rows of characters that were never read would be 0 / 0
+    if optimizer == "adagrad" and values["epsilon"] == 0:
+        # where a gradient has been zero so far: 0 / 0, but for a backend that leaves such rows alone
         raise ValueError("epsilon: expected at least 1.2e-38 in train_steps with adagrad, got 0")
     T, rate, bf16 = number("seq_length", seq_length), number("dropout", dropout), flag("bfloat16", bfloat16)
     known = _sizes(shape) | {"S": spec.slots_of(optimizer, values), "T": T}
@@ -273,10 +268,10 @@ def train_steps(
             f"got {int(starts.min())} to {int(starts.max())}"
         )
     scale, rates = number("grad_scale", grad_scale), held(theta.dtype, rates)
-    values = {key: float(held(theta.dtype, value)) for key, value in values.items()}
+    values = {key: held(theta.dtype, value) for key, value in values.items()}
     training = Training(
         theta, state, h, c, ids, starts, reset, rates, shape, T, number("step", step), optimizer, values,
-        float(held(theta.dtype, scale)), number("grad_clip", grad_clip), number("grad_clip_norm", grad_clip_norm),
+        held(theta.dtype, scale), number("grad_clip", grad_clip), number("grad_clip_norm", grad_clip_norm),
         flag("last_only", last_only), rate, masks, bf16, number("smooth_loss", smooth_loss),
         number("stop_below", stop_below), workspace, number("threads", threads),
         family.empty(sizes["K"]) if out is None else out,
