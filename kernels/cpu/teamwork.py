@@ -6,7 +6,7 @@ them begins, or none: members wait for each other, and would for ever for one th
 
 Workers are daemon threads. Idle ones hold nothing, and do not keep the interpreter from ending; training from `atexit`
 and from threads that outlive the main one goes on with those that there are. A forked child has none of its parent's
-threads and begins without workers, whatever its parent was about.
+threads and begins without workers, whatever its parent was about, and without what its parent measured.
 """
 
 import os
@@ -89,6 +89,7 @@ _paces: OrderedDict[Hashable, TeamSwitch] = OrderedDict()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_crew.begin_anew)
+    os.register_at_fork(after_in_child=_paces.clear)  # the child shares the cores they were measured on
 
 
 def together(member: Callable[[int], int], threads: int, counter: np.ndarray) -> int | None:

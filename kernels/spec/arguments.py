@@ -401,10 +401,15 @@ def number(name: str, given: Any) -> Any:
     return value if is_whole else float(value)
 
 
-def held(dtype: Any, value: Any) -> Any:
-    """A number, or numbers; what is larger than a floating dtype can hold becomes the largest that it can."""
-    most = float(np.finfo(dtype).max)
-    return value if np.max(value, initial=0.0) <= most else np.minimum(value, most)
+_LARGEST = {np.dtype(name): float(np.finfo(name).max) for name in ("float32", "float64")}
+
+
+def held(dtype: np.dtype, value: Any) -> Any:
+    """A float, or an array of them; what is larger than a floating dtype can hold becomes the largest that it can."""
+    largest = _LARGEST[dtype]
+    if isinstance(value, float):
+        return min(value, largest)
+    return value if value.max(initial=0.0) <= largest else np.minimum(value, largest)
 
 
 def _plain(given: Any, is_whole: bool) -> int | float | None:

@@ -147,15 +147,10 @@ def optimizer(
 ) -> Update:
     """Check the arguments of an optimizer."""
     row, values = spec.resolved(name, {key: number(key, value) for key, value in hyper.items()})
-    numbers = number("step", step), number("learning_rate", learning_rate), number("grad_clip", grad_clip)
-    update = Update(row, values, *numbers)
+    step, rate, clip = number("step", step), number("learning_rate", learning_rate), number("grad_clip", grad_clip)
     _CHECKS[name]((theta, grad, state), family, S=spec.OPTIMIZERS[row].slots)
-    if theta.dtype == np.float64:
-        return update
-    return update._replace(
-        learning_rate=float(held(theta.dtype, update.learning_rate)),
-        hyper={key: float(held(theta.dtype, value)) for key, value in values.items()},
-    )
+    constants = {key: held(theta.dtype, value) for key, value in values.items()}
+    return Update(row, constants, step, held(theta.dtype, rate), clip)
 
 
 # -------------------------------------------------------------------------------------------------------- whole model
@@ -213,7 +208,8 @@ def train_steps(
     values = {name: number(name, value) for name, value in spec.hyper_values(optimizer, hyper).items()}
     optimizer, values = spec.resolved(optimizer, values)
     row = spec.OPTIMIZERS[optimizer]
-    if row.skips_zeros and values.get("epsilon") == 0:  # the rows of characters that were never read would be 0 / 0
+    if row.skips_zeros and values.get("epsilon") == 0:
+        # where a gradient has been zero so far: 0 / 0, but for a backend that leaves such rows alone
         raise ValueError(f"epsilon: expected at least 1.2e-38 in train_steps with {optimizer}, got 0")
     T, rate, bf16 = number("seq_length", seq_length), number("dropout", dropout), flag("bfloat16", bfloat16)
     known = _sizes(shape, family) | {"S": row.slots, "T": T}
@@ -240,10 +236,10 @@ def train_steps(
             f"got {int(starts.min())} to {int(starts.max())}"
         )
     scale, rates = number("grad_scale", grad_scale), held(theta.dtype, rates)
-    values = {key: float(held(theta.dtype, value)) for key, value in values.items()}
+    values = {key: held(theta.dtype, value) for key, value in values.items()}
     training = Training(
         theta, state, h, c, ids, starts, reset, rates, shape, T, number("step", step), optimizer, values,
-        float(held(theta.dtype, scale)), number("grad_clip", grad_clip), number("grad_clip_norm", grad_clip_norm),
+        held(theta.dtype, scale), number("grad_clip", grad_clip), number("grad_clip_norm", grad_clip_norm),
         flag("last_only", last_only), rate, masks, bf16, number("smooth_loss", smooth_loss),
         number("stop_below", stop_below), workspace, number("threads", threads),
         family.empty(sizes["K"]) if out is None else out,

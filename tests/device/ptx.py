@@ -229,13 +229,13 @@ class _Kernel:
         raise Unknown(".".join([op, *parts]))
 
     def comparison(self, how, a, is_float):
-        if how in ("num", "nan"):  # comparable or not
-            either = f"isnan({a[0]}) || isnan({a[1]})"
-            return f"!({either})" if how == "num" else either
-        if is_float and how.endswith("u"):  # or not comparable
-            return f"({a[0]} {_COMPARE[how[:-1]]} {a[1]}) || isnan({a[0]}) || isnan({a[1]})"
+        unordered = f"isnan({a[0]}) || isnan({a[1]})"
+        if how in ("num", "nan"):
+            return f"!({unordered})" if how == "num" else unordered
+        if is_float and how.endswith("u"):
+            return f"({a[0]} {_COMPARE[how[:-1]]} {a[1]}) || {unordered}"
         if how == "ne" and is_float:
-            return f"({a[0]} != {a[1]}) && !isnan({a[0]}) && !isnan({a[1]})"
+            return f"({a[0]} != {a[1]}) && !({unordered})"
         return f"{a[0]} {_COMPARE[how]} {a[1]}"
 
     def conversion(self, parts, operand):
