@@ -2,9 +2,10 @@
 
 import kernels
 from charlstm.errors import UserError
+from kernels.spec import CELLS
 
 
-def choose_backend(name: str) -> str:
+def choose_backend(name: str, cell: str = "lstm") -> str:
     """The backend that `name` stands for: "auto" is the fastest on the CPU; a GPU is used only when it is named.
 
     Raises
@@ -19,4 +20,7 @@ def choose_backend(name: str) -> str:
     reason = kernels.missing(name)
     if reason is not None:
         raise UserError(f"--backend {name}: {reason}")
+    if name == "cupy" and not CELLS[cell].on_device:
+        has = ", ".join(each for each, row in CELLS.items() if row.on_device)
+        raise UserError(f"--backend {name}: has the cells {has}, not {cell}: take --backend numba")
     return name

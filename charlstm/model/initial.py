@@ -16,9 +16,12 @@ def weights(name: str, shape: Shape, forget_bias: float, random: np.random.Rando
     if params.embedding is not None:
         params.embedding[...] = random.standard_normal(params.embedding.shape)
     _INITIALISERS[name](params, shape, random)
-    H = shape.hidden_size
-    for layer in params.layers if shape.cell == "lstm" else ():
-        layer.b[GATE_F * H : (GATE_F + 1) * H] = forget_bias
+    H, cell = shape.hidden_size, spec.CELLS[shape.cell]
+    for layer in params.layers:
+        for vector, row in cell.vectors.items():
+            getattr(layer, vector)[...] = row.first
+        if cell.has_c:
+            layer.b[GATE_F * H : (GATE_F + 1) * H] = forget_bias
     return theta
 
 

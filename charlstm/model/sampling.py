@@ -191,7 +191,7 @@ def _draw(
     model: Checkpoint, ids: np.ndarray, options: Options, seeds: list[int]
 ) -> Iterator[list[tuple[str, np.ndarray]]]:
     """Yield, of each text, what comes next and its log probabilities; nothing of one that has ended."""
-    backend = choose_backend(options.backend)
+    backend = choose_backend(options.backend, model.shape.cell)
     randoms = [np.random.RandomState(seed) for seed in seeds]
     stop = model.edges.end if options.stop is None else tuple(model.vocabulary.encode(options.stop).tolist())
     endings = [Ending(stop) if stop else Ending() for _ in seeds]

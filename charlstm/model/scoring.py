@@ -124,7 +124,7 @@ class Scorer:
 
     def __init__(self, model: Checkpoint, unknown: str = "error", backend: str = "auto") -> None:
         self.unknown = checked(unknown, "charge")
-        name = choose_backend(backend)
+        name = choose_backend(backend, model.shape.cell)
         self.model, self.begin = model, model.edges.begin
         self._model = kernels.load_for_host(name), kernels.to_device(name, model.theta), model.shape
         self.charge = -math.log(_CODE_POINTS - len(model.vocabulary))

@@ -9,7 +9,7 @@ from charlstm.settings import plans
 from charlstm.settings.presets import PRESETS, WITH_SCHEDULE
 from charlstm.settings.unknown import checked as checked_unknown
 from charlstm.settings.unknown import named
-from kernels.spec import OPTIMIZERS, takers
+from kernels.spec import CELLS, OPTIMIZERS, takers
 
 _MAX_SEED = 2**32 - 1
 #: Optimizers' constants that an optimizer without them refuses; it ignores the others, as presets set those.
@@ -56,7 +56,7 @@ class Config:
 
     hidden_size: int = _option(224, "hidden units in a layer", low=1, high=65_536)
     num_layers: int = _option(1, "layers of cells", low=1, high=64)
-    cell: str = _option("lstm", "kind of cell", choices=("lstm", "gru", "rnn"))
+    cell: str = _option("lstm", "kind of cell", choices=tuple(CELLS))
     embedding_size: int = _option(
         0, "numbers that a character is turned into before the first layer; 0: none", low=0, high=65_536
     )

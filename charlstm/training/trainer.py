@@ -55,7 +55,7 @@ class Trainer:
     """
 
     def __init__(self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None) -> None:
-        self.backend = choose_backend(config.backend)
+        self.backend = choose_backend(config.backend, config.cell)
         self.corpus = corpus
         ids, self.kept_back = heldout.split(corpus, config.validation, config.validation_from, config.seed)
         self.ids = repeated(ids, corpus.spans, corpus.vocabulary)

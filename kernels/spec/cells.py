@@ -82,6 +82,7 @@ class Vector(NamedTuple):
     plane: int  # of dz, which has the columns
     begin: int = 0  # the first of them, in units of H
     is_in_cache: bool = False  # whether the backward pass reads it
+    first: float = 0.0  # what training begins with, but for the bias of an LSTM's forget gate
 
 
 class Cell(NamedTuple):
@@ -108,8 +109,10 @@ CELLS = {
     "lnlstm": Cell(
         4,
         {
-            "b": Vector(4, 2), "gain_x": Vector(4, 3, is_in_cache=True), "gain_h": Vector(4, 4, is_in_cache=True),
-            "gain_c": Vector(1, 5, 1, is_in_cache=True), "b_c": Vector(1, 5, 0, is_in_cache=True),
+            "b": Vector(4, 2), "gain_x": Vector(4, 3, is_in_cache=True, first=1.0),
+            "gain_h": Vector(4, 4, is_in_cache=True, first=1.0),
+            "gain_c": Vector(1, 5, 1, is_in_cache=True, first=1.0),
+            "b_c": Vector(1, 5, 0, is_in_cache=True),
         },
         kept=3, planes=6, state=1, has_c=True, on_device=False,
     ),
