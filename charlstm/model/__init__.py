@@ -1,1 +1,1 @@
-"""Checkpoint -> text and scores: a model at work."""
+"""A trained model: checkpoints, sampling and scoring."""

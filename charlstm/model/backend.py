@@ -6,12 +6,12 @@ from kernels.spec import CELLS
 
 
 def choose_backend(name: str, cell: str = "lstm") -> str:
-    """The backend that `name` stands for: "auto" is the fastest on the CPU; a GPU is used only when it is named.
+    """The backend that `name` selects; "auto" is the fastest one on the CPU: a GPU is used only when named.
 
     Raises
     ------
     UserError
-        If it cannot be used here, with the line that says why.
+        If the backend is unknown or cannot be used here; the message says why.
     """
     if name not in ("auto", *kernels.BACKENDS):
         raise UserError(f"--backend: expected one of auto, {', '.join(kernels.BACKENDS)}, got {name!r}")
@@ -22,5 +22,5 @@ def choose_backend(name: str, cell: str = "lstm") -> str:
         raise UserError(f"--backend {name}: {reason}")
     if name == "cupy" and not CELLS[cell].on_device:
         has = ", ".join(each for each, row in CELLS.items() if row.on_device)
-        raise UserError(f"--backend {name}: has the cells {has}, not {cell}: take --backend numba")
+        raise UserError(f"--backend {name}: has no {cell} cell, only {has}: use --backend numba")
     return name

@@ -1,9 +1,9 @@
-"""One self-contained value that says all there is to know of a run at one iteration, and its file.
+"""Checkpoint: the complete state of a run at one iteration, as one value and as one file.
 
-The file is in the safetensors format, which holds no code: tensors (parameters by name, optimizer memory, h and c, the
-random generator's key) and one text, JSON, with everything else. That text begins with a SHA-256 of the whole file,
-computed with the digest's own 64 characters as zeros; a file that does not match is refused. (One text, since the
-library writes several in an order that changes: so the same state always gives the same bytes.)
+The file is in the safetensors format, which holds no code: tensors (parameters by name, optimizer state, h and c, the
+random generator's key) and one JSON text with everything else. The JSON begins with the SHA-256 of the whole file,
+computed with the digest's own 64 characters set to zeros; a file that does not match is refused. (There is one JSON
+text because safetensors writes several in a varying order; with one, the same state always gives the same bytes.)
 """
 
 import hashlib
@@ -30,12 +30,13 @@ _DIGEST = re.compile(rb'\\"sha256\\": \\"([0-9a-f]{64})\\"')
 
 @dataclass(repr=False)
 class Checkpoint:
-    """Everything that sampling needs, and that training needs to go on exactly; it does neither itself.
+    """Everything that sampling needs, and everything that training needs to resume exactly. It does neither itself.
 
     theta (N,), state (S, N), h and c (L, B, H): see kernels.spec. `iteration` is the number of updates made, `seconds`
-    the training time, `smooth_loss` in nats per sequence, `loss_sum` and `loss_count` what the next line of
-    metrics.jsonl will average, `files` the lengths of the run's text files at this moment, `marks` what the trainer has
-    to beat, `machine` what the bits depend on: processor, versions and backend.
+    the training time, `smooth_loss` is in nats per sequence, `loss_sum` and `loss_count` give the mean of the next line
+    of metrics.jsonl, `files` are the lengths of the run's text files at this moment, `marks` the best losses so far
+    (see :class:`charlstm.training.marks.Marks`), and `machine` what the exact bits
+    depend on: processor, versions, backend.
     """
 
     config: Config
@@ -65,7 +66,7 @@ class Checkpoint:
 
     @property
     def edges(self) -> Edges:
-        """The ids that a text begins after, and those that end it."""
+        """The ids that a text begins after, and those that end a text."""
         return known(self.corpus, self.vocabulary)
 
     @property
@@ -74,14 +75,14 @@ class Checkpoint:
         return shape_of(self.config, len(self.vocabulary))
 
     def to_bytes(self) -> bytes:
-        """The file's content."""
+        """The content of the checkpoint file."""
         from safetensors.numpy import save
 
         kind, key, place, has_gauss, gauss = self.random_state
         tensors = {**spec.named(self.theta, self.shape), "optimizer": self.state, "h": self.h, "c": self.c}
         tensors["random_key"] = np.asarray(key, np.uint32)
         rest = {
-            "sha256": _BLANK,  # first, so that no name in what follows can be taken for it
+            "sha256": _BLANK,  # first, so that a later string that looks like a digest cannot be mistaken for it
             "format_version": FORMAT_VERSION,
             "config": asdict(self.config),
             "vocabulary": self.vocabulary.characters,
@@ -101,7 +102,7 @@ class Checkpoint:
         Raises
         ------
         UserError
-            If it is missing, damaged or foreign.
+                If the file is missing, damaged or not a checkpoint.
         """
         try:
             data = file.read_bytes()
@@ -111,17 +112,17 @@ class Checkpoint:
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Self:
-        """Read a file's content; `name` is for the message.
+        """Read the content of a checkpoint file; `name` is used in messages.
 
         Raises
         ------
         UserError
-            For anything but an undamaged checkpoint of a format that this version knows.
+            Unless the content is an undamaged checkpoint in a format that this version reads.
         """
         rest = _text(data, name)
         version = rest.get("format_version")
         if version != FORMAT_VERSION:
-            raise UserError(f"{name}: written in format {version}, this version of charlstm reads {FORMAT_VERSION}")
+            raise UserError(f"{name}: written in format {version}; this version of charlstm reads {FORMAT_VERSION}")
         place = _digest_place(data)
         blanked = hashlib.sha256(data[: place.start] + _BLANK.encode() + data[place.stop :])
         if blanked.hexdigest().encode() != data[place]:
@@ -131,11 +132,11 @@ class Checkpoint:
         try:
             return cls._from_parts(data, rest)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError, SafetensorError) as error:
-            raise UserError(f"{name}: undamaged, but not what this version of charlstm writes: {error}") from None
+            raise UserError(f"{name}: undamaged, but not readable by this version of charlstm: {error}") from None
 
     @classmethod
     def _from_parts(cls, data: bytes, rest: dict[str, Any]) -> Self:
-        """Put the parts of an undamaged file together."""
+        """Build the checkpoint from an undamaged file."""
         from safetensors.numpy import load
 
         tensors = load(data)
@@ -144,7 +145,7 @@ class Checkpoint:
         kind, place, has_gauss, gauss = rest["random"]
         shape = shape_of(config, len(vocabulary))
         if spec.num_parameters(shape) > len(data):
-            raise ValueError("it has not as many bytes as the model has parameters")
+            raise ValueError("it has fewer bytes than the model has parameters")
         theta = spec.aligned_zeros(spec.num_parameters(shape), config.real)
         for block, view in spec.named(theta, shape).items():
             _fill(view, tensors[block], block)
@@ -154,17 +155,17 @@ class Checkpoint:
         _fill(h, tensors["h"], "h")
         _fill(c, tensors["c"], "c")
         random_state = (kind, tensors["random_key"], place, has_gauss, gauss)
-        np.random.RandomState().set_state(random_state)  # or a ValueError now, not when it is needed
+        np.random.RandomState().set_state(random_state)  # raises ValueError now rather than when it is needed
         plain = {item: rest[item] for item in _PLAIN} | {item: rest.get(item, {}) for item in _LATER}
         for item, kind in {**_PLAIN, **_LATER}.items():
             if not isinstance(plain[item], kind) or (kind is int and plain[item] < 0):
                 raise TypeError(f"{item} is {plain[item]!r}")
-        known(plain["corpus"], vocabulary)  # or a ValueError now
+        known(plain["corpus"], vocabulary)  # raises ValueError now rather than when it is needed
         return cls(config, vocabulary, theta, state, h, c, random_state, **plain)
 
 
 def shape_of(config: Config, vocab_size: int) -> Shape:
-    """The sizes of the model that a config asks for."""
+    """The sizes of the model that a config describes."""
     return Shape(vocab_size, config.hidden_size, config.num_layers, config.cell, config.embedding_size)
 
 
@@ -176,17 +177,17 @@ def _fill(array: np.ndarray, tensor: np.ndarray, name: str) -> None:
     array[...] = tensor
 
 
-#: Options that the oldest files do not have, where they were not what is the default now.
+#: Options missing from the oldest files whose default has changed since, with the value they had then.
 _BEFORE: dict[str, Any] = {"reset_every": 0}
 _PLAIN: dict[str, Any] = {
     "iteration": int, "position": int, "seconds": int | float, "smooth_loss": int | float, "loss_sum": int | float,
     "loss_count": int, "corpus": dict, "files": dict,
 }  # fmt: skip
-_LATER: dict[str, Any] = {"marks": dict, "machine": dict}  # which the oldest files do not have
+_LATER: dict[str, Any] = {"marks": dict, "machine": dict}  # missing from the oldest files
 
 
 def _text(data: bytes, name: str) -> dict[str, Any]:
-    """The text of a safetensors file that is ours."""
+    """The JSON text of a safetensors file written by charlstm."""
     length = int.from_bytes(data[:8], "little")
     try:
         metadata = json.loads(data[8 : 8 + length].decode())["__metadata__"]
@@ -199,7 +200,7 @@ def _text(data: bytes, name: str) -> dict[str, Any]:
 
 
 def _digest_place(data: bytes) -> slice:
-    """Where the digest's 64 characters stand; nowhere (an empty slice) in a file that has none."""
+    """The place of the digest's 64 characters; an empty slice if a file has none."""
     found = _DIGEST.search(data)
     return slice(*found.span(1)) if found else slice(0, 0)
 
@@ -210,7 +211,7 @@ def find(path: str | os.PathLike[str], which: str = "best") -> Path:
     Raises
     ------
     UserError
-        For a run that has none.
+        If the folder does not exist or has no checkpoint.
     """
     folder = Path(path)
     if os.path.isfile(folder):
@@ -222,7 +223,7 @@ def find(path: str | os.PathLike[str], which: str = "best") -> Path:
     file = folder / f"{which}.safetensors"
     if not file.is_file():
         steps = sorted((folder / "checkpoints").glob("step-*.safetensors"))
-        if steps:  # whoever wrote it came no further
+        if steps:  # the run was stopped before it wrote best or last
             return steps[-1]
         raise UserError(f"{folder}: no checkpoint here ({file.name} is missing): is this the folder of a run?")
     return file

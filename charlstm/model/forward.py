@@ -1,7 +1,7 @@
-"""A model reads a text, and goes on from one, always from where texts begin: see `charlstm.text.edges`.
+"""Reads and continues texts with a model, always from the beginning of a text: see `charlstm.text.edges`.
 
-Before a text stands what `begin` holds, read from a zero state. Where that is nothing, the first character is predicted
-by the zero state itself: h = 0, so its logits are the bias of the readout.
+The ids in `begin` are read before a text, from a zero state. If there are none, the zero state itself predicts the
+first character: h = 0, so its logits are the bias of the readout.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,37 +14,37 @@ from charlstm.errors import Diverged
 from kernels import spec
 from kernels.spec import Shape
 
-#: Characters that a model reads in one call of the kernels: it bounds the memory, whatever the length of the text.
+#: Characters read in one call of the kernels; bounds the memory for a text of any length.
 READ_STEPS = 512
-_AT_ONCE, _ROUNDED = 8192, 8  # characters of all lines that are read side by side, and what their length is rounded to
+_AT_ONCE, _ROUNDED = 8192, 8  # characters of the lines read together, whose lengths are rounded up to a multiple
 
 
 def zero_state(shape: Shape, dtype: Any, streams: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """h and c (L, B, H) of streams that have read nothing."""
+    """h and c (L, B, H) of B streams that have read nothing."""
     h = np.zeros((shape.num_layers, streams, shape.hidden_size), dtype)
     return h, np.zeros_like(h)
 
 
 class Reader:
-    """A model that reads a text, in pieces of any length, whose cuts change the results by no more than rounding.
+    """Reads a text in pieces of any length; where the pieces are cut changes the results only by rounding.
 
     Parameters
     ----------
-    ops, theta, shape : the model, theta where the backend keeps it
-    begin : the ids that are read before the text
+    ops, theta, shape : the model; theta where the backend keeps it (host or device)
+    begin : the ids to read before the text
     """
 
     def __init__(self, ops: Any, theta: Any, shape: Shape, begin: Sequence[int]) -> None:
         self._ops, self._theta, self._shape = ops, theta, shape
-        self.h, self.c = zero_state(shape, theta.dtype)  #: (L, 1, H): the state before the last id was read
-        self.last: int | None = None  #: the last id
+        self.h, self.c = zero_state(shape, theta.dtype)  #: (L, 1, H): the state before the last id is read
+        self.last: int | None = None  #: the last id, not yet read into h and c
         self._workspace: Any = None
         if len(begin):
             self.last = int(begin[0])
             self.read(np.asarray(begin[1:], np.int32))
 
     def read(self, ids: np.ndarray) -> np.ndarray:
-        """ln p of the next ids, (n,) integers, each given all before it: (n,) float64, nats."""
+        """ln p of the next ids, (n,) integers, each given all ids before it: (n,) float64, nats."""
         found = np.empty(len(ids))
         begin = 0
         if self.last is None and len(ids):
@@ -63,7 +63,7 @@ class Reader:
 
 
 def _of_first(theta: Any, shape: Shape) -> np.ndarray:
-    """ln p of every character as the first of a text that begins after nothing, (V,) float64."""
+    """ln p of every character as the first of a text that begins after nothing, (V,) float64, nats."""
     logits = np.array(spec.params(kernels.to_host(theta), shape).b_y, np.float64)
     logits -= logits.max()
     return logits - np.log(np.exp(logits).sum())
@@ -72,9 +72,9 @@ def _of_first(theta: Any, shape: Shape) -> np.ndarray:
 def log_probs_of_lines(
     ops: Any, theta: Any, shape: Shape, begin: Sequence[int], lines: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-    """ln p of the ids of each of many texts, (n,) float64 each: what a :class:`Reader` gives, up to rounding.
+    """ln p of the ids of many texts, (n,) float64 for each: as a :class:`Reader` gives, up to rounding.
 
-    Texts of like length are read side by side, in buffers that are made once for each size.
+    Texts of similar length are read side by side, in buffers that are allocated once per size.
     """
     found: list[np.ndarray] = [np.empty(0)] * len(lines)
     order = sorted((k for k in range(len(lines)) if len(lines[k])), key=lambda k: len(lines[k]))
@@ -92,7 +92,7 @@ def log_probs_of_lines(
 def _side_by_side(
     ops: Any, theta: Any, shape: Shape, begin: Sequence[int], lines: list[np.ndarray], workspaces: dict[Any, Any]
 ) -> Iterator[np.ndarray]:
-    """ln p of the ids of some texts, all of which are read at once."""
+    """ln p of the ids of some texts, all read in one batch."""
     size = -(-(len(begin) + max(map(len, lines))) // _ROUNDED) * _ROUNDED + 1
     x = np.zeros((size, len(lines)), np.int32)
     x[: len(begin)] = np.array(begin, np.int32)[:, None]
@@ -114,13 +114,13 @@ def _side_by_side(
 
 
 class Writer:
-    """Texts that go on from the same ids, which are read from a zero state.
+    """Continues several texts from the same ids, which are read from a zero state.
 
     Parameters
     ----------
-    ops, theta, shape : the model, theta where the backend keeps it
-    ids : what it reads first; nothing, for a text that begins after nothing
-    count : how many texts
+    ops, theta, shape : the model; theta where the backend keeps it (host or device)
+    ids : what to read first; empty for a text that begins after nothing
+    count : number of texts
     """
 
     def __init__(self, ops: Any, theta: Any, shape: Shape, ids: Any, count: int = 1) -> None:
@@ -130,7 +130,7 @@ class Writer:
         self._last = np.full(count, ids[-1], np.int32) if len(ids) else None
 
     def draw(self, uniforms: np.ndarray, log_probs: np.ndarray | None = None, **how: Any) -> np.ndarray:
-        """The next ids of all texts, (n, B) int32, one for each of `uniforms` (n, B); `how`: see the op `sample`."""
+        """Draw the next ids of all texts, (n, B) int32, one per uniform (n, B); `how`: options of the op `sample`."""
         if self._last is None and len(uniforms):
             first = self._first(uniforms[:1], None if log_probs is None else log_probs[:1], how)
             self._last = first[0]
@@ -153,9 +153,9 @@ class Writer:
         return drawn
 
     def _first(self, uniforms: np.ndarray, log_probs: np.ndarray | None, how: dict[str, Any]) -> np.ndarray:
-        """The first ids, (1, B), by the op that draws all others, from a model whose logits are the readout's bias."""
+        """Draw the first ids, (1, B), with the same op, from a model whose logits are the readout's bias."""
         shape = Shape(self._shape.vocab_size, 1, 1, self._shape.cell)
-        theta = np.zeros(spec.num_parameters(shape), self._theta.dtype)  # weights of zero keep h at zero
+        theta = np.zeros(spec.num_parameters(shape), self._theta.dtype)  # zero weights keep h at zero
         spec.params(theta, shape).b_y[...] = spec.params(kernels.to_host(self._theta), self._shape).b_y
         h, c = zero_state(shape, theta.dtype, self._count)
         none = np.zeros(self._count, np.int32)
@@ -163,29 +163,29 @@ class Writer:
 
 
 def drawn_from(ops: Any, *arguments: Any, **how: Any) -> np.ndarray:
-    """What the op `sample` draws: see there.
+    """What the op `sample` draws.
 
     Raises
     ------
     Diverged
-        Where the weights have become so large that a logit is NaN or inf.
+        If a logit is NaN or inf because the weights have become too large.
     """
     try:
         drawn: np.ndarray = ops.sample(*arguments, **how)
         return drawn
     except kernels.NotFinite:
         raise Diverged(
-            "the model cannot write: its weights have grown until no probability is finite; train anew at a smaller "
-            "--learning-rate"
+            "the model cannot sample: its weights have grown so large that no probability is finite; train again with "
+            "a smaller --learning-rate"
         ) from None
 
 
 def continued(
     ops: Any, theta: Any, shape: Shape, prime: Any, uniforms: Any, temperature: float, window: bool
 ) -> np.ndarray:
-    """Go on from the ids `prime` (W,), by one character for each of `uniforms` (n,); return their ids, (n,).
+    """Continue the ids `prime` (W,) by one character for each of `uniforms` (n,); return the new ids, (n,).
 
-    With `window` the last W characters are read anew, from a zero state, for each one: as Keras' example does it.
+    With `window`, the last W characters are read again from a zero state for each new one, as in Keras' example.
     """
     if not window:
         return Writer(ops, theta, shape, prime).draw(uniforms[:, None], temperature=temperature)[:, 0]

@@ -1,6 +1,7 @@
-"""First weights, by name. Random numbers come from a RandomState, whose stream NumPy promises never to change.
+"""Weight initialisers, by name. All random numbers come from RandomState, whose stream NumPy promises not to change.
 
-An embedding is standard normal whatever the name, as PyTorch's nn.Embedding and torch-rnn's LookupTable; drawn first.
+An embedding is drawn first and standard normal for every initialiser, as in PyTorch's nn.Embedding and torch-rnn's
+LookupTable.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ from kernels.spec import GATE_F, GATE_G, GATE_I, GATE_O, Shape
 
 
 def weights(name: str, shape: Shape, forget_bias: float, random: np.random.RandomState, dtype: str) -> np.ndarray:
-    """A new flat parameter vector (N,): the initialiser `name`, then `forget_bias` into forget gates' bias, if any."""
+    """A flat parameter vector (N,) from the initialiser `name`; forget gates, if any, get the bias `forget_bias`."""
     theta = spec.aligned_zeros(spec.num_parameters(shape), dtype)
     params = spec.params(theta, shape)
     if params.embedding is not None:
@@ -26,7 +27,7 @@ def weights(name: str, shape: Shape, forget_bias: float, random: np.random.Rando
 
 
 def _uniform(params: spec.Params, shape: Shape, random: np.random.RandomState) -> None:
-    """Weights uniform in +-1/sqrt(hidden_size), as PyTorch's; biases zero."""
+    """Weights uniform in +-1/sqrt(hidden_size), as in PyTorch; zero biases."""
     bound = shape.hidden_size**-0.5
     for layer in params.layers:
         layer.W_x[...] = random.uniform(-bound, bound, layer.W_x.shape)
@@ -35,10 +36,10 @@ def _uniform(params: spec.Params, shape: Shape, random: np.random.RandomState) -
 
 
 def _min_char_lstm(params: spec.Params, shape: Shape, random: np.random.RandomState) -> None:
-    """Normal with deviation 0.01, drawn in min-char-lstm.py's order and shapes: its Wf, Wi, Wcc, Wo, then its Wy.
+    """Normal weights with standard deviation 0.01, drawn in min-char-lstm.py's order: Wf, Wi, Wcc, Wo, then Wy.
 
-    Each of those gate matrices is (H, V + H), the input's columns before the state's, and acts on column vectors.
-    Layers above the first, which it does not have, are drawn in the same way with H in the place of V.
+    Each gate matrix is drawn as (H, V + H), input columns before state columns, and acts on column vectors. The script
+    has one layer; further layers are drawn in the same way with H in place of V.
     """
     H = shape.hidden_size
     for layer in params.layers:
@@ -51,9 +52,9 @@ def _min_char_lstm(params: spec.Params, shape: Shape, random: np.random.RandomSt
 
 
 def _min_char_rnn(params: spec.Params, shape: Shape, random: np.random.RandomState) -> None:
-    """Normal with deviation 0.01, drawn in min-char-rnn.py's order and shapes: its Wxh, Whh, then its Why; biases zero.
+    """Normal weights with standard deviation 0.01, drawn in min-char-rnn.py's order: Wxh, Whh, then Why; zero biases.
 
-    Each acts on column vectors. Layers above the first, which it does not have, are drawn in the same way.
+    Each acts on column vectors. The script has one layer; further layers are drawn in the same way.
     """
     for layer in params.layers:
         layer.W_x[...] = (random.randn(*layer.W_x.T.shape) * 0.01).T
@@ -62,16 +63,16 @@ def _min_char_rnn(params: spec.Params, shape: Shape, random: np.random.RandomSta
 
 
 def _keras(params: spec.Params, shape: Shape, random: np.random.RandomState) -> None:
-    """As Keras: Glorot-uniform input weights and readout, orthonormal rows of the recurrent matrix; biases zero.
+    """As in Keras: Glorot-uniform input weights and readout, orthonormal rows of the recurrent matrix; zero biases.
 
-    The rows (H, 4H) are the transposed Q of a normal matrix (4H, H), with the signs that make R's diagonal positive: so
-    no direction is preferred. Sources: Glorot and Bengio (2010); Saxe, McClelland and Ganguli (2014).
+    The rows (H, 4H) are the transposed Q of a normal matrix (4H, H), with signs that make R's diagonal positive, so
+    that no direction is preferred. Sources: Glorot and Bengio (2010); Saxe, McClelland and Ganguli (2014).
     """
     from threadpoolctl import threadpool_limits
 
     for layer in params.layers:
         layer.W_x[...] = _glorot(layer.W_x.shape, random)
-        with threadpool_limits(1, "blas"):  # with more, last bits would depend on how many
+        with threadpool_limits(1, "blas"):  # with more threads, the last bits would depend on their number
             q, r = np.linalg.qr(random.standard_normal(layer.W_h.shape[::-1]))
         layer.W_h[...] = (q * np.sign(r.diagonal())).T
     params.W_y[...] = _glorot(params.W_y.shape, random)

@@ -1,4 +1,4 @@
-"""Which of the texts that a model writes its training text has: lines, or whatever else ends in the same sign."""
+"""Tells generated texts that stand in the training text from new ones: lines, or parts that end in another stop."""
 
 import secrets
 from collections.abc import Iterator
@@ -13,19 +13,19 @@ from charlstm.model.sampling import Sample, samples
 from charlstm.text.corpus import Corpus
 
 _PIECE = 2**20  # ids decoded at a time
-_ROUNDS = 20  # of draws, as many in each as are wanted, before a model is taken to write nothing new
+_ROUNDS = 20  # rounds of `count` draws before giving up on a model that writes nothing new
 
 
 @dataclass(frozen=True)
 class Known:
-    """The parts of a text between two stops, as 64-bit hashes, (n,) sorted: eight bytes for each of them."""
+    """The parts of a text between two stops, as sorted 64-bit hashes (n,): eight bytes for each."""
 
     stop: str
     hashes: np.ndarray
 
     @classmethod
     def of(cls, corpus: Corpus, stop: str) -> "Known":
-        """Read a text in pieces."""
+        """Read a corpus in pieces."""
         decode, left, found = corpus.vocabulary.decoder(), "", [np.array([hash("")])]
         for at in range(0, len(corpus.ids), _PIECE):
             *parts, left = (left + decode(corpus.ids[at : at + _PIECE], at + _PIECE >= len(corpus.ids))).split(stop)
@@ -33,21 +33,21 @@ class Known:
         return cls(stop, np.unique(np.concatenate([*found, [hash(left)]])))
 
     def has(self, text: str) -> bool:
-        """Whether the last part of a text, which may end in the stop, is one of these; nothing is not new, either."""
+        """Whether the last part of a text, which may end in the stop, is known; an empty part counts as known."""
         part = hash(text.removesuffix(self.stop).rpartition(self.stop)[2])
         place = int(np.searchsorted(self.hashes, part))
         return place < len(self.hashes) and int(self.hashes[place]) == part
 
 
 def new_samples(model: Checkpoint, known: Known, prime: str = "", count: int = 1, **options: Any) -> Iterator[Sample]:
-    """Texts that end in the stop of `known`, without those that it has: `count` of them, with seeds from `seed` on.
+    """Yield `count` texts that end in the stop of `known` and are not in it, with seeds from `seed` on.
 
     Raises
     ------
     UserError
         As :func:`charlstm.model.sampling.samples`.
     RunFailed
-        After what is new has been given, where the model writes too little of it.
+        If the model writes too few new texts; raised after those have been yielded.
     """
     seed = options.pop("seed", None)
     first = secrets.randbelow(2**32) if seed is None else seed
@@ -60,6 +60,6 @@ def new_samples(model: Checkpoint, known: Known, prime: str = "", count: int = 1
         if given == count:
             return
     raise RunFailed(
-        f"--new: only {given:,} of {count:,}: of {_ROUNDS * count:,} that it wrote the text has all the others; a "
-        "higher --temperature may help"
+        f"--new: found {given:,} of {count:,} new samples: the training text has all others of {_ROUNDS * count:,} "
+        "drawn; a higher --temperature may help"
     )

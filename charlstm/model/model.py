@@ -1,4 +1,4 @@
-"""A trained model at work: a checkpoint that samples and scores."""
+"""Model: a checkpoint that samples and scores."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from charlstm.model.checkpoint import Checkpoint, find
 
 
 class Model(Checkpoint):
-    """A checkpoint that samples and scores: what :func:`charlstm.load` returns."""
+    """A checkpoint that samples and scores; :func:`charlstm.load` returns one."""
 
     def stream(self, prime: str = "", **options: Any) -> Iterator[str]:
         """Generated text, piece by piece: see :func:`charlstm.model.sampling.stream`."""
@@ -39,9 +39,9 @@ def load(path: str | os.PathLike[str], which: str = "best") -> Model:
     Raises
     ------
     UserError
-        For a run that has none, or a file that is missing, damaged or foreign.
+            If the run has no checkpoint, or the file is missing, damaged or not a checkpoint.
     """
     return Model.from_file(find(path, which))
 
 
-__all__ = ["Checkpoint", "Model", "load"]  # what `charlstm.checkpoint`, the old place of `load`, offers
+__all__ = ["Checkpoint", "Model", "load"]  # the public names of `charlstm.checkpoint`, the old place of `load`

@@ -1,4 +1,4 @@
-"""Checkpoint -> text."""
+"""Generates text with a checkpoint."""
 
 import math
 import secrets
@@ -24,19 +24,20 @@ _SEEDS = 2**32
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to draw.
+    """Options of sampling.
 
     Parameters
     ----------
-    length : characters (of a model of bytes: bytes) to draw at most; None for no end
-    temperature : 1 draws as the model believes, lower is safer, 0 always takes the likeliest character
-    top_k : draw among that many of the likeliest characters; 0 among all
-    top_p : of those, draw among the fewest likeliest that have this share of their probability; 1 among all
-    stop : a text ends, before its length, once this has been drawn; it stays. None: what ends the texts of a model that
-        learned several, joined with a separator that stands between them alone
-    seed : of the draws; None for another text each time
+    length : maximum number of characters (for a byte model: bytes) to draw; None for no limit
+    temperature : 1 samples from the model's own distribution, lower is safer, 0 always takes the most likely character
+    top_k : sample from the k most likely characters; 0 from all
+    top_p : nucleus sampling: of those, sample from the fewest most likely that have this share of the probability;
+        1 from all
+    stop : end the text once this has been drawn; it stays in the text. None: the separator, if the model learned
+        several texts and the separator stands only between them
+    seed : of the random draws; None for a different text each time
     unknown : what to do with characters of the prime that the vocabulary lacks: "error", "skip" or "replace:CHAR"
-    backend : who does the arithmetic
+    backend : compute backend
 
     Raises
     ------
@@ -74,9 +75,9 @@ class Options:
 class Sample:
     """One generated text.
 
-    `text` is what was drawn after `prime`, and log_probs (n,) float64 the log probability of each id that was drawn,
-    in nats, as the model believes: at temperature 1 and among all characters. An id is a character, or a byte of a
-    model of bytes (`is_of_bytes`), whose text may have fewer characters.
+    `text` is what was drawn after `prime`, and log_probs (n,) float64 the log probability of each drawn id, in nats,
+    under the model's full distribution at temperature 1. An id is a character or, for a byte model (`is_of_bytes`), a
+    byte; then the text may have fewer characters than ids.
     """
 
     prime: str
@@ -92,24 +93,24 @@ class Sample:
 
     @property
     def bits_per_char(self) -> float | None:
-        """-log2 of the text's probability for each of its characters; None where none was drawn."""
+        """-log2 of the text's probability, per character; None if nothing was drawn."""
         return float(-self.log_probs.sum() / math.log(2) / len(self.text)) if self.text else None
 
     @property
     def bits_per_byte(self) -> float | None:
-        """The same for each byte that was drawn; None for a model of characters, and where none was drawn."""
+        """The same per drawn byte; None for a character model, or if nothing was drawn."""
         bits = -self.log_probs / math.log(2)
         return float(bits.mean()) if self.is_of_bytes and len(bits) else None
 
 
 def stream(model: Checkpoint, prime: str = "", **options: Any) -> Iterator[str]:
-    """Generate text, first `prime` itself, then what is drawn, in pieces as they are drawn.
+    """Generate text: yield `prime` itself, then each piece as it is drawn.
 
     Parameters
     ----------
     model : Checkpoint
-    prime : how the text begins, made lower-case where the model's text was; before it the model reads what texts begin
-        after, a line break as a rule: see :mod:`charlstm.text.edges`
+    prime : the beginning of the text, made lower-case if the training text was; before it the model reads what texts
+        begin after, usually a line break: see :mod:`charlstm.text.edges`
     options : those of :class:`Options`
 
     Raises
@@ -124,10 +125,11 @@ def stream(model: Checkpoint, prime: str = "", **options: Any) -> Iterator[str]:
 
 
 def samples(model: Checkpoint, prime: str = "", count: int = 1, **options: Any) -> list[Sample]:
-    """Generate `count` texts side by side, as :func:`stream`.
+    """Generate `count` texts side by side, each as :func:`stream` does.
 
-    The k-th, from 0 on, has the seed `seed` + k, which gives the same text also by itself: but for rounding, as several
-    texts are computed in another order than one, and so a draw may, rarely, fall to the neighbour.
+    Text k, from 0 on, has the seed `seed` + k, and generating it alone with that seed gives the same text, up to
+    rounding: several texts are computed in another order than one, so in rare cases a draw falls
+    to the neighbouring character.
 
     Raises
     ------
@@ -138,7 +140,7 @@ def samples(model: Checkpoint, prime: str = "", count: int = 1, **options: Any) 
     if count < 1:
         raise UserError(f"--count: expected at least 1, got {count}")
     if chosen.length is None and chosen.stop is None and not model.edges.end:
-        raise UserError("a whole text must end: give a --length, or a --stop")
+        raise UserError("without --length or --stop the text would never end: give one of them")
     prime, ids = _encode(model, prime, chosen)
     first = _seed(chosen)
     seeds = [(first + k) % _SEEDS for k in range(count)]
@@ -157,7 +159,7 @@ def samples(model: Checkpoint, prime: str = "", count: int = 1, **options: Any) 
 
 
 def _chosen(model: Checkpoint, options: dict[str, Any]) -> Options:
-    """The options, with `stop` as the model's text would have it."""
+    """The options, with `stop` set to the model's default if it was not given."""
     names = [item.name for item in fields(Options)]
     for name in options:
         if name not in names:
@@ -173,16 +175,16 @@ def _seed(options: Options) -> int:
 
 
 def _encode(model: Checkpoint, prime: str, options: Options) -> tuple[str, np.ndarray]:
-    """The prime, without what is to be skipped, and all ids to be read."""
+    """The prime without skipped characters, and all ids to read."""
     vocabulary = model.vocabulary
     if options.stop is not None and vocabulary.without_unknown(options.stop) != options.stop:
-        raise UserError(f"--stop: the model does not know all characters of {options.stop!r}, and will never write it")
+        raise UserError(f"--stop: the model does not know all characters of {options.stop!r}, so it never writes it")
     prime = vocabulary.as_read(prime, model.config.lower)
     try:
         ids = vocabulary.encode(prime, options.unknown)
     except UnknownCharacters as error:
         raise UserError(f"--prime: {error}; --unknown skip leaves such characters out") from None
-    if options.unknown != "error" and vocabulary.unit != "byte":  # no byte is unknown
+    if options.unknown != "error" and vocabulary.unit != "byte":  # every byte is known
         prime = vocabulary.decode(ids)
     return prime, np.concatenate([np.array(model.edges.begin, np.int32), ids])
 
@@ -190,7 +192,7 @@ def _encode(model: Checkpoint, prime: str, options: Options) -> tuple[str, np.nd
 def _draw(
     model: Checkpoint, ids: np.ndarray, options: Options, seeds: list[int]
 ) -> Iterator[list[tuple[str, np.ndarray]]]:
-    """Yield, of each text, what comes next and its log probabilities; nothing of one that has ended."""
+    """Yield, for each text, the next ids and their log probabilities; nothing for a text that has ended."""
     backend = choose_backend(options.backend, model.shape.cell)
     randoms = [np.random.RandomState(seed) for seed in seeds]
     stop = model.edges.end if options.stop is None else tuple(model.vocabulary.encode(options.stop).tolist())

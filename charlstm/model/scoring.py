@@ -1,4 +1,4 @@
-"""Checkpoint and text -> log probabilities, bits per character, perplexity."""
+"""Scores a text with a checkpoint: log probabilities, bits per character, perplexity."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,42 +19,42 @@ from charlstm.text.corpus import Corpus
 from charlstm.text.vocabulary import Vocabulary, code_points, unknown_characters, utf8
 from kernels.spec import Shape
 
-_CODE_POINTS = 0x110000  # of Unicode
-_PIECE = 2**16  # ids of a large text that are mapped, read and told at a time
-_LINES = 4096  # lines that are read together
+_CODE_POINTS = 0x110000  # number of Unicode code points
+_PIECE = 2**16  # ids of a large text that are mapped and scored at a time
+_LINES = 4096  # lines that are scored together
 
 
 class Rates:
-    """What follows from the probability of a text: `nats` for `units` that were predicted, `chars` characters."""
+    """The figures that follow from a text's probability: `nats` for `units` predictions and `chars` characters."""
 
     nats: float  #: -sum ln p
-    units: int  #: what was predicted: characters, or bytes of a model of bytes
-    chars: int  #: characters of the text; those that the bytes decode to of a model of bytes
+    units: int  #: number of predictions: characters, or bytes for a byte model
+    chars: int  #: characters of the text; for a byte model, those that its bytes decode to
     is_of_bytes: bool
 
     @property
     def bytes(self) -> int | None:
-        """Bytes that were predicted; None for a model of characters."""
+        """Number of predicted bytes; None for a character model."""
         return self.units if self.is_of_bytes else None
 
     @property
     def nats_per_char(self) -> float:
-        """-mean ln p: the loss of training, for one character; not a number for a text without any."""
+        """-mean ln p per character, the training loss; NaN for a text without characters."""
         return self.nats / self.chars if self.chars else math.nan
 
     @property
     def bits_per_char(self) -> float:
-        """-log2 p of the text for each of its characters."""
+        """-log2 p of the text, per character."""
         return self.nats_per_char / math.log(2)
 
     @property
     def bits_per_byte(self) -> float | None:
-        """-mean log2 p of a byte; None for a model of characters."""
+        """-mean log2 p per byte; None for a character model."""
         return self.bits_per_unit if self.is_of_bytes else None
 
     @property
     def bits_per_unit(self) -> float:
-        """-mean log2 p of what was predicted."""
+        """-mean log2 p per prediction."""
         return self.nats / self.units / math.log(2) if self.units else math.nan
 
     @property
@@ -65,44 +65,44 @@ class Rates:
 
 @dataclass(frozen=True, repr=False)
 class Score(Rates):
-    """How well a model predicts a text, its state carried through the whole text.
+    """How well a model predicts a text, with its state carried through the whole text.
 
-    `log_probs` (units,) float64 holds ln p of each character (of a model of bytes: byte), given all before it, and what
-    texts begin after, which does not count: see :mod:`charlstm.text.edges`. `skipped` counts the characters that the
-    vocabulary lacks, where they were left out or charged; of those charged, `log_probs` has one each.
+    `log_probs` (units,) float64 holds ln p of each character (byte model: byte), given all before it and what texts
+    begin after, which itself is not scored: see :mod:`charlstm.text.edges`. `skipped` counts the characters that the
+    vocabulary lacks, whether left out or charged; each charged one has an entry in `log_probs`.
     """
 
     log_probs: np.ndarray
     skipped: int = 0
-    decoded: int | None = None  #: characters that the bytes decode to; None for a model of characters
+    decoded: int | None = None  #: characters that the bytes decode to; None for a character model
 
     def __repr__(self) -> str:
         return f"<Score of {self.chars:,} characters: {self.bits_per_char:.4f} bits per character>"
 
     @property
     def is_of_bytes(self) -> bool:  # type: ignore[override]
-        """Whether log_probs are those of bytes."""
+        """Whether `log_probs` are those of bytes."""
         return self.decoded is not None
 
     @property
     def units(self) -> int:  # type: ignore[override]
-        """How many characters, or bytes, were predicted."""
+        """Number of predicted characters or bytes."""
         return len(self.log_probs)
 
     @property
     def chars(self) -> int:  # type: ignore[override]
-        """Characters that were predicted; of a model of bytes, those that the bytes decode to."""
+        """Number of predicted characters; for a byte model, of those that the bytes decode to."""
         return self.units if self.decoded is None else self.decoded
 
     @property
     def nats(self) -> float:  # type: ignore[override]
-        """-sum ln p, over the whole text."""
+        """-sum ln p of the whole text."""
         return float(-self.log_probs.sum())
 
 
 @dataclass
 class Totals(Rates):
-    """The same of a text whose log probabilities nobody kept."""
+    """The figures of a text whose single log probabilities were not stored."""
 
     nats: float = 0.0
     units: int = 0
@@ -112,14 +112,14 @@ class Totals(Rates):
 
 
 class Scorer:
-    """A model at work on texts, with what to do with characters that it lacks.
+    """Scores texts with one model, with a rule for characters that the vocabulary lacks.
 
     Parameters
     ----------
     model : Checkpoint
-    unknown : "error", "skip" to leave them out, "charge" to leave them out and count each as one among all code points
-        that the vocabulary lacks, all alike (20.1 bits), or "replace:CHAR" to read CHAR in their place
-    backend : who does the arithmetic
+    unknown : "error", "skip" to leave them out, "charge" to leave them out of the input but charge each the cost of one
+        among all code points outside the vocabulary, equally likely (20.1 bits), or "replace:CHAR" to read CHAR instead
+    backend : compute backend
     """
 
     def __init__(self, model: Checkpoint, unknown: str = "error", backend: str = "auto") -> None:
@@ -130,7 +130,7 @@ class Scorer:
         self.charge = -math.log(_CODE_POINTS - len(model.vocabulary))
 
     def reader(self) -> forward.Reader:
-        """The model before a text."""
+        """A reader at the beginning of a text."""
         return forward.Reader(*self._model, self.begin)
 
     def of_lines(self, lines: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -138,12 +138,12 @@ class Scorer:
         return forward.log_probs_of_lines(*self._model, self.begin, lines)
 
     def encoded(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """The ids that a text is read as, and which of its characters, (n,) bool, are left out of them.
+        """The ids of a text, and which of its characters, (n,) bool, are left out of them.
 
         Raises
         ------
         UserError
-            For characters that the vocabulary lacks, where that is an error.
+            If the vocabulary lacks a character and `unknown` is "error".
         """
         vocabulary = self.model.vocabulary
         return self._encoded(vocabulary.as_read(text, self.model.config.lower))
@@ -163,7 +163,7 @@ class Scorer:
         return places[~lacking].astype(vocabulary.id_dtype), lacking
 
     def encoded_together(self, texts: Iterable[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """What `encoded` gives of each of many texts; the message about one names its place."""
+        """What `encoded` gives for each of many texts; an error names the number of the text."""
         vocabulary, lower = self.model.vocabulary, self.model.config.lower
         read = [vocabulary.as_read(text, lower) for text in texts]
         try:
@@ -177,7 +177,7 @@ class Scorer:
             raise
         is_of_bytes = vocabulary.unit == "byte"
         ends = np.cumsum([len(utf8(text)) if is_of_bytes else len(text) for text in read])
-        known = np.concatenate([[0], np.cumsum(~lacking)]).tolist()  # ids before each place
+        known = np.concatenate([[0], np.cumsum(~lacking)]).tolist()  # number of known characters before each position
         begins = [0, *ends.tolist()]
         return [(ids[known[a] : known[b]], lacking[a:b]) for a, b in pairwise(begins)]
 
@@ -188,7 +188,7 @@ class Scorer:
         return Score(self.charged(lacking, log_probs), int(lacking.sum()), decoded)
 
     def charged(self, lacking: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
-        """ln p of a text's characters, with those that the vocabulary lacks where these are charged."""
+        """ln p of a text's characters, including the charged ones."""
         if self.unknown != "charge" or not lacking.any():
             return log_probs
         found = np.full(len(lacking), self.charge)
@@ -202,14 +202,14 @@ def score(model: Checkpoint, text: str, *, unknown: str = "error", backend: str 
     Parameters
     ----------
     model : Checkpoint
-    text : of any length: it is read in pieces, whose length changes the result by no more than rounding
+    text : of any length; it is read in pieces, and their length changes the result only by rounding
     unknown, backend : see :class:`Scorer`
 
     Raises
     ------
     UserError
-        For characters that the model lacks, where that is an error; for a text with nothing to score; for a backend
-        that cannot be used here.
+            If the model lacks a character and `unknown` is "error", if there is nothing to score, or if the backend
+            cannot be used here.
     """
     scorer = Scorer(model, unknown, backend)
     ids, lacking = scorer.encoded(text)
@@ -220,14 +220,14 @@ def score(model: Checkpoint, text: str, *, unknown: str = "error", backend: str 
 
 
 def scores(model: Checkpoint, texts: Iterable[str], *, unknown: str = "error", backend: str = "auto") -> list[Score]:
-    """Score many short texts, read side by side: each as :func:`score` does by itself, up to rounding.
+    """Score many short texts side by side, each as :func:`score` does alone, up to rounding.
 
-    A text without anything to score has no figures: `bits_per_char` is not a number.
+    A text with nothing to score has no figures: its `bits_per_char` is NaN.
 
     Raises
     ------
     UserError
-        As :func:`score`; the place of the text is told.
+        As :func:`score`; the message names the number of the text.
     """
     if isinstance(texts, str):
         raise UserError("scores: expected several texts, got one; score() takes one")
@@ -238,17 +238,17 @@ def scores(model: Checkpoint, texts: Iterable[str], *, unknown: str = "error", b
 
 
 class CorpusScorer:
-    """Scores a text of any size, which has been read in its own vocabulary, in bounded memory.
+    """Scores a text of any size, encoded in its own vocabulary, in bounded memory.
 
     Raises
     ------
     UserError
-        For characters that the model lacks, where that is an error, before anything has been scored.
+        If the model lacks a character and that is an error; raised before anything is scored.
     """
 
     def __init__(self, scorer: Scorer, corpus: Corpus) -> None:
         self.scorer, self.corpus = scorer, corpus
-        self.skipped = 0  #: characters that the model lacks, in the pieces that were read
+        self.skipped = 0  #: characters that the model lacks, in the pieces read so far
         own, vocabulary = corpus.vocabulary, scorer.model.vocabulary
         if own.unit == "byte":
             self._places, self._lacking = np.arange(256), np.zeros(256, bool)
@@ -262,7 +262,7 @@ class CorpusScorer:
         self.is_of_bytes = own.unit == "byte"
 
     def _unknown(self, own: Vocabulary) -> UserError:
-        """What to raise for characters that the model lacks."""
+        """The error for characters that the model lacks."""
         first: dict[int, int] = {}
         count = 0
         for at in range(0, len(self.corpus.ids), _PIECE):
@@ -280,7 +280,7 @@ class CorpusScorer:
         )
 
     def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Of a piece of the text after another: its ids, which the model lacks (n,), and ln p of the others."""
+        """Yield for each piece of the text: its ids, which of them the model lacks (n,), and ln p of the others."""
         reader, self.skipped = self.scorer.reader(), 0
         for at in range(0, len(self.corpus.ids), _PIECE):
             piece = self.corpus.ids[at : at + _PIECE]
@@ -289,14 +289,14 @@ class CorpusScorer:
             yield piece, lacking, reader.read(self._places[piece[~lacking]])
 
     def characters(self) -> Iterator[tuple[int, float]]:
-        """Each id of the text, those left out excepted, and its ln p."""
+        """Yield each id of the text that is not left out, and its ln p."""
         for piece, lacking, log_probs in self.pieces():
             is_charged = self.scorer.unknown == "charge"
             ids = piece if is_charged else piece[~lacking]
             yield from zip(ids.tolist(), self.scorer.charged(lacking, log_probs).tolist(), strict=True)
 
     def totals(self) -> Totals:
-        """The score of the whole text. Raises UserError where there is nothing to score."""
+        """The score of the whole text. Raises UserError if there is nothing to score."""
         found = Totals(is_of_bytes=self.is_of_bytes)
         for _, lacking, log_probs in self.pieces():
             each = self.scorer.charged(lacking, log_probs)
@@ -309,7 +309,7 @@ class CorpusScorer:
         return found
 
     def lines(self) -> Iterator[Score]:
-        """The score of each of the text's lines, without the line breaks, each as a text by itself."""
+        """The score of each line, without line breaks, each as a text of its own."""
         held: list[np.ndarray] = []
         for line in self._lines():
             held.append(line)
@@ -340,7 +340,7 @@ class CorpusScorer:
 
 
 def bits_per_unit(ops: Any, theta: np.ndarray, shape: Shape, begin: Sequence[int], ids: np.ndarray) -> float:
-    """-sum log2 p / M of the ids (M,) of a text of any length; `begin` is what texts begin after."""
+    """-sum log2 p / M of the ids (M,) of a text of any length; `begin` are the ids that texts begin after."""
     reader = forward.Reader(ops, theta, shape, begin)
     nats = -sum(float(reader.read(ids[at : at + _PIECE]).sum()) for at in range(0, len(ids), _PIECE))
     return nats / len(ids) / math.log(2)

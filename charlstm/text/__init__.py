@@ -1,1 +1,1 @@
-"""Files, folders, URLs and text in memory -> characters -> ids -> what each iteration reads."""
+"""From files, folders, URLs and strings to characters, to ids, to what each iteration reads."""

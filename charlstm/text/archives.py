@@ -1,6 +1,7 @@
-"""Files that hold others, packed: gzip, bzip2, xz, zip, and the documents that are zip files; and PDF.
+"""Reads compressed files (gzip, bzip2, xz), zip archives, the documents that are zip files (EPUB, DOCX), and PDF.
 
-All of it is read in pieces. What unpacks to far more than it is, is refused, and no name in it is written to.
+Everything is read in pieces. A file that unpacks to far more than its own size is refused, and nothing is ever written
+under a name that stands in an archive.
 """
 
 import posixpath
@@ -19,45 +20,45 @@ from charlstm.text.encodings import peeked
 from charlstm.text.markup import parse_xml
 
 PIECE = 2**20  #: bytes unpacked at a time
-ALWAYS, TIMES = 2**26, 200  #: bytes that any archive may unpack to, and how many times its size a larger one may
-_IN_MEMORY = 2**23  # bytes of a file that is read from more than one place, and then lies in a temporary file
-_MOST_MEMORY = 2**28  # bytes that the dictionary of xz may take
-_DIRECTORY = 2**24  # bytes of the list of the files in a zip file: some 200,000 of them
-_LIST = 2**22  # bytes of the list of a book's chapters
+ALWAYS, TIMES = 2**26, 200  #: bytes that any archive may unpack to; a larger one may unpack to TIMES its size
+_IN_MEMORY = 2**23  # bytes held in memory of a file that needs random access; a larger one goes to a temporary file
+_MOST_MEMORY = 2**28  # memory limit of the xz decompressor, in bytes
+_DIRECTORY = 2**24  # limit of a zip file's directory, in bytes: about 200,000 files
+_LIST = 2**22  # limit of a file that lists a book's chapters, in bytes
 _GZIP, _BZIP2, _XZ = b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\0"
 _CUT = "damaged, or cut short"
 
 
 class _Room:
-    """Counts what is unpacked; too much of it is refused."""
+    """Counts unpacked bytes and refuses too many."""
 
     def __init__(self, name: str, packed: int = 0) -> None:
         self.name, self.packed, self.unpacked = name, packed, 0
 
     def take(self, piece: bytes) -> bytes:
-        """Count a piece, and return it."""
+        """Count a piece and return it."""
         self.unpacked += len(piece)
         if self.unpacked > max(ALWAYS, TIMES * self.packed):
             raise UserError(
-                f"{self.name}: unpacks to more than {TIMES} times its size, as no text does; if it is one, unpack it "
-                "and give the file"
+                f"{self.name}: unpacks to more than {TIMES} times its size, as text never does; if it is text, unpack "
+                "it and give the file"
             )
         return piece
 
 
 # ------------------------------------------------------------------------------------------------------------- packed
 def is_packed(head: bytes) -> bool:
-    """Whether this is the begin of a file packed by gzip, bzip2 or xz."""
+    """Whether a file with these first bytes is compressed by gzip, bzip2 or xz."""
     return head.startswith((_GZIP, _XZ)) or (head.startswith(_BZIP2) and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"))
 
 
 def unpacked(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """The bytes that were packed by gzip, bzip2 or xz, in pieces; several such files may follow each other.
+    """Decompress gzip, bzip2 or xz, in pieces; the file may hold several compressed streams in a row.
 
     Raises
     ------
     UserError
-        For a file that is damaged, or unpacks to far more than it is.
+            If the file is damaged or unpacks to far more than its size.
     """
     head, pieces = peeked(pieces)
     room, unpacker, is_whole = _Room(name), _unpacker(head), False
@@ -67,7 +68,7 @@ def unpacked(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
             left = piece
             while left or not unpacker.needs_input:
                 if unpacker.eof:
-                    left = left.lstrip(b"\0")  # which some tools add at the end
+                    left = left.lstrip(b"\0")  # some tools pad the end with zero bytes
                     if not left:
                         break
                     unpacker = _unpacker(head)
@@ -90,7 +91,7 @@ def _lzma_error() -> type[Exception]:
 
 
 class _Gzip:
-    """Zlib's decompressor for gzip, with the methods of those of bz2 and lzma."""
+    """Zlib's gzip decompressor with the interface of the decompressors of bz2 and lzma."""
 
     def __init__(self) -> None:
         self._zlib = zlib.decompressobj(wbits=31)
@@ -124,12 +125,12 @@ def _unpacker(head: bytes) -> Any:
 
 # ---------------------------------------------------------------------------------------------------------------- zip
 class Zip:
-    """A zip file, whose files are read in pieces.
+    """A zip file whose members are read in pieces.
 
     Parameters
     ----------
-    pieces : its bytes, which are laid into a temporary file, as it is read from its end
-    name : for messages
+    pieces : the archive's bytes; they go to a temporary file first, since a zip file is read from its end
+    name : the archive's name in messages
     """
 
     def __init__(self, pieces: Iterable[bytes], name: str) -> None:
@@ -138,7 +139,7 @@ class Zip:
         self._room = _Room(name, self._file.seek(0, 2))
         try:
             if _directory_size(self._file) > _DIRECTORY:
-                raise UserError(f"{name}: has more files than are read from an archive: unpack it, and give the folder")
+                raise UserError(f"{name}: has too many files for an archive: unpack it, and give the folder")
             self._zip = zipfile.ZipFile(self._file)
         except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
             self._file.close()
@@ -161,11 +162,11 @@ class Zip:
 
     @property
     def names(self) -> list[str]:
-        """The files in it, sorted, without those that macOS adds."""
+        """The names of its files, sorted, without those that macOS adds."""
         return sorted(name for name in self._files if not _is_of_macos(name))
 
     def pieces(self, path: str) -> Iterator[bytes]:
-        """The bytes of one of its files."""
+        """Yield the bytes of one of its files."""
         if path not in self._files:
             raise UserError(f"{self.name}: damaged: {path} is missing")
         info = self._files[path]
@@ -173,7 +174,7 @@ class Zip:
             raise UserError(f"{self.name}: {path} is encrypted: unpack it, and give the folder")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise UserError(
-                f"{self.name}: {path} is packed in a way other than deflate: unpack it, and give the folder"
+                f"{self.name}: {path} uses a compression other than deflate: unpack it, and give the folder"
             )
         try:
             with self._zip.open(info) as file:
@@ -183,7 +184,7 @@ class Zip:
             raise UserError(f"{self.name}: {path}: {_CUT}: {error}") from None
 
     def refuse_other_documents(self) -> None:
-        """Raise UserError for documents that are zip files, and that are not read."""
+        """Raise UserError if the zip file is a document of a kind that is not supported."""
         for path, what, way_out in (
             ("xl/workbook.xml", "an Excel workbook", "save it as CSV"),
             ("ppt/presentation.xml", "a PowerPoint presentation", "save it as plain text"),
@@ -194,7 +195,7 @@ class Zip:
 
 
 def _directory_size(file: IO[bytes]) -> int:
-    """The bytes of a zip file's list of files, which `zipfile` reads at once; 0 for what is no zip file.
+    """The size in bytes of a zip file's directory, which `zipfile` reads at once; 0 if this is no zip file.
 
     Source: PKWARE's APPNOTE 6.3, 4.3.14 to 4.3.16.
     """
@@ -215,7 +216,7 @@ def _is_of_macos(name: str) -> bool:
 
 
 def not_read(names: Iterable[str]) -> str:
-    """What to say of files that are not read: `; not read: 3 .png, 1 .md`; nothing if there are none."""
+    """The part of a message that lists files not read: `; not read: 3 .png, 1 .md`; empty if there are none."""
     kinds = Counter(PurePosixPath(name).suffix.lower() or "without an ending" for name in names)
     told = [f"{count:,} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))]
     more = f" and {len(told) - 6} more kinds" if len(told) > 6 else ""
@@ -223,8 +224,8 @@ def not_read(names: Iterable[str]) -> str:
 
 
 def _laid_down(pieces: Iterable[bytes], name: str) -> IO[bytes]:
-    """A temporary file without a name, with these bytes."""
-    file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 # its user closes it
+    """An anonymous temporary file with these bytes."""
+    file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 # SIM115 # the caller closes it
     try:
         for piece in pieces:
             file.write(piece)
@@ -239,7 +240,7 @@ def _laid_down(pieces: Iterable[bytes], name: str) -> IO[bytes]:
 
 # ---------------------------------------------------------------------------------------------------------- documents
 def chapters(archive: Zip) -> list[str]:
-    """The files of an EPUB's chapters, in the order of reading.
+    """The file names of an EPUB's chapters, in reading order.
 
     Source: EPUB Open Container Format 3, container.xml; EPUB Packages 3, manifest and spine.
     """
@@ -266,12 +267,12 @@ def chapters(archive: Zip) -> list[str]:
     if locks in archive:
         hidden = {unquote(found.get("URI", "")) for tag, found in _elements(archive, locks) if tag == "CipherReference"}
         if hidden & set(files):
-            raise UserError(f"{archive.name}: its chapters are encrypted: only the seller's programs read it")
+            raise UserError(f"{archive.name}: its chapters are encrypted: only the seller's software can read it")
     return files
 
 
 def _elements(archive: Zip, path: str) -> list[tuple[str, dict[str, str]]]:
-    """Names, without namespaces, and attributes of all elements of a short XML file."""
+    """Tag names, without namespaces, and attributes of all elements of a short XML file."""
     found: list[tuple[str, dict[str, str]]] = []
     size = 0
 
@@ -280,7 +281,7 @@ def _elements(archive: Zip, path: str) -> list[tuple[str, dict[str, str]]]:
         for piece in archive.pieces(path):
             size += len(piece)
             if size > _LIST:
-                raise UserError(f"{archive.name}: {path} has more than {_LIST:,} bytes: it is not read")
+                raise UserError(f"{archive.name}: {path} has more than {_LIST:,} bytes, too many: not read")
             yield piece
 
     def start(tag: str, attributes: dict[str, str]) -> None:
@@ -303,12 +304,12 @@ _MARKS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 
 
 def word_text(archive: Zip) -> Iterator[str]:
-    """The paragraphs of a DOCX document, each with a line feed, in pieces; not what was deleted, nor notes.
+    """Yield the paragraphs of a DOCX document, each ending in a line feed; deleted text and notes are left out.
 
     Source: ECMA-376, part 1, 17.3.
     """
     out: list[str] = []
-    inside: Counter[str] = Counter()  # the elements that decide: w:t, and the older form of what is there twice
+    inside: Counter[str] = Counter()  # the open ones of w:t, w:pPr, and Fallback (a second copy for old programs)
 
     def name_of(tag: str) -> str:
         namespace, _, name = tag.rpartition(" ")
@@ -337,20 +338,20 @@ def word_text(archive: Zip) -> Iterator[str]:
 
 
 def pdf_text(pieces: Iterable[bytes], name: str) -> Iterator[str]:
-    """The text of a PDF, page by page, as pypdf finds it.
+    """Yield the text of a PDF, page by page, as pypdf extracts it.
 
     Raises
     ------
     UserError
-        Where pypdf is not installed, and for a document that it cannot read, or that holds no text.
+            If pypdf is not installed, or the document cannot be read or holds no text.
     """
     try:
         import pypdf
     except ImportError:
-        raise UserError(f"{name}: reading PDF takes a library: pip install 'charlstm[texts]'") from None
+        raise UserError(f"{name}: reading PDF needs a library: pip install 'charlstm[texts]'") from None
     import logging
 
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what matters comes as an exception
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # real errors come as exceptions
     room, has_text = _Room(name), False
     with _laid_down(pieces, name) as file:
         room.packed = file.seek(0, 2)
@@ -365,7 +366,7 @@ def pdf_text(pieces: Iterable[bytes], name: str) -> Iterator[str]:
                 yield text
         except UserError:
             raise
-        except Exception as error:  # pypdf lets many kinds through
-            raise UserError(f"{name}: damaged, or no PDF that pypdf reads: {error or type(error).__name__}") from None
+        except Exception as error:  # pypdf raises many kinds
+            raise UserError(f"{name}: damaged, or unreadable by pypdf: {error or type(error).__name__}") from None
     if not has_text:
-        raise UserError(f"{name}: holds no text, only pictures of it: a program for OCR makes text of them")
+        raise UserError(f"{name}: holds images of pages but no text: run OCR on it first")

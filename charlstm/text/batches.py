@@ -1,11 +1,12 @@
-"""Ids -> streams or windows: which characters each training iteration reads.
+"""Which ids of a text each training iteration reads: continuous streams, or shuffled windows.
 
-A text of M ids is cut into B streams of M // B ids. Iteration n reads seq_length (T) inputs of every stream, and the
-same moved on by one as targets, then moves on by T; state is carried from one to the next. When no whole sequence is
-left the streams begin again, with the state at zero, as in min-char-lstm. So the position follows from n alone. A model
-that has only ever met carried states may not stand a zero one, from which it is measured and writes: see Resets.
+Streams: a text of M ids is cut into B streams of M // B ids. Iteration n reads seq_length (T) inputs from every stream,
+and the same shifted by one as targets; then each stream moves on by T, and its state is carried over. When no whole
+sequence is left, the streams start over with a zero state, as in min-char-lstm. So the position follows from n alone.
+A model that has only seen carried states may handle a zero state badly, although scoring and sampling start from one:
+see Resets.
 
-Windows are stretches of the same text, read each from a zero state in an order drawn anew for every epoch.
+Windows: stretches of the text, each read from a zero state, in an order drawn anew for every epoch.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 
 from charlstm.errors import UserError
 
-_SHUFFLED = 2**22  # windows of which the order is drawn as a whole, 32 MiB; that of more is computed, place by place
+_SHUFFLED = 2**22  # up to this many windows the order is one array of 32 MiB; beyond, it is computed place by place
 _ROUNDS = 8
 _GROWS_AFTER = 32
 
@@ -27,7 +28,7 @@ class Streams:
     Raises
     ------
     UserError
-        If a stream would hold less than two sequences, saying what would fit.
+            If a stream would hold fewer than two sequences; the message says what would fit.
     """
 
     num_ids: int
@@ -46,16 +47,16 @@ class Streams:
 
     @property
     def stream_length(self) -> int:
-        """Ids in a stream."""
+        """Number of ids in a stream."""
         return self.num_ids // self.batch_size
 
     @property
     def iterations_per_pass(self) -> int:
-        """Iterations until the streams begin again."""
+        """Number of iterations until the streams start over."""
         return (self.stream_length - self.seq_length - 2) // self.seq_length + 1
 
     def plan(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """For iterations begin to end - 1: starts (n, B) int64 and reset (n,) bool, for train_steps."""
+        """Starts (n, B) int64 and reset (n,) bool for iterations begin to end - 1, as for train_steps."""
         turn = np.arange(begin, end) % self.iterations_per_pass
         starts = (turn * self.seq_length)[:, None] + np.arange(self.batch_size) * self.stream_length
         return np.ascontiguousarray(starts, np.int64), turn == 0
@@ -63,12 +64,12 @@ class Streams:
 
 @dataclass(frozen=True)
 class Resets:
-    """The moments at which streams go on from a zero state, wherever in the text they are.
+    """The iterations at which a stream's state is set to zero in the middle of the text.
 
-    Each stream does so every `every` iterations on average at first, while the steps are large; the distance doubles
-    whenever the iteration reaches 32 times as much, so that a long run costs little. Four times in a distance, each
-    stream is drawn with a chance of a quarter, by the seed, the iteration and its number alone: so the moments are the
-    same in however many calls.
+    At first this happens to each stream every `every` iterations on average, while learning steps are large; the
+    distance doubles whenever the iteration reaches 32 times the distance, so it costs a long run little. Four times per
+    distance, each stream is drawn with probability 1/4, from the seed, the iteration and the stream's number alone: so
+    the resets do not depend on how iterations are split into calls.
     """
 
     every: int
@@ -76,11 +77,11 @@ class Resets:
     seed: int
 
     def distance(self, iteration: int) -> int:
-        """Iterations from one zero state of a stream to its next, on average."""
+        """Average number of iterations between two resets of a stream."""
         return self.every << max(0, (iteration // (_GROWS_AFTER * self.every)).bit_length())
 
     def at(self, iteration: int) -> np.ndarray:
-        """The numbers of the streams whose state is zero before this iteration, integers."""
+        """The numbers of the streams that are reset before this iteration, integers."""
         if not self.every:
             return np.empty(0, np.int64)
         distance = self.distance(iteration)
@@ -92,7 +93,7 @@ class Resets:
         return np.flatnonzero(_mixed(_mixed(numbers) ^ key) % np.uint64(distance) < np.uint64(step))
 
     def after(self, iteration: int) -> int:
-        """No stream's state is set to zero between this iteration and the one that is returned, which is later."""
+        """The next iteration, later than this one, at which a stream may be reset."""
         distance = self.distance(iteration)
         step = max(1, distance // 4)
         return min((iteration // step + 1) * step, _GROWS_AFTER * distance)
@@ -100,16 +101,16 @@ class Resets:
 
 @dataclass(frozen=True)
 class Windows:
-    """The plan of training on windows of a text, shuffled: B at a time, each with the state at zero before it.
+    """The plan of training on shuffled windows of a text, B at a time, each read from a zero state.
 
-    A window reads ids[start : start+length]; its last target is ids[start+length]. Windows begin every `step` ids.
-    Epoch e takes all of them once, in the order that `seed` and e give; those that do not fill a last batch are left
-    out of that epoch. So the batch follows from the iteration alone, in however many calls.
+    A window reads ids[start : start+length]; its last target is ids[start+length]. A window begins every `step` ids.
+    Epoch e takes each window once, in an order drawn from `seed` and e; windows that do not fill a last batch are left
+    out of that epoch. So a batch follows from the iteration alone and does not depend on how calls are split.
 
     Raises
     ------
     UserError
-        If there are fewer windows than a batch holds, saying what would fit.
+            If there are fewer windows than a batch holds; the message says what would fit.
     """
 
     num_ids: int
@@ -128,16 +129,16 @@ class Windows:
 
     @property
     def num_windows(self) -> int:
-        """Windows in the text."""
+        """Number of windows in the text."""
         return max(0, (self.num_ids - self.length - 1) // self.step + 1)
 
     @property
     def iterations_per_pass(self) -> int:
-        """Iterations in an epoch."""
+        """Number of iterations in an epoch."""
         return self.num_windows // self.batch_size
 
     def plan(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """For iterations begin to end - 1: starts (n, B) int64 and reset (n,) bool, all True, for train_steps."""
+        """Starts (n, B) int64 and reset (n,) bool, all True, for iterations begin to end - 1, as for train_steps."""
         each, B = self.iterations_per_pass, self.batch_size
         starts = np.empty((end - begin, B), np.int64)
         n = begin
@@ -151,7 +152,7 @@ class Windows:
 
 
 def _ordered(count: int, seed: int, epoch: int, begin: int, end: int) -> np.ndarray:
-    """Places begin to end - 1 of an epoch's order of all numbers below `count`, each once; integers."""
+    """Places begin to end - 1 of an epoch's permutation of the numbers below `count`; integers."""
     if count <= _SHUFFLED:
         return _order(count, seed, epoch)[begin:end]
     keys = np.random.RandomState([seed, epoch]).randint(0, 2**64, _ROUNDS, np.uint64)
@@ -159,10 +160,10 @@ def _ordered(count: int, seed: int, epoch: int, begin: int, end: int) -> np.ndar
 
 
 def _scattered(numbers: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
-    """Each of the numbers (n,) uint64, all below `count`, as another one below `count`, different ones for different.
+    """A pseudo-random permutation of the numbers below `count`, applied to `numbers` (n,) uint64.
 
-    A Feistel network with a key a round, on as many bits as `count` takes; what gets too large goes through it again.
-    Source: Black and Rogaway 2002, Ciphers with arbitrary finite domains, the cycle-walking cipher.
+    A Feistel network with one key per round, on as many bits as `count` needs; a result that is too large goes through
+    it again. Source: Black and Rogaway 2002, Ciphers with arbitrary finite domains, the cycle-walking cipher.
     """
     half = np.uint64((int(count - 1).bit_length() + 1) // 2)
     mask = (np.uint64(1) << half) - np.uint64(1)
@@ -177,15 +178,15 @@ def _scattered(numbers: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
-    """Every bit of x, uint64, changes about half of those of the result: the end of SplitMix64."""
+    """A hash of x, uint64, in which every input bit changes about half of the output bits: the end of SplitMix64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
-@lru_cache(2)  # an epoch is read in many short calls
+@lru_cache(2)  # many short calls read one epoch
 def _order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch takes its windows: all numbers below `count` once, (count,) int64, read-only."""
+    """The order of an epoch's windows: a permutation of the numbers below `count`, (count,) int64, read-only."""
     order = np.random.RandomState([seed, epoch]).permutation(count).astype(np.int64, copy=False)
     order.flags.writeable = False
     return order

@@ -1,4 +1,4 @@
-"""Files, folders, standard input, URLs and built-in names -> text -> vocabulary -> ids."""
+"""From files, folders, standard input, URLs and built-in names to text, vocabulary and ids."""
 
 import hashlib
 import json
@@ -25,26 +25,26 @@ from charlstm.text.vocabulary import ByteVocabulary, UnknownCharacters, Vocabula
 from charlstm.text.weights import Spans, in_words
 
 __all__ = ["ByteVocabulary", "Corpus", "Fetch", "UnknownCharacters", "Vocabulary", "cached", "kept", "load"]
-_LONG_NAME, _WORDS = 255, 4  # characters that no name has, and blanks that few have
-_OURS = ("samples.txt", "metrics.jsonl")  # which a run leaves
-_FORMAT = 4  # of what the cache remembers; a text is read again where that is another
+_LONG_NAME, _WORDS = 255, 4  # a name has at most this many characters, and few have as many blanks
+_OURS = ("samples.txt", "metrics.jsonl")  # files of a run's folder
+_FORMAT = 4  # version of what the cache remembers; with another version the text is read again
 
 
 @dataclass(frozen=True, repr=False)
 class Corpus:
-    """A text as ids, with its vocabulary, a short name, and a digest that tells it from other texts."""
+    """A text as ids, with its vocabulary, a short name, and a digest that identifies it."""
 
     name: str
     vocabulary: Vocabulary
     ids: np.ndarray
     sources: tuple[str, ...] = ()
-    is_frozen: bool = False  #: the vocabulary is a model's, not this text's own, or nothing is to be learned
-    known_digest: str = ""  #: what `digest` is, where that has been computed
-    remark: str = ""  #: what whoever trains on it should be told, a line each
-    spans: Spans = ()  #: where texts that have weights end, how often a pass reads each: `charlstm.text.weights`
-    separator: str = ""  #: what its texts were joined with, and how many these are
+    is_frozen: bool = False  #: the vocabulary is a model's, not this text's own, or nothing is to be learned from it
+    known_digest: str = ""  #: the value of `digest`, if it is known already
+    remark: str = ""  #: what to tell the person who trains on it, one line each
+    spans: Spans = ()  #: of weighted texts: where each ends, how often a pass reads it; see `charlstm.text.weights`
+    separator: str = ""  #: what its texts were joined with; `documents` is their number
     documents: int = 1
-    known_edges: Edges | None = None  #: what `edges` are, where that is known
+    known_edges: Edges | None = None  #: the value of `edges`, if it is known already
 
     def __post_init__(self) -> None:
         if not len(self.ids):
@@ -67,14 +67,14 @@ class Corpus:
         vocabulary: Vocabulary | None = None,
         unknown: str = "error",
     ) -> "Corpus":
-        """Encode a text, with its own vocabulary or a given one (`unknown`: see :meth:`Vocabulary.encode`).
+        """Encode a string with its own vocabulary or a given one (`unknown`: see :meth:`Vocabulary.encode`).
 
-        It becomes what reading a file of it would give: its lines end in line feeds, no byte order mark is before it.
+        The string is normalised as a file would be: lines end in line feeds, and a byte order mark is removed.
 
         Raises
         ------
         UserError
-            For an empty text, one that is a single character repeated, or characters that the vocabulary lacks.
+            If the text is empty or one character repeated, or has characters that the vocabulary lacks.
         """
         is_frozen = vocabulary is not None
         text = normalised(text) if vocabulary is None else vocabulary.as_read(text)
@@ -92,7 +92,7 @@ class Corpus:
         vocabulary: Vocabulary | None = None,
         unknown: str = "error",
     ) -> "Corpus":
-        """Encode several strings, joined as files are: the options are those of :func:`load`. Raises as `from_text`."""
+        """Encode several strings, joined as files are; options as for :func:`load`, errors as for `from_text`."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None:
@@ -104,34 +104,34 @@ class Corpus:
 
     @classmethod
     def from_bytes(cls, content: bytes, name: str = "text", sources: Sequence[str] = ()) -> "Corpus":
-        """A text of bytes; their vocabulary is always the same. Raises as `from_text`."""
+        """Take bytes as ids; the vocabulary is the 256 byte values. Errors as for `from_text`."""
         return cls(name, ByteVocabulary(), np.frombuffer(content, np.uint8), tuple(sources))
 
     def split(self, validation: float) -> tuple[np.ndarray, np.ndarray]:
-        """The ids to learn from, and those of the text's end, `validation` of all, which are kept back to measure.
+        """The training ids, and the held-out ids: the end of the text, a fraction `validation` of it.
 
         Raises
         ------
         UserError
-            If less than two are kept back, where some should be.
+            If `validation` is above 0 and fewer than two ids are held out.
         """
         cut = len(self.ids) - round(validation * len(self.ids))
         if validation and len(self.ids) - cut < 2:
-            raise UserError(f"--validation {validation:g}: less than two characters of {self.name} are kept back")
+            raise UserError(f"--validation {validation:g}: fewer than two characters of {self.name} are held out")
         return self.ids[:cut], self.ids[cut:]
 
     @cached_property
     def edges(self) -> Edges:
-        """The ids that its texts begin after, and those that end them."""
+        """The ids that its texts begin after, and those that end a text."""
         return self.known_edges or edges_of(self.vocabulary, self.ids, self.separator, self.documents)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of vocabulary and ids."""
+        """SHA-256 of vocabulary and ids, in hexadecimal."""
         return self.known_digest or idcache.digest_of(self.vocabulary, self.ids)
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint tells of it (`Checkpoint.corpus`): enough to find it again, and to know it."""
+        """What a checkpoint records of the text (`Checkpoint.corpus`): enough to find it again and to recognise it."""
         return {
             "name": self.name,
             "sources": list(self.sources),
@@ -145,7 +145,7 @@ class Corpus:
 
 
 def _differ(ids: np.ndarray) -> bool:
-    """Whether there are two different ids; a comparison of all at once would take as much memory again."""
+    """Whether there are two different ids; in pieces, since one comparison of all ids would double the memory."""
     return any((ids[at : at + 2**20] != ids[0]).any() for at in range(0, len(ids), 2**20))
 
 
@@ -165,32 +165,32 @@ def load(
     to_learn: bool = True,
     fetch: Fetch = downloads.fetch,
 ) -> Corpus:
-    """Read text, each byte of it once, in pieces, and encode it.
+    """Read text in pieces, each byte once, and encode it.
 
     Ids that take more than `charlstm.text.idcache.IN_MEMORY` bytes are mapped from a file in the cache. A second start
-    on the same files only computes their SHA-256, and that of the ids.
+    on the same files only computes the SHA-256 of the files and of the ids.
 
     Parameters
     ----------
-    sources : paths of files, of folders (every file below them that is read, sorted), "-" for standard input, URLs, or
+    sources : paths of files, of folders (every supported file below them, sorted), "-" for standard input, URLs, or
         built-in names; none means "python-docs"
-    encoding : of all but built-in texts, and those that say theirs; line ends become "\\n"
-    format : "auto", or that of all files, whatever they look like: see `charlstm.text.formats`
-    column, field : of CSV, and of JSON Lines; "" reads such files as plain text
-    separator : put between two texts where the first does not end in it
+    encoding : of all texts except built-in ones and files that declare their own; line ends become "\\n"
+    format : "auto", or the format of all files, whatever they look like: see `charlstm.text.formats`
+    column, field : the column of CSV files, the field of JSON Lines; "" reads such files as plain text
+    separator : put between two texts unless the first already ends in it
     lower : make all letters lower-case
-    as_bytes : take the bytes as they are, with the vocabulary of the 256 byte values
+    as_bytes : take bytes as ids, with the vocabulary of the 256 byte values
     vocabulary, unknown : a model's vocabulary, and what to do with characters that it lacks: see `Corpus.from_text`
-    copies : how often a pass reads each of the sources, the end of each being one of the separator; none: each once
-    to_learn : whether it must have two distinct characters, and the column or field that is named
+    copies : how often a pass reads each source, each of which then ends in the separator; none: once each
+    to_learn : for training: the text must have two distinct characters, and the column or field must be used
     fetch : turns a URL or a built-in name into a file
 
     Raises
     ------
     UserError
-        For what is missing, unreadable, empty, or not text in that encoding; one line that names it.
+            If a source is missing, unreadable, empty, or not text in that encoding; one line that names it.
     charlstm.text.downloads.DownloadFailed
-        For a download that failed.
+            If a download failed.
     """
     names, how = [os.fspath(source) for source in sources] or ["python-docs"], How(encoding, format, column, field)
     found_in = [_expand(name, how) for name in names]
@@ -206,7 +206,7 @@ def load(
         raise UserError(
             f"{name}: {error}; --unknown skip leaves such characters out, --unknown replace:CHAR reads CHAR instead"
         ) from None
-    except OSError as error:  # of the cache: its folder went away, say
+    except OSError as error:  # of the cache, for example because its folder was removed
         raise UserError(f"{idcache.folder()}: {error.strerror or error}") from None
     used, ids, digest, facts, trouble = found
     stays = f"the text stays in memory: {trouble}" if trouble else ""
@@ -219,7 +219,7 @@ def load(
 
 
 def can_be_read_again(sources: Sequence[str]) -> bool:
-    """Whether a corpus' sources are all files, folders, URLs or built-in texts, which are there still."""
+    """Whether a corpus' sources are all files, folders, URLs or built-in texts that still exist."""
     return bool(sources) and all(
         downloads.is_url(name) or Path(name).is_file() or Path(name).is_dir() or name in downloads.BUILT_IN
         for name in sources
@@ -227,9 +227,9 @@ def can_be_read_again(sources: Sequence[str]) -> bool:
 
 
 def cached(facts: dict[str, Any], vocabulary: Vocabulary) -> Corpus | None:
-    """The text that a checkpoint tells of (`Checkpoint.corpus`), from the ids that the cache has kept of it.
+    """The text that a checkpoint records (`Checkpoint.corpus`), from the ids in the cache.
 
-    None if it has none, or damaged ones: all are read, and compared with the digest.
+    None if the cache lacks them or they are damaged: all ids are read and compared with the digest.
     """
     ids = idcache.find(facts["digest"], vocabulary)
     if ids is None:
@@ -241,11 +241,11 @@ def cached(facts: dict[str, Any], vocabulary: Vocabulary) -> Corpus | None:
 
 
 def kept(corpus: Corpus) -> Corpus:
-    """The same text, which :func:`cached` will find while the cache keeps it; if it will not, the remark says why."""
+    """The same text, stored where :func:`cached` finds it; if it cannot be stored, the remark says why."""
     trouble = idcache.keep(corpus.ids, corpus.vocabulary, corpus.digest)
     if not trouble or trouble in corpus.remark:
         return corpus
-    remark = f"to go on with this run the text will be needed again: {trouble}"
+    remark = f"resuming this run will need the text again: {trouble}"
     return replace(corpus, known_digest=corpus.digest, remark=f"{corpus.remark}\n{remark}".strip())
 
 
@@ -254,10 +254,10 @@ _Encoded = tuple[Vocabulary, np.ndarray, str, idcache.Facts, str]
 
 @dataclass(frozen=True)
 class _Source:
-    """What a text is read from, and how."""
+    """The sources of a text and how to read them."""
 
-    groups: list[list[Part]]  # what each name on the command line stands for
-    is_weighted: bool  # then every group ends in the separator, and where is noted
+    groups: list[list[Part]]  # the parts that each name on the command line stands for
+    is_weighted: bool  # then every group ends in the separator, and its end is recorded
     to_learn: bool
     separator: str
     how: How
@@ -265,17 +265,17 @@ class _Source:
     as_bytes: bool
     vocabulary: Vocabulary | None
     unknown: str
-    found: Counter[str] = field(default_factory=Counter)  # files of each format
-    left_out: Counter[str] = field(default_factory=Counter)  # what the texts lack, in words
-    joined: Counter[str] = field(default_factory=Counter)  # "texts": how many were
+    found: Counter[str] = field(default_factory=Counter)  # number of files of each format
+    left_out: Counter[str] = field(default_factory=Counter)  # counts of what was left out, by description
+    joined: Counter[str] = field(default_factory=Counter)  # "texts": how many texts were joined
 
     def encoded(self) -> _Encoded:
-        """Vocabulary, ids, digest, what is known of the text, and why ids are not in a file, if they should be.
+        """Vocabulary, ids, digest, the facts about the text, and why ids that should be in a file are not.
 
         Raises
         ------
         UserError
-            For files that cannot be read, and a column or field that no file has a place for.
+            If a file cannot be read, or no file has the column or field.
         """
         is_bytes = self.as_bytes or (self.vocabulary is not None and self.vocabulary.kind == "bytes")
         encoder: Any = ByteEncoder(self.vocabulary) if is_bytes else Encoder(self.vocabulary, self.unknown)
@@ -315,7 +315,7 @@ class _Source:
         for text in texts:
             self.joined["texts"] += 1
             yield text
-        if self.is_weighted:  # an empty one more, before which the last one ends in the separator
+        if self.is_weighted:  # one more, empty text, so that the last one ends in the separator
             yield ()
 
     def _see_that_all_was_used(self) -> None:
@@ -324,12 +324,12 @@ class _Source:
             if value and not self.found[format] and not self.as_bytes:
                 title, ends = formats.FORMATS[format].title, " or ".join(formats.FORMATS[format].suffixes)
                 raise UserError(
-                    f"--{option} {value}: no text is {title} (its name would end in {ends}); --format {format} reads "
-                    "all as such"
+                    f"--{option} {value}: no file is {title} (names ending in {ends}); --format {format} reads "
+                    "all files as {title}"
                 )
 
     def _told(self) -> list[str]:
-        """Lines about files that are more than text: how many of each format, and what was left out."""
+        """Lines for the reader about files of other formats than plain text: their number, and what was left out."""
         rows = [(formats.FORMATS[name], count) for name, count in self.found.items() if count > 0]
         lines = [
             f"{count:,} {row.title} {'file' if count == 1 else 'files'}: {row.left_out} left out"
@@ -340,7 +340,7 @@ class _Source:
         return [*lines, f"left out: {rest}"] if rest else lines
 
     def recalled(self) -> _Encoded | None:
-        """The same, if the cache has what these very bytes became."""
+        """What `encoded` returned for these very bytes before, if the cache still has it."""
         if not self._size or not idcache.may_recall(self._size):
             return None
         for part in self._parts:
@@ -357,13 +357,13 @@ class _Source:
 
     @cached_property
     def _size(self) -> int:
-        """The bytes of large files; 0 for what is small, or can be read only once."""
+        """Total bytes if the files are large; 0 if they are small or can be read only once."""
         sizes = [part.size for part in self._parts]
         total = sum(size or 0 for size in sizes)
         return total if None not in sizes and total > idcache.IN_MEMORY else 0
 
     def _key(self) -> str:
-        """What was read, and how: what the ids follow from."""
+        """A key for the content and the way it was read: the ids follow from it."""
         options = [self.separator, asdict(self.how), self.lower, self.as_bytes, self.unknown]
         known = None if self.vocabulary is None else [self.vocabulary.kind, self.vocabulary.characters]
         kinds = [formats.suffix_of(part.name) for part in self._parts]
@@ -374,7 +374,7 @@ class _Source:
 
 
 def _name(source: str) -> str:
-    """A short name, which is that of the run's folder."""
+    """A short name of a source, which also names the run's folder."""
     if source == "-":
         return "stdin"
     if downloads.is_url(source):
@@ -384,31 +384,31 @@ def _name(source: str) -> str:
 
 
 def _exists(name: str) -> bool:
-    """Whether this names a file or folder."""
+    """Whether a file or folder of this name exists."""
     if name == "-" or downloads.is_url(name):
         return False
     try:
         return Path(name).exists()
-    except (OSError, ValueError) as error:  # a name too long, say, or with a NUL
+    except (OSError, ValueError) as error:  # for example a name that is too long or contains NUL
         if _is_prose(name):
             raise _no_path(name) from None
         raise UserError(f"{name[:60]}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _is_prose(name: str) -> bool:
-    """Whether this is more probably a text than a name of one, if there is no file of this name."""
+    """Whether a name of no file is more likely text than a name."""
     return "\n" in name or len(name) > _LONG_NAME or name.count(" ") >= _WORDS
 
 
 def _no_path(name: str) -> UserError:
     return UserError(
-        f"that looks like text: {name[:30]!r}...: expected the name of a file; in Python texts=[...] takes text, on a "
-        "command line - reads it from stdin"
+        f"that looks like text: {name[:30]!r}...: expected a file name; in Python pass text as texts=[...], on a "
+        "command line pass - to read stdin"
     )
 
 
 def _expand(name: str, how: How) -> tuple[list[str | Path], str]:
-    """The things to be read that one name on the command line stands for, and what is to be told of a folder."""
+    """What one name on the command line stands for, and a remark if it is a folder."""
     if name == "-" or downloads.is_url(name):
         return [name], ""
     path, exists = Path(name), _exists(name)
@@ -422,7 +422,7 @@ def _expand(name: str, how: How) -> tuple[list[str | Path], str]:
 
 
 def _in_folder(folder: Path, how: How) -> tuple[list[str | Path], str]:
-    """The files below a folder that are read, sorted, and how many, and which are not."""
+    """The supported files below a folder, sorted, and a remark on how many were read and which were not."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_ours(path)]
     found: list[str | Path] = [path for path in files if formats.is_read(path.name, how.column, how.field)]
     hidden = [path for path in files if any(part.startswith(".") for part in path.relative_to(folder).parts)]
@@ -430,11 +430,11 @@ def _in_folder(folder: Path, how: How) -> tuple[list[str | Path], str]:
     if not found:
         ends = ", ".join(end for row in formats.FORMATS.values() for end in row.suffixes if not row.needs)
         raise UserError(
-            f"{folder}: no text in this folder{others}; read are {ends}, and .csv with --column, .jsonl with --field"
+            f"{folder}: no text in this folder{others}; supported: {ends}, .csv with --column, .jsonl with --field"
         )
     return found, f"{folder}: {len(found):,} {'file' if len(found) == 1 else 'files'} read{others}"
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether this is what a model wrote, in a run's folder: no text to learn from."""
+    """Whether a file is a run's output, which is not a text to learn from."""
     return path.name in _OURS and (path.parent / "metrics.jsonl").exists()

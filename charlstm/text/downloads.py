@@ -1,7 +1,7 @@
-"""Texts from elsewhere, built-in names and URLs: downloaded when one is asked for, checked, and kept in a cache.
+"""Downloads built-in texts and URLs on first use, checks them, and keeps them in a cache.
 
-The cache is a folder of plain files, `CHARLSTM_DATA_DIR` or the user's cache folder. A file appears there by renaming,
-whole and with the right SHA-256, or not at all. A built-in text is checked again whenever it is read.
+The cache is a folder of plain files: `CHARLSTM_DATA_DIR` or the user's cache folder. A file appears there by renaming,
+so it is complete and has the right SHA-256, or is absent. A built-in text is checked again on every read.
 """
 
 import hashlib
@@ -19,17 +19,17 @@ from charlstm.host import places
 from charlstm.host.terminals import can_redraw
 
 FOLDER_VARIABLE = "CHARLSTM_DATA_DIR"
-TIMEOUT = 30.0  #: seconds without a byte after which a download is given up
+TIMEOUT = 30.0  #: a download is given up after this many seconds without a byte
 
 Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """A text with a name: its licence, address, and the size in bytes and SHA-256 of what is served there."""
+    """A text with a name: its licence, its URL, and the size in bytes and SHA-256 of what the URL serves."""
 
     licence: str
-    url: str = ""  #: none: the text is inside Python
+    url: str = ""  #: empty: the text comes with Python
     size: int = 0
     sha256: str = ""
 
@@ -58,16 +58,16 @@ BUILT_IN = {
 
 
 class DownloadFailed(RunFailed):
-    """The server could not be reached, or what it sent is not the text; the cache is as it was."""
+    """The server could not be reached or sent another text; the cache is unchanged."""
 
 
 def is_url(name: str) -> bool:
-    """Whether this is meant as a URL, of any kind."""
+    """Whether this looks like a URL of any scheme."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name) is not None
 
 
 def short_name(url: str) -> str:
-    """The last part of a URL's path without its ending, fit for a folder's name; the host where there is none."""
+    """The last part of a URL's path without its suffix, usable as a folder name; the host if the path is empty."""
     try:
         parts = urlsplit(url)
     except ValueError as error:
@@ -78,13 +78,13 @@ def short_name(url: str) -> str:
 
 
 def cache_dir() -> Path:
-    """The folder of downloaded texts, which need not exist."""
+    """The folder of downloaded texts; it may not exist yet."""
     chosen = os.environ.get(FOLDER_VARIABLE)
     return Path(chosen) if chosen else places.cache_dir() / "data"
 
 
 def cached(name: str) -> Path | None:
-    """The file that holds a built-in text or URL, if there is one, undamaged as far as its SHA-256 is known."""
+    """The cached file of a built-in text or URL, or None; a built-in text must have its SHA-256."""
     path, known = _place(name), _known(name)
     if path.is_file() and (known is None or sha256(path) == known.sha256):
         return path
@@ -92,37 +92,37 @@ def cached(name: str) -> Path | None:
 
 
 def fetch(name: str, offline: bool = False, note: Note | None = None) -> Path:
-    """The file that holds a built-in text or what a URL serves: the cached one, or else a new one.
+    """The file that holds a built-in text or the content of a URL: from the cache, or downloaded.
 
     Parameters
     ----------
-    name : a built-in name that has a URL, or a http or https URL
-    offline : touch no network
-    note : is told what happens, a line at a time; with it, and stderr a terminal, a bar is shown there
+    name : a built-in name that has a URL, or an http or https URL
+    offline : never use the network
+    note : receives progress messages, one line each; with it, and with stderr a terminal, a progress bar is shown
 
     Raises
     ------
     UserError
-        For a URL of another kind, a folder that cannot be written, or a text that is not there when offline.
+        For a URL of another scheme, a folder that cannot be written, or a text missing from the cache when offline.
     DownloadFailed
-        For whatever goes wrong at the other end.
+        For any failure of the server or the connection.
     """
     known = _known(name)
     url = known.url if known else name
     if not known and not re.match(r"https?://", name, re.IGNORECASE):
-        raise UserError(f"{name}: only http and https URLs are read; a file is given by its path")
+        raise UserError(f"{name}: only http and https URLs are supported; give a file by its path")
     path = cached(name)
     if path is not None:
         if note and not known:
-            note(f"        the copy in {path}; remove it to download anew")
+            note(f"        using the copy in {path}; remove it to download again")
         return path
     if offline:
-        raise UserError(f"{name}: there is no copy in {cache_dir()}, and --offline allows no download")
+        raise UserError(f"{name}: no copy in {cache_dir()}, and --offline forbids downloading")
     if note:
         note(f"        downloading {url}")
     path = _download(name, url, known.sha256 if known else None, note is not None and can_redraw(sys.stderr))
     if note:
-        note(f"        kept as {path}, SHA-256 {sha256(path)}")
+        note(f"        saved as {path}, SHA-256 {sha256(path)}")
     return path
 
 
@@ -134,9 +134,9 @@ def sha256(path: str | Path) -> str:
 
 def _known(name: str) -> BuiltIn | None:
     if name in BUILT_IN and not BUILT_IN[name].url:
-        raise UserError(f"{name}: no file and no download: this text is inside Python; train on it by its name")
+        raise UserError(f"{name}: this text comes with Python and is not downloaded; train on it by its name")
     if name not in BUILT_IN and not is_url(name):
-        raise UserError(f"{name}: no URL and no built-in text ({', '.join(BUILT_IN)})")
+        raise UserError(f"{name}: neither a URL nor a built-in text ({', '.join(BUILT_IN)})")
     return BUILT_IN.get(name)
 
 
@@ -146,7 +146,7 @@ def _place(name: str) -> Path:
 
 
 def _download(name: str, url: str, expected: str | None, show: bool) -> Path:
-    """Download into the cache. Pooch gives a temporary file there, which it renames or removes."""
+    """Download into the cache; pooch writes a temporary file there and renames or removes it."""
     import pooch
     from requests.exceptions import RequestException
     from urllib3.exceptions import HTTPError
@@ -155,18 +155,18 @@ def _download(name: str, url: str, expected: str | None, show: bool) -> Path:
         _stream(url, file, show)
         if expected and (got := sha256(file)) != expected:
             raise DownloadFailed(
-                f"{name}: not the text that it was: {url} serves one of SHA-256 {got}, expected {expected}; "
-                "if you trust it, give the URL in place of the name"
+                f"{name}: the text has changed: {url} serves SHA-256 {got}, expected {expected}; "
+                "if you trust it, give the URL instead of the name"
             )
 
     pooch.get_logger().setLevel("ERROR")
     path = _place(name)
     try:
         pooch.retrieve(url, expected, path.name, path.parent, downloader=checked)
-    except (RequestException, HTTPError, UnicodeError) as error:  # requests lets some of the latter two through
+    except (RequestException, HTTPError, UnicodeError) as error:  # requests lets the latter two through
         raise DownloadFailed(f"{url}: cannot be downloaded: {_reason(error)}") from None
     except OSError as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # pooch words some anew
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # pooch rewords some errors
         raise UserError(
             f"{path.parent}: cannot be written: {cause.strerror or cause}; {FOLDER_VARIABLE} names another folder"
         ) from None
@@ -174,9 +174,9 @@ def _download(name: str, url: str, expected: str | None, show: bool) -> Path:
 
 
 def _stream(url: str, file: str, show: bool) -> None:
-    """Write what a URL serves into a file, with a bar on stderr if it is to be shown."""
-    # Not by pooch.HTTPDownloader: it stumbles over a Content-Length that is no number, which browsers pass over, takes
-    # that of packed bytes for the text's, and leaves the connection to the garbage collector.
+    """Write what a URL serves to a file, with a progress bar on stderr if `show`."""
+    # Not pooch.HTTPDownloader: it fails on a Content-Length that is no number, which browsers ignore, takes the length
+    # of compressed bytes for the length of the text, and leaves closing the connection to the garbage collector.
     import requests
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
@@ -186,7 +186,7 @@ def _stream(url: str, file: str, show: bool) -> None:
     with requests.get(url, stream=True, timeout=TIMEOUT) as answer, open(file, "wb") as out, bar:
         answer.raise_for_status()
         length = answer.headers.get("Content-Length", "")
-        is_told = length.isdigit() and "Content-Encoding" not in answer.headers  # which is that of packed bytes
+        is_told = length.isdigit() and "Content-Encoding" not in answer.headers  # else of compressed bytes
         task = bar.add_task("", total=int(length) if is_told else None)
         for piece in answer.iter_content(2**14):
             out.write(piece)
@@ -194,7 +194,7 @@ def _stream(url: str, file: str, show: bool) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in a few words. Those of requests show its own inside."""
+    """The cause of a failed download, in a few words; the errors of requests wrap it."""
     from requests import exceptions
     from urllib3.exceptions import ReadTimeoutError
 

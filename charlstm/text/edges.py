@@ -1,8 +1,8 @@
-"""Where a text begins and ends: the one place that decides what a model reads before a text's first character.
+"""Where a text begins and ends: the only place that decides what a model reads before a text's first character.
 
-Texts that were joined with a separator begin after it, and end with it where it stands between texts alone. Any other
-text begins after a line break, if the text that was learned has one. Where it has none, a text begins after nothing:
-its first character has the probability that the model's zero state gives it.
+Texts that were joined with a separator begin after the separator; the separator also ends a text if it stands only
+between texts. Any other text begins after a line break, if the training text has one. If it has none, a text begins
+after nothing: the model's zero state gives the probability of its first character.
 """
 
 from collections.abc import Mapping
@@ -13,26 +13,26 @@ import numpy as np
 
 from charlstm.text.vocabulary import UnknownCharacters, Vocabulary
 
-_PIECE = 2**20  # ids that are looked through at a time
+_PIECE = 2**20  # ids searched at a time
 _BREAK = "\n"
 
 
 @dataclass(frozen=True)
 class Edges:
-    """The ids that a model reads before a text, and those that end what it writes; either may be none."""
+    """The ids that a model reads before a text, and those that end a text it writes; either may be empty."""
 
     begin: tuple[int, ...] = ()
     end: tuple[int, ...] = ()
 
 
 def edges_of(vocabulary: Vocabulary, ids: np.ndarray, separator: str = "", documents: int = 1) -> Edges:
-    """How the texts of a corpus begin and end.
+    """Derive how the texts of a corpus begin and end.
 
     Parameters
     ----------
-    vocabulary, ids : the corpus'
+    vocabulary, ids : the corpus' own
     separator : what its texts were joined with
-    documents : how many these are
+    documents : number of its texts
     """
     between = _encoded(vocabulary, separator) if documents > 1 else ()
     if between and (found := places(ids, between, documents + 1)):
@@ -43,12 +43,12 @@ def edges_of(vocabulary: Vocabulary, ids: np.ndarray, separator: str = "", docum
 
 
 def known(facts: Mapping[str, Any], vocabulary: Vocabulary) -> Edges:
-    """What a checkpoint tells of it; one that does not is of a time when every text began after a line break.
+    """The edges that a checkpoint records; old checkpoints have none: then every text begins after a line break.
 
     Raises
     ------
     ValueError, TypeError
-        For what are no ids.
+        If the recorded values are not ids.
     """
     if "begin" not in facts:
         return Edges(_encoded(vocabulary, _BREAK))
@@ -59,7 +59,7 @@ def known(facts: Mapping[str, Any], vocabulary: Vocabulary) -> Edges:
 
 
 def places(ids: np.ndarray, pattern: tuple[int, ...], most: int) -> list[int]:
-    """Where a pattern stands in `ids`, (M,) of any length, from the left and not overlapping; `most` places at most."""
+    """Up to `most` places of a pattern in `ids`, (M,) of any length, from the left and without overlap."""
     found: list[int] = []
     size, free = len(pattern), 0
     for at in range(0, len(ids) - size + 1, _PIECE):
@@ -77,11 +77,11 @@ def places(ids: np.ndarray, pattern: tuple[int, ...], most: int) -> list[int]:
 
 
 class Ending:
-    """Finds the end of a text whose ids come in pieces: the first time that one of some patterns is whole.
+    """Finds the end of a text whose ids come in pieces: the first complete occurrence of one of several patterns.
 
     Parameters
     ----------
-    stops : the patterns, each of one id at least
+    stops : the patterns, each of at least one id
     """
 
     def __init__(self, *stops: tuple[int, ...]) -> None:
@@ -89,7 +89,7 @@ class Ending:
         self._before = np.empty(0, np.int64)
 
     def cut(self, ids: np.ndarray) -> int:
-        """How many of the next ids, (n,), belong to the text."""
+        """How many of the next ids, (n,), still belong to the text."""
         if self.found or not self.stops:
             return 0 if self.found else len(ids)
         before = len(self._before)
@@ -104,7 +104,7 @@ class Ending:
 
 
 def _encoded(vocabulary: Vocabulary, text: str) -> tuple[int, ...]:
-    """The ids of a text; none for one with characters that the vocabulary lacks."""
+    """The ids of a text; empty if the vocabulary lacks one of its characters."""
     try:
         return tuple(vocabulary.encode(text).tolist())
     except UnknownCharacters:

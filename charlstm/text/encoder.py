@@ -1,4 +1,4 @@
-"""Text or bytes, as they come, -> ids, in one pass and whatever their number."""
+"""Encodes text or bytes that arrive in pieces as ids, in one pass and for any length."""
 
 import sys
 from typing import Any
@@ -12,24 +12,24 @@ _UNSEEN = 2**32 - 1
 
 
 class Encoder:
-    """Numbers characters in the order in which they first come; when all are known, every number becomes an id.
+    """Numbers characters by first appearance; at the end, once all are known, every number becomes an id.
 
     Parameters
     ----------
     vocabulary : a model's; by default the text's own
-    unknown : what to do with characters that it lacks: see :meth:`Vocabulary.encode`
+    unknown : what to do with characters that the vocabulary lacks: see :meth:`Vocabulary.encode`
     """
 
     def __init__(self, vocabulary: Vocabulary | None = None, unknown: str = "error") -> None:
         self.spool = Spool(np.dtype(np.uint8) if vocabulary is None else vocabulary.id_dtype)
         self._vocabulary, self._unknown = vocabulary, unknown
-        self.ends: list[int] = []  #: of the texts, in ids
-        self.left_out = 0  #: characters that the vocabulary lacks, which are in no id
-        self._numbers = np.full(sys.maxunicode + 1, _UNSEEN, np.uint32)  # of all code points
+        self.ends: list[int] = []  #: where each text ends, in ids
+        self.left_out = 0  #: number of characters left out because the vocabulary lacks them
+        self._numbers = np.full(sys.maxunicode + 1, _UNSEEN, np.uint32)  # one for every code point
         self._kinds: list[int] = []  # the code point of each number
 
     def add(self, text: str) -> None:
-        """Read on."""
+        """Add the next piece of text."""
         codes = np.frombuffer(text.encode("ascii"), np.uint8) if text.isascii() else code_points(text)
         numbers = self._numbers[codes]
         if len(numbers) and numbers.max() == _UNSEEN:
@@ -44,7 +44,7 @@ class Encoder:
         self.spool.append(numbers)
 
     def mark(self) -> None:
-        """A text ends here: `ends` will say where that is among the ids."""
+        """Record the end of a text in `ends`."""
         self.ends.append(len(self.spool))
 
     def finish(self) -> tuple[Vocabulary, np.ndarray, str]:
@@ -53,7 +53,7 @@ class Encoder:
         Raises
         ------
         UserError
-            For characters that the vocabulary lacks, or an `unknown` that will not do.
+            For characters that the vocabulary lacks, or an invalid `unknown`.
         """
         kinds = np.array(self._kinds, np.uint32)
         vocabulary = self._vocabulary
@@ -70,7 +70,7 @@ class Encoder:
         return vocabulary, self.spool.done(digest), digest
 
     def _ends_of(self, kept: np.ndarray) -> list[int]:
-        """Where the texts end when numbers that are not `kept` are left out."""
+        """Where the texts end after all numbers that are not `kept` have been left out."""
         if kept.all():
             return self.ends
         ends, at, count = [], 0, 0
@@ -81,7 +81,7 @@ class Encoder:
         return [0] * self.ends.count(0) + ends
 
     def _where(self, lacking: np.ndarray) -> tuple[int, int]:
-        """The first place, and the count, of numbers that are `lacking`."""
+        """The first position and the count of numbers that are `lacking`."""
         first, count, at = -1, 0, 0
         for piece in self.spool.pieces():
             found = lacking[piece]
@@ -93,22 +93,22 @@ class Encoder:
 
 
 class ByteEncoder:
-    """Takes bytes as they are."""
+    """Takes bytes as ids."""
 
     def __init__(self, vocabulary: Vocabulary | None = None) -> None:
         self.spool = Spool(np.dtype(np.uint8))
         self._vocabulary = vocabulary or ByteVocabulary()
         self._digest: Any = begun_digest(self._vocabulary)
-        self.ends: list[int] = []  #: of the texts, in ids
+        self.ends: list[int] = []  #: where each text ends, in ids
         self.left_out = 0
 
     def add(self, content: bytes) -> None:
-        """Read on."""
+        """Add the next piece."""
         self._digest.update(content)
         self.spool.append(np.frombuffer(content, np.uint8))
 
     def mark(self) -> None:
-        """A text ends here."""
+        """Record the end of a text."""
         self.ends.append(len(self.spool))
 
     def finish(self) -> tuple[Vocabulary, np.ndarray, str]:

@@ -1,6 +1,7 @@
-"""What a file is -> its texts. One table: a new format is a row of FORMATS, and a function from bytes to texts.
+"""Recognises the format of a file and extracts its texts.
 
-A file is recognised by what it begins with, then by its name. Its texts are joined as those of several files are.
+A new format is one row of FORMATS and one function from bytes to texts. A file is recognised by its first bytes, then
+by its name. Its texts are joined in the same way as the texts of several files.
 """
 
 import dataclasses
@@ -20,9 +21,9 @@ Texts = Iterator[Iterable[str]]
 
 @dataclasses.dataclass
 class Source:
-    """A file to be read: its name for messages, the bytes, how, and what was found on the way.
+    """A file to be read: its name for messages, its bytes, how to read it, and counts of what was found.
 
-    `found` counts the files of each format, by its row's name, `left_out` what the texts lack, in words.
+    `found` counts files by the name of their format, `left_out` what the texts lack, by description.
     """
 
     name: str
@@ -31,23 +32,23 @@ class Source:
     format: str = "auto"
     column: str = ""
     field: str = ""
-    is_inside: bool = False  #: of an archive
+    is_inside: bool = False  #: whether the file is inside an archive
     found: Counter[str] = dataclasses.field(default_factory=Counter)
     left_out: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def inside(self, name: str, pieces: Iterable[bytes], is_same_file: bool = False) -> "Source":
-        """A file in this one, which is an archive."""
+        """A file inside this one, which is an archive."""
         whole = self.name.removesuffix(PurePosixPath(self.name).suffix) if is_same_file else f"{self.name}/{name}"
         return dataclasses.replace(self, name=whole, pieces=pieces, is_inside=True)
 
 
 def texts(source: Source) -> Texts:
-    """The texts of a file, each in pieces.
+    """Yield the texts of a file, each in pieces.
 
     Raises
     ------
     UserError
-        For a file that is no text, no text in its encoding, damaged, or that unpacks to far more than it is.
+        If the file is not text, not valid in its encoding, damaged, or unpacks to far more than its size.
     """
     head, source.pieces = peeked(source.pieces)
     row = _recognised(source, head)
@@ -76,7 +77,7 @@ def _recognised(source: Source, head: bytes) -> "Format":
 
 
 def suffix_of(name: str) -> str:
-    """The end of a file's name, in lower case."""
+    """The suffix of a file name, in lower case."""
     return PurePosixPath(name.partition("?")[0] if "://" in name else name).suffix.lower()
 
 
@@ -100,7 +101,7 @@ def _html(source: Source) -> Texts:
 
 
 def _declared(said: re.Match[bytes] | None, encoding: str) -> str:
-    """The encoding that a document says it has, where no other was asked for."""
+    """The encoding that a document declares, unless the user asked for another."""
     return said[1].decode("ascii") if said and encoding == "utf-8" else encoding
 
 
@@ -112,7 +113,7 @@ def _subtitles(source: Source) -> Texts:
 
 
 def _spoken(rows: Iterable[str]) -> Iterator[str]:
-    """The lines that are shown; without numbers and names of captions, times, comments, styles and tags."""
+    """The spoken lines of subtitles, without caption numbers and names, times, comments, styles and tags."""
     state, held = "between", ""
     for line in rows:
         bare = line.strip()
@@ -125,7 +126,7 @@ def _spoken(rows: Iterable[str]) -> Iterator[str]:
         elif state == "between":
             is_head = re.match(r"(WEBVTT|NOTE|STYLE|REGION)\b", bare) is not None
             state, held = ("hidden" if is_head else "named"), bare
-        elif state == "named":  # a caption may have an empty line in it
+        elif state == "named":  # a caption may contain an empty line
             yield f"{held}\n{bare}\n"
             state = "shown"
         elif state == "shown" and (shown := re.sub(r"</?[A-Za-z][^<>]*>|<[\d:.]+>|\{\\[^{}]*\}", "", bare).strip()):
@@ -199,9 +200,9 @@ def _pdf(source: Source) -> Texts:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A row: the word for it, the ends of names, what it begins with, its reader, what that leaves out.
+    """A row of the table: name, title, suffixes, a test of the first bytes, the reader, and what it leaves out.
 
-    `needs` is the option without which a file of such a name is plain text.
+    `needs` is the option without which a file with such a suffix is read as plain text.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Which part of a text is kept back to measure: its end, or lines from everywhere.
+"""Chooses the held-out part of a text: its end, or lines from everywhere.
 
-A list that is sorted, of names, say, ends in another language than it begins. ``--validation-from shuffle-lines`` puts
-its lines into an order that follows from the seed; training reads them so, and the last of them are kept back.
+The end of a sorted list, of names for example, differs from its beginning. ``--validation-from shuffle-lines`` shuffles
+the lines by the seed; training reads them in that order, and the last of them are held out.
 """
 
 from itertools import pairwise
@@ -13,34 +13,34 @@ from charlstm.text import idcache
 from charlstm.text.corpus import Corpus
 
 _OPTION = "--validation-from shuffle-lines"
-_STREAM = 1_735_289  # tells the draws of this from others with the same seed
-_PIECE = 2**20  # ids that are put in order at a time
-_WINDOWS, _WINDOW = 64, 4096  # places of a text, and ids at each, that tell whether it is sorted
-_PAIRS, _SHARE = 20, 0.8  # of neighbouring lines: how many there must be, and which part in one direction
+_STREAM = 1_735_289  # separates these draws from others with the same seed
+_PIECE = 2**20  # ids reordered at a time
+_WINDOWS, _WINDOW = 64, 4096  # places examined to see if a text is sorted, and ids at each
+_PAIRS, _SHARE = 20, 0.8  # neighbouring lines needed, and the fraction of them that must be in order
 
 
 def split(corpus: Corpus, fraction: float, source: str = "end", seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The ids to learn from, and those that are kept back: `fraction` of all, up to a line of "shuffle-lines".
+    """The training ids and the held-out ids: a fraction `fraction` of all, up to a line end with "shuffle-lines".
 
     Parameters
     ----------
     corpus : Corpus
-    fraction : 0 keeps nothing back
+    fraction : 0 holds nothing out
     source : "end" of the text as it is, or "shuffle-lines"
     seed : of the order of the lines
 
     Raises
     ------
     UserError
-        If less than two are kept back, where some should be; for lines that cannot be put in another order: a single
-        one, those of texts that have weights, or of texts that are joined by more than a line break.
+        If fewer than two ids are held out although `fraction` is above 0, or if lines cannot be shuffled: a text of one
+        line, weighted texts, or texts joined by more than a line break.
     """
     if source == "end" or not fraction:
         return corpus.split(fraction)
     if len({count for _, count in corpus.spans}) > 1:
-        raise UserError(f"{_OPTION}: lines of texts that have a --weight each stay in their texts")
+        raise UserError(f"{_OPTION}: cannot be used with --weight: weighted texts keep their lines together")
     if corpus.edges.begin and (between := corpus.vocabulary.decode(np.array(corpus.edges.begin))) != "\n":
-        raise UserError(f"{_OPTION}: the texts are joined by {between!r}, and would lose their lines")
+        raise UserError(f"{_OPTION}: the texts are joined by {between!r}, so their lines cannot be shuffled")
     ends, line_break = _line_ends(corpus)
     order = np.random.RandomState([seed, _STREAM]).permutation(len(ends))
     below = np.cumsum(np.diff(ends, prepend=0)[order])
@@ -48,22 +48,22 @@ def split(corpus: Corpus, fraction: float, source: str = "end", seed: int = 0) -
     kept = int(np.clip(np.searchsorted(below, wanted, "right"), 1, len(ends) - 1))
     ids, cut = _in_order(corpus, ends, order, line_break), int(below[kept - 1])
     if len(ids) - cut < 2:
-        raise UserError(f"--validation {fraction:g}: less than two characters of {corpus.name} are kept back")
+        raise UserError(f"--validation {fraction:g}: fewer than two characters of {corpus.name} are held out")
     return ids[:cut], ids[cut:]
 
 
 def remark(corpus: Corpus, fraction: float, source: str) -> str:
-    """What the end of a sorted list measures, in a line; nothing of any other text, or where nothing is kept back."""
+    """A line of warning if the end of a sorted list is held out; else empty."""
     if source != "end" or not fraction or not _is_sorted(corpus):
         return ""
     return (
-        f"{corpus.name} is a sorted list: its end, which is kept back, is unlike what is learned, and measures that; "
-        f"{_OPTION} keeps back lines from everywhere"
+        f"{corpus.name} is a sorted list: its held-out end differs from the training text, which worsens the held-out "
+        f"score; {_OPTION} holds out lines from everywhere"
     )
 
 
 def _is_sorted(corpus: Corpus) -> bool:
-    """Whether the text is a list in order, as far as lines at some places of it tell."""
+    """Whether the text is a sorted list, judged by the lines at some places."""
     up = down = 0
     for at in np.unique(np.linspace(0, max(0, len(corpus.ids) - _WINDOW), _WINDOWS).astype(np.int64)).tolist():
         lines = corpus.vocabulary.decode(corpus.ids[at : at + _WINDOW]).casefold().split("\n")[1:-1]
@@ -75,20 +75,20 @@ def _is_sorted(corpus: Corpus) -> bool:
 
 
 def _line_ends(corpus: Corpus) -> tuple[np.ndarray, int]:
-    """Where each line ends, after its line break, (n,) int64; and the place of a line break."""
+    """Where each line ends, after its line break, (n,) int64, and the id of the line break."""
     known = corpus.vocabulary.characters.find("\n")
     pieces = (np.flatnonzero(corpus.ids[at : at + _PIECE] == known) + at for at in range(0, len(corpus.ids), _PIECE))
     breaks = np.concatenate(list(pieces))
     ends = breaks + 1
     if len(breaks) and ends[-1] < len(corpus.ids):
-        ends = np.append(ends, len(corpus.ids) + 1)  # a last line without a break: one is put there while it moves
+        ends = np.append(ends, len(corpus.ids) + 1)  # a last line without a line break gets one when it is moved
     if len(ends) < 2:
-        raise UserError(f"{_OPTION}: {corpus.name} is a single line; --validation-from end keeps its end back")
+        raise UserError(f"{_OPTION}: {corpus.name} is a single line; --validation-from end holds out its end")
     return ends, int(breaks[0])
 
 
 def _in_order(corpus: Corpus, ends: np.ndarray, order: np.ndarray, line_break: int) -> np.ndarray:
-    """All ids, line by line in this order; in memory, or mapped from a file in the cache, as texts are."""
+    """All ids, line by line in this order; in memory, or if large mapped from a file in the cache."""
     spool, digest = idcache.Spool(corpus.ids.dtype), idcache.begun_digest(corpus.vocabulary)
     sizes = np.diff(ends, prepend=0)
     below, total = np.cumsum(sizes[order]), len(corpus.ids)

@@ -1,9 +1,10 @@
-"""Texts as ids in files: room for texts larger than memory, and what is left of those that cannot be read again.
+"""Keeps encoded texts in files: room for texts larger than memory, and copies of texts that cannot be read again.
 
-The folder ``ids`` of the cache holds plain files: ``DIGEST.ids``, the ids of a text as they are in memory, after the
-digest that tells texts apart, and ``SIZE-KEY.json``, which text a large file became. A file appears there by renaming,
-whole or not at all, so that several processes may share it; what does not match its digest is removed, never used. The
-files used last are kept, MOST_BYTES and MOST_FILES of them. What is mapped into memory stays there if it is removed.
+The cache's folder ``ids`` holds plain files: ``DIGEST.ids``, a text's ids as they are in memory, named by the text's
+digest; and ``SIZE-KEY.json``, which names the text that a large input was encoded to. A file appears there by renaming,
+complete or not at all, so several processes may share the folder; a file that does not match its digest is removed and
+never used. The most recently used files stay, up to MOST_BYTES and MOST_FILES. Removing a file that a process has
+mapped does not disturb that process.
 """
 
 import hashlib
@@ -23,34 +24,34 @@ import numpy as np
 from charlstm.text import downloads
 from charlstm.text.vocabulary import Vocabulary
 
-#: Bytes of ids that are held in memory: less than Python and its libraries take, and encoded in a fraction of a second.
+#: Ids up to this many bytes stay in memory: less than Python and its libraries take, and encoded in under a second.
 IN_MEMORY = 2**24
 MOST_BYTES, MOST_FILES = 2**32, 1000
 _PIECE = 2**20
-_STALE = 86_400  # seconds after which an unfinished file is taken for one of a process that died
+_STALE = 86_400  # an unfinished file older than this many seconds belongs to a process that died
 
 
 def folder() -> Path:
-    """The folder, which need not exist."""
+    """The cache's folder; it may not exist yet."""
     return downloads.cache_dir() / "ids"
 
 
 def digest_of(vocabulary: Vocabulary, ids: np.ndarray) -> str:
-    """SHA-256 of vocabulary and ids."""
+    """SHA-256 of vocabulary and ids, in hexadecimal."""
     sha256 = begun_digest(vocabulary)
     sha256.update(np.ascontiguousarray(ids).view(np.uint8).data)
     return sha256.hexdigest()
 
 
 def begun_digest(vocabulary: Vocabulary) -> "hashlib._Hash":
-    """The digest, as far as the ids."""
+    """The digest's state before the ids are added."""
     return hashlib.sha256(vocabulary.characters.encode("utf-8", "surrogatepass") + b"\0")
 
 
 class Spool:
-    """Ids as they come: in memory while they are few, then in a new file of the cache.
+    """Collects ids: in memory while they are few, then in a new file of the cache.
 
-    Where that cannot be written they stay in memory, and `trouble` says why.
+    If the file cannot be written, the ids stay in memory, and `trouble` says why.
     """
 
     def __init__(self, dtype: np.dtype, trouble: str = "") -> None:
@@ -70,12 +71,12 @@ class Spool:
         self.size += len(content)
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """All ids, (n,) at a time, read-only."""
+        """Yield all ids, (n,) at a time, read-only."""
         for at in range(0, self.size, _PIECE):
             yield np.frombuffer(self._read(at), self.dtype)
 
     def widened(self, dtype: np.dtype) -> "Spool":
-        """The same ids in a larger type; this one is done with."""
+        """A new Spool with the same ids in a larger type; this one must not be used any more."""
         wide = Spool(dtype, self.trouble)
         for piece in self.pieces():
             wide.append(piece)
@@ -83,9 +84,9 @@ class Spool:
         return wide
 
     def replace(self, table: np.ndarray, kept: np.ndarray, vocabulary: Vocabulary) -> str:
-        """Put table[id] in the place of every id of which `kept` is true, leave out the others; return the digest.
+        """Replace every id whose `kept` is true by table[id], drop the others, and return the digest.
 
-        The type of `table` is not larger than that of the ids.
+        The type of `table` must not be larger than that of the ids.
         """
         sha256, at, every = begun_digest(vocabulary), 0, bool(kept.all())
         for piece in self.pieces():
@@ -98,7 +99,7 @@ class Spool:
         return sha256.hexdigest()
 
     def done(self, digest: str) -> np.ndarray:
-        """All ids, read-only: in memory, or mapped from the file, which is given its name and stays in the cache."""
+        """All ids, read-only: in memory, or mapped from the file, which gets its final name and stays in the cache."""
         if self._path is None:
             return np.frombuffer(self._held.getvalue(), self.dtype)
         self._file.close()
@@ -114,7 +115,7 @@ class Spool:
         return _mapped(_place(digest), self.dtype)
 
     def discard(self) -> None:
-        """Close, and remove an unfinished file."""
+        """Close and remove an unfinished file."""
         self._file.close()
         if self._path is not None:
             _remove(self._path)
@@ -123,7 +124,7 @@ class Spool:
         self._file.seek(at)
         content = self._file.read(min(_PIECE, self.size - at))
         if len(content) < min(_PIECE, self.size - at):
-            raise OSError(f"{self._path} became shorter while it was written")
+            raise OSError(f"{self._path} was truncated while it was being written")
         return content
 
     def _write(self, at: int, content: bytes) -> None:
@@ -150,7 +151,7 @@ class Spool:
         self._write(0, held.getvalue())
 
     def _into_memory(self, error: OSError) -> None:
-        """The folder is full, say: take back what is in the file."""
+        """Read the ids back from the file, for example because the disk is full."""
         for at in range(0, self.size, _PIECE):
             self._held.write(self._read(at))
         self.discard()
@@ -159,7 +160,7 @@ class Spool:
 
 # ------------------------------------------------------------------------------------------------------------ by digest
 def find(digest: str, vocabulary: Vocabulary) -> np.ndarray | None:
-    """The ids of a text, read-only, mapped if they are many; None if there are none, or they are not of that digest."""
+    """The ids of a text, read-only, mapped if many; None if the cache lacks them or they do not match the digest."""
     if not re.fullmatch("[0-9a-f]{64}", digest):
         return None
     path = _place(digest)
@@ -169,10 +170,10 @@ def find(digest: str, vocabulary: Vocabulary) -> np.ndarray | None:
         else:
             ids = np.frombuffer(path.read_bytes(), vocabulary.id_dtype)
         matches = digest_of(vocabulary, ids) == digest
-    except (OSError, ValueError):  # not there; not a whole number of ids
+    except (OSError, ValueError):  # missing, or not a whole number of ids
         return None
     if not matches:
-        del ids  # Windows removes nothing that is mapped
+        del ids  # Windows cannot remove a mapped file
         _remove(path)
         return None
     _touch(path)
@@ -180,7 +181,7 @@ def find(digest: str, vocabulary: Vocabulary) -> np.ndarray | None:
 
 
 def keep(ids: np.ndarray, vocabulary: Vocabulary, digest: str) -> str:
-    """See to it that the cache has these ids; return why it cannot, or nothing. What is mapped from it is there."""
+    """Store these ids in the cache, unless they are mapped from it; return why that failed, or ""."""
     path = _place(digest)
     if ids.nbytes > IN_MEMORY and _size(path) == ids.nbytes:
         _touch(path)
@@ -191,7 +192,7 @@ def keep(ids: np.ndarray, vocabulary: Vocabulary, digest: str) -> str:
 
 
 def _put(path: Path, content: bytes | memoryview) -> str:
-    """Write a file by renaming; return why it cannot be, or nothing."""
+    """Write a file by renaming; return why that failed, or ""."""
     name = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,7 +218,7 @@ def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
 
 # --------------------------------------------------------------------------------------------------------- by content
 class Facts(NamedTuple):
-    """What is known of a text that was read: what a person is told of it, its documents, and where its sources end."""
+    """What is known of a text that was read: remarks for the reader, its documents, and where its sources end."""
 
     told: list[str]
     documents: int
@@ -225,23 +226,23 @@ class Facts(NamedTuple):
 
 
 def remember(size: int, key: str, digest: str, vocabulary: Vocabulary, facts: Facts) -> None:
-    """Note which ids what was read became: `size` bytes, of a `key` that says what they are and how they were read."""
+    """Record the ids that an input of `size` bytes was encoded to; `key` identifies its content and how it was read."""
     noted = {"digest": digest, "vocabulary": vocabulary.characters, **facts._asdict()}
     _put(_note(size, key), json.dumps(noted).encode())
 
 
 def may_recall(size: int) -> bool:
-    """Whether anything of this size was read before, so that its key is worth computing."""
+    """Whether an input of this size was read before; only then is its key worth computing."""
     return any(path.name.startswith(f"{size}-") for path in _files())
 
 
 def recall(size: int, key: str) -> tuple[str, str, Facts] | None:
-    """The digest and the vocabulary's characters of what was read before, and what is known of it."""
+    """The digest, the vocabulary's characters and the facts recorded for an input, or None."""
     try:
         noted = json.loads(_note(size, key).read_bytes())
         facts = Facts(list(map(str, noted["told"])), int(noted["documents"]), list(map(int, noted["ends"])))
         found = str(noted["digest"]), str(noted["vocabulary"]), facts
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is read again
+    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: the text is read again
         return None
     _touch(_note(size, key))
     return found
@@ -253,7 +254,7 @@ def _note(size: int, key: str) -> Path:
 
 # ------------------------------------------------------------------------------------------------------------- bounds
 def prune(spared: Path) -> None:
-    """Remove what was used longest ago, beyond MOST_BYTES and MOST_FILES, and what dead processes left."""
+    """Remove the least recently used files beyond MOST_BYTES and MOST_FILES, and unfinished files of dead processes."""
     found, now = [], time.time()
     for path in _files():
         try:
@@ -274,18 +275,18 @@ def prune(spared: Path) -> None:
 def _files() -> list[Path]:
     try:
         return list(folder().iterdir())
-    except OSError:  # no folder, or one that cannot be read: nothing is ours to remove
+    except OSError:  # the folder is missing or unreadable: there is nothing to remove
         return []
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, unless it is in use, on Windows, or not ours to remove: then it stays for another time."""
+    """Remove a file; one that is in use (Windows) or belongs to another user stays."""
     with suppress(OSError):
         path.unlink()
 
 
 def _touch(path: Path) -> None:
-    """Make it the one used last; where times cannot be changed, it is the next to go."""
+    """Mark a file as just used; if its times cannot be changed, it is pruned earlier."""
     with suppress(OSError):
         os.utime(path)
 

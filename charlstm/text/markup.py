@@ -1,4 +1,4 @@
-"""HTML, XHTML and XML -> text: what a reader sees, in pieces, with no entity that a file declares itself."""
+"""Extracts the text of HTML, XHTML and XML in pieces, without expanding any entity that a file declares itself."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -7,8 +7,8 @@ from typing import Any
 
 from charlstm.errors import UserError
 
-LONGEST = 2**24  #: characters of one tag, comment or script, or bytes of one of XML
-DEEPEST = 1000  #: elements one in another
+LONGEST = 2**24  #: characters allowed in one tag, comment or script of HTML; bytes allowed in one tag or comment of XML
+DEEPEST = 1000  #: depth to which elements may be nested
 _SPACE = re.compile(r"[ \t\n\r\f]+")
 _HIDDEN = frozenset(("script", "style", "template", "noscript", "title", "svg", "rt", "rp"))
 _VOID = frozenset(
@@ -59,23 +59,23 @@ _CELLS = frozenset(("td", "th"))
 
 
 class _Seen(HTMLParser):
-    """Collects in `out` the text that a reader sees: a paragraph after an empty line, other blocks on a line."""
+    """Collects the visible text in `out`: a paragraph after an empty line, other blocks on lines of their own."""
 
     def __init__(self, name: str) -> None:
         super().__init__(convert_charrefs=True)
         self.out: list[str] = []
         self._name = name
-        self._hidden: list[str] = []  # elements that are not seen, one in another
+        self._hidden: list[str] = []  # open elements whose text is hidden
         self._pre = 0
-        self._breaks, self._gap, self._has_begun = 0, "", False  # line breaks, or the blank, before what comes next
+        self._breaks, self._gap, self._has_begun = 0, "", False  # line breaks, or the blank, due before the next text
 
     def handle_decl(self, decl: str) -> None:
-        """Refuse a document type with entities of its own."""
+        """Refuse a document type that declares entities."""
         if "<!entity" in decl.lower():
-            raise UserError(f"{self._name}: declares XML entities, which may blow up to any size: it is not read")
+            raise UserError(f"{self._name}: declares XML entities, which may expand without limit: not read")
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
-        """Begin an element."""
+        """Open an element."""
         if tag in _HIDDEN:
             self._hidden.append(tag)
         elif tag == "br":
@@ -87,7 +87,7 @@ class _Seen(HTMLParser):
                 self._gap = "\t"
 
     def handle_endtag(self, tag: str) -> None:
-        """End an element; what was not begun ends nothing."""
+        """Close an element; an end tag without a start tag is ignored."""
         if tag in self._hidden:
             while self._hidden.pop() != tag:
                 pass
@@ -96,7 +96,7 @@ class _Seen(HTMLParser):
             self._edge(tag)
 
     def handle_data(self, data: str) -> None:
-        """Take text; outside of pre every stretch of white space is one blank."""
+        """Add text; outside of pre, every run of white space becomes one blank."""
         if self._hidden:
             return
         if self._pre:
@@ -124,14 +124,14 @@ class _Seen(HTMLParser):
 
 
 def seen(text: Iterable[str], name: str) -> Iterator[str]:
-    """The text of an HTML or XHTML document as it is read, in pieces; it ends in a line feed.
+    """The visible text of an HTML or XHTML document, in pieces; it ends in a line feed.
 
-    Scripts, styles, the title, drawings and readings beside Chinese characters are left out.
+    Scripts, styles, the title, drawings and ruby annotations are left out.
 
     Raises
     ------
     UserError
-        For a document that declares entities, or whose tags have no end.
+        If the document declares entities or has a tag without an end.
     """
     parser = _Seen(name)
     for piece in text:
@@ -154,19 +154,19 @@ def parse_xml(
     end: Callable[[str], None] = lambda tag: None,
     data: Callable[[str], None] = lambda text: None,
 ) -> Iterator[None]:
-    """Read XML with Expat, piece by piece; nothing beyond the file is read, and no entity that it declares.
+    """Parse XML with Expat, piece by piece, without other files and without the entities that it declares.
 
     Parameters
     ----------
     pieces : the document
-    name : for the message
-    start, end, data : are called at each start tag, with its attributes, at each end tag, and with text; names are
-        "NAMESPACE NAME", or NAME where there is no namespace
+    name : for messages
+    start, end, data : called for each start tag with its attributes, each end tag, and each piece of text; names are
+        "NAMESPACE NAME", or NAME without a namespace
 
     Raises
     ------
     UserError
-        For what is no XML, declares entities, or has parts larger, or deeper, than documents have.
+        If the document is not XML, declares entities, or exceeds LONGEST or DEEPEST.
     """
     from xml.parsers import expat
 
@@ -176,7 +176,7 @@ def parse_xml(
         nonlocal depth
         depth += 1
         if depth > DEEPEST:
-            raise UserError(f"{name}: has more than {DEEPEST:,} elements one in another: it is not read")
+            raise UserError(f"{name}: has more than {DEEPEST:,} nested elements: not read")
         start(tag, attributes)
 
     def finish(tag: str) -> None:
@@ -185,7 +185,7 @@ def parse_xml(
         end(tag)
 
     def refuse(*_: Any) -> None:
-        raise UserError(f"{name}: declares XML entities, which may blow up to any size: it is not read")
+        raise UserError(f"{name}: declares XML entities, which may expand without limit: not read")
 
     parser.StartElementHandler, parser.EndElementHandler = begin, finish
     parser.CharacterDataHandler, parser.EntityDeclHandler = data, refuse
@@ -194,9 +194,9 @@ def parse_xml(
             parser.Parse(piece, False)
             fed += len(piece)
             if fed - parser.CurrentByteIndex > LONGEST:
-                raise UserError(f"{name}: has a tag or a comment of more than {LONGEST:,} bytes: it is not read")
+                raise UserError(f"{name}: has a tag or a comment of more than {LONGEST:,} bytes: not read")
             yield
         parser.Parse(b"", True)
     except expat.ExpatError as error:
-        raise UserError(f"{name}: damaged: no XML: {error}") from None
+        raise UserError(f"{name}: damaged: not valid XML: {error}") from None
     yield

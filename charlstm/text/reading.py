@@ -1,6 +1,6 @@
-"""Files, standard input and the text inside Python -> text or bytes, piece by piece, each byte read once.
+"""Reads files, standard input and the built-in text as text or bytes, piece by piece, each byte once.
 
-What comes out does not depend on where the pieces are cut: it is what decoding the whole would give.
+The result does not depend on where the pieces are cut: it is what decoding everything at once would give.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ Fetch = Callable[[str], Path]
 
 
 class Part:
-    """One of the things that a text is read from: a file (a Path), "-" for standard input, a URL or a built-in name.
+    """One source of a text: a file (a Path), "-" for standard input, a URL or a built-in name.
 
-    `sha256` is that of the bytes read so far.
+    `sha256` is the digest of the bytes read so far.
     """
 
     def __init__(self, part: str | Path, fetch: Fetch) -> None:
@@ -42,7 +42,7 @@ class Part:
 
     @property
     def size(self) -> int | None:
-        """Bytes of a file that can be read again; None for a pipe, and whatever else can be read only once."""
+        """Bytes of a file that can be read again; None for a pipe or anything else that can be read only once."""
         if not isinstance(self.place, Path):
             return None
         try:
@@ -52,14 +52,14 @@ class Part:
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def pieces(self) -> Iterator[bytes]:
-        """The bytes. Raises UserError for what cannot be read."""
+        """Yield the bytes. Raises UserError if they cannot be read."""
         size, self.sha256 = PIECE, hashlib.sha256()
         try:
             with self._open() as file:
                 while piece := file.read(size):
                     self.sha256.update(piece)
                     yield piece
-                    if len(piece) < size:  # a terminal would have to be told of the end once more
+                    if len(piece) < size:  # another read would make a terminal wait for a second end of file
                         break
         except OSError as error:
             raise self._unreadable(error) from None
@@ -71,23 +71,24 @@ class Part:
             return open(self.place, "rb")
         if sys.stdin is None:
             raise UserError("stdin: cannot be read: it is closed")
-        return nullcontext(sys.stdin.buffer)  # which stays open
+        return nullcontext(sys.stdin.buffer)  # nullcontext: stdin stays open
 
     def _unreadable(self, error: OSError) -> UserError:
         return UserError(f"{self.place}: cannot be read: {error.strerror or error}")
 
     def texts(self, how: "How", found: Counter[str], left_out: Counter[str]) -> Iterator[Iterable[str]]:
-        """Its texts, each in pieces, their lines ending in line feeds, without a byte order mark before them.
+        """Yield its texts, each in pieces, with lines ending in line feeds and without a byte order mark.
 
         Parameters
         ----------
-        how : what was asked for
-        found, left_out : count the files of each format, and what the texts lack: see `charlstm.text.formats.Source`
+        how : how to read it
+        found, left_out : counters for the files of each format and for what was left out: see
+            `charlstm.text.formats.Source`
 
         Raises
         ------
         UserError
-            For what cannot be read, or is no text.
+            If the source cannot be read or is not text.
         """
         how = How(format="text") if self.is_built_in else how
         return formats.texts(formats.Source(self.name, self.pieces(), **asdict(how), found=found, left_out=left_out))
@@ -95,7 +96,7 @@ class Part:
 
 @dataclass(frozen=True)
 class How:
-    """How files are read: the encoding of those that do not say theirs, the format, and where in a table text is."""
+    """How to read files: the encoding of those that declare none, the format, and the column or field of a table."""
 
     encoding: str = "utf-8"
     format: str = "auto"
@@ -104,12 +105,12 @@ class How:
 
 
 def unescaped(text: str) -> str:
-    """What is meant by the backslashes of an option: \\n a line break, \\t a tab, two of them one."""
+    """The meaning of backslashes in an option: \\n is a line break, \\t a tab, \\\\ a backslash."""
     return re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t"}.get(found[1], "\\"), text)
 
 
 def joined(texts: Iterable[Iterable[AnyStr]], separator: AnyStr) -> Iterator[AnyStr]:
-    """All texts in one, each in pieces, the separator after each, but the last, that does not end in it."""
+    """Join texts, each in pieces: the separator follows every text but the last, unless the text ends in it."""
     end, size = separator, len(separator)
     for text in texts:
         if not end.endswith(separator):
@@ -121,7 +122,7 @@ def joined(texts: Iterable[Iterable[AnyStr]], separator: AnyStr) -> Iterator[Any
 
 
 def gathered(text: Iterable[str]) -> Iterator[str]:
-    """The same text in pieces that are not small, so that many short ones take no longer than a few."""
+    """The same text in larger pieces, so that many short ones cost no more time than a few."""
     held: list[str] = []
     size = 0
     for piece in text:
@@ -137,11 +138,11 @@ def gathered(text: Iterable[str]) -> Iterator[str]:
 def lowered(text: Iterable[str]) -> Iterator[str]:
     """The pieces of a text's `lower()`.
 
-    All letters but one are made lower-case by themselves. The Greek sigma is another one at the end of a word: after a
-    letter, and before none, where apostrophes, full stops and the like do not count. So a piece is held back from a
-    sigma on that nothing but such signs follows.
+    Every letter but one can be lowered by itself. The Greek sigma has another form at the end of a word: after a letter
+    and not before one, where apostrophes, full stops and similar signs do not count. So the end of a piece is held back
+    if it is a sigma followed by nothing but such signs.
     """
-    before, held = "", ""  # a letter, if the next piece continues a word
+    before, held = "", ""  # before: a letter if the next piece continues a word
     for piece in chain(text, [None]):
         now = held + (piece or "")
         at = now.rfind(_SIGMA) if piece is not None else -1
@@ -153,18 +154,18 @@ def lowered(text: Iterable[str]) -> Iterator[str]:
 
 
 def _lowered(before: str, text: str, after: str) -> str:
-    """The text in lower case, between what does not change its length there."""
+    """Lower-case `text` as it stands between `before` and `after`, which lower-casing must not lengthen."""
     whole = (before + text + after).lower()
     return whole[len(before) : len(whole) - len(after)]
 
 
 def _is_passed_over(text: str) -> bool:
-    """Whether no character of this tells if the one before it ends a word."""
+    """Whether the text consists of signs that do not count in deciding if the letter before them ends a word."""
     return ("a" + _SIGMA + text).lower()[1] != ("a" + _SIGMA + text + "a").lower()[1]
 
 
 def _is_in_word(before: str, text: str) -> bool:
-    """Whether a sigma after both would be after a letter."""
+    """Whether a sigma after both would follow a letter."""
     size = _LOOK_BACK
     while size < len(text) and _is_passed_over(text[-size:]):
         size *= 2
@@ -173,7 +174,7 @@ def _is_in_word(before: str, text: str) -> bool:
 
 
 def _python_docs() -> str:
-    """The topics of Python's own help system, which every CPython carries."""
+    """The topics of Python's own help system, which is part of every CPython."""
     from pydoc_data.topics import topics
 
     return "\n".join(topics[name] for name in sorted(topics))

@@ -1,4 +1,4 @@
-"""CSV and JSON Lines -> the texts of one column, or one field."""
+"""Extracts the texts of one column of CSV, or of one field of JSON Lines."""
 
 import csv
 import difflib
@@ -9,17 +9,17 @@ from typing import Any
 
 from charlstm.errors import UserError
 
-LONGEST = 2**24  #: characters in a line, or in a field of CSV
+LONGEST = 2**24  #: characters allowed in a line, or in a field of CSV
 _DELIMITERS = ",;\t|"
 
 
 def lines(text: Iterable[str], name: str) -> Iterator[str]:
-    """The lines of a text that comes in pieces, each with its line feed, the last one as it is.
+    """Yield the lines of a text that comes in pieces, each with its line feed; the last may have none.
 
     Raises
     ------
     UserError
-        For a line longer than those of texts, which would have to be held in memory.
+        If a line is longer than LONGEST: it would have to fit in memory.
     """
     left: list[str] = []
     length = 0
@@ -38,14 +38,14 @@ def lines(text: Iterable[str], name: str) -> Iterator[str]:
 
 
 def of_column(rows: Iterator[str], column: str, name: str, left_out: Counter[str]) -> Iterator[tuple[str]]:
-    """The texts in a column of CSV, which is named in the first row, or is a number from 1 on: then there are no names.
+    """Yield the texts in a column of CSV: a name in the first row, or a number from 1 on for a file without such a row.
 
-    The delimiter is the one of comma, semicolon, tab and | that gives the column, or most columns.
+    The delimiter is comma, semicolon, tab or |: the one that gives the named column, or else the most columns.
     """
     first = next(rows, "")
     delimiter, place, has_names = _place(first, column, name)
     if csv.field_size_limit() < LONGEST:
-        csv.field_size_limit(LONGEST)  # which all of a process share: it is only ever made larger
+        csv.field_size_limit(LONGEST)  # shared by the whole process, so it is only ever raised
     found = csv.reader(_again(first, rows), delimiter=delimiter)
     try:
         for number, row in enumerate(found):
@@ -54,9 +54,9 @@ def of_column(rows: Iterator[str], column: str, name: str, left_out: Counter[str
             if place < len(row) and row[place]:
                 yield (row[place],)
             elif row:
-                left_out[f"rows with nothing in column {column}"] += 1
+                left_out[f"rows with an empty column {column}"] += 1
     except csv.Error as error:
-        raise UserError(f"{name}: line {found.line_num:,}: no CSV: {error}") from None
+        raise UserError(f"{name}: line {found.line_num:,}: not CSV: {error}") from None
 
 
 def _again(first: str, rows: Iterable[str]) -> Iterator[str]:
@@ -65,7 +65,7 @@ def _again(first: str, rows: Iterable[str]) -> Iterator[str]:
 
 
 def _place(first: str, column: str, name: str) -> tuple[str, int, bool]:
-    """The delimiter, the column's place, and whether the first row holds names."""
+    """The delimiter, the column's index, and whether the first row holds names."""
     headers = {each: next(csv.reader([first], delimiter=each), []) for each in _DELIMITERS}
     for delimiter, names in headers.items():
         if column in names:
@@ -77,7 +77,7 @@ def _place(first: str, column: str, name: str) -> tuple[str, int, bool]:
 
 
 def of_field(rows: Iterator[str], field: str, name: str, left_out: Counter[str]) -> Iterator[tuple[str]]:
-    """The texts in a field of JSON objects, one a line; a.b is the field b of the object a."""
+    """Yield the texts in a field of JSON objects, one object per line; a.b is the field b of the object a."""
     is_there, first = False, None
     for number, line in enumerate(rows, 1):
         if not line.strip():
@@ -85,15 +85,15 @@ def of_field(rows: Iterator[str], field: str, name: str, left_out: Counter[str])
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{name}: line {number:,}: no JSON: {error}") from None
+            raise UserError(f"{name}: line {number:,}: not JSON: {error}") from None
         if not isinstance(values, dict):
             raise UserError(f"{name}: line {number:,}: expected a JSON object, got {line.strip()[:30]}")
         first = first or values
         text = _value(values, field)
         if text is None or text == "":
-            left_out[f"lines with nothing in field {field}"] += 1
+            left_out[f"lines with an empty field {field}"] += 1
         elif not isinstance(text, str):
-            raise UserError(f"{name}: line {number:,}: field {field!r} is no text: {json.dumps(text)[:30]}")
+            raise UserError(f"{name}: line {number:,}: field {field!r} is not text: {json.dumps(text)[:30]}")
         else:
             is_there = True
             yield (text,)

@@ -1,4 +1,4 @@
-"""The characters of a text and their ids, or its bytes."""
+"""Vocabularies: the distinct characters of a text, or the 256 byte values, and their ids."""
 
 import codecs
 import re
@@ -13,8 +13,8 @@ from charlstm.errors import UserError
 from charlstm.settings.unknown import named
 from charlstm.text.encodings import normalised
 
-_PIECE = 2**20  # bytes that are decoded at a time
-_SHOWN = 40  # characters of a vocabulary
+_PIECE = 2**20  # bytes decoded at a time
+_SHOWN = 40  # characters of a vocabulary that its repr shows
 _NAMED = 5  # characters that the message about unknown ones names
 
 
@@ -24,7 +24,7 @@ class UnknownCharacters(UserError):
 
 @dataclass(frozen=True, repr=False)
 class Vocabulary:
-    """The distinct characters of a text, sorted by code point; a character's id is its place."""
+    """The distinct characters of a text, sorted by code point; a character's id is its index."""
 
     characters: str
     kind: ClassVar[str] = "characters"
@@ -48,20 +48,20 @@ class Vocabulary:
         return np.min_scalar_type(max(len(self) - 1, 0))
 
     def encode(self, text: str, unknown: str = "error") -> np.ndarray:
-        """Ids of the text's characters, read-only.
+        """The ids of the text's characters, read-only.
 
         Parameters
         ----------
         text : str
         unknown : what to do with characters that the vocabulary lacks: "error", "skip" to leave them out, or
-            "replace:CHAR" to read CHAR in their place
+            "replace:CHAR" to read CHAR instead
 
         Raises
         ------
         UnknownCharacters
-            For characters that the vocabulary lacks, naming the first few kinds and the first place.
+            If the vocabulary lacks a character; names the first few such characters and the first position.
         UserError
-            For an `unknown` that is none of these.
+            If `unknown` has another value.
         """
         codes = code_points(text)
         places, lacking = self.places(codes, unknown)
@@ -77,8 +77,8 @@ class Vocabulary:
     def places(self, codes: np.ndarray, unknown: str = "error") -> tuple[np.ndarray, np.ndarray]:
         """The ids of code points (n,), and which of these the vocabulary lacks (n,) bool.
 
-        What it lacks has the id of CHAR where `unknown` is "replace:CHAR", and otherwise any. Raises UserError for an
-        `unknown` that is none of the three.
+        A character that the vocabulary lacks has the id of CHAR if `unknown` is "replace:CHAR", else any id. Raises
+        UserError for an invalid `unknown`.
         """
         known = self._known
         places = np.searchsorted(known, codes)
@@ -101,20 +101,20 @@ class Vocabulary:
         return self._known[ids].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
     def decoder(self) -> Callable[[np.ndarray, bool], str]:
-        """A `decode` for a text that comes in pieces; its second argument is true for the last one."""
+        """A `decode` for a text that comes in pieces; its second argument is true for the last piece."""
         return lambda ids, final: self.decode(ids)
 
     def count_characters(self, ids: np.ndarray) -> int:
-        """How many characters the ids, (M,), decode to."""
+        """The number of characters that the ids, (M,), decode to."""
         return len(ids)
 
     def as_read(self, text: str, lower: bool = False) -> str:
-        """A text in memory, as a file of it is read: see :func:`charlstm.text.encodings.normalised`."""
+        """A string, normalised as reading it from a file would: see :func:`charlstm.text.encodings.normalised`."""
         text = normalised(text)
         return text.lower() if lower else text
 
     def without_unknown(self, text: str) -> str:
-        """The text with the characters that the vocabulary lacks left out."""
+        """The text without the characters that the vocabulary lacks."""
         return self.decode(self.encode(text, "skip"))
 
     @cached_property
@@ -123,7 +123,7 @@ class Vocabulary:
 
 
 class ByteVocabulary(Vocabulary):
-    """The 256 byte values. A text's ids are its UTF-8; bytes that are none show as U+FFFD."""
+    """The 256 byte values. A text's ids are its UTF-8 bytes; invalid bytes are shown as U+FFFD."""
 
     kind, unit = "bytes", "byte"
 
@@ -131,7 +131,7 @@ class ByteVocabulary(Vocabulary):
         super().__init__("".join(map(chr, range(256))))
 
     def encode(self, text: str, unknown: str = "error") -> np.ndarray:
-        """Ids of the text's bytes, as :func:`utf8` has them, read-only; no byte is unknown."""
+        """The bytes of the text as given by :func:`utf8`, read-only; no byte is unknown."""
         return np.frombuffer(utf8(text), np.uint8)
 
     def decode(self, ids: np.ndarray) -> str:
@@ -139,29 +139,29 @@ class ByteVocabulary(Vocabulary):
         return self.decoder()(ids, True)
 
     def decoder(self) -> Callable[[np.ndarray, bool], str]:
-        """A `decode` that keeps the bytes of a character cut in two until the rest of it comes."""
+        """A `decode` that holds back the bytes of a character cut in two until the rest of it comes."""
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         return lambda ids, final: utf8.decode(np.asarray(ids, np.uint8).tobytes(), final)
 
     def count_characters(self, ids: np.ndarray) -> int:
-        """How many characters the ids, (M,), decode to; each U+FFFD that stands for what is no UTF-8 is one."""
+        """The number of characters that the ids, (M,), decode to; each U+FFFD for invalid UTF-8 counts as one."""
         decode = self.decoder()
         begins = range(0, len(ids), _PIECE)
         return sum(len(decode(ids[at : at + _PIECE], False)) for at in begins) + len(decode(ids[:0], True))
 
     def as_read(self, text: str, lower: bool = False) -> str:
-        """The text as it is: files are read as they are, too."""
+        """The text unchanged, but for `lower`: bytes are read from files unchanged, too."""
         return text.lower() if lower else text
 
     def without_unknown(self, text: str) -> str:
-        """The text as it is: every byte is known."""
+        """The text unchanged: every byte is known."""
         return text
 
 
 def utf8(text: str) -> bytes:
-    """The text's bytes: its UTF-8. What stands in it for a byte of an argument that is none is that byte (PEP 383).
+    """The text's UTF-8; a surrogate that stands for an invalid byte of an argument becomes that byte (PEP 383).
 
-    Other lone surrogates, which no UTF-8 has, become "?".
+    Other lone surrogates, which UTF-8 cannot encode, become "?".
     """
     try:
         return text.encode("utf-8", "surrogateescape")
@@ -175,19 +175,19 @@ def code_points(text: str) -> np.ndarray:
 
 
 def unknown_characters(kinds: np.ndarray, at: int, count: int, total: int) -> UnknownCharacters:
-    """What to raise for code points that a vocabulary lacks.
+    """The error for code points that a vocabulary lacks.
 
     Parameters
     ----------
-    kinds : (n,), each once, as they come in the text
-    at : the place of the first
-    count, total : characters of these kinds, and of all
+    kinds : (n,), the distinct code points, in the order of the text
+    at : the position of the first
+    count, total : number of characters of these kinds, and of all characters
     """
     names = [named(chr(code)) for code in kinds[:_NAMED]]
     if len(kinds) == 1:
-        return UnknownCharacters(f"the character {names[0]} at place {at} is not in the model's vocabulary")
+        return UnknownCharacters(f"the character {names[0]} at position {at} is not in the model's vocabulary")
     more = f" and {len(kinds) - _NAMED} more" if len(kinds) > _NAMED else ""
     return UnknownCharacters(
-        f"the characters {names[0]} (at place {at}), {', '.join(names[1:])}{more} are not in the model's vocabulary, "
-        f"{count:,} in {total:,}"
+        f"the characters {names[0]} (at position {at}), {', '.join(names[1:])}{more} are not in the model's "
+        f"vocabulary, {count:,} of {total:,} characters"
     )

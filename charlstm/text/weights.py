@@ -1,8 +1,8 @@
-"""Texts that weigh more than others: how often each is read in a pass, and the training text that this makes.
+"""Weighted texts: how often a pass reads each, and the training text that results.
 
-Weights are turned into whole numbers of copies, the smallest in the same ratio: with 2 for one of two texts a pass
-reads it twice, and the other once; with 1.5 three times and twice. So all of every text is read, nothing is drawn, and
-a pass is longer. Copies are spread over the pass. What is kept back to measure is not copied.
+Weights are turned into the smallest whole numbers of copies in the same ratio: with weight 2 for one of two texts, a
+pass reads it twice and the other once; with 1.5, three times and twice. So every text is read completely, nothing is
+drawn at random, and a pass is longer. Copies are spread over the pass. The held-out text is not copied.
 """
 
 import difflib
@@ -18,19 +18,19 @@ from charlstm.errors import UserError
 from charlstm.text import downloads, idcache
 from charlstm.text.vocabulary import Vocabulary
 
-MOST = 100  #: copies of a text in a pass
+MOST = 100  #: copies of a text allowed in a pass
 _PIECE = 2**20
 
-Spans = tuple[tuple[int, int], ...]  # of each text, where it ends among all ids, and its copies
+Spans = tuple[tuple[int, int], ...]  # for each text: its end in the ids, and its number of copies
 
 
 def copies_of(weights: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
-    """How often each of the texts, as they were named, is read in a pass, by weights like ``a.txt=2``; none: empty.
+    """The number of times a pass reads each named text, for weights like ``a.txt=2``; empty without weights.
 
     Raises
     ------
     UserError
-        For a weight of no text that was named, a number that will not do, or a ratio that takes too many copies.
+        If a weight names no text, is not a positive number, or the ratio needs too many copies.
     """
     if not weights:
         return ()
@@ -43,8 +43,8 @@ def copies_of(weights: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
     copies = tuple(each // math.gcd(*whole) for each in whole)
     if max(copies) > MOST:
         raise UserError(
-            f"--weight: {', '.join(weights)} takes {max(copies):,} copies of a text in a pass: expected numbers so "
-            f"round that {MOST} are enough"
+            f"--weight: {', '.join(weights)} needs {max(copies):,} copies of a text in a pass, more than {MOST}: "
+            "give rounder numbers"
         )
     return copies
 
@@ -55,12 +55,12 @@ def _number(weight: str, number: str) -> Fraction:
     except (ValueError, ZeroDivisionError):
         value = Fraction(0)
     if value <= 0:
-        raise UserError(f"--weight: expected FILE=NUMBER, the number more than 0, for example a.txt=2, got {weight!r}")
+        raise UserError(f"--weight: expected FILE=NUMBER, a number above 0, for example a.txt=2, got {weight!r}")
     return value
 
 
 def _place(weight: str, name: str, names: Sequence[str]) -> int:
-    """Which of the texts is meant."""
+    """The index of the text that a weight names."""
     for place, each in enumerate(names):
         if name == each or (name and not downloads.is_url(name) and _resolved(name) == _resolved(each)):
             return place
@@ -77,25 +77,25 @@ def _resolved(name: str) -> Path | None:
 
 
 def in_words(copies: Sequence[int], names: Sequence[str]) -> str:
-    """What a pass reads, in a line; nothing where nothing weighs more."""
+    """What a pass reads, in a line; empty if all weights are equal."""
     if len(set(copies)) < 2:
         return ""
     times = ", ".join(
         f"{name} {count:,} {'time' if count == 1 else 'times'}" for name, count in zip(names, copies, strict=True)
     )
-    return f"a pass reads {times}; the part that is kept back to measure is the end of all texts, once"
+    return f"a pass reads {times}; the held-out text is the end of all texts, read once"
 
 
 def order_of(copies: Sequence[int]) -> list[int]:
-    """The places of the texts in a pass, the copies of each spread evenly over it."""
+    """The indices of the texts in the order of a pass, the copies of each spread evenly over it."""
     turns = [(Fraction(2 * turn + 1, 2 * count), place) for place, count in enumerate(copies) for turn in range(count)]
     return [place for _, place in sorted(turns)]
 
 
 def repeated(ids: np.ndarray, spans: Spans, vocabulary: Vocabulary) -> np.ndarray:
-    """The text of a pass: `ids` (M,), which may end before the last texts do, with the copies of each text in it.
+    """The text of a pass: `ids` (M,), which may end before the last texts do, with all copies of each text.
 
-    It is in memory, or, where it is large, mapped from a file in the cache, as texts are.
+    It is in memory or, if large, mapped from a file in the cache, as texts are.
     """
     if len({count for _, count in spans}) < 2:
         return ids

@@ -1,1 +1,1 @@
-"""The training loop: one iteration after the other, until a budget is used up."""
+"""The training loop, its budgets, schedules and evaluations."""

@@ -1,8 +1,8 @@
-"""When training ends: all budgets as one number of iterations.
+"""Decides when training ends: turns all budgets into one number of iterations.
 
 A plan is a pair (iteration, total): from that iteration on, training is to end after `total` iterations, and schedules
-that lead to the end follow that. A budget in seconds is planned at first, and anew at MOMENTS. Plans are all by which
-the clock gets at the arithmetic, so they are written down: who has them has the same bits.
+that depend on the end use that total. A budget in seconds is planned at the start and again at MOMENTS. Plans are the
+only way in which the clock affects the results, so they are recorded: replaying them gives the same bits.
 """
 
 import math
@@ -16,25 +16,25 @@ from charlstm.settings.plans import Plans
 from charlstm.training.marks import Marks
 from charlstm.training.progress import ENDLESS
 
-#: When a budget in seconds is planned anew, as fractions of it: not at tenths, where a run is measured.
+#: Fractions of a budget in seconds at which it is planned again; not at tenths, where runs are compared.
 MOMENTS = (0.05, 0.12, 0.25, 0.45, 0.65, 0.85, 0.95, 0.98)
-TOLERANCE = 0.01  # how much longer the last plan may take than the budget, as a fraction; twice that may be left over
+TOLERANCE = 0.01  # fraction of the budget by which the last plan may overrun it; twice that may be left over
 
 
 class Budget:
-    """The budgets of a run, which are totals: what it has already had counts.
+    """The budgets of a run; they are totals, so what a resumed run has already used counts.
 
     Parameters
     ----------
-    config : its plans, without a checkpoint, take the place of all budgets but the loss
+    config : its plans, without a checkpoint, replace all budgets but the loss
     per_epoch : iterations in an epoch
-    unit : what losses are told of, a character or a byte
-    checkpoint : where the run goes on from; the config says then how many iterations there are
+    unit : what a loss is measured per: "character" or "byte"
+    checkpoint : where a resumed run continues; then config already holds the number of iterations
 
     Raises
     ------
     UserError
-        For a config without any budget.
+        If the config has no budget.
     """
 
     def __init__(self, config: Config, per_epoch: int, unit: str, checkpoint: Checkpoint | None) -> None:
@@ -43,29 +43,29 @@ class Budget:
         self._replays = config.plans is not None and checkpoint is None
         if self._replays:
             config = replace(config, iterations=None, epochs=None, max_chars=None, seconds=None)
-        self.config = config  #: with the iterations, or plans, that the budgets have become
+        self.config = config  #: with `iterations`, or `plans`, set from the budgets
         self.is_planned = checkpoint is not None or self._replays  #: whether the number of iterations is known
-        self.words = "the last plan" if self._replays else ""  #: what ends the run, where that is known
+        self.words = "the last plan" if self._replays else ""  #: which budget ends the run, once that is known
         self._per_epoch, self._unit = per_epoch, unit
         self._plans: Plans = plans.parse(config.plans) if config.plans else ()
-        #: When the budget in seconds was planned last.
+        #: Training seconds at which the budget in seconds was last planned.
         self._planned = (0, 0.0) if checkpoint is None else (checkpoint.iteration, checkpoint.seconds)
 
     @property
     def calibration_seconds(self) -> float:
-        """How long the speed may be measured, at most: until the first moment at which it is planned anew."""
+        """Maximum duration of the speed measurement: until the first moment at which the budget is planned again."""
         return MOMENTS[0] * (self.config.seconds or math.inf)
 
     def total(self, iteration: int) -> int:
-        """The number of iterations at which training ends, as it is planned after `iteration` of them."""
+        """The number of iterations at which training ends, as planned after `iteration` of them."""
         if self._plans:
             return total_at(self._plans, iteration)
         if self.config.iterations is None:
-            raise RuntimeError("calibrate() turns a budget in seconds into iterations, and has not been called")
+            raise RuntimeError("a budget in seconds needs calibrate() before its iterations are known")
         return self.config.iterations
 
     def ended_by(self, iteration: int, marks: Marks) -> str | None:
-        """What has ended a run after so many iterations, in words; None while it goes on."""
+        """What has ended the run, for messages; None if it goes on."""
         if self._is_below_loss(marks):
             return f"a loss below {self.config.until_loss:g} nats per {self._unit}"
         if self._is_out_of_patience(marks):
@@ -74,23 +74,22 @@ class Budget:
         return (self.words or f"{total:,} iterations") if iteration >= total else None
 
     def _is_below_loss(self, marks: Marks) -> bool:
-        """Whether the loss has become as low as it was to be."""
+        """Whether the loss has fallen below --until-loss."""
         limit, recent = self.config.until_loss, marks.recent_loss
         return limit is not None and recent is not None and recent < limit
 
     def _is_out_of_patience(self, marks: Marks) -> bool:
-        """Whether too many evaluations in a row have brought nothing better."""
+        """Whether --patience evaluations in a row have brought no improvement."""
         return self.config.patience is not None and marks.patience.waited >= self.config.patience
 
     def next_change(self, iteration: int) -> int | None:
-        """The first iteration after this one at which another plan begins, if any."""
+        """The first later iteration at which another plan takes effect, or None."""
         return next_change(self._plans, iteration)
 
     def plan(self, iteration: int, seconds: float, rate: float) -> None:
-        """End where the first of the budgets does, that in seconds at `rate` iterations a second from now on.
+        """Plan to end with the first budget; the one in seconds assumes `rate` iterations per second from now on.
 
-        Sets ``config.iterations``, or, for a budget in seconds, ``config.plans``. Nothing changes where plans are
-        replayed.
+        Sets ``config.iterations`` or, for a budget in seconds, ``config.plans``. Does nothing while plans are replayed.
         """
         if self._replays:
             return
@@ -101,7 +100,7 @@ class Budget:
             totals[f"{config.seconds:g} s of training"] = max(1, iteration + more)
         if not totals:
             if config.schedule == "cosine":
-                raise UserError("--schedule cosine: needs to know where the run ends: give another budget, too")
+                raise UserError("--schedule cosine: needs a known end: give another budget, too")
             totals["the loss"] = ENDLESS
         self.words, total = min(totals.items(), key=lambda item: item[1])
         self._planned = iteration, seconds
@@ -114,19 +113,19 @@ class Budget:
         self._plans, self.config = kept, replace(config, plans=plans.in_words(kept))
 
     def plan_anew(self, iteration: int, seconds: float) -> None:
-        """Where it is time to, plan what is left of a budget in seconds, at the speed since the last plan."""
-        if self.config.seconds is None or not self._plans:  # or a run that was begun when plans did not change
+        """When a moment is due, plan the rest of a budget in seconds at the speed since the last plan."""
+        if self.config.seconds is None or not self._plans:  # no plans: a run begun by a version with fixed totals
             return
         at, before = self._planned
         if is_due(self.config.seconds, before, seconds, iteration >= self.total(iteration)):
             self.plan(iteration, seconds, (iteration - at) / max(seconds - before, 1e-9))
 
     def more(self, iteration: int, seconds: float, marks: Marks) -> list[tuple[str, str]]:
-        """Options, and their values, that let a run which has ended go on: to its budget, or for as long again."""
+        """Options, with values, that let an ended run continue: to its budget, or for as long again."""
         total, until_loss = self.total(iteration), self.config.until_loss
         loss = [] if until_loss is None else [("until-loss", f"{until_loss:g}")]
         patience = [("patience", "none")] if self._is_out_of_patience(marks) else []
-        is_below, is_endless = self._is_below_loss(marks), total >= ENDLESS  # nothing but a loss ends it
+        is_below, is_endless = self._is_below_loss(marks), total >= ENDLESS  # endless: only the loss ends the run
         if iteration < total and (patience or not is_endless):
             return patience + ([("until-loss", "none")] if is_below else [])
         doubled = [] if is_endless else self._doubled(iteration, seconds, self.ended_by(iteration, marks) or "")
@@ -135,7 +134,7 @@ class Budget:
         return doubled + loss + patience
 
     def _doubled(self, iteration: int, seconds: float, ended_by: str) -> list[tuple[str, str]]:
-        """A budget that is chosen takes the place of all others, so each of them is here, twice what it was."""
+        """The options that double each budget; all are given, since one budget on the command line replaces all."""
         used = {
             "iterations": iteration,
             "epochs": iteration / self._per_epoch,
@@ -144,7 +143,7 @@ class Budget:
         }
         given = {name: budget for name in used if (budget := getattr(self.config, name)) is not None}
         if len(given) > 1 and self.config.seconds is None and not ended_by.endswith(" iterations"):
-            given.pop("iterations")  # what another budget became
+            given.pop("iterations")  # it was derived from another budget
         return [
             (
                 name.replace("_", "-"),
@@ -154,7 +153,7 @@ class Budget:
         ]
 
     def _totals(self) -> dict[str, int]:
-        """The budgets but for that in seconds, in words, as iterations."""
+        """All budgets but the one in seconds, as iterations, by description."""
         config, totals = self.config, {}
         if config.iterations is not None:
             totals[f"{config.iterations:,} iterations"] = config.iterations
@@ -166,29 +165,29 @@ class Budget:
 
     @property
     def _chars_each(self) -> int:
-        """Characters that an iteration reads."""
+        """Characters read in one iteration."""
         return self.config.batch_size * self.config.seq_length
 
 
 def total_at(plans: Plans, iteration: int) -> int:
-    """The total that is planned when so many iterations have been made."""
+    """The total that is planned after this many iterations."""
     return [total for at, total in plans if at <= iteration][-1]
 
 
 def next_change(plans: Plans, iteration: int) -> int | None:
-    """The first iteration after this one at which another plan begins, if any."""
+    """The first later iteration at which another plan takes effect, or None."""
     return next((at for at, _ in plans if at > iteration), None)
 
 
 def is_due(budget: float, planned: float, now: float, has_ended: bool) -> bool:
-    """Whether a budget is to be planned anew.
+    """Whether a budget in seconds should be planned again.
 
     Parameters
     ----------
-    budget : seconds of training, in all
-    planned : of those, how many had been taken when it was planned last
-    now : how many have been taken
-    has_ended : whether the iterations planned have been made
+    budget : training seconds in all
+    planned : seconds used when it was last planned
+    now : seconds used now
+    has_ended : whether all planned iterations have been made
     """
     if has_ended:
         return now < (1 - 2 * TOLERANCE) * budget

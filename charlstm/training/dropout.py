@@ -1,9 +1,9 @@
-"""Masks for dropout, from counter-based random numbers: those of an iteration follow from seed and iteration alone.
+"""Dropout masks from counter-based random numbers: an iteration's masks depend on seed and iteration alone.
 
-Sixteen random bits decide on each value, so a rate is a multiple of 2^-16; :func:`rounded` says which. An iteration's
-bits are a range of Philox's counter, sixteen values to a count, which begins at iteration times the counts that one
-iteration takes. So masks do not depend on how iterations are split into calls, and a run that goes on has the masks
-that it would have had. NumPy promises that the bits of a bit generator never change.
+Sixteen random bits decide each value, so the dropout rate is a multiple of 2^-16; :func:`rounded` gives it. An
+iteration's bits are a range of Philox's counter, sixteen values per count, starting at the iteration times the number
+of counts that one iteration needs. So masks do not depend on how iterations are split into calls, and a resumed run
+gets the masks of an uninterrupted one. NumPy promises that the bits of a bit generator never change.
 """
 
 import math
@@ -11,12 +11,12 @@ import math
 import numpy as np
 
 _LEVELS = 2**16
-_BLOCK = 16  # values that a count of Philox decides on: 256 bits
-_AT_ONCE = 2**17  # values whose bits are made together and stay in the cache
+_BLOCK = 16  # values decided by one count of Philox: 256 bits
+_AT_ONCE = 2**17  # values generated together, few enough to stay in the processor's cache
 
 
 def rounded(dropout: float) -> float:
-    """The nearest rate that masks can have, in [0, 1): a multiple of 2^-16."""
+    """The nearest dropout rate that masks can have, in [0, 1): a multiple of 2^-16."""
     return min(round(dropout * _LEVELS), _LEVELS - 1) / _LEVELS
 
 

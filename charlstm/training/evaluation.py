@@ -1,4 +1,4 @@
-"""Measurements on the held-out text, as `charlstm score` makes them."""
+"""Evaluates the model on the held-out text, in the same way as `charlstm score`."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,17 +12,17 @@ from charlstm.text.vocabulary import Vocabulary
 from charlstm.training.progress import Progress
 from kernels.spec import Shape
 
-_IN_A_RUN = 10  # unless chosen
+_IN_A_RUN = 10  # evaluations per run by default
 
 
 class Evaluations:
-    """The evaluations of one run.
+    """The evaluations of a run.
 
     Parameters
     ----------
     config, corpus, shape : of the run
-    held_out : the ids to measure on, (M,); none where the config has no validation
-    ops : its backend
+    held_out : the held-out ids, (M,); empty if the config has no validation
+    ops : the run's backend
     """
 
     def __init__(self, config: Config, corpus: Corpus, held_out: np.ndarray, shape: Shape, ops: Any) -> None:
@@ -30,17 +30,17 @@ class Evaluations:
         self._shape, self._ops = shape, ops
 
     def every(self, iterations: int) -> int:
-        """Iterations from one evaluation to the next, in a run of so many; 0 for none."""
+        """Iterations between evaluations in a run of `iterations`; 0 for none."""
         if not self._config.validation:
             return 0
         return self._config.validate_every or max(1, -(-min(iterations, 10**6) // _IN_A_RUN))
 
     def bits(self, theta: Any) -> float:
-        """Bits per character, or byte of a model of bytes."""
+        """Held-out bits per character; for a byte model, per byte."""
         return bits_per_unit(self._ops, theta, self._shape, self._corpus.edges.begin, self._held_out)
 
     def told(self, progress: Progress, bits: float, **more: Any) -> Progress:
-        """A Progress with what :meth:`bits` gave."""
+        """A Progress with the figures of an evaluation that gave `bits`."""
         vocabulary = self._corpus.vocabulary
         return replace(
             progress,
@@ -51,5 +51,5 @@ class Evaluations:
 
 
 def units_per_char(vocabulary: Vocabulary, ids: np.ndarray) -> float:
-    """Ids that a character of the text takes: more than one where they are bytes, and it has others than ASCII."""
+    """Ids per character of the text: above one for bytes of a text that is not all ASCII."""
     return len(ids) / vocabulary.count_characters(ids)

@@ -1,4 +1,4 @@
-"""Where training stands: what a trainer yields, a run writes down and a display shows."""
+"""Progress: what a trainer yields, a run writes to metrics.jsonl and a display shows."""
 
 import json
 import math
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 
 from charlstm.figures import for_json, perplexity
 
-ENDLESS = 10**15  # iterations, where a loss alone ends the run
+ENDLESS = 10**15  # number of iterations of a run that only a loss ends
 
 
 @dataclass(frozen=True, repr=False)
 class Progress:
-    """Where training stands.
+    """The state of training at one moment.
 
     `loss` and `smooth_loss` are in nats, summed over the `loss_chars` steps of one stream whose loss counts, as the
-    min-char scripts print them. People are told `nats_per_char`. A model of bytes learns bytes: `nats_per_char` is of a
-    byte then, `bits_per_byte` is set, and `bits_per_char` is that times the bytes that a character of the text has.
+    min-char scripts print them; displays show `nats_per_char`. For a byte model `nats_per_char` is per byte,
+    `bits_per_byte` is set, and `bits_per_char` is that times the bytes per character of the text.
 
-    A `report` is due for metrics.jsonl, an `evaluation` has `val_bits_per_char`, and `is_extra` where it is made only
-    because the run ends: one that goes on is as if it had not been. Of an iteration that has both, the report comes
-    next and has these figures, too; `is_in_report` says so. A `sample` is text just written by the
-    model, after `prime` if that is not empty; `is_kept` says whether samples.txt wants it. Any other Progress is a
-    `tick`: between two calls of the kernels, when `Trainer.checkpoint()` is that of `iteration`, as at an evaluation.
+    `kind` is one of four. A `report` is due for metrics.jsonl. An `evaluation` has `val_bits_per_char`; `is_extra`
+    marks one made only because the run ends, which a resumed run ignores; `is_in_report` says that a report of the same
+    iteration follows with the same figures. A `sample` is text that the model has just written after `prime`, which may
+    be empty; `is_kept` says whether it goes to samples.txt. A `tick` comes between two calls of the kernels; then, as
+    at an evaluation, `Trainer.checkpoint()` is the state at `iteration`.
     """
 
     kind: str
@@ -55,22 +55,22 @@ class Progress:
 
     @property
     def bits_per_unit(self) -> float:
-        """The mean of -log2 p since the last report: of a byte for a model of bytes, else of a character."""
+        """The mean -log2 p since the last report: per byte for a byte model, else per character."""
         return self.bits_per_char if self.bits_per_byte is None else self.bits_per_byte
 
     @property
     def val_bits_per_unit(self) -> float | None:
-        """The same of the text that was kept back, where it was measured."""
+        """The same for the held-out text; None if it was not evaluated."""
         return self.val_bits_per_char if self.val_bits_per_byte is None else self.val_bits_per_byte
 
     @property
     def nats_per_char(self) -> float:
-        """The mean loss since the last report: of a byte for a model of bytes, else of a character."""
+        """The mean loss since the last report, in nats: per byte for a byte model, else per character."""
         return self.bits_per_unit * math.log(2)
 
     @property
     def perplexity(self) -> float:
-        """Of the training loss: see :func:`charlstm.figures.perplexity`."""
+        """The perplexity of the training loss: see :func:`charlstm.figures.perplexity`."""
         return perplexity(self.bits_per_char)
 
     @property
@@ -80,37 +80,37 @@ class Progress:
 
 
 def metrics_line(progress: Progress) -> bytes:
-    """One line of metrics.jsonl: its losses are sums over the steps of a stream, as the min-char scripts have them.
+    """One line of metrics.jsonl; its losses are sums over the steps of a stream, as in the min-char scripts.
 
-    What is no finite number is null.
+    NaN and infinity become null.
     """
     return _line(progress, 1)
 
 
 def told_line(progress: Progress) -> bytes:
-    """The same for whoever looks on: its losses are nats per character, or per byte of a model of bytes."""
+    """The same line for --json output: its losses are nats per character, or per byte for a byte model."""
     return _line(progress, progress.loss_chars)
 
 
 class OneEach:
-    """Which reports and evaluations get a line: one for each iteration, the report where it has the other's figures."""
+    """Chooses one line per iteration: the report, if it includes the figures of an evaluation."""
 
     def __init__(self) -> None:
         self._held: Progress | None = None
 
     def due(self, progress: Progress) -> bool:
-        """Whether the next of them gets its line now."""
+        """Whether this report or evaluation gets its line now."""
         self._held = progress if progress.is_in_report else None
         return self._held is None
 
     def rest(self) -> Progress | None:
-        """The last one, whose report has not come when all has ended."""
+        """The last evaluation, if training ended before its report came."""
         held, self._held = self._held, None
         return held
 
 
 def _line(progress: Progress, steps: int) -> bytes:
-    """A line with the losses divided by so many steps."""
+    """A JSON line with the losses divided by `steps`."""
     names = (
         "iteration", "chars", "epoch", "loss", "smooth_loss", "bits_per_char", "perplexity", "learning_rate", "seconds",
         "chars_per_second",

@@ -1,4 +1,4 @@
-"""Texts that a model writes while it learns; neither its weights nor its carried state change."""
+"""Writes sample texts during training, without changing the model's weights or its carried state."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ from charlstm.text.corpus import Corpus
 from charlstm.text.edges import Ending
 from kernels.spec import Shape
 
-_TEMPERATURES = (0.2, 0.5, 1.0, 1.2)  # of the samples after an epoch, and the characters that they go on from
+_TEMPERATURES = (0.2, 0.5, 1.0, 1.2)  # of samples after an epoch, and the characters they continue
 _PRIME = 40
 
 
 class Written(NamedTuple):
-    """A text, what it goes on from, and the temperature that it was drawn at."""
+    """A text, the prime that it continues, and its sampling temperature."""
 
     sample: str
     prime: str
@@ -25,27 +25,27 @@ class Written(NamedTuple):
 
 
 class Samples:
-    """Samples of one run, as its config asks for them.
+    """The samples of a run, as its config asks for them.
 
     Parameters
     ----------
     config, corpus, shape : of the run
-    ops : its backend
-    ids : the text to learn, (M,)
+    ops : the run's backend
+    ids : the training text, (M,)
 
     Raises
     ------
     UserError
-        If samples after an epoch are asked for and the text is too short to begin one with.
+        If samples after each epoch are wanted and the text is too short to prime one.
     """
 
     def __init__(self, config: Config, corpus: Corpus, ids: np.ndarray, shape: Shape, ops: Any) -> None:
         if config.epoch_samples != "none" and len(ids) < _PRIME:
-            raise UserError(f"the text has {len(ids)} characters; samples after an epoch go on from {_PRIME} of it")
+            raise UserError(f"the text has {len(ids)} characters; samples after an epoch need {_PRIME} to continue")
         self._config, self._corpus, self._ids, self._shape, self._ops = config, corpus, ids, shape, ops
 
     def from_the_start(self, theta: Any, random: np.random.RandomState) -> Written:
-        """A text as `charlstm sample` writes one."""
+        """A text as `charlstm sample` writes it."""
         config, edges = self._config, self._corpus.edges
         uniforms = random.random_sample((config.sample_length, 1))
         writer = Writer(self._ops, theta, self._shape, edges.begin)
@@ -53,7 +53,7 @@ class Samples:
         return self._of(drawn[: Ending(edges.end).cut(drawn)] if edges.end else drawn)
 
     def from_a_state(self, theta: Any, h: Any, c: Any, at: int, random: np.random.RandomState) -> Written:
-        """A text from a state of one stream, h and c (L, 1, H), which are overwritten, begun with the id at a place."""
+        """Continue from one stream's state, h and c (L, 1, H), which are overwritten, and the id at `at`."""
         config = self._config
         drawn = drawn_from(
             self._ops, theta, h, c, self._ids[at : at + 1].astype(np.int32),
@@ -62,7 +62,7 @@ class Samples:
         return self._of(drawn[:, 0])
 
     def after_an_epoch(self, theta: Any, random: np.random.RandomState) -> Iterator[Written]:
-        """Texts at several temperatures, all of which go on from the same piece of the text."""
+        """Yield texts at several temperatures that all continue the same random piece of the text."""
         config, decode = self._config, self._corpus.vocabulary.decode
         begin = random.randint(0, len(self._ids) - _PRIME + 1)
         prime, window = self._ids[begin : begin + _PRIME].astype(np.int32), config.epoch_samples == "window"

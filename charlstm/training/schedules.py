@@ -1,9 +1,9 @@
-"""The step size of each iteration: it follows from the iteration's number, not from how calls are cut, nor the clock.
+"""Learning-rate schedules; the rate depends on the iteration alone, not on how calls are split or on the clock.
 
 ``constant``; ``decay``: times decay_factor every decay_every epochs from decay_after on, but at least decay_floor;
 ``cosine``: half a cosine, down to zero at the last iteration; ``plateau``: times decay_factor whenever plateau_patience
-evaluations in a row have brought nothing better, a factor that is the trainer's to keep. In the first `warmup`
-iterations the step size rises in a line.
+evaluations in a row have brought no improvement; the trainer keeps that factor. In the first `warmup` iterations the
+rate rises linearly.
 """
 
 import numpy as np
@@ -12,13 +12,13 @@ from charlstm.settings.config import Config
 
 
 def learning_rates(config: Config, begin: int, end: int, iterations: int, per_epoch: int, factor: float) -> np.ndarray:
-    """The rates of iterations begin to end - 1, (n,) float64.
+    """The learning rates of iterations begin to end - 1, (n,) float64.
 
     Parameters
     ----------
-    iterations : of the whole run
+    iterations : total of the run
     per_epoch : iterations in an epoch
-    factor : what plateaus have made of the rate until now
+    factor : the factor that plateaus have put on the rate so far
     """
     n = np.arange(begin, end)
     rates = np.full(end - begin, config.learning_rate * factor)

@@ -1,4 +1,4 @@
-"""Iterations of one run by the op `train_steps`, with all that stays the same from call to call."""
+"""Runs a run's iterations with the op `train_steps`, and holds its arguments that stay the same between calls."""
 
 import math
 import sys
@@ -15,13 +15,13 @@ from charlstm.training import dropout
 from kernels import spec
 from kernels.spec import Shape
 
-CALL_SECONDS = 0.1  # that a call should take
+CALL_SECONDS = 0.1  # target duration of a call
 _CALIBRATION_SECONDS = 1.0
 _MASK_BYTES = 2**22
 
 
 class Memory(NamedTuple):
-    """What an update changes, where the backend keeps it: theta (N,), state (S, N), h and c (L, B, H)."""
+    """The arrays that an update changes, where the backend keeps them: theta (N,), state (S, N), h and c (L, B, H)."""
 
     theta: Any
     state: Any
@@ -29,18 +29,18 @@ class Memory(NamedTuple):
     c: Any
 
     def copy(self) -> "Memory":
-        """Arrays of their own."""
+        """A copy with its own arrays."""
         return Memory(*(array.copy() for array in self))
 
 
 class Steps:
-    """What a run's calls of the kernels have in common.
+    """The calls of the kernels that train one run.
 
     Parameters
     ----------
     config, shape, threads : of the run
-    backend : its name
-    ids : the text to learn, (M,)
+    backend : name of the compute backend
+    ids : the training text, (M,)
     batches : which ids each iteration reads
     """
 
@@ -49,15 +49,15 @@ class Steps:
     ) -> None:
         self.ops = kernels.load_for_host(backend)
         self._config, self._backend, self._shape, self._threads = config, backend, shape, threads
-        self._text = kernels.to_device(backend, ids)  # where the kernels read it
+        self._text = kernels.to_device(backend, ids)  # host or device, where the kernels read it
         self._batches, self._dropout = batches, dropout.rounded(config.dropout)
-        self._workspace = None  # a device keeps its own
+        self._workspace = None  # the device manages its own
         if backend != "cupy":
             self._workspace = spec.workspace(
                 shape, config.seq_length, config.batch_size, config.real, self._dropout, config.dtype == "bfloat16"
             )
         self._mask = (config.num_layers, config.seq_length, config.batch_size, config.hidden_size)
-        #: Iterations that a call may have at most, for the memory that dropout masks take.
+        #: Maximum number of iterations per call; bounds the memory for dropout masks.
         self.most = max(1, _MASK_BYTES // math.prod(self._mask)) if self._dropout else sys.maxsize
 
     def run(
@@ -88,11 +88,11 @@ class Steps:
         )  # fmt: skip
 
     def fitting(self, now: int, made: int, seconds: float) -> int:
-        """How many iterations the next call should have, after one of `now` that made so many in so many seconds."""
+        """The maximum for the next call, after one of at most `now` iterations that made `made` in `seconds` s."""
         return max(1, min(2 * now, int(made * CALL_SECONDS / seconds), self.most))
 
     def rate(self, memory: Memory, begin: int, most_seconds: float) -> float:
-        """Iterations a second, from `begin` on, measured on copies for `most_seconds`, but at most a second."""
+        """Iterations per second from `begin` on, measured on copies for `most_seconds`, but at most one second."""
         copies, enough = memory.copy(), min(_CALIBRATION_SECONDS, most_seconds)
         rates: list[float] = []
         steps, since = 1, 0.0
@@ -101,14 +101,14 @@ class Steps:
                 started = perf_counter()
                 self.run(copies, begin, begin + steps, np.full(steps, self._config.learning_rate))
                 taken = perf_counter() - started
-                if since:  # the first call may have compiled
+                if since:  # not the first call, which may have compiled
                     rates.append(steps / taken)
                 since = since or perf_counter()
                 steps = self.fitting(steps, steps, taken)
         return float(np.median(rates))
 
     def on_one_blas_thread(self) -> AbstractContextManager[Any]:
-        """NumPy's products run on one thread: with more, their last bits would depend on how many."""
+        """A context that runs NumPy's products on one thread: with more, last bits would depend on their number."""
         if self._backend != "numpy":
             return nullcontext()
         from threadpoolctl import threadpool_limits

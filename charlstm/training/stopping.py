@@ -1,6 +1,6 @@
-"""How training is stopped from outside without losing anything: signals are noted, and heeded between two iterations.
+"""Stops training from outside without losing anything: signals are noted and handled between two iterations.
 
-An exception raised inside a call of the kernels would leave the weights of one iteration beside the counter of another.
+An exception raised inside a call of the kernels would leave the weights of one iteration with the counter of another.
 """
 
 import signal
@@ -9,14 +9,14 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-_HANGUP = getattr(signal, "SIGHUP", None)  # a terminal or connection that is gone; Windows has no signal for it
+_HANGUP = getattr(signal, "SIGHUP", None)  # the terminal or connection is gone; Windows has no such signal
 
-#: What ends a run: Ctrl-C, a polite kill, a lost connection.
+#: The signals that end a run: Ctrl-C, a plain kill, a lost connection.
 ENDS = (signal.SIGINT, signal.SIGTERM) if _HANGUP is None else (signal.SIGINT, signal.SIGTERM, _HANGUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was interrupted, and what it had learned is saved. `run` is the :class:`charlstm.Run`."""
+    """Training was interrupted; its state is saved. `run` is the :class:`charlstm.Run`."""
 
     def __init__(self, run: Any) -> None:
         super().__init__(f"stopped after {run.trainer.iteration:,} iterations, saved in {run.folder}")
@@ -24,16 +24,16 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stopping:
-    """While it is entered, the first of some signals sets ``run.stop``: training ends after its iteration, and saves.
+    """Context in which the first of some signals sets ``run.stop``: training ends after its iteration and saves.
 
-    SIGHUP stays ignored where it is, under nohup. It may come twice for one lost connection, so only Ctrl-C and SIGTERM
-    are impatient when they come again. Outside the main thread, where Python handles no signals, nothing happens.
+    SIGHUP stays ignored where it is already, as under nohup. One lost connection may send it twice, so only a second
+    Ctrl-C or SIGTERM calls `again`. Outside the main thread, where Python handles no signals, this does nothing.
 
     Parameters
     ----------
-    run : what is stopped
-    signals : those that stop it
-    first : called with the number of the first one
+    run : the run to stop
+    signals : the signals that stop it
+    first : called with the number of the first signal
     again : called with the number of a second Ctrl-C or SIGTERM; it should raise
     """
 
@@ -42,7 +42,7 @@ class Stopping:
     ) -> None:
         self._run, self._signals, self._first, self._again = run, signals, first, again
         self._is_asked = False
-        self.number: int | None = None  #: the signal that came
+        self.number: int | None = None  #: the signal received
 
     def __enter__(self) -> "Stopping":
         self._old = {}
@@ -68,14 +68,14 @@ class Stopping:
 
 
 def trained(run: Any, show: Callable[[Any], None] = lambda progress: None) -> Any:
-    """Train a run to its budget, passing every Progress to `show`; return it.
+    """Train a run to its budget, pass every Progress to `show`, and return the run.
 
     Raises
     ------
     Interrupted
-        For Ctrl-C, or the stop button of a notebook, after saving. A second one leaves at once, as KeyboardInterrupt.
+        On Ctrl-C, or the stop button of a notebook, after saving. A second one raises KeyboardInterrupt at once.
     """
-    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a program that heeds it itself knows why
+    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else the program handles Ctrl-C itself
     heeded = (signal.SIGINT,) if is_ours else ()
     with Stopping(
         run, heeded, lambda number: None, lambda number: signal.default_int_handler(number, None)
@@ -83,6 +83,6 @@ def trained(run: Any, show: Callable[[Any], None] = lambda progress: None) -> An
         for progress in run.train():
             show(progress)
     if stopping.number is not None:
-        run.stop = False  # it may go on
+        run.stop = False  # so that it can be resumed
         raise Interrupted(run)
     return run

@@ -1,8 +1,8 @@
-"""Training: owns the parameters, the optimizer's memory and the carried state; `run()` is a generator of Progress.
+"""Trainer: owns the parameters, the optimizer state and the carried state; `run()` is a generator of Progress.
 
-Between two calls of the kernels it may sample, evaluate on the held-out text, plan anew how many iterations a budget in
-seconds is, or end. By those plans alone the clock gets at the arithmetic, and they are kept. The kernels are called for
-as many iterations as take about a tenth of a second, which changes no bit of the result.
+Between two calls of the kernels it may sample, evaluate on the held-out text, plan a budget in seconds again, or end.
+Those plans are the only way in which the clock affects the results, and they are recorded. A call of the kernels makes
+as many iterations as take about a tenth of a second; their number changes no bit of the result.
 """
 
 import math
@@ -36,22 +36,22 @@ from charlstm.training.samples import Samples, Written
 from charlstm.training.steps import Memory, Steps
 from kernels import spec
 
-_RECENT = 50_000  # characters learned: their mean loss has a standard deviation of about 0.01 nats
+_RECENT = 50_000  # characters whose mean loss has a standard deviation of about 0.01 nats
 _STOPPED = "training stopped; a smaller --learning-rate or --grad-clip may help"
 
 
 class Trainer:
     """Trains one model on one corpus, from the start or from a checkpoint.
 
-    `call_iterations` is how many iterations the next call of the kernels makes at most; set it, between two ticks, to
-    cut a run into other calls, which changes no bit of it. After each call it is what would take a tenth of a second.
+    `call_iterations` is the maximum number of iterations in the next call of the kernels. Set it between two ticks to
+    split a run into other calls, which changes no bit. After each call it is adjusted to about a tenth of a second.
 
     Parameters
     ----------
-    config : Config; its budgets are turned into iterations by :meth:`calibrate`, and where it has plans, without a
-        checkpoint, these take the place of all budgets but the loss
+    config : Config; :meth:`calibrate` turns its budgets into iterations; its plans, without a checkpoint, replace all
+        budgets but the loss
     corpus : Corpus
-    checkpoint : where to go on from; it must be of the same corpus and sizes
+    checkpoint : where to resume; it must match the corpus and the sizes
     """
 
     def __init__(self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None) -> None:
@@ -69,7 +69,7 @@ class Trainer:
         self.start_loss = math.log(self.shape.vocab_size) * config.loss_chars
         self._units_per_char = units_per_char(corpus.vocabulary, self.ids)
         self.call_iterations = 1
-        self._rate = 0.0  # characters a second
+        self._rate = 0.0  # characters per second
         if checkpoint is None:
             self._begin(config)
         else:
@@ -93,7 +93,7 @@ class Trainer:
         if old.corpus["digest"] != self.corpus.digest:
             raise UserError(
                 f"{self.corpus.name}: not the text that this run was trained on "
-                f"({old.corpus['name']}, {old.corpus['num_ids']:,} characters); --force-corpus goes on with it"
+                f"({old.corpus['name']}, {old.corpus['num_ids']:,} characters); --force-corpus continues on it anyway"
             )
         self.random = np.random.RandomState()
         self.random.set_state(old.random_state)
@@ -104,13 +104,13 @@ class Trainer:
     # --------------------------------------------------------------------------------------------------- budget
     @property
     def config(self) -> Config:
-        """What was asked, with the iterations that budgets have become, or the plans of one in seconds."""
+        """The config, with `iterations` set from the budgets or, for a budget in seconds, with `plans`."""
         return self.budget.config
 
     def calibrate(self) -> None:
-        """Turn all budgets into one of iterations, that in seconds by training copies for at most a second.
+        """Turn all budgets into iterations; for one in seconds, measure the speed on copies for up to a second.
 
-        Sets ``config.iterations``, or, for a budget in seconds, ``config.plans``, which grows while training goes on.
+        Sets ``config.iterations`` or, for a budget in seconds, ``config.plans``, which grows during training.
         """
         rate = 0.0
         if self.config.seconds is not None:
@@ -119,15 +119,15 @@ class Trainer:
 
     @property
     def iterations(self) -> int:
-        """The number of iterations at which training ends, as it is planned now."""
+        """The number of iterations at which training ends, as planned now."""
         return self.budget.total(self.iteration)
 
     def ended_by(self) -> str | None:
-        """What has ended the run, in words; None while it goes on."""
+        """What has ended the run, for messages; None if it goes on."""
         return self.budget.ended_by(self.iteration, self.marks)
 
     def more(self) -> list[tuple[str, str]]:
-        """Options, and their values, that let a run which has ended go on: to its budget, or for as long again."""
+        """Options, with values, that let an ended run continue: to its budget, or for as long again."""
         return self.budget.more(self.iteration, self.seconds, self.marks)
 
     # ----------------------------------------------------------------------------------------------------- loop
@@ -137,19 +137,19 @@ class Trainer:
         Raises
         ------
         Diverged
-            When a loss is not finite: its iteration is in the message, and its update was not made. Or a sample's
-            logits are not.
+                If a loss is not finite: the message names its iteration, whose update was not made. Also if the logits
+                of a sample are not finite.
         """
         if not self.budget.is_planned:
             self.calibrate()
         every = self.config.sample_every
         with self._steps.on_one_blas_thread():
-            self.train(self.iteration, self.iteration, np.empty(0))  # what has to be compiled is no training time
-            if (untold := self.marks.untold_bits) is not None:  # its report has not come
+            self.train(self.iteration, self.iteration, np.empty(0))  # so that compiling does not count as training time
+            if (untold := self.marks.untold_bits) is not None:  # its report did not come before the run was stopped
                 yield self._evaluation(untold)
             every_evaluation = self._evaluate_every
             if every_evaluation and self.iteration % every_evaluation and self.ended_by() is not None:
-                yield self._evaluate(is_due=False)  # it goes on, to nowhere: see Progress.is_extra
+                yield self._evaluate(is_due=False)  # the resumed run has nothing to do: see Progress.is_extra
             while self.ended_by() is None:
                 for stream in self._resets.at(self.iteration).tolist():
                     self.h[:, stream] = self.c[:, stream] = 0
@@ -161,7 +161,7 @@ class Trainer:
                 yield self._progress("tick")
 
     def _next_pause(self) -> int:
-        """The iteration at which the next call of the kernels ends, if nothing stops it before."""
+        """The iteration at which the next call of the kernels ends unless something stops it earlier."""
         periods = [
             self.config.sample_every,
             self._evaluate_every,
@@ -175,22 +175,22 @@ class Trainer:
 
     @property
     def _evaluate_every(self) -> int:
-        """Iterations from one evaluation to the next; 0 for none."""
+        """Iterations between evaluations; 0 for none."""
         return self._evaluations.every(self.iterations)
 
     @property
     def _recent(self) -> int:
-        """Iterations whose mean loss --until-loss looks at, time and again: a pass, or fewer that learn _RECENT."""
+        """Iterations averaged for --until-loss: a pass, or fewer if those learn _RECENT characters."""
         learned = self.config.loss_chars * self.config.batch_size
         return min(self.batches.iterations_per_pass, -(-_RECENT // learned))
 
     @property
     def _minds_epochs(self) -> bool:
-        """Whether there is something to do after each epoch."""
+        """Whether something happens after each epoch."""
         return self.config.epoch_samples != "none" or (self.config.schedule == "plateau" and not self.config.validation)
 
     def _at_a_pause(self) -> Iterator[Progress]:
-        """Evaluate, and write, where that is due after the iterations made."""
+        """Evaluate and sample if due after the iterations made."""
         every = self._evaluate_every
         if every and (self.iteration % every == 0 or self.ended_by() is not None):
             yield self._evaluate(is_due=self.iteration % every == 0)
@@ -202,7 +202,7 @@ class Trainer:
                     yield self._told(written)
 
     def _advance(self, end: int) -> Iterator[Progress]:
-        """Train up to iteration `end`, or to where a sample is to be shown, and yield what is due."""
+        """Train to iteration `end`, or to where a sample is to be shown, and yield what is due."""
         begin, config, limit = self.iteration, self.config, self._show_below()
         rates = self.learning_rates(begin, end)
         started = perf_counter()
@@ -231,9 +231,9 @@ class Trainer:
             raise Diverged(f"the loss of iteration {self.iteration} is {last}: {_STOPPED}")
 
     def _add_loss(self, n: int, loss: float) -> None:
-        """Take the loss of iteration n into the means that are kept."""
+        """Add the loss of iteration n to the means."""
         self.smooth_loss = spec.SMOOTHING * self.smooth_loss + (1 - spec.SMOOTHING) * loss
-        if (n - 1) % self.config.report_every == 0:  # a report has told of those before
+        if (n - 1) % self.config.report_every == 0:  # a report has covered the losses before
             self._loss_sum, self._loss_count = 0.0, 0
         self._loss_sum += loss
         self._loss_count += 1
@@ -241,7 +241,7 @@ class Trainer:
             self.marks.add_loss(loss, n % self._recent, self._recent, self.config.loss_chars)
 
     def learning_rates(self, begin: int, end: int) -> np.ndarray:
-        """The rates of iterations begin to end - 1, (n,) float64."""
+        """The learning rates of iterations begin to end - 1, (n,) float64."""
         per_epoch = self.batches.iterations_per_pass
         factor = 1.0 if self.marks.rate_factor is None else self.marks.rate_factor
         return schedules.learning_rates(self.config, begin, end, self.iterations, per_epoch, factor)
@@ -256,9 +256,9 @@ class Trainer:
 
     # ----------------------------------------------------------------------------------------------- evaluation
     def _evaluate(self, is_due: bool) -> Progress:
-        """Measure on the held-out text, as `charlstm score` would.
+        """Evaluate on the held-out text, as `charlstm score` would.
 
-        One that is made only because the run ends lets nobody wait: a run that goes on is as if it had not ended.
+        An evaluation made only because the run ends counts for neither patience nor plateaus: a resumed run ignores it.
         """
         bits = self._evaluations.bits(self.theta)
         is_best = self.marks.is_best(bits)
@@ -269,21 +269,22 @@ class Trainer:
         return self._evaluations.told(self._progress("evaluation"), bits, is_best=is_best, is_extra=True)
 
     def _evaluation(self, bits: float, **more: Any) -> Progress:
-        """One that was due; where a report of the same iteration comes next, its figure waits for that."""
+        """The Progress of a regular evaluation; a report of the same iteration that follows gets its figure, too."""
         is_in_report = self.iteration % self.config.report_every == 0
         self.marks.untold_bits = bits if is_in_report else None
         return self._evaluations.told(self._progress("evaluation"), bits, is_in_report=is_in_report, **more)
 
     def _heed_plateau(self, figure: float) -> None:
-        """Lower the rate of that schedule where a figure has been no better than before for too long."""
+        """With --schedule plateau, lower the learning rate if figures have brought no improvement for too long."""
         if self.config.schedule == "plateau":
             self.marks.heed_plateau(figure, self.config.plateau_patience, self.config.decay_factor)
 
     # -------------------------------------------------------------------------------------------------- samples
     def _sample(self) -> Progress:
-        """A text as `charlstm sample` writes one; training is not touched.
+        """Write a text as `charlstm sample` does; training is not affected.
 
-        Of a preset that replaces a program, as there: from the first stream's state, begun with what it reads next.
+        With a preset that replicates another program, sample as that program does: from the first stream's state,
+        beginning with the id that it reads next.
         """
         if is_ours(self.config.preset):
             return self._told(self._samples.from_the_start(self.theta, self.random))
@@ -292,16 +293,16 @@ class Trainer:
         return self._told(self._samples.from_a_state(self.theta, h, c, int(starts[0, 0]), self.random))
 
     def _show_below(self) -> float:
-        """The smoothed loss below which a sample is shown: the lowest yet, where that is low enough."""
+        """The smoothed loss below which a sample is shown: the lowest so far, once it is low enough."""
         if self.config.show_below is None:
             return -math.inf
         best = math.inf if self.marks.best_shown is None else self.marks.best_shown
         return min(self.config.show_below * self.start_loss, best)
 
     def _below(self, rate: np.ndarray) -> Iterator[Progress]:
-        """The kernels have stopped before the update of the last iteration: make it, and show what was written.
+        """Make the update before which the kernels stopped, and show a sample.
 
-        The sample is of the weights before that update and of the state after that iteration, as in the script.
+        The sample uses the weights before that update and the state after that iteration, as in the script.
         """
         begin, theta = self.iteration - 1, self.theta.copy()
         self.train(begin, self.iteration, rate)
@@ -319,12 +320,12 @@ class Trainer:
     # ---------------------------------------------------------------------------------------------- where it is
     @property
     def is_of_bytes(self) -> bool:
-        """Whether an id is a byte, not a character."""
+        """Whether an id is a byte rather than a character."""
         return self.corpus.vocabulary.unit == "byte"
 
     @property
     def _chars_each(self) -> int:
-        """Characters that an iteration reads."""
+        """Characters read in one iteration."""
         return self.config.batch_size * self.config.seq_length
 
     def _progress(
@@ -358,12 +359,12 @@ class Trainer:
         )
 
     def checkpoint(self) -> Model:
-        """All that there is to know, as of the last tick; arrays are the trainer's own, so save or copy them.
+        """The complete state as of the last tick; the arrays are the trainer's own, so save or copy them.
 
         Raises
         ------
         Diverged
-            If a weight is not finite: such a model is not worth keeping.
+            If a weight is not finite: such a model is useless.
         """
         theta, state, h, c = (kernels.to_host(array) for array in self._memory)
         if not np.isfinite(theta).all():
@@ -388,7 +389,7 @@ class Trainer:
 
 
 def _batches(config: Config, num_ids: int) -> Streams | Windows:
-    """Which ids each iteration reads."""
+    """The plan of which ids each iteration reads."""
     if config.windows is None:
         return Streams(num_ids, config.seq_length, config.batch_size)
     return Windows(num_ids, *config.window, config.batch_size, config.seed)

@@ -226,7 +226,7 @@ def test_score(trained, charlstm_command, text_file):
 def test_scoring_characters_it_never_saw(trained, charlstm_command):
     message = one_line(charlstm_command("score", "runs/book", "-", stdin=b"aXb"))
     assert message == (
-        "stdin: the character 'X' at place 1 is not in the model's vocabulary; --unknown skip leaves such characters "
+        "stdin: the character 'X' at position 1 is not in the model's vocabulary; --unknown skip leaves such characters "
         "out, --unknown replace:CHAR reads CHAR instead"
     )
     done = charlstm_command("score", "runs/book", "-", "--unknown", "skip", "--json", stdin=b"aXa")
@@ -266,7 +266,7 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
     ("arguments", "message"),
     [
         (["train", "missing.txt"], "missing.txt: no such file or folder (built-in texts: python-docs, us-constitution, nietzsche, tinyshakespeare)"),
-        (["train", "empty-folder"], "empty-folder: no text in this folder; read are .gz, .bz2, .xz, .zip, .epub, .docx, .pdf, .html, .htm, .xhtml, .srt, .vtt, .txt, .text, and .csv with --column, .jsonl with --field"),
+        (["train", "empty-folder"], "empty-folder: no text in this folder; supported: .gz, .bz2, .xz, .zip, .epub, .docx, .pdf, .html, .htm, .xhtml, .srt, .vtt, .txt, .text, .csv with --column, .jsonl with --field"),
         (["train", "empty.txt"], "empty: the text is empty"),
         (["train", "one.txt"], "one: the text has a single distinct character, 'a': there is nothing to learn"),
         (["train", "short.txt", "--batch-size", "1"], "the text has 20 characters, too few for 1 streams of two sequences of 24 (at least 50): a smaller --seq-length may fit"),
@@ -289,11 +289,11 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
         (["train", "book.txt", "--patience", "3"], "--patience: needs --validation"),
         (["keywords", "nowhere"], "nowhere/samples.txt: cannot be read: No such file or directory"),
         (["train", "book.txt", "--bytes", "--lower"], "--bytes: takes the text as it is; --lower does not go with it"),
-        (["train", "file:///book.txt"], "file:///book.txt: only http and https URLs are read; a file is given by its path"),
+        (["train", "file:///book.txt"], "file:///book.txt: only http and https URLs are supported; give a file by its path"),
         (["train", "book.txt", "--from", "nowhere"], "nowhere: no such run folder"),
         (["train", "--from", "full"], "--from: give the TEXT to go on with"),
         (["train", "--resume=x", "--from", "y"], "--from: a run that is resumed has its weights"),
-        (["data", "get", "bible"], "bible: no URL and no built-in text (python-docs, us-constitution, nietzsche, tinyshakespeare)"),
+        (["data", "get", "bible"], "bible: neither a URL nor a built-in text (python-docs, us-constitution, nietzsche, tinyshakespeare)"),
         (["train", "book.txt", "--encoding", "klingon"], "--encoding: Python knows no encoding 'klingon'"),
         (["train", "--resume=full"], "full: no checkpoint here (last.safetensors is missing): is this the folder of a run?"),
         (["train", "--resume"], "--resume: there is no run with a checkpoint below runs/; name its folder: --resume=RUN"),
@@ -338,7 +338,7 @@ def test_files_that_may_not_be_read_or_folders_written(charlstm_command, text_fi
 def test_an_unknown_prime_character_and_the_way_out(trained, charlstm_command):
     message = one_line(charlstm_command("sample", "runs/book", "--prime", "aXb"))
     assert message == (
-        "--prime: the character 'X' at place 1 is not in the model's vocabulary; --unknown skip leaves such characters out"
+        "--prime: the character 'X' at position 1 is not in the model's vocabulary; --unknown skip leaves such characters out"
     )
     done = charlstm_command("sample", "runs/book", "--prime", "aXb", "--unknown", "skip", "--length", 3)
     assert done.stdout.startswith(b"ab")

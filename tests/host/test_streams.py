@@ -243,7 +243,7 @@ def test_every_command_without_a_home_or_a_name(text_file, tmp_path):
     assert not (tmp_path / "~").exists()
     offline = as_nobody(["data", "get", "nietzsche", "--offline"], tmp_path)
     assert offline.returncode == 2
-    assert offline.stderr.decode().startswith(f"charlstm: nietzsche: there is no copy in {fallback / 'data'}")
+    assert offline.stderr.decode().startswith(f"charlstm: nietzsche: no copy in {fallback / 'data'}")
 
 
 @pytest.mark.parametrize("home", ["/dev/null", "relative"])

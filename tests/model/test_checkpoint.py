@@ -157,7 +157,7 @@ def test_a_newer_format_is_refused_by_its_number(saved):
     data = (saved.folder / "last.safetensors").read_bytes()
     newer = data.replace(rb"\"format_version\": 1", rb"\"format_version\": 2")
     assert newer != data
-    with pytest.raises(UserError, match="x: written in format 2, this version of charlstm reads 1"):
+    with pytest.raises(UserError, match="x: written in format 2; this version of charlstm reads 1"):
         Checkpoint.from_bytes(newer, "x")
 
 
@@ -178,7 +178,7 @@ def test_writing_fails_whole(saved, monkeypatch):
 def test_an_undamaged_file_of_another_make_is_one_line(saved):
     now = saved.trainer.checkpoint()
     now.state = now.state[:1]
-    with pytest.raises(UserError, match="x: undamaged, but not what this version of charlstm writes"):
+    with pytest.raises(UserError, match="x: undamaged, but not readable by this version of charlstm"):
         Checkpoint.from_bytes(now.to_bytes(), "x")
 
 
@@ -195,7 +195,7 @@ def test_undamaged_nonsense_is_one_line(saved, changes):
     now = saved.trainer.checkpoint()
     for name, value in changes.items():
         setattr(now, name, value)
-    with pytest.raises(UserError, match="x: undamaged, but not what this version of charlstm writes: "):
+    with pytest.raises(UserError, match="x: undamaged, but not readable by this version of charlstm: "):
         Checkpoint.from_bytes(now.to_bytes(), "x")
 
 
@@ -205,7 +205,7 @@ def test_tensors_that_safetensors_refuses_are_one_line(saved):
     digest = re.search(rb'sha256\\": \\"([0-9a-f]{64})', data)
     blanked = data[: digest.start(1)] + b"0" * 64 + data[digest.end(1) :]
     right = hashlib.sha256(blanked).hexdigest().encode()
-    with pytest.raises(UserError, match="x: undamaged, but not what this version of charlstm writes: "):
+    with pytest.raises(UserError, match="x: undamaged, but not readable by this version of charlstm: "):
         Checkpoint.from_bytes(data[: digest.start(1)] + right + data[digest.end(1) :], "x")
 
 

@@ -162,7 +162,7 @@ def test_what_writes_nothing_new_says_so(named, capsys):
     assert found.out == ""
     assert (
         found.err
-        == "charlstm: --new: only 0 of 3: of 60 that it wrote the text has all the others; a higher --temperature may help\n"
+        == "charlstm: --new: found 0 of 3 new samples: the training text has all others of 60 drawn; a higher --temperature may help\n"
     )
 
 

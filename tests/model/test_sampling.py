@@ -27,7 +27,7 @@ def test_a_text_without_end_begins_like_one_with(model):
         begun += next(endless)
     assert begun[:9000] == model.sample(length=9000, seed=5)
     for ask in (lambda: model.sample(length=None), lambda: model.samples(count=2, length=None)):
-        with pytest.raises(UserError, match="a whole text must end: give a --length, or a --stop"):
+        with pytest.raises(UserError, match="without --length or --stop the text would never end: give one of them"):
             ask()
 
 
@@ -89,7 +89,7 @@ def test_one_likeliest_character_is_argmax(model, backend):
         ({"top_p": 0}, "--top-p: expected more than 0 and at most 1, got 0"),
         ({"top_p": 1.1}, "--top-p: expected more than 0 and at most 1, got 1.1"),
         ({"stop": ""}, "--stop: expected at least one character"),
-        ({"stop": "aQ"}, "--stop: the model does not know all characters of 'aQ', and will never write it"),
+        ({"stop": "aQ"}, "--stop: the model does not know all characters of 'aQ', so it never writes it"),
         ({"seed": 2**32}, "--seed: expected 0 to 4294967295, got 4294967296"),
         ({"unknown": "maybe"}, "--unknown: expected error, skip or replace:CHAR, got 'maybe'"),
         ({"backend": "torch"}, "--backend: expected one of auto, numpy, numba, cupy, got 'torch'"),

@@ -61,7 +61,7 @@ def test_lines_share_their_buffers(model, monkeypatch):
 
 
 def test_mistakes_of_lines(model):
-    with pytest.raises(UserError, match="^text 1: the character 'Q' at place 1 is not"):
+    with pytest.raises(UserError, match="^text 1: the character 'Q' at position 1 is not"):
         model.scores(["ab", "aQ"])
     with pytest.raises(UserError, match="expected several texts, got one"):
         model.scores("abc")

@@ -59,7 +59,7 @@ def test_bits_of_ids(model, backend):
 def test_one_character_and_characters_it_never_saw(model):
     assert model.score("a").chars == 1
     assert model.score("aQb", unknown="skip").log_probs.tolist() == model.score("ab").log_probs.tolist()
-    with pytest.raises(UserError, match="^the character 'Q' at place 1 is not .*; --unknown skip leaves such"):
+    with pytest.raises(UserError, match="^the character 'Q' at position 1 is not .*; --unknown skip leaves such"):
         model.score("aQb")
     for text, unknown in (("", "error"), ("QQ", "skip")):
         with pytest.raises(UserError, match="there is nothing to score"):

@@ -142,7 +142,7 @@ def test_what_differs_is_told(saved, corpus, monkeypatch):
 def test_another_text_only_by_force(saved, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text(made_up_text(seed=11) + "Z")
-    with pytest.raises(UserError, match="the character 'Z' at place 3000"):
+    with pytest.raises(UserError, match="the character 'Z' at position 3000"):
         resume(saved.folder, [other], force_corpus=True)
     run = resume(saved.folder, [other], {"iterations": 20, "unknown": "skip"}, force_corpus=True)
     assert run.notes[-1] == "other: another text than before, book, as was asked"

@@ -31,9 +31,9 @@ def test_ids_are_of_the_smallest_type(size, dtype):
 
 
 def test_a_character_it_lacks_is_named_with_its_place():
-    with pytest.raises(UserError, match="the character 'x' at place 2 is not in the model's vocabulary"):
+    with pytest.raises(UserError, match="the character 'x' at position 2 is not in the model's vocabulary"):
         Vocabulary.of("ab").encode("abx")
-    with pytest.raises(UserError, match="the character '~' at place 0"):  # beyond the last known one
+    with pytest.raises(UserError, match="the character '~' at position 0"):  # beyond the last known one
         Vocabulary.of("ab").encode("~")
     assert Vocabulary.of("ab").without_unknown("xaxbx") == "ab"
 
@@ -43,12 +43,12 @@ def test_unknown_characters_are_named_left_out_or_replaced():
     with pytest.raises(UnknownCharacters) as caught:
         vocabulary.encode("a-b~c--~")
     assert str(caught.value) == (
-        "the characters '-' (at place 1), '~' are not in the model's vocabulary, 5 in 8"
+        "the characters '-' (at position 1), '~' are not in the model's vocabulary, 5 of 8 characters"
     )  # fmt: skip
     with pytest.raises(UnknownCharacters) as caught:
         vocabulary.encode("a7654321")
     assert str(caught.value) == (
-        "the characters '7' (at place 1), '6', '5', '4', '3' and 2 more are not in the model's vocabulary, 7 in 8"
+        "the characters '7' (at position 1), '6', '5', '4', '3' and 2 more are not in the model's vocabulary, 7 of 8 characters"
     )
     assert vocabulary.decode(vocabulary.encode("a-b~c--~", "skip")) == "abc"
     assert vocabulary.decode(vocabulary.encode("a-b~c--~", "replace:x")) == "axbxcxxx"
@@ -113,7 +113,7 @@ def test_a_text_in_the_vocabulary_of_a_model(tmp_path):
     with pytest.raises(UserError) as caught:
         corpus.load([file], vocabulary=vocabulary)
     assert str(caught.value) == (
-        "new: the characters '!' (at place 3), '?' are not in the model's vocabulary, 2 in 6; "
+        "new: the characters '!' (at position 3), '?' are not in the model's vocabulary, 2 of 6 characters; "
         "--unknown skip leaves such characters out, --unknown replace:CHAR reads CHAR instead"
     )
     found = corpus.load([file], vocabulary=vocabulary, unknown="skip")
@@ -173,7 +173,7 @@ def test_texts_that_will_not_do(tmp_path, content, message):
 def test_sources_that_will_not_do(tmp_path):
     with pytest.raises(UserError, match=r"missing\.txt: no such file or folder \(built-in texts: python-docs, "):
         corpus.load([tmp_path / "missing.txt"])
-    with pytest.raises(UserError, match=r"no text in this folder; read are \.gz, "):
+    with pytest.raises(UserError, match=r"no text in this folder; supported: \.gz, "):
         corpus.load([tmp_path])
 
 

@@ -179,7 +179,7 @@ def test_urls_that_are_none(cache, url):
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/book.txt", "FILE://x"])
 def test_other_kinds_of_url_are_refused(cache, url):
-    with pytest.raises(UserError, match="only http and https URLs are read; a file is given by its path"):
+    with pytest.raises(UserError, match="only http and https URLs are supported; give a file by its path"):
         corpus.load([url])
 
 
@@ -188,8 +188,8 @@ def test_a_built_in_text_must_have_its_sha256(server, cache, built_in, capsys):
     with pytest.raises(DownloadFailed) as caught:
         downloads.fetch("tiny")
     assert str(caught.value) == (
-        f"tiny: not the text that it was: {url} serves one of SHA-256 {OTHER}, expected {SHA256}; "
-        "if you trust it, give the URL in place of the name"
+        f"tiny: the text has changed: {url} serves SHA-256 {OTHER}, expected {SHA256}; "
+        "if you trust it, give the URL instead of the name"
     )
     assert files(cache) == []
     assert _guarded(["data", "get", "tiny"]) == 1
@@ -203,7 +203,7 @@ def test_a_damaged_copy_of_a_built_in_text_is_not_used(server, cache, built_in):
     assert files(cache) == ["tiny.txt"]
     path.write_bytes(FLIPPED)
     before = server.hits
-    with pytest.raises(UserError, match=f"tiny: there is no copy in {cache}, and --offline allows no download"):
+    with pytest.raises(UserError, match=f"tiny: no copy in {cache}, and --offline forbids downloading"):
         downloads.fetch("tiny", offline=True)
     assert server.hits == before
     assert downloads.fetch("tiny").read_bytes() == CONTENT
@@ -218,7 +218,7 @@ def test_offline_touches_no_network(server, cache, built_in, monkeypatch, capsys
     for name in ("tiny", f"{server.url}/ok/book.txt"):
         for command in (["train", name, "--offline"], ["data", "get", name, "--offline"]):
             assert _guarded(command) == 2
-            assert one_line(capsys) == f"{name}: there is no copy in {cache}, and --offline allows no download"
+            assert one_line(capsys) == f"{name}: no copy in {cache}, and --offline forbids downloading"
     assert files(cache.parent) == []
     assert server.hits == 0
 
@@ -321,8 +321,8 @@ def test_data_get_and_list(server, cache, built_in, capsys):
     _guarded(["data", "list"])
     assert " cached " in capsys.readouterr().out.splitlines()[-1]
     for name, message in {
-        "python-docs": "python-docs: no file and no download: this text is inside Python; train on it by its name",
-        "bible": "bible: no URL and no built-in text (python-docs, us-constitution, nietzsche, tinyshakespeare, tiny)",
+        "python-docs": "python-docs: this text comes with Python and is not downloaded; train on it by its name",
+        "bible": "bible: neither a URL nor a built-in text (python-docs, us-constitution, nietzsche, tinyshakespeare, tiny)",
     }.items():
         assert _guarded(["data", "get", name]) == 2
         assert one_line(capsys) == message
@@ -342,7 +342,7 @@ def test_a_run_goes_on_from_the_cache(server, cache, built_in, tmp_path, monkeyp
     assert server.hits == 1
     shutil.rmtree(cache)
     assert _guarded(["train", f"--resume={folder}", "--iterations", "6", "--offline", "--quiet"]) == 2
-    assert "there is no copy" in one_line(capsys)
+    assert ": no copy in" in one_line(capsys)
 
 
 def test_the_bar_is_for_a_terminal(server, cache):

@@ -45,12 +45,12 @@ READ = [
     ("film.srt", SRT, "Hello\nthere\nYou\nagain\n", {}, "1 subtitle file: times, numbers and tags left out"),
     ("film.txt", SRT, "Hello\nthere\nYou\nagain\n", {}, "1 subtitle file: "),
     ("film.vtt", VTT, "Hi you\n7\n", {}, "1 subtitle file: "),
-    ("t.csv", CSV, "One, two\nthree\nfour", {"column": "text"}, "1 CSV file: the other columns left out\nleft out: rows with nothing in column text (1)"),
+    ("t.csv", CSV, "One, two\nthree\nfour", {"column": "text"}, "1 CSV file: the other columns left out\nleft out: rows with an empty column text (1)"),
     ("t.csv", CSV.replace(",", ";").replace("One;", "One,"), "One, two\nthree\nfour", {"column": "text"}, "1 CSV file: "),
     ("t.tsv", "a\tb\nc\td\n", "b\nd", {"column": "2"}, "1 CSV file: "),
     ("t.csv", CSV, CSV, {}, ""),
     ("data", CSV, "One, two\nthree\nfour", {"column": "text", "format": "csv"}, "1 CSV file: "),
-    ("t.jsonl", JSONL, "One\nthree", {"field": "a.b"}, "1 JSONL file: the other fields left out\nleft out: lines with nothing in field a.b (1)"),
+    ("t.jsonl", JSONL, "One\nthree", {"field": "a.b"}, "1 JSONL file: the other fields left out\nleft out: lines with an empty field a.b (1)"),
     ("t.ndjson", JSONL, "x\ntwo", {"field": "c"}, "1 JSONL file: "),
     ("t.jsonl", JSONL, JSONL, {}, ""),
     ("page.html", PAGE, PAGE, {"format": "text"}, ""),
@@ -192,15 +192,15 @@ def test_a_legacy_encoding_is_named_with_what_to_type_and_never_used_unasked(tmp
 
 
 NO_TEXT = [
-    ("a.txt", PNG, "a PNG image, which is no text: leave it out, or give --bytes"),
+    ("a.txt", PNG, "a PNG image, not text: leave it out, or give --bytes"),
     ("a.txt", b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG image"),
     ("a", b"\x7fELF\2\1\1\0\0", "an executable"),
     ("a.exe", b"MZ\x90\0\3", "an executable"),
-    ("a.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0\0", "an old document of Word, Excel or PowerPoint, which is no text: save it as .docx or as plain text"),
+    ("a.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0\0", "an old Word, Excel or PowerPoint document, not text: save it as .docx or as plain text"),
     ("a.rtf", b"{\\rtf1\\ansi Hello}", "an RTF document"),
-    ("a.tar.gz", gzip.compress(b"a.txt".ljust(257, b"\0") + b"ustar\0" + b"00".ljust(300, b"\0")), "a tar archive, which is no text: unpack it, and give the folder"),
-    ("a.mobi", b"Book".ljust(60, b"\0") + b"BOOKMOBI", "a Kindle book, which is no text: convert it to EPUB"),
-    ("a.bin", bytes(range(256)) * 10, "looks like no text: leave it out, or give --bytes"),
+    ("a.tar.gz", gzip.compress(b"a.txt".ljust(257, b"\0") + b"ustar\0" + b"00".ljust(300, b"\0")), "a tar archive, not text: unpack it, and give the folder"),
+    ("a.mobi", b"Book".ljust(60, b"\0") + b"BOOKMOBI", "a Kindle book, not text: convert it to EPUB"),
+    ("a.bin", bytes(range(256)) * 10, "does not look like text: leave it out, or give --bytes"),
     ("a.txt", ("no mark here, it is as a program wrote it" * 2).encode("utf-16-le"), "looks like utf-16-le, without a byte order mark: --encoding utf-16-le reads it"),
     ("a.txt", ("no mark here, it is as a program wrote it" * 2).encode("utf-32-be"), "--encoding utf-32-be reads it"),
     ("a.xlsx", zipped({"xl/workbook.xml": "<x/>"}), "an Excel workbook: save it as CSV"),
@@ -214,9 +214,9 @@ NO_TEXT = [
     ("a.epub", epub()[:-50], "damaged, or cut short"),
     ("a.epub", zipped({"META-INF/container.xml": "<container/>"}), "names no book"),
     ("a.epub", epub(**{"META-INF/encryption.xml": '<e><CipherReference URI="OPS/text/part%200.xhtml"/></e>'}), "its chapters are encrypted"),
-    ("a.docx", zipped({"word/document.xml": "<w:document"}), "damaged: no XML"),
-    ("a.pdf", pdf("", ""), "holds no text, only pictures of it"),
-    ("a.pdf", b"%PDF-1.4\nnothing", "damaged, or no PDF that pypdf reads"),
+    ("a.docx", zipped({"word/document.xml": "<w:document"}), "damaged: not valid XML"),
+    ("a.pdf", pdf("", ""), "holds images of pages but no text: run OCR"),
+    ("a.pdf", b"%PDF-1.4\nnothing", "damaged, or unreadable by pypdf"),
 ]  # fmt: skip
 
 
@@ -233,17 +233,17 @@ TABLES = [
     ("t.csv", CSV, {"column": "txt"}, "t.csv: has no column 'txt': did you mean 'text'?"),
     ("t.csv", CSV, {"column": "9"}, "t.csv: has no column '9': it has 'id', 'text'"),
     ("t.jsonl", JSONL, {"field": "cc"}, "t.jsonl: no line has a field 'cc': did you mean 'c'?"),
-    ("t.jsonl", '{"a": 1}\n', {"field": "a"}, "t.jsonl: line 1: field 'a' is no text: 1"),
-    ("t.jsonl", '{"a": "b"}\nno\n', {"field": "a"}, "t.jsonl: line 2: no JSON: "),
-    ("t.jsonl", "[" * 100_000, {"field": "a"}, "t.jsonl: line 1: no JSON: "),
+    ("t.jsonl", '{"a": 1}\n', {"field": "a"}, "t.jsonl: line 1: field 'a' is not text: 1"),
+    ("t.jsonl", '{"a": "b"}\nno\n', {"field": "a"}, "t.jsonl: line 2: not JSON: "),
+    ("t.jsonl", "[" * 100_000, {"field": "a"}, "t.jsonl: line 1: not JSON: "),
     ("t.jsonl", "[1]", {"field": "a"}, "t.jsonl: line 1: expected a JSON object, got [1]"),
     (
         "t.txt",
         "abc",
         {"column": "text"},
-        "--column text: no text is CSV (its name would end in .csv or .tsv); --format csv reads all as such",
+        "--column text: no file is CSV (names ending in .csv or .tsv); --format csv reads all files as CSV",
     ),
-    ("t.txt", "abc", {"field": "text"}, "--field text: no text is JSONL"),
+    ("t.txt", "abc", {"field": "text"}, "--field text: no file is JSONL"),
 ]
 
 
@@ -271,13 +271,13 @@ BOMBS = [
     ("t.epub", zipped({"META-INF/container.xml": ENTITIES + "<x>&b;</x>"}), "declares XML entities"),
     ("t.docx", docx(head=ENTITIES), "declares XML entities"),
     ("t.docx", docx(head='<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>'), "declares XML entities"),
-    ("t.docx", docx("<w:p>" * 1200 + "</w:p>" * 1200), "more than 1,000 elements one in another"),
+    ("t.docx", docx("<w:p>" * 1200 + "</w:p>" * 1200), "more than 1,000 nested elements"),
     ("t.zip", zipped({"a.txt": b"ab", "b.zip": zipped({"c.txt": b"cd"})}), "b.zip: an archive in an archive: unpack it"),
     ("t.zip", zipped({"a.txt": zipped({"c.txt": b"cd"})}), "a.txt: an archive in an archive"),
     ("t.gz", gzip.compress(gzip.compress(b"abc")), "an archive in an archive"),
     ("t.gz", gzip.compress(epub()), "an archive in an archive"),
-    ("t.zip", zipped({"a.txt": b"ab" * 1000}, compress_type=zipfile.ZIP_LZMA), "packed in a way other than deflate"),
-    ("t.zip", zipped({"a.txt": b"ab" * 1000}, compress_type=zipfile.ZIP_BZIP2), "packed in a way other than deflate"),
+    ("t.zip", zipped({"a.txt": b"ab" * 1000}, compress_type=zipfile.ZIP_LZMA), "uses a compression other than deflate"),
+    ("t.zip", zipped({"a.txt": b"ab" * 1000}, compress_type=zipfile.ZIP_BZIP2), "uses a compression other than deflate"),
 ]  # fmt: skip
 
 
@@ -335,7 +335,7 @@ def test_an_archive_of_too_many_files_is_not_even_listed(tmp_path, monkeypatch, 
     assert len(load(tmp_path, "t.zip", content).ids) == 60
     monkeypatch.setattr(archives, "_DIRECTORY", 1000)
     monkeypatch.setattr(zipfile.ZipFile, "_RealGetContents", None)
-    with pytest.raises(UserError, match=r"t\.zip: has more files than are read from an archive: unpack it"):
+    with pytest.raises(UserError, match=r"t\.zip: has too many files for an archive: unpack it"):
         load(tmp_path, "t.zip", content)
 
 
@@ -351,7 +351,7 @@ def test_names_in_an_archive_are_read_and_never_written(tmp_path, monkeypatch):
 
 def test_pdf_without_its_library_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pypdf", None)
-    with pytest.raises(UserError, match=r"paper\.pdf: reading PDF takes a library: pip install 'charlstm\[texts\]'"):
+    with pytest.raises(UserError, match=r"paper\.pdf: reading PDF needs a library: pip install 'charlstm\[texts\]'"):
         load(tmp_path, "paper.pdf", pdf("Hello"))
 
 

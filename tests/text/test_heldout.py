@@ -70,15 +70,15 @@ def test_a_large_text_is_mapped(id_cache, monkeypatch):
 @pytest.mark.parametrize(
     ("corpus", "message"),
     [
-        (Corpus.from_text("ab" * 60), "text is a single line; --validation-from end keeps its end back"),
+        (Corpus.from_text("ab" * 60), "text is a single line; --validation-from end holds out its end"),
         (Corpus.from_text("ab" * 60 + "\n"), "text is a single line"),
         (
             replace(Corpus.from_text("ab\ncd\n" * 20), spans=((60, 1), (120, 2))),
-            "lines of texts that have a --weight each stay in their texts",
+            "cannot be used with --weight: weighted texts keep their lines together",
         ),
         (
             Corpus("x", Vocabulary("\nab|"), np.array([1, 2, 0, 3, 1, 2, 0] * 9, np.uint8), separator="|", documents=9),
-            r"the texts are joined by '\|', and would lose their lines",
+            r"the texts are joined by '\|', so their lines cannot be shuffled",
         ),
     ],
 )
@@ -92,7 +92,7 @@ def test_mistakes_of_options():
         from_preset(validation_from="shuffle-lines")
     with pytest.raises(UserError, match="--validation-from: expected one of end, shuffle-lines, got 'begin'"):
         from_preset(validation=0.1, validation_from="begin")
-    with pytest.raises(UserError, match="less than two characters of text are kept back"):
+    with pytest.raises(UserError, match="fewer than two characters of text are held out"):
         heldout.split(Corpus.from_text("abc\n\n\n"), 0.01, "shuffle-lines", 0)
 
 
@@ -114,7 +114,7 @@ def test_a_sorted_list_is_recognised(text, is_sorted):
     said = heldout.remark(Corpus.from_text(text, "names.txt"), 0.1, "end")
     assert bool(said) == is_sorted
     assert not is_sorted or said.startswith(
-        "names.txt is a sorted list: its end, which is kept back, is unlike what is "
+        "names.txt is a sorted list: its held-out end differs from the training text"
     )
     assert heldout.remark(Corpus.from_text(text), 0.0, "end") == heldout.remark(Corpus.from_text(text), 0.1, "x") == ""
 
@@ -146,7 +146,7 @@ def test_the_commands(charlstm_command, tmp_path):
     (tmp_path / "names.txt").write_text(LIST + "\n")
     options = ("--hidden-size", 4, "--seq-length", 7, "--batch-size", 3, "--iterations", 20, "--validation", 0.1)
     plain = charlstm_command("train", "names.txt", *options)
-    assert b"names is a sorted list: its end" in plain.stderr
+    assert b"names is a sorted list: its held-out end" in plain.stderr
     done = charlstm_command("train", "names.txt", *options, "--validation-from", "shuffle-lines", "--seed", 4)
     assert done.returncode == 0, done.stderr
     assert b"sorted list" not in done.stderr

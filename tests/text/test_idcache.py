@@ -131,9 +131,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, id_cache):
         assert "CHARLSTM_DATA_DIR names another folder" in found.remark
         assert corpus.kept(found) is found
     small = corpus.kept(Corpus.from_text("abcabc"))
-    assert small.remark.startswith(
-        f"to go on with this run the text will be needed again: {id_cache}: cannot be written"
-    )
+    assert small.remark.startswith(f"resuming this run will need the text again: {id_cache}: cannot be written")
 
 
 @pytest.mark.parametrize("fails_at", [0, 3, 20])
@@ -170,7 +168,7 @@ def test_an_unfinished_file_that_somebody_cuts_is_one_line(tmp_path, id_cache, m
 
     monkeypatch.setattr(corpus.Encoder, "finish", cut)
     (tmp_path / "t.txt").write_text(made_up_text(5000))
-    with pytest.raises(UserError, match=r"new-.*\.tmp became shorter while it was written"):
+    with pytest.raises(UserError, match=r"new-.*\.tmp was truncated while it was being written"):
         corpus.load([tmp_path / "t.txt"])
     assert names(id_cache) == []
 
@@ -282,7 +280,7 @@ def test_a_run_leaves_its_text_in_the_cache(tmp_path, id_cache, charlstm_command
         "train", "-", *options, "--out", "b", stdin=text, env={"CHARLSTM_DATA_DIR": str(tmp_path / "file")}
     )
     assert done.returncode == 0
-    assert b"to go on with this run the text will be needed again: " in done.stderr
+    assert b"resuming this run will need the text again: " in done.stderr
 
 
 WATCHED = """

@@ -50,7 +50,7 @@ def test_weights_are_copies_in_the_same_ratio(given, copies):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("a.txt=0", "--weight: expected FILE=NUMBER, the number more than 0, for example a.txt=2, got 'a.txt=0'"),
+        ("a.txt=0", "--weight: expected FILE=NUMBER, a number above 0, for example a.txt=2, got 'a.txt=0'"),
         ("a.txt=-1", "--weight: expected FILE=NUMBER"),
         ("a.txt=inf", "--weight: expected FILE=NUMBER"),
         ("a.txt=1/0", "--weight: expected FILE=NUMBER"),
@@ -60,7 +60,7 @@ def test_weights_are_copies_in_the_same_ratio(given, copies):
         ("x\0=2", "--weight x\0=2: 'x\\x00' is none of the texts"),
         (
             "a.txt=1.0001",
-            "--weight: a.txt=1.0001 takes 10,001 copies of a text in a pass: expected numbers so round that 100 are enough",
+            "--weight: a.txt=1.0001 needs 10,001 copies of a text in a pass, more than 100: give rounder numbers",
         ),
     ],
 )
@@ -95,8 +95,7 @@ def test_a_pass_reads_the_copies_and_what_is_kept_back_once():
     assert decode(kept_back) == "bbb.\ncc\n"
     assert decode(repeated(learned, found.spans, found.vocabulary)) == "aaaa.\nab\nbbbaaaa.\nab\n"
     assert found.remark == (
-        "a pass reads a.txt 2 times, b.txt 1 time, c.txt 1 time; the part that is kept back to measure is the end of all "
-        "texts, once"
+        "a pass reads a.txt 2 times, b.txt 1 time, c.txt 1 time; the held-out text is the end of all texts, once"
     )
     assert corpus.load(list(TEXTS)).spans == ()
 
@@ -180,7 +179,7 @@ def test_the_command_line_says_what_a_pass_reads(voices, capsys):
         == 0
     )
     found = capsys.readouterr()
-    assert "a pass reads a.txt 2 times, b.txt 3 times; the part that is kept back" in found.err
+    assert "a pass reads a.txt 2 times, b.txt 3 times; the held-out text is the end" in found.err
     epoch = json.loads(found.out.splitlines()[-1])["epoch"]
     ids = (2 * 401 + 3 * 401) // 2  # of one of two streams
     assert epoch == pytest.approx(2 / ((ids - 5 - 2) // 5 + 1), rel=0.02)

@@ -101,7 +101,7 @@ def test_until_loss_is_the_same_in_parts_and_begins_anew_where_it_is_asked_for_l
 
 
 def test_a_loss_alone_leaves_cosine_without_an_end(corpus):
-    with pytest.raises(UserError, match="--schedule cosine: needs to know where the run ends"):
+    with pytest.raises(UserError, match="--schedule cosine: needs a known end"):
         Trainer(small(until_loss=1.0, schedule="cosine"), corpus).calibrate()
 
 
@@ -160,7 +160,7 @@ def test_patience_ends_the_run(corpus):
 
 
 def test_a_validation_part_without_two_characters(corpus):
-    with pytest.raises(UserError, match="--validation 0.0001: less than two characters of book are kept back"):
+    with pytest.raises(UserError, match="--validation 0.0001: fewer than two characters of book are held out"):
         Trainer(small(iterations=1, validation=1e-4), corpus)
 
 
@@ -345,7 +345,7 @@ def test_the_window_is_read_anew_for_every_character(corpus):
 
 
 def test_a_text_too_short_for_samples_after_epochs():
-    with pytest.raises(UserError, match="the text has 39 characters; samples after an epoch go on from 40 of it"):
+    with pytest.raises(UserError, match="the text has 39 characters; samples after an epoch need 40 to continue"):
         Trainer(small(seq_length=2, iterations=1, epoch_samples="state"), Corpus.from_text(made_up_text(39)))
 
 
