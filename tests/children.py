@@ -1,7 +1,7 @@
-"""Processes that tests start: on a terminal of a given size, or in pipes, and independent of who started the tests.
+"""Processes that tests start: on a terminal of a given size or in pipes, independent of who started the tests.
 
-Signals that are ignored, locale, terminal and its size are inherited. :func:`disinherit` sees to it that no child of the
-tests inherits them from a shell's `&`, nohup, cron or a container: what a test does not set is always the same.
+A child inherits ignored signals, locale, terminal and its size. :func:`disinherit` keeps the tests' children from
+inheriting those of a shell's `&`, nohup, cron or a container: what a test does not set is always the same.
 """
 
 import os
@@ -10,19 +10,19 @@ import signal
 import subprocess
 import sys
 
-#: What says which locale, which terminal and which colours; everything else is kept.
+#: Variables that set the locale, the terminal and colours; all others are kept.
 _INHERITED = re.compile(
     r"LC_.*|LANG|LANGUAGE|PYTHON(UTF8|IOENCODING|COERCECLOCALE|UNBUFFERED|WARNINGS)|TERM|COLUMNS|LINES|NO_COLOR|FORCE_COLOR|"
     r"CLICOLOR.*|TTY_.*|JPY_.*|_CHARLSTM_COMPLETE"
 )
 PLAIN = {"LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
 CHARLSTM = (sys.executable, "-m", "charlstm")
-#: Makes the terminal on stdin that of its session, so that Ctrl-C and hanging up are told, and becomes another program.
+#: Makes the terminal on stdin the session's own, so that Ctrl-C and hanging up send signals, then runs another program.
 _OWNER = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
 
 
 def disinherit():
-    """Make what this process passes on to its children independent of what it was given."""
+    """Reset what children inherit from this process, whatever it was given itself."""
     for name in filter(_INHERITED.fullmatch, list(os.environ)):
         del os.environ[name]
     os.environ.update(PLAIN)
@@ -32,26 +32,26 @@ def disinherit():
         *(getattr(signal, n) for n in ("SIGHUP", "SIGQUIT") if hasattr(signal, n)),
     ):
         if signal.getsignal(number) == signal.SIG_IGN:
-            # what a process ignores, its children ignore; what it catches, they do not: this goes on ignoring it
+            # children ignore what their parent ignores but reset what it catches, so catch these signals and do nothing
             signal.signal(number, lambda *_: None)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def command(*arguments):
-    """The command line of this environment's Python."""
+    """The command that runs charlstm in this environment's Python."""
     return [*CHARLSTM, *(each if isinstance(each, bytes) else str(each) for each in arguments)]
 
 
 class Terminal:
-    """A process on a terminal of its own, which hangs up when it is closed.
+    """A process on its own terminal, which hangs up when it is closed.
 
     Parameters
     ----------
     arguments : the program and its arguments
     columns, lines : the size of the terminal
-    stdout : None for the terminal, or what `subprocess.Popen` takes
-    env : variables that the process has besides those of the tests
+    stdout : None for the terminal, or what `subprocess.Popen` accepts
+    env : additional variables
     """
 
     def __init__(self, arguments, columns=80, lines=24, stdout=None, env=None, cwd=None):
@@ -71,7 +71,7 @@ class Terminal:
         os.close(terminal)
 
     def until(self, what, timeout=120):
-        """Read until the terminal has been sent `what`."""
+        """Read until the terminal has received `what`."""
         while what.encode() not in self.written and self._read(timeout):
             pass
         assert what.encode() in self.written, self.text
@@ -82,12 +82,12 @@ class Terminal:
         os.write(self.controller, keys)
 
     def hang_up(self):
-        """Take the terminal away, as a connection that is lost does."""
+        """Close the terminal, as a lost connection does."""
         os.close(self.controller)
         self.controller = None
 
     def ended(self, timeout=120):
-        """Read to the end; the exit code."""
+        """Read to the end; return the exit code."""
         while self.controller is not None and self._read(timeout):
             pass
         try:
@@ -104,24 +104,24 @@ class Terminal:
         assert select.select([self.controller], [], [], timeout)[0], f"silent for {timeout} s: {self.text}"
         try:
             piece = os.read(self.controller, 65536)
-        except OSError:  # Linux tells the end of a terminal like this
+        except OSError:  # how Linux reports the end of a terminal
             piece = b""
         self.written += piece
         return piece
 
     @property
     def text(self):
-        """All that was written, without escape sequences."""
+        """All output, without escape sequences."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.written.decode("utf-8", "replace")).replace("\r\n", "\n")
 
     @property
     def screen(self):
-        """The lines that a person sees, and those that have scrolled away above them."""
+        """The lines on the screen and those that have scrolled away."""
         return screen(self.written.decode("utf-8", "replace"), self.columns)
 
 
 def screen(written, columns):
-    """What a terminal shows of what was written to it: lines of text, cut where they were."""
+    """What a terminal shows of this output: lines of text, cut at its width."""
     lines, row, column = [[]], 0, 0
     for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x1b]", written):
         if part == "\r":
@@ -149,7 +149,7 @@ def screen(written, columns):
 
 
 def words(line):
-    """What a person's shell makes of a command line: the arguments that charlstm gets."""
+    """The arguments that a shell makes of a command line that starts with charlstm."""
     done = subprocess.run(
         ["bash", "-c", f'charlstm() {{ printf "%s\\0" "$@"; }}; {line}'],  # noqa: S607
         capture_output=True, check=True,

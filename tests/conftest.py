@@ -1,4 +1,4 @@
-"""What tests share: which backends, tiny odd sizes, small texts, a command line in a process of its own."""
+"""Shared fixtures: backends, tiny odd sizes, small texts, the command line in a process of its own."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ import kernels
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
-#: A copy of the kernels with a mistake planted in it is tested by naming its folder and its backend here.
+#: To test a copy of the kernels with a planted mistake, these variables name its folder and its backend.
 MUTANT = os.environ.get("CHARLSTM_TEST_MUTANT")
 BACKENDS = tuple(name for name in kernels.available() if name == os.environ.get("CHARLSTM_TEST_BACKEND", name))
 if not BACKENDS and os.environ.get("CHARLSTM_TEST_BACKEND") == "cupy" and emulator.COMPILER:
@@ -25,19 +25,19 @@ if MUTANT and not Path(kernels.__file__).is_relative_to(MUTANT):
 
 children.disinherit()
 for name in [name for name in os.environ if "XDIST" in name]:
-    del os.environ[name]  # a pytest that a test starts is no worker of this one, and may measure
+    del os.environ[name]  # a pytest started by a test is not a worker of this one
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the texts and traces of ../shared")
 
 
 def pytest_make_parametrize_id(val, argname):
-    """Name bytes by their number: two workers may make them in two seconds, which a packed file holds."""
+    """Name bytes by their length: packed files hold the time, so two workers may generate different ones."""
     return f"{argname}{len(val)}" if isinstance(val, bytes) else None
 
 
 @pytest.fixture(autouse=True, scope="session")
 def cache_of_texts(tmp_path_factory):
-    """No test touches the user's own."""
+    """Keep tests away from the user's own cache of texts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHARLSTM_DATA_DIR", str(tmp_path_factory.mktemp("texts")))
         yield
@@ -45,7 +45,7 @@ def cache_of_texts(tmp_path_factory):
 
 @pytest.fixture
 def id_cache(tmp_path, monkeypatch):
-    """A cache of its own, and a limit so low that texts of a few kB count as large."""
+    """An empty id cache, and a limit so low that texts of a few kB count as large."""
     from charlstm.text import idcache
 
     monkeypatch.setenv("CHARLSTM_DATA_DIR", str(tmp_path / "cache"))
@@ -55,7 +55,7 @@ def id_cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_the_disk():
-    """Thousands of small files would take minutes; tests/faults.py models what waiting is for, and judges its order."""
+    """Skip fsync, which takes minutes for thousands of small files; tests/faults.py models and checks it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda descriptor: None)
         yield
@@ -67,7 +67,7 @@ def ops(request):
 
 
 def load(name):
-    """A backend's ops for NumPy arrays; those of the GPU are run on the processor where there is none."""
+    """A backend's ops for NumPy arrays; without a GPU, GPU kernels run on the CPU."""
     if name == "cupy" and kernels.missing(name):
         return fake_cupy.load("kernels.gpu.host")
     return kernels.load_for_host(name)
@@ -84,7 +84,7 @@ def backend(request):
 
 
 def made_up_text(length=3000, seed=5):
-    """Words of a few letters, lines, some signs: a text with something to learn in it, and no one's."""
+    """Words of a few letters, lines and punctuation: a made-up text with something to learn."""
     random = np.random.RandomState(seed)
     words = ["".join(random.choice(list("abcdefgh"), random.randint(1, 6))) for _ in range(40)]
     out = []
@@ -123,7 +123,7 @@ def corpus():
 
 @pytest.fixture
 def saved(corpus, tmp_path):
-    """A run that has been trained for twelve iterations."""
+    """A run trained for twelve iterations."""
     from small_runs import finish, small
 
     from charlstm.runs.begin import start
@@ -135,7 +135,7 @@ def saved(corpus, tmp_path):
 
 @pytest.fixture
 def charlstm_command(tmp_path):
-    """Run the command line in a process of its own, in tmp_path; returns the finished process."""
+    """Run the command line in a process of its own, in tmp_path; return the finished process."""
 
     def run(*arguments, stdin=b"", env=None, timeout=240):
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""A disk that fails when it is told to: what the tests of crashes put in place of the functions of charlstm.runs.disk."""
+"""A simulated failing disk, which crash tests put in place of the functions of charlstm.runs.disk."""
 
 import errno
 import os
@@ -13,16 +13,16 @@ CALLS = (
 
 
 class Died(BaseException):
-    """The process has ended; nothing that it does after this reaches the disk."""
+    """The process has died; nothing it does afterwards reaches the disk."""
 
 
 class Disk:
-    """Counts the calls, and lets the one numbered `at` go wrong.
+    """Counts the calls, and makes call number `at` fail.
 
-    `fault` is "die before" or "die after" it, or "die within" a write, of which half is made; "power" dies after it, and
-    takes from the disk all that was not synchronised: content turns into zeros, names into what they were; an errno
-    fails that call, and, if it `stays`, every later one that needs room on the disk. One that is not honest says that
-    it has synchronised, and has not.
+    `fault` is "die before" or "die after" the call; "die within", where half of a write is made; "power", which dies
+    after the call and undoes everything that was not synchronised: content becomes zeros, names become what they were; or
+    an errno, which fails that call and, if it `stays`, every later one that needs room on the disk. A dishonest disk
+    reports synchronising without doing it.
     """
 
     def __init__(self, patch, scratch, at=0, fault="die before", stays=False, is_honest=True):
@@ -60,7 +60,7 @@ class Disk:
 
     # ---------------------------------------------------------------- what a disk has promised, and what it has not
     def _made(self, name, real, arguments):
-        """Make the call, and note what a power cut would undo."""
+        """Make the call, and record what a power cut would undo."""
         before = self._note_names(name, arguments) if self.fault == "power" else None
         result = real(*arguments)
         if self.fault != "power":
@@ -71,14 +71,14 @@ class Disk:
             self._written[result] = [os.open(arguments[0], os.O_RDWR), os.stat(arguments[0]).st_size]
         elif name == "sync" and self._is_honest:
             self._written[arguments[0]][1] = os.fstat(arguments[0]).st_size
-        elif name == "close":  # the number may be used again; the file is still not synchronised
+        elif name == "close":  # the file number may be reused; the file is still not synchronised
             self._written[object()] = self._written.pop(arguments[0])
         elif name == "sync_folder" and self._is_honest:
             self._names = [undo for undo in self._names if undo[0] != Path(arguments[0])]
         return result
 
     def _note_names(self, name, arguments):
-        """The folder whose names change, and how to undo it: (folder, [(path, a copy of its file or None), ...])."""
+        """The folder whose names change, and how to undo that: (folder, [(path, a copy of its file or None), ...])."""
         paths = {
             "create": arguments[:1],
             "append": arguments[:1],
@@ -89,7 +89,7 @@ class Disk:
         return paths and (Path(paths[0]).parent, [(Path(path), self._kept(Path(path))) for path in paths])
 
     def _kept(self, path):
-        """Another name for a file, out of the way; None where there is none."""
+        """A second name for a file, which preserves it; None if there is no file."""
         if not path.exists():
             return None
         kept = self._scratch / f"{len(self._names)}-{self.count}-{path.name}"

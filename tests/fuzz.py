@@ -1,10 +1,10 @@
-"""A fuzzer that follows coverage, for the readers of checkpoints and of texts: by hand, for as long as one likes.
+"""A coverage-guided fuzzer for the readers of checkpoints and texts, to be run by hand for any time.
 
     pip install atheris
     python tests/fuzz.py checkpoint -max_total_time=600
     python tests/fuzz.py text -max_total_time=600
 
-It ends with a traceback and the bytes that led to it where anything but the one line for a person comes out.
+On anything but a one-line error it stops with a traceback and the input that caused it.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ ENCODINGS = ("utf-8", "utf-16", "utf-32", "latin-1", "cp932", "utf-7", "utf-8-si
 
 
 def checkpoint(data):
-    """As they are, and with the digest that they should have, so that more than the digest is tried."""
+    """Try the bytes as they are, and with the correct digest, so that more than the digest check is tested."""
     place = module._digest_place(data)
     tried = [data]
     if place.stop > place.start:
@@ -42,7 +42,7 @@ def checkpoint(data):
 
 
 def text(data):
-    """The first byte chooses how the rest is read."""
+    """The first byte selects how the rest is read."""
     if not data:
         return
     how, rest = data[0], data[1:]

@@ -1,8 +1,8 @@
 """Calls of the kernels with hostile arguments, in a process of its own: `python fuzz_kernels.py SEED CALLS SECONDS PROGRESS [BACKEND ...]`.
 
-Each call is made of checks.ARRAYS: right arguments of random small sizes, of which some are then replaced by what people
-and other programs hand over. Arrays lie between canaries, right before a page that nobody may touch. Every backend is
-given the same memory; the outcome must be the same: a result, or a named error.
+Each call is built from checks.ARRAYS: valid arguments of random small sizes, some of which are replaced by invalid ones
+that programs might pass. Arrays lie between canaries, right before a protected page. Every backend gets the same memory,
+and the outcomes must agree: a result, or a named error.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ _KINDS = {"float": None, "double": "f8", "ids": "i4", "text": "u1", "mask": "u1"
 
 
 class Memory:
-    """Slots of a few pages, each before a protected page; an array ends where its slot does, canaries around it."""
+    """Slots of a few pages, each before a protected page; an array ends where its slot ends and is surrounded by canaries."""
 
     PAGES, SLOTS = 16, 48
 
@@ -47,7 +47,7 @@ class Memory:
         self._used, self._ranges = 0, []
 
     def place(self, values, gap=0):
-        """A copy of an array in a slot of its own, `gap` bytes before its end."""
+        """A copy of an array in its own slot, `gap` bytes before the slot's end."""
         slot, values = self._slots[self._used], np.asarray(values)
         end = slot.size - gap
         begin = end - values.nbytes
@@ -75,7 +75,7 @@ class Memory:
 
 
 class Call:
-    """One call: an op, its arguments by name, and how wild the values are."""
+    """One call: an op, its arguments by name, and how extreme the values are."""
 
     def __init__(self, random, memory, folder):
         self.random, self.memory, self.folder = random, memory, folder
@@ -176,7 +176,7 @@ class Call:
             return
         name = str(random.choice(there))
         array = arrays[name]
-        if isinstance(array, np.ndarray) and array.ndim and array.dtype.kind in "fiub":  # not what was spoilt so before
+        if isinstance(array, np.ndarray) and array.ndim and array.dtype.kind in "fiub":  # not replaced before
             how = str(random.choice([each for each in dir(self) if each.startswith("_as_")]))
             spoilt = getattr(self, how)(array, arrays)
             if type(spoilt) in (np.ndarray, np.memmap) and spoilt.flags.owndata and spoilt.dtype != object:
@@ -254,7 +254,7 @@ class Call:
             return array
         other = others[self.random.randint(len(others))]
         is_alike = other.dtype == array.dtype
-        self.is_wild = self.is_wild or not is_alike  # the values are those of something else
+        self.is_wild = self.is_wild or not is_alike  # the values were made for another argument
         flat, step = other.reshape(-1).view(np.uint8), array.itemsize if is_alike else 4
         at = self.random.randint(0, (flat.size - array.nbytes) // step + 1) * step
         return flat[at : at + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -350,8 +350,8 @@ def _arrays(value):
 
 
 def _agree(one, other, call):
-    """Whether two outcomes are the same, up to rounding where values are tame."""
-    if one[0] != other[0]:  # where numbers overflow, one backend's sampling may see it a rounding before another's
+    """Whether two outcomes agree; ordinary values must agree up to rounding."""
+    if one[0] != other[0]:  # on overflow, backends may detect it at slightly different values
         said = one[1] if one[0] == "error" else other[1]
         return call.is_wild and "finite logits" in said
     if one[0] == "error":
@@ -359,7 +359,7 @@ def _agree(one, other, call):
     if [a.shape for a in one[1]] != [a.shape for a in other[1]]:
         return False
     if call.is_wild:
-        return True  # overflows and NaN may come a rounding earlier or later
+        return True  # overflow and NaN may come earlier or later by a rounding error
     tolerance = 2e-3 if call.dtype == "f4" else 1e-8
     for a, b in zip(one[1], other[1], strict=True):
         are_tame = [bool(np.isfinite(each).all() and np.abs(each, dtype="f8").max(initial=0) < 1e12) for each in (a, b)]
@@ -372,7 +372,7 @@ def _agree(one, other, call):
 
 
 def _copied(value):
-    """An argument, with a copy of its own for each array in it."""
+    """An argument, with copies of all arrays in it."""
     if isinstance(value, np.ndarray):
         return np.array(value)
     if isinstance(value, tuple) and not isinstance(value, spec.Shape):
@@ -382,7 +382,7 @@ def _copied(value):
 
 
 def main(seed, calls, seconds, progress, names):
-    """Make calls; `progress`, a file, has the number of the one that is being made."""
+    """Make calls; the file `progress` holds the number of the current one."""
     import faulthandler
 
     faulthandler.enable()
@@ -391,7 +391,7 @@ def main(seed, calls, seconds, progress, names):
     told = os.open(progress, os.O_WRONLY | os.O_CREAT)
     with tempfile.TemporaryDirectory() as folder:
         while made < calls and time.monotonic() < end:
-            faulthandler.dump_traceback_later(300, exit=True)  # a hang
+            faulthandler.dump_traceback_later(300, exit=True)  # detects a hang
             number = made
             os.pwrite(told, b"%d" % number, 0)
             memory.free()
@@ -406,7 +406,7 @@ def main(seed, calls, seconds, progress, names):
                     raise AssertionError(f"{ops.__name__}, seed {seed}, call {number}: {error}\n{call}") from error
                 made += 1
             errors += outcomes[0][0] == "error"
-            if outcomes[0][0] == "result":  # arrays that lie within each other must be as good as arrays apart
+            if outcomes[0][0] == "result":  # arrays within one buffer must give the same result as separate ones
                 memory.restore(saved)
                 call.given = _copied(call.given)
                 outcomes.append(call.run(backends[0]))

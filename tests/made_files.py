@@ -1,4 +1,4 @@
-"""Small files of every format, made here."""
+"""Makes small files of every format."""
 
 import io
 import zipfile
@@ -34,7 +34,7 @@ def epub(chapters=("<p>First \u2013 chapter.</p>", "<p>Second.</p>"), head="<!DO
     )
     spine = "".join(
         f'<itemref idref="c{n}"/>' for n in reversed(range(len(names)))
-    )  # the order of the book, not of names
+    )  # the book's order, not the order of names
     package = f'<package xmlns="http://www.idpf.org/2007/opf"><manifest>{items}<item id="n" href="nav.xhtml" properties="nav" media-type="application/xhtml+xml"/></manifest><spine><itemref idref="n"/>{spine}</spine></package>'
     pages = {
         f"OPS/text/{name}": f'<?xml version="1.0" encoding="utf-8"?>{head}<html xmlns="http://www.w3.org/1999/xhtml"><head><title>no</title></head><body>{body}</body></html>'
@@ -66,7 +66,7 @@ def docx(body=None, head=""):
 
 
 def pdf(*pages):
-    """A document with a line on each page; an empty one stands for a picture."""
+    """A document with one line per page; an empty line stands for a page with only a picture."""
     kids = " ".join(f"{4 + 2 * n} 0 R" for n in range(len(pages)))
     objects = [
         "<< /Type /Catalog /Pages 2 0 R >>",

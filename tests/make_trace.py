@@ -1,9 +1,9 @@
-"""Make tests/data/trace-*.json: short training runs of the reference on made-up text from fixed weights, one for each cell.
+"""Makes tests/data/trace-*.json: short training runs of the reference on made-up text from fixed weights, one per cell.
 
     python tests/make_trace.py
 
-Run it only where the equations are meant to change; it records what the reference did when it agreed with finite
-differences, with PyTorch and with the original scripts.
+Run it only if the equations are meant to change. The committed traces date from a time when the reference agreed with
+finite differences, with PyTorch and with the original scripts.
 """
 
 import json

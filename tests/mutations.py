@@ -1,4 +1,4 @@
-"""Mistakes that are planted in a copy of the kernels: tests that stay green with one are no tests."""
+"""Mutations: mistakes planted in a copy of the kernels, at least one test must fail for each."""
 
 from pathlib import Path
 from shutil import copyfile, copytree, ignore_patterns
@@ -8,11 +8,11 @@ import kernels
 
 
 class Mutation(NamedTuple):
-    """A mistake to be planted in a backend's source; tests that stay green with it are no tests."""
+    """A mistake to plant in a backend's source."""
 
     name: str
     backend: str
-    file: str  # below kernels/
+    file: str  # path below kernels/
     right: str
     wrong: str
 
@@ -33,7 +33,7 @@ MUTATIONS = (
     Mutation("skipped clip", "numba", _UPDATES, "return g.at_most(limit).at_least(-limit)", "return g"),
 )  # fmt: skip
 
-#: Mistakes in what not every model or only one backend has; those above, for the GPU; and in CUDA source of its own.
+#: Mistakes in optional parts or in one backend; those above, for the GPU; and mistakes in CUDA source alone.
 MORE_MUTATIONS = (
     Mutation("dropped dc carry", "cupy", _CUDA_CELLS, "dc[n] = dc_t * f;", "dc[n] = 0;"),
     Mutation("unwritten dW", "cupy", "gpu/layers.py", "calls = [product(flat(h[:-1]), from_h, grads[1], turn_a=True)]",
@@ -85,7 +85,7 @@ MORE_MUTATIONS = (
 
 
 def copied(folder: Path) -> Path:
-    """A copy of the kernels in `folder`, which can be changed even where what was installed is read-only."""
+    """A writable copy of the kernels in `folder`, even where the installed files are read-only."""
     package = Path(kernels.__file__).parent
     copy = copytree(package, folder / package.name, ignore=ignore_patterns("__pycache__"), copy_function=copyfile)
     for place in (copy, *copy.rglob("*/")):
@@ -99,7 +99,7 @@ def plant(mutation: Mutation, folder: Path) -> None:
     Raises
     ------
     ValueError
-        If the text to be replaced is not there: the mutation must follow the source.
+            If the text to replace is missing: the mutation must be updated with the source.
     """
     file = copied(folder) / mutation.file
     source = file.read_text()

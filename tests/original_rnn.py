@@ -1,15 +1,15 @@
 """min-char-rnn in plain NumPy, one character at a time, as its equations are written; shares no code with the kernels.
 
-It judges training with the RNN. Its first iterations are chaotic (long Adagrad strides on weights near zero): weights
-that differ by 1e-15 give losses that differ by several nats after 20 iterations. So what follows a trace of the original
-script from its beginning must round as that does: a product of a matrix in C order and a column for each character.
+It judges training with the RNN. The script's first iterations are chaotic (long Adagrad steps on weights near zero):
+weights that differ by 1e-15 give losses that differ by several nats after 20 iterations. So code that follows a trace of
+the script from its beginning must round in the same way: one product of a C-ordered matrix and a column per character.
 """
 
 import numpy as np
 
 
 class Original:
-    """The weights, Adagrad's memory and the state of min-char-rnn; :meth:`iterate` trains them by one iteration."""
+    """Weights, Adagrad state and hidden state of min-char-rnn; :meth:`iterate` makes one iteration of training."""
 
     def __init__(self, text, seed, hidden_size=100, seq_length=16):
         random, characters = np.random.RandomState(seed), sorted(set(text))
@@ -24,7 +24,7 @@ class Original:
         return np.eye(self.V)[:, k : k + 1]
 
     def iterate(self):
-        """Train on the next sequence; return its loss in nats, summed."""
+        """Train on the next sequence; return its loss in nats, summed over the sequence."""
         if self.place + self.T + 1 >= len(self.ids):
             self.h, self.place = np.zeros((self.H, 1)), 0
         W_x, W_h, W_y, b, b_y = self.weights
@@ -54,6 +54,6 @@ class Original:
 
     @staticmethod
     def flat(arrays):
-        """Weights or memory in the order of kernels/spec/cells.py."""
+        """Weights or optimizer state in the order of kernels/spec/cells.py."""
         W_x, W_h, W_y, b, b_y = arrays
         return np.concatenate([a.ravel() for a in (W_x.T, W_h.T, b, W_y.T, b_y)])

@@ -1,7 +1,7 @@
-"""What tests/kernel/test_teamwork.py runs in processes of their own: ``python team_children.py NAME``.
+"""Tests that tests/kernel/test_teamwork.py runs in processes of their own: ``python team_children.py NAME``.
 
-Each function checks by itself, and the process ends with 0 where all is as it should be. Hangs and signals are possible
-in here, so whoever starts one sets a limit.
+Each function checks its own results; the process exits with 0 if all is right. These tests may hang or be killed by a
+signal, so whoever starts one sets a timeout.
 """
 
 import atexit
@@ -25,7 +25,7 @@ STREAMS = Shape(11, 5)  # threads share the streams of a batch
 
 
 def arguments(shape=PANELS, batch=1, n=50, seq_length=5):
-    """Arrays and options for train_steps; the same each time."""
+    """Arrays and options for train_steps, the same every time."""
     random = np.random.RandomState(0)
     theta = random.randn(spec.num_parameters(shape)) * 0.1
     state, h, c = np.zeros((1, len(theta))), *np.zeros((2, shape.num_layers, batch, shape.hidden_size))
@@ -40,7 +40,7 @@ def digest(arrays):
 
 
 def trained(threads, name="numba", **sizes):
-    """A digest of what a training call leaves."""
+    """A digest of the results of a training call."""
     arrays, plan, options = arguments(**sizes)
     losses = kernels.load(name).train_steps(*arrays, *plan, threads=threads, **options)
     return digest([*arrays, losses])
@@ -48,7 +48,7 @@ def trained(threads, name="numba", **sizes):
 
 # ------------------------------------------------------------------------------------------------- members that fail
 def failing_members():
-    """Whoever of a team fails, and wherever the others wait, the team ends with its exception."""
+    """Whichever member of a team fails, and wherever the others wait, the team ends with that member's exception."""
     import numba
 
     from kernels.cpu import teamwork
@@ -74,7 +74,7 @@ def failing_members():
 
 
 def refused_core():
-    """A system that does not let threads be moved takes nothing but speed."""
+    """A system that refuses to pin threads costs only speed."""
     expected = trained(1)
     kept = os.sched_setaffinity
 
@@ -88,7 +88,7 @@ def refused_core():
 
 
 def no_more_threads():
-    """Where the second of three workers cannot be started, one thread does all, and the first is there for later."""
+    """If the second of three workers cannot be started, one thread does all the work, and the first worker stays usable."""
     sizes = {"shape": STREAMS, "batch": 16}
     expected, start, started = trained(1, **sizes), threading.Thread.start, []
 
@@ -100,7 +100,7 @@ def no_more_threads():
 
     threading.Thread.start = at_most_one
     assert trained(4, **sizes) == expected
-    assert trained(2, **sizes) == expected  # with the one that was started
+    assert trained(2, **sizes) == expected  # with the worker that was started
     assert len(started) == 1
     threading.Thread.start = start
     assert trained(4, **sizes) == expected
@@ -108,12 +108,12 @@ def no_more_threads():
 
 
 def at_the_limit():
-    """The same at a limit of the system's."""
+    """The same at the system's limit on threads."""
     import resource
 
     expected = trained(1)
     if os.getuid() == 0:
-        os.setuid(65534)  # root has no limit
+        os.setuid(65534)  # the limit does not apply to root
     resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
     try:
         threading.Thread(target=int).start()
@@ -125,7 +125,7 @@ def at_the_limit():
 
 
 def growing():
-    """Teams of any size in turn use as many threads as the largest."""
+    """Teams of varying size together use only as many threads as the largest."""
     sizes = {"shape": STREAMS, "batch": 32}
     expected = trained(1, **sizes)
     for threads in (2, 3, 4, 5, 8, 3, 8):
@@ -135,7 +135,7 @@ def growing():
 
 # --------------------------------------------------------------------------------------------------------- processes
 def fork_while_training():
-    """Children of a process whose team is at work train with teams of their own."""
+    """Children forked while a team is at work train with teams of their own."""
     expected, stop = trained(2), threading.Event()
 
     def train():
@@ -172,7 +172,7 @@ def _exit_code(child, seconds=30.0):
 
 
 def fork_while_compiling():
-    """A fork waits until another thread has compiled what it compiles: the child could never do so."""
+    """A fork waits until another thread has finished compiling; otherwise the child could never compile."""
     from numba.core.compiler_lock import global_compiler_lock
 
     has_begun, ended = threading.Event(), []
@@ -196,7 +196,7 @@ def fork_while_compiling():
 
 
 def start_methods():
-    """Processes that multiprocessing starts, in each of its ways, from one that has a team."""
+    """Processes started by each method of multiprocessing, from a process that has a team."""
     expected, started = trained(2), []
     for way in ("spawn", "forkserver", "fork"):
         context = multiprocessing.get_context(way)
@@ -214,7 +214,7 @@ def _expect(expected):
 
 # -------------------------------------------------------------------------------------------------------------- ends
 def at_exit():
-    """Training goes on after the main thread has ended: in a thread that is left, and in what runs at exit."""
+    """Training continues after the main thread has ended: in a remaining thread and in atexit functions."""
     expected = trained(1)
     outcomes = []
 
@@ -233,7 +233,7 @@ def at_exit():
 
 
 def daemon_at_exit():
-    """A daemon thread that trains when the interpreter ends does not keep it from that."""
+    """A daemon thread that is training does not keep the interpreter from exiting."""
     begun = threading.Event()
 
     def train():
@@ -247,14 +247,14 @@ def daemon_at_exit():
 
 # ----------------------------------------------------------------------------------------------------------- signals
 def interrupted(name, threads, n):
-    """Train n iterations while a signal handler raises again and again; what is left goes on, to the same bits."""
+    """Train n iterations while a signal handler raises repeatedly; resuming gives the same bits."""
     ops = kernels.load(name)
     whole, plan, options = arguments(n=n)
     ids, *each = plan
     losses = ops.train_steps(*whole, *plan, **options)
     arrays, _, _ = arguments(n=n)
     made, interruptions, out = 0, 0, np.full(n, np.nan)  # a signal may come before the call has begun
-    workspace = spec.workspace(PANELS, 5, 1, "float64")  # nobody uses it any more when the next call does
+    workspace = spec.workspace(PANELS, 5, 1, "float64")  # no longer in use when the next call begins
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -277,7 +277,7 @@ def interrupted(name, threads, n):
         count = int(np.isfinite(part).sum())
         assert np.isfinite(part[:count]).all()
         made += count
-        if interruptions in (1, 3):  # all of it is of that iteration
+        if interruptions in (1, 3):  # all arrays belong to that iteration
             at, _, _ = arguments(n=n)
             ops.train_steps(*at, ids, *(a[:made] for a in each), **options)
             assert digest(at) == digest(arrays), (name, threads, made)

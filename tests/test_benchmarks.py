@@ -1,4 +1,4 @@
-"""The benchmarks run, measure nothing while a test is red, and keep nothing of who ran them where."""
+"""The benchmarks run, measure nothing while a test fails, and record nothing about the user or the host."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from charlstm.measure.bench import WORKS
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """All benchmarks with tiny counts: the finished process, and its results."""
+    """Run all benchmarks with tiny counts; return the finished process and its results."""
     path = tmp_path_factory.mktemp("results") / "quick.json"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "benchmarks", "--benchmark-enable", "-q", "-p", "no:cacheprovider",
@@ -117,7 +117,7 @@ def test_nothing_is_measured_while_a_test_is_red(monkeypatch, capsys):
 
 
 def test_benchmarks_run_alone_check_the_gradients_first(tmp_path):
-    """Even where somebody calls pytest itself, wrong kernels get no figures."""
+    """Even if pytest is called directly, wrong kernels get no figures."""
     (tmp_path / "sitecustomize.py").write_text(
         "from kernels import testing\n"
         "testing.gradient_errors = lambda ops, seed=0, cells=(): iter([testing.GradientError('lstm', 'db', 1e-3)])\n"

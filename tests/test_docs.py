@@ -1,4 +1,4 @@
-"""What the documents say can be done: links lead somewhere, commands and options exist, public functions are described."""
+"""The documentation is correct: links resolve, commands and options exist, public functions are described."""
 
 import inspect
 import pkgutil
@@ -34,7 +34,7 @@ def test_commands_and_options_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_files_and_modules_that_are_named_exist(page):
-    """A file of ours is named with its folder; bare names of scripts are those of the programs that charlstm replaces."""
+    """Our files are named with their folder; bare script names are those of the programs that charlstm replaces."""
     text = page.read_text()
     for path in re.findall(r"(?<![\w/.])((?:kernels|charlstm|tests|benchmarks|docs|\.ci)/[\w./-]*\w)", text):
         assert (ROOT / path).exists() or re.search(r"[A-Z]{4}", path), path
@@ -62,7 +62,7 @@ def test_every_public_name_is_there_and_described():
 @pytest.mark.parametrize("backend", kernels.available())
 @pytest.mark.parametrize("name", sorted(OPS))
 def test_ops_describe_their_arguments(name, backend):
-    """Each parameter has an entry of its own, on every backend; what is returned and what is raised are told, too."""
+    """Each parameter has its own entry, on every backend, and so have results and exceptions."""
     for load in (kernels.load, kernels.load_for_host):
         op = getattr(load(backend), name)
         parts = re.split(r"^(\w[\w ]*)\n-+\n", inspect.getdoc(op), flags=re.M)
@@ -71,11 +71,11 @@ def test_ops_describe_their_arguments(name, backend):
         assert sorted(", ".join(entries).split(", ")) == sorted(inspect.signature(op).parameters)
         assert ("Returns" in sections) == (inspect.signature(op).return_annotation is not None)
         assert "ValueError" in sections["Raises"]
-        assert ":func:`kernels.reference." not in inspect.getdoc(op)  # what it says stands here
+        assert ":func:`kernels.reference." not in inspect.getdoc(op)  # described here in full
 
 
 def test_what_a_backend_adds_to_the_reference_stands_below_it():
-    """Seen on a backend made up for it; a second loading adds nothing."""
+    """Tested on a made-up backend; loading it twice adds nothing."""
     backend, reference = ModuleType("backend"), kernels.load("numpy")
     backend.__all__ = ["score", "clip", "sample"]
     for name, text in (

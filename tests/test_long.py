@@ -1,4 +1,4 @@
-"""What is too heavy for every run (make test-long)."""
+"""Tests too slow for every run (make test-long)."""
 
 import time
 

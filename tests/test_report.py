@@ -1,4 +1,4 @@
-"""Tables and charts say what the results say, and what is edited by hand is found."""
+"""Tables and charts agree with the results, and edits by hand are noticed."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ def contestant(name, threads, median, **more):
 
 
 def made_up():
-    """Results with figures that no machine gave."""
+    """Results with made-up figures."""
     seed = [
         contestant("ours", 1, 100e-6),
         contestant("ours", 2, 50e-6),
@@ -164,14 +164,14 @@ def test_times_have_three_digits(seconds, words):
 def test_the_readme_has_a_row_for_each_of_four_works_on_the_most_threads():
     rows = report.speed_table(made_up()).splitlines()
     table, _, chart = report.summary(made_up()).partition("\n\n")
-    assert table.splitlines() == [*rows[:2], rows[3], rows[4]]  # these results have two of the four works
+    assert table.splitlines() == [*rows[:2], rows[3], rows[4]]  # these results contain two of the four works
     assert "torch-rnn-512" in report.IN_README
     assert chart.endswith("(docs/speed.svg)")
 
 
 # ------------------------------------------------------------------------------------------------- edited by hand
 def test_pages_and_charts_are_what_the_results_give():
-    """Run `python -m benchmarks report` where this is red; figures are not typed."""
+    """If this fails, run `python -m benchmarks report`; figures are never typed."""
     path = report.results_named_in(report.PAGE.read_text())
     for page, make in ((report.PAGE, report.section), (report.README, report.summary)):
         assert report.between_marks(page.read_text()) == report.expected(path, make), page.name
@@ -182,7 +182,7 @@ def test_pages_and_charts_are_what_the_results_give():
 
 @pytest.fixture
 def reported(tmp_path, monkeypatch):
-    """Pages, charts and results of their own, as the report leaves them."""
+    """Copies of pages, charts and results, after the report has been made."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: make bench")
     (tmp_path / "docs").mkdir()
     for name in ("README.md", "docs/benchmarks.md"):

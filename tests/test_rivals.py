@@ -1,4 +1,4 @@
-"""Every rival computes the losses of the reference, or it is no rival; and the processes that they run in."""
+"""Every rival computes the reference's losses, and the processes that rivals run in work."""
 
 import pytest
 from conftest import made_up_text
@@ -12,7 +12,7 @@ from charlstm.settings.config import from_preset
 from charlstm.text.corpus import Corpus
 from charlstm.training.trainer import Trainer
 
-#: Enough for a few iterations, so that the streams begin again: the state is then zero once more.
+#: Enough for a few iterations, after which the streams start over with a zero state.
 CHARS = {"seed": 120, "sample": None, "h256-b16": 16 * 100, "torch-rnn-128": 50 * 160, "keras": 1500}
 PEERS = ("pytorch", "pytorch_usual", "jax")
 PAIRS = [
@@ -21,16 +21,16 @@ PAIRS = [
     for work in CHARS
     if work in rivals.module(name).WORKS and (name, work) != ("pytorch_usual", "sample")  # it draws another text
 ]
-#: Largest relative error of a loss in float32; Adagrad's first steps, of size 0.1 whatever the gradient, magnify rounding.
-#: Of `seed`, whose first Adagrad strides are long, float32's rounding errors grow tenfold in three iterations: plain NumPy's
-#: too, and on some texts beyond the tolerance within twenty.
+#: Largest relative error of a loss in float32; Adagrad's first steps, of size 0.1 for any gradient, magnify rounding.
+#: In work `seed`, with its long first steps, float32 rounding errors grow tenfold in three iterations, in plain NumPy
+#: too, and on some texts exceed the tolerance within twenty.
 ITERATIONS = {"seed": 8}
 TOLERANCE = {"seed": 2e-4, "sample": 0.0, "h256-b16": 1e-6, "torch-rnn-128": 1e-6, "keras": 1e-4}
 
 
 @pytest.fixture(scope="module")
 def expected():
-    """Losses of the reference in float64, by work, computed once."""
+    """The reference's losses in float64, by work, computed once."""
     found = {}
 
     def losses(name):

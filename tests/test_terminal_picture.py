@@ -1,4 +1,4 @@
-"""The screen that the README's terminal picture is made from, and the picture in the tree."""
+"""The screen emulation behind README's terminal picture, and the committed picture."""
 
 import re
 
@@ -60,7 +60,7 @@ def test_the_picture_has_the_lines_of_the_session():
 
 
 def test_the_picture_in_the_tree_shows_the_session_of_the_script():
-    """Run `python -m benchmarks.terminal` where this is red."""
+    """If this fails, run `python -m benchmarks.terminal`."""
     shown = re.sub(r"<[^>]+>", "", terminal.PICTURE.read_text()).replace("&#160;", " ").replace("&quot;", '"')
     assert f"$ {terminal.TRAIN}" in shown
     assert f"$ {terminal.SAMPLE}" in shown

@@ -1,4 +1,4 @@
-"""What tests of large texts share."""
+"""Helpers for tests of large texts."""
 
 import hashlib
 

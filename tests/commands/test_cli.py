@@ -1,4 +1,4 @@
-"""The command line, as a person meets it: in a process of its own."""
+"""The command line, run in a process of its own."""
 
 import json
 import os
@@ -319,7 +319,7 @@ def test_a_mistake_is_one_line(charlstm_command, text_file, tmp_path, arguments,
         (tmp_path / f"{name}.txt").write_bytes(content)
     before = sorted(tmp_path.rglob("*"))
     said = one_line(charlstm_command(*arguments))
-    assert said.startswith(message) if message.startswith("No such") else said == message  # click words those
+    assert said.startswith(message) if message.startswith("No such") else said == message  # click words these messages
     assert sorted(tmp_path.rglob("*")) == before
 
 

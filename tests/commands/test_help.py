@@ -1,4 +1,4 @@
-"""Help that a newcomer finds the way by, and what a shell completes."""
+"""The help pages, and shell completion."""
 
 import os
 import re
@@ -17,7 +17,7 @@ TRAIN = cli.commands["train"]
 
 
 def help_of(*names, columns=80):
-    """A page of help, as it is printed at a width."""
+    """A help page as printed at a given width."""
     found = cli
     context = found.context_class(found, info_name="charlstm", terminal_width=columns)
     for name in names:
@@ -27,7 +27,7 @@ def help_of(*names, columns=80):
 
 
 def sections(page):
-    """Titles and the options below them."""
+    """Section titles with the options below them."""
     found = {}
     for line in page.splitlines():
         if title := re.fullmatch(r"(\S.*):", line):
@@ -92,7 +92,7 @@ def test_summaries_are_whole(columns):
 
 
 def whole(page):
-    """What stands in a page, however its lines are cut."""
+    """A help page's text, however its lines are broken."""
     return " ".join(re.sub(r"-\n +", "-", page).split())
 
 
@@ -115,7 +115,7 @@ def test_the_list_of_presets_fits(columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(columns))
     assert cli.main(["train", "-p", "list"], standalone_mode=False) == 0
     table = capsys.readouterr().out
-    assert "1,000,000 iterations" in table  # in a pipe, whatever the width: a line each
+    assert "1,000,000 iterations" in table  # one line each in a pipe, whatever the width
     assert len(table.splitlines()) == len(PRESETS) + 1
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert cli.main(["train", "-p", "list"], standalone_mode=False) == 0
@@ -170,7 +170,7 @@ def test_sample_takes_the_newest_run(tmp_path, text_file, charlstm_command):
 
 
 def test_help_is_there_without_what_is_heavy():
-    """Its time is measured by the benchmarks; here, what would make it long."""
+    """Its time is a benchmark; this tests that the slow imports stay out."""
     program = "from charlstm.cli import _guarded; import sys; _guarded([]); print(len(sys.modules), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stderr) < 250

@@ -1,6 +1,6 @@
-"""A device to test kernels/gpu with where there is none.
+"""Emulation of a GPU, for testing kernels/gpu without one.
 
-cuda.h compiles a .cu file for the processor, emulator.py builds and launches it, fake_cupy.py is as much of CuPy as
-kernels/gpu uses, with that underneath and CuPy's rules enforced. nvrtc.py is the real compiler, which needs no device,
-and ptx.py runs what it makes. sanitized.py does a few works in a process of its own, for sanitizers.
+cuda.h compiles a .cu file for the CPU, emulator.py builds and launches it, fake_cupy.py is the part of CuPy that
+kernels/gpu uses, on top of it and with CuPy's rules enforced. nvrtc.py is the real compiler, which needs no GPU, and
+ptx.py runs its output. sanitized.py runs a few works in a process of their own, for sanitizers.
 """

@@ -1,4 +1,4 @@
-"""Builds CUDA source for the processor (cuda.h) and launches its kernels, with arguments checked as no device does."""
+"""Builds CUDA source for the CPU (cuda.h) and launches its kernels, checking arguments more strictly than a GPU does."""
 
 import ctypes
 import hashlib
@@ -17,7 +17,7 @@ CACHE = Path(__file__).parents[2] / ".pytest_cache" / "emulated"
 COMPILER = shutil.which("g++")
 REASON = "needs g++ to run CUDA source on the processor"
 
-#: What the threads of a block wait at.
+#: The barriers that a block's threads can wait at.
 BARRIER = re.compile(r"(?:__syncthreads\(\)|grid_barrier\(\w+\));")
 
 _KERNEL = re.compile(r"^KERNEL (?:__launch_bounds__\([^)]*\) )?(\w+)\(|^(\w+)\(real\* theta, real\* s0", re.MULTILINE)
@@ -25,23 +25,23 @@ _DYNAMIC = re.compile(r"extern __shared__ (\w+) (\w+)\[\];")
 
 
 class LaunchError(RuntimeError):
-    """A launch that a device would refuse, or that went wrong in a way which the emulation sees."""
+    """A launch that a GPU would refuse, or an error that the emulation detects."""
 
 
 def kernels_of(source):
-    """Names of the kernels that a source defines."""
+    """The names of the kernels that a source defines."""
     return [a or b for a, b in _KERNEL.findall(source)]
 
 
 def build(source, options=(), sanitizer=None, edit=lambda text: text):
-    """Compile a source; return the shared library's path. What was built before is taken from a cache."""
+    """Compile a source, or find it in the cache; return the path of the shared library."""
     text = _DYNAMIC.sub(r"\1* \2 = DYNAMIC_SHARED(\1);", edit(source))
     exports = "".join(f"EXPORT_KERNEL({name}, 0)\n" for name in kernels_of(source))
     return compiled(f'#include "{HEADER.name}"\n#line 1 "kernels.cu"\n{text}\n{exports}', options, sanitizer)
 
 
 def compiled(unit, options=(), sanitizer=None):
-    """Compile C++ that includes cuda.h; return the shared library's path."""
+    """Compile C++ that includes cuda.h; return the path of the shared library."""
     command = [
         COMPILER, "-std=c++20", "-O2", "-march=native", "-ffp-contract=fast", "-g1", "-w", "-fPIC", "-shared",
         "-pthread", f"-I{HEADER.parent}", *(o for o in options if o.startswith("-D")),
@@ -51,7 +51,7 @@ def compiled(unit, options=(), sanitizer=None):
     library = CACHE / f"{key}.so"
     if not library.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        part = library.with_suffix(f".{os.getpid()}")  # another process may build the same
+        part = library.with_suffix(f".{os.getpid()}")  # another process may build the same source
         done = subprocess.run(
             [*command, "-x", "c++", "-", "-o", str(part)],
             input=unit, text=True, capture_output=True, check=False,
@@ -63,10 +63,10 @@ def compiled(unit, options=(), sanitizer=None):
 
 
 class Function:
-    """A kernel, launched as CuPy launches one; `seed` shuffles the order of a block's threads."""
+    """A kernel, launched as CuPy launches it; `seed` shuffles the order of a block's threads."""
 
     seed = 0
-    launches = 0  # of all kernels
+    launches = 0  # shared by all kernels
     most_blocks = staticmethod(lambda threads, memory: 0)  # of a cooperative launch
 
     def __init__(self, library, name, cooperative=False):
@@ -99,7 +99,7 @@ class Function:
             raise LaunchError(f"{self.name}: {self._failure().decode()}")
 
     def _value(self, k, argument, parameter):
-        """An argument's bytes, as a NumPy array of one element."""
+        """An argument's bytes, as a one-element NumPy array."""
         wanted = f"{self.name}: argument {k}: {parameter} wanted, got"
         if parameter.startswith("*"):
             if not getattr(argument, "is_on_device", False):

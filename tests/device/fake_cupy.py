@@ -1,7 +1,7 @@
-"""As much of CuPy as kernels/gpu uses, on the processor, with CuPy's rules enforced.
+"""The part of CuPy that kernels/gpu uses, on the CPU, with CuPy's rules enforced.
 
-Device memory is an ndarray of its own kind: it does not mix with NumPy's, NumPy's arrays are no arguments of kernels,
-and `empty` holds NaN. Products follow cuBLAS: matrices by columns, as raw addresses, with a leading dimension each.
+Device memory is an ndarray subclass that does not mix with NumPy arrays; kernels reject NumPy arrays as arguments; and
+`empty` returns NaN. Matrix products follow cuBLAS: column-major matrices, raw addresses, a leading dimension for each.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from device import emulator, nvrtc, ptx
 
 
 class Array(np.ndarray):
-    """Memory of the device."""
+    """Device memory."""
 
     is_on_device = True
 
@@ -36,11 +36,11 @@ class Array(np.ndarray):
 
     @property
     def data(self):
-        """Where it lies."""
+        """Its address."""
         return SimpleNamespace(ptr=self.__array_interface__["data"][0])
 
     def get(self):
-        """A copy for the host."""
+        """A copy on the host."""
         return np.array(self.view(np.ndarray))
 
 
@@ -57,7 +57,7 @@ def asarray(array, dtype=None):
 
 def empty(dims, dtype=np.float64):
     array = np.empty(dims, dtype)
-    array.reshape(-1).view(np.uint8)[...] = 0xFF  # NaN, where it holds floats
+    array.reshape(-1).view(np.uint8)[...] = 0xFF  # NaN for floats
     return array.view(Array)
 
 
@@ -74,7 +74,7 @@ def _gemm(dtype):
     def columns_first(address, rows, columns, leading):
         if leading < max(1, rows):
             raise RuntimeError("CUBLAS_STATUS_INVALID_VALUE")
-        size = leading * (columns - 1) + rows  # no byte more is read or written
+        size = leading * (columns - 1) + rows  # detects any access beyond the end
         memory = np.frombuffer((ctypes.c_char * (size * dtype.itemsize)).from_address(address), dtype)
         return np.lib.stride_tricks.as_strided(
             memory, (rows, columns), (dtype.itemsize, leading * dtype.itemsize), writeable=True
@@ -96,10 +96,10 @@ def _gemm(dtype):
 
 # ------------------------------------------------------------------------------------------------------------- modules
 class RawModule:
-    """CUDA source, built when a kernel of it is asked for."""
+    """CUDA source, built when one of its kernels is first requested."""
 
     sanitizer, edit = None, staticmethod(lambda text: text)
-    architecture = None  # a number: the real compiler's PTX is run, instead of the source
+    architecture = None  # an architecture: run the real compiler's PTX instead of the source
 
     def __init__(self, *, code, options=(), enable_cooperative_groups=False):
         self._code, self._options, self._cooperative = code, options, enable_cooperative_groups
@@ -117,19 +117,19 @@ class RawModule:
             unit = ptx.translated(compiled.ptx, emulator.kernels_of(self._code))
             self._through_ptx = ctypes.CDLL(str(emulator.compiled(unit)))
         executed = emulator.Function(self._through_ptx, name, self._cooperative)
-        executed.parameters = made.parameters  # PTX does not know what a pointer is of
+        executed.parameters = made.parameters  # PTX does not give the type of a pointer's target
         return executed
 
 
-#: Attributes of the device that is imitated; tests set them.
+#: Attributes of the emulated GPU; tests set them.
 ATTRIBUTES = {
     "MaxSharedMemoryPerBlockOptin": 101376, "MultiProcessorCount": 4,
-    "CooperativeLaunch": 0,  # so that what goes by launches is tested by small models
+    "CooperativeLaunch": 0,  # so that small models also test the path by launches
 }  # fmt: skip
 
 
 def _resident(function, threads, memory):
-    """Blocks of a kernel on a multiprocessor, by threads and shared memory; each takes 1 KiB more than it asks for."""
+    """Blocks of a kernel that fit on a multiprocessor, by threads and shared memory; each block takes 1 KiB extra."""
     if memory > min(function.max_dynamic_shared_size_bytes, ATTRIBUTES["MaxSharedMemoryPerBlockOptin"]):
         return 0
     return min(1536 // threads, (ATTRIBUTES["MaxSharedMemoryPerBlockOptin"] + 1024) // (memory + 1024))
@@ -162,7 +162,7 @@ def _modules():
 
 
 def load(name):
-    """Import a module of kernels.gpu with this in CuPy's place, which nobody else gets to see."""
+    """Import a module of kernels.gpu with this module in place of CuPy, for the caller alone."""
     from importlib import import_module
 
     real = {key: sys.modules.pop(key) for key in list(sys.modules) if key.partition(".")[0] == "cupy"}

@@ -1,4 +1,4 @@
-"""The real compiler, NVRTC, from its wheel (extra gpu-test): for any architecture, with neither CuPy nor a driver."""
+"""The real compiler, NVRTC, from its wheel (extra gpu-test): for any architecture, without CuPy or a driver."""
 
 import ctypes
 import re
@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 PACKAGE = "nvidia-cuda-nvrtc"
 REASON = f"needs the compiler's wheel: pip install {PACKAGE} (extra gpu-test)"
-#: What CuPy adds to the options of a RawModule.
+#: Options that CuPy adds to those of a RawModule.
 CUPYS = ("-ftz=true", "--device-as-default-execution-space")
 
 
 def wheel():
-    """The version of the compiler's wheel; None where it is not installed."""
+    """The version of the compiler's wheel, or None if it is not installed."""
     try:
         return version(PACKAGE)
     except PackageNotFoundError:
@@ -27,7 +27,7 @@ def _library():
 
 
 class Kernel(NamedTuple):
-    """What the assembler says of a kernel."""
+    """What the assembler reports about a kernel."""
 
     registers: int
     spilled: int  # bytes stored and loaded
@@ -35,7 +35,7 @@ class Kernel(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """A compiled source: its kernels by name, and its PTX."""
+    """The result of compiling a source: its kernels by name, and its PTX."""
 
     kernels: dict[str, Kernel]
     ptx: str

@@ -1,8 +1,8 @@
-"""Turns the PTX that the real compiler made of a kernel into C++ on the fibers of cuda.h, so that it is run, too.
+"""Translates the PTX that the real compiler made of a kernel into C++ on the fibers of cuda.h, so that it can be run.
 
-As much of PTX as our kernels need: scalars and small vectors of memory. Every register is 64 bits of no type; an
-instruction says what it takes them for. Addresses of shared memory are offsets into the block's. What is not known is an
-error, never skipped.
+It covers the PTX that our kernels need: scalars and small vectors in memory. Every register is 64 untyped bits; each
+instruction says how to interpret them. Addresses of shared memory are offsets into the block's memory. Unknown PTX
+raises an error and is never skipped.
 """
 
 import re
@@ -49,7 +49,7 @@ using namespace ptx;
 
 
 class Unknown(NotImplementedError):
-    """PTX that this does not know."""
+    """PTX that the translator does not cover."""
 
 
 class _Kernel:
@@ -64,7 +64,7 @@ class _Kernel:
             offset = -(-offset // int(align)) * int(align)
             self.shared[symbol] = offset
             offset += int(kind[1:]) // 8 * int(length or 1)
-        self.static = -(-offset // 16) * 16  # where dynamic shared memory begins
+        self.static = -(-offset // 16) * 16  # start of dynamic shared memory
         self.shared |= dict.fromkeys(re.findall(r"\.extern \.shared [^;]*?(\w+)\[\];", text), self.static)
         scoped = re.findall(r"\.reg \.\w+ \s*%(\w+);", body)  # registers of an inner block
         self.scoped = sorted(set(scoped))
@@ -91,7 +91,7 @@ class _Kernel:
 
     # ------------------------------------------------------------------------------------------------------- operands
     def value(self, operand, kind):
-        """An operand as C++ of a type."""
+        """An operand as C++ of a given type."""
         plain = _TYPES[kind]
         if operand in _SPECIAL:
             return f"({plain}){_SPECIAL[operand]}"
@@ -130,7 +130,7 @@ class _Kernel:
                 return _set(
                     operands[0], f"__atomic_fetch_add({at}, {self.value(operands[2], 'u32')}, __ATOMIC_RELEASE)"
                 )
-            space, what, kind = (part for part in parts if part not in ("relaxed", "gpu"))  # which PTX of 120 says
+            space, what, kind = (part for part in parts if part not in ("relaxed", "gpu"))  # as in PTX for 120
             if what != "min":
                 raise Unknown(text)
             at = f"({_TYPES[kind]}*){self.address(operands[1], space)}"
@@ -146,7 +146,7 @@ class _Kernel:
 
     def memory(self, op, parts, operands):
         space, kind = parts[0], parts[-1]
-        if op == "ld" and parts == ["acquire", "gpu", "u32"]:  # what a thread asks again and again
+        if op == "ld" and parts == ["acquire", "gpu", "u32"]:  # polled by a waiting thread
             at = f"(uint32_t*){self.address(operands[1], 'global')}"
             return f"sched_yield(); {_set(operands[0], f'__atomic_load_n({at}, __ATOMIC_ACQUIRE)')}"
         if space == "param":
@@ -166,7 +166,7 @@ class _Kernel:
         return made
 
     def pair(self, operands):
-        """mov.b64 between a register and the two halves of it."""
+        """mov.b64 between a register and its two halves."""
         if operands[0].startswith("{"):
             low, high = (part.strip() for part in operands[0].strip("{}").split(","))
             whole = self.value(operands[1], "b64")
@@ -175,7 +175,7 @@ class _Kernel:
         return _set(operands[0], f"(uint64_t){low} | (uint64_t){high} << 32")
 
     def expression(self, op, parts, operands):
-        """The value of an instruction that has one."""
+        """The value of an instruction that returns one."""
         kind = parts[-1]
         plain, is_float = _TYPES[kind], kind in ("f32", "f64")
         flush = (lambda text: f"flushed({text})") if "ftz" in parts and kind == "f32" else (lambda text: text)
@@ -264,5 +264,5 @@ def _set(register, expression):
 
 
 def translated(ptx, names):
-    """C++ for some kernels of a PTX module, to be compiled as cuda.h is."""
+    """C++ for some kernels of a PTX module, to be compiled like cuda.h."""
     return _RUNTIME + "".join(_Kernel(ptx, name).cpp() for name in names)

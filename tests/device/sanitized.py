@@ -1,9 +1,9 @@
-"""Runs kernels under a sanitizer, or with a line of their source edited: a process of its own, python -m device.sanitized.
+"""Runs kernels under a sanitizer, or with a line of their source removed, in a process of its own.
 
     python -m device.sanitized SANITIZER|none FILE LINE WORK...
 
-LINE of FILE (from 1; 0 for none) is emptied of its barrier before it is compiled. The works are done in several orders of
-threads, and compared with the reference. Exit code 0: all is well; 3: something is wrong; 66: the sanitizer saw it.
+The barrier on LINE of FILE (from 1; 0 for none) is removed before compiling. The works run in several orders of threads
+and are compared with the reference. Exit code 0: all is right; 3: a wrong result; 66: the sanitizer found an error.
 """
 
 import sys
@@ -20,7 +20,7 @@ SEEDS = (0, 1, 2)
 
 
 def block(ops):
-    """A few iterations of the small model's block."""
+    """A few iterations of the small-model block kernel."""
     return _train(ops, Shape(35, 7), 1)
 
 
@@ -30,7 +30,7 @@ def block_in_float(ops):
 
 
 def launches(ops):
-    """The same by launches, for a model of two layers and two streams, with a norm to be held down."""
+    """The same by separate launches, for two layers, two streams and a clipped gradient norm."""
     return _train(ops, Shape(35, 5, 2), 2, grad_clip_norm=0.1)
 
 
@@ -41,7 +41,7 @@ def steps(ops):
 
 
 def drawing(ops):
-    """Characters, with all that truncates, and without."""
+    """Sampling with and without every truncation."""
     shape = Shape(41, 3)
     theta = np.random.RandomState(0).randn(spec.num_parameters(shape))
     uniforms, log_probs = np.random.RandomState(1).random_sample((5, 2)), np.zeros((5, 2))

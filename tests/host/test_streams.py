@@ -1,4 +1,4 @@
-"""The command line where others give up: closed streams, foreign locales, no home, no name."""
+"""The command line under adverse conditions: closed streams, foreign locales, no home folder, no user name."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from charlstm.text import downloads
 from charlstm.text.corpus import Corpus
 
 TINY = ("--hidden-size", "4", "--seq-length", "5", "--batch-size", "2", "--backend", "numpy", "--sample-every", "0")
-#: Python decodes arguments as ASCII here; by itself it would take UTF-8 under this locale.
+#: Makes Python decode arguments as ASCII, which under this locale would otherwise be UTF-8.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 TEXT = "雪がふる。天気は雪。\n" * 40
 
 
 @pytest.fixture(scope="module")
 def snow(tmp_path_factory):
-    """A run on a text that no old encoding has, in a folder whose name has none of its letters either."""
+    """A run on a text that legacy encodings cannot express, in a folder whose name they cannot express either."""
     folder = tmp_path_factory.mktemp("snow")
     (folder / "雪.txt").write_text(TEXT, encoding="utf-8")
     arguments = ["train", str(folder / "雪.txt"), *TINY, "-n", "3", "-q", "--out", str(folder / "run")]
@@ -84,7 +84,7 @@ NO_TEXT = "x\udce9"  # an argument of the bytes 78 E9
 
 
 def words_of(name):
-    """The options of a command that take a word, each with one that is no text, and the arguments that it needs."""
+    """The options of a command that take a word, each with an undecodable value, and the required arguments."""
     needed = {"train": ["book.txt", *TINY, "-n", "3"], "ngram": ["book.txt"], "score": ["run", "book.txt"]}
     for parameter in cli.commands[name].params:
         words = needed.get(name, ["run"])
@@ -100,7 +100,7 @@ def test_an_argument_that_is_no_text_is_used_or_refused_in_a_line(name, text_fil
     monkeypatch.chdir(tmp_path)
     finish(start(Corpus.from_text(text_file.read_text()), small(iterations=1), "run"))
     for arguments in words_of(name):
-        code = _guarded([name, *arguments])  # anything but an error of ours would come out of it
+        code = _guarded([name, *arguments])  # any other exception would be visible
         told = capfd.readouterr().err.splitlines()
         assert code in (0, 2), (arguments, told)
         assert code == 0 or len(told) <= 4, (arguments, told)
@@ -155,7 +155,7 @@ def test_a_terminal_that_cannot_show_a_character_is_told_of(snow):
     assert lines[0].startswith("\\u96ea")
     assert lines[-1].startswith("charlstm: this terminal's encoding, ascii, cannot show all characters (")
     assert "LC_ALL=C.UTF-8" in lines[-1]
-    locale = Terminal(arguments, 200, cwd=snow, env=ASCII)  # the program starts itself anew, and still knows
+    locale = Terminal(arguments, 200, cwd=snow, env=ASCII)  # the program restarts itself, and still detects this
     assert locale.ended() == 0
     assert locale.text == done.text
     shown = Terminal(arguments, 200, cwd=snow)
@@ -181,7 +181,7 @@ def test_closed_streams_train_quietly(text_file, tmp_path, closed):
         if stream in closed.split():
             assert written == b""
     assert b"Traceback" not in done.stderr
-    checked = ran(["verify", "run"], tmp_path)  # what was meant for a stream went into no file that took its number
+    checked = ran(["verify", "run"], tmp_path)  # no file got output meant for the closed stream
     assert checked.returncode == 0, checked.stderr
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(each)["iteration"] for each in lines] == list(range(20))
@@ -213,7 +213,7 @@ main(sys.argv[1:])
 
 
 def as_nobody(arguments, cwd, **env):
-    """A container's process: no HOME, and a user that is only a number."""
+    """Run as in a container: no HOME, and a user without a name."""
     kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     return subprocess.run(
         [sys.executable, "-c", NOBODY, *map(str, arguments)], cwd=cwd, capture_output=True, check=False, timeout=240,
@@ -271,9 +271,7 @@ def test_what_platformdirs_may_answer(monkeypatch, without_cache, answer):
     monkeypatch.setattr("platformdirs.user_cache_dir", user_cache_dir)
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     assert downloads.cache_dir() == without_cache / "data"
-    jit = pytest.importorskip(
-        "kernels.cpu.compiler"
-    )  # by itself, or from a program in Python: no command line is needed
+    jit = pytest.importorskip("kernels.cpu.compiler")  # alone, or from a Python program without a command line
     assert jit.cache_dir() == without_cache.with_name(f"charlstm-kernels-{os.getuid()}")
 
 

@@ -1,4 +1,4 @@
-"""The short benchmark: works are what they say, floors follow from the limits, and wrong kernels get no figures."""
+"""The short benchmark: works match their descriptions, floors follow from the limits, wrong kernels get no figures."""
 
 import json
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from charlstm.training.trainer import Trainer
 from kernels.spec import Shape
 from kernels.testing import GradientError
 
-#: One flop, one byte, one exponential a second, so that a floor in seconds is a count.
+#: Limits of one flop, one byte and one exponential per second, so that a floor in seconds is a count.
 ONE = Limits(1.0, (1.0,) * len(limits.SIZES), 1.0, 2**20)
 NEVER = float("inf")
 
@@ -42,7 +42,7 @@ def test_a_sampled_text_goes_on_where_it_was():
     work = bench.WORKS["sample"]
     ids = bench.text_ids(work)
     whole, pieces = bench.Ours(work, ids, "numpy", "float64"), bench.Ours(work, ids, "numpy", "float64")
-    whole.theta *= 30  # so that the character before matters
+    whole.theta *= 30  # so that the previous character matters
     pieces.theta *= 30
     text = whole.run(30)
     np.testing.assert_array_equal(text, np.concatenate([pieces.run(11), pieces.run(19)]))
@@ -64,7 +64,7 @@ def test_a_text_of_the_works_name_is_read(tmp_path):
     (tmp_path / "tinyshakespeare.txt").write_text("".join(map(chr, range(200, 265))) * 3)
     assert len(bench.text_ids(bench.WORKS["h256-b16"], tmp_path)) == 65 * 3
     (tmp_path / "nietzsche.txt").write_text("abcABC")
-    with pytest.raises(RunFailed, match="57 distinct characters, got 3"):  # lower-cased first
+    with pytest.raises(RunFailed, match="57 distinct characters, got 3"):  # made lower-case first
         bench.text_ids(bench.WORKS["keras"], tmp_path)
 
 
@@ -97,7 +97,7 @@ def test_the_floor_counts_exponentials_and_adds_up():
     products = 3 * (8 * T * H * H * L + 8 * T * H * H * (L - 1) + 2 * T * H * V) - 16 * T * H * H * L
     assert (
         limits.training_floor(ONE, Shape(V, H, L), T, 1, "adam") == sum(parts) + products
-    )  # a step is bound by reading
+    )  # a step is bound by reading memory
 
 
 def test_a_bandwidth_between_two_sizes_lies_between_theirs():
@@ -147,7 +147,7 @@ def test_bench_tells_no_speed_of_wrong_kernels(monkeypatch, capsys, error):
 
 
 def test_bench_ends_in_time(monkeypatch):
-    """By a clock that moves 0.1 s a round: five rounds a work, fewer near the end, and no work after it."""
+    """With a clock that advances 0.1 s per round: five rounds per work, fewer near the end, and no work after it."""
     now, rounds = [0.0], []
 
     class Work:

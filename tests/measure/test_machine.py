@@ -1,4 +1,4 @@
-"""Cores that a run may use: affinity, quotas of control groups of either version, and what the environment says."""
+"""The number of usable cores: affinity, control-group quotas of both versions, and environment variables."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ GROUPS_V1 = "5:memory:/other\n4:cpu,cpuacct:/docker/abc\n0::/\n"
 
 
 def system(root, groups, mounts, files):
-    """A root folder with what the system would tell in proc and sys."""
+    """A root folder whose proc and sys hold what the system would report."""
     for name, text in {"proc/self/cgroup": groups, "proc/self/mountinfo": mounts, **files}.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,8 +28,8 @@ def system(root, groups, mounts, files):
 @pytest.mark.parametrize(
     ("groups", "mounts", "files", "quota"),
     [
-        ("0::/\n", V2, {"cpu.max": "200000 100000\n"}, 2),  # a container, that sees its own group as the top
-        ("0::/a/b\n", V2, {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "300000 100000\n"}, 3),  # its slice's
+        ("0::/\n", V2, {"cpu.max": "200000 100000\n"}, 2),  # a container, which sees its own group as the root
+        ("0::/a/b\n", V2, {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "300000 100000\n"}, 3),  # the quota of its slice
         ("0::/a/b\n", V2, {"a/b/cpu.max": "150000 100000\n", "a/cpu.max": "800000 100000\n"}, 1.5),
         ("0::/a/b\n", V2, {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "max 100000\n"}, None),
         ("0::/a\n", V2, {"ab/cpu.max": "100000 100000\n", "a/cpu.max": "nonsense\n"}, None),

@@ -1,4 +1,4 @@
-"""Checkpoints: they hold everything, and nothing but what was written is ever read from them."""
+"""Checkpoints are complete, and a file that was damaged or changed is refused."""
 
 import hashlib
 import re
@@ -77,7 +77,7 @@ def test_every_truncation_and_every_tail_of_zeros_is_refused(saved):
     for length in range(len(data)):
         with pytest.raises(UserError, match="^x: "):
             Checkpoint.from_bytes(data[:length], "x")
-        if data[length:].strip(b"\0"):  # which would be the same otherwise
+        if data[length:].strip(b"\0"):  # zeros in place of zeros change nothing
             with pytest.raises(UserError, match="^x: "):
                 Checkpoint.from_bytes(data[:length] + bytes(len(data) - length), "x")
     with pytest.raises(UserError, match="x: damaged"):
@@ -86,7 +86,7 @@ def test_every_truncation_and_every_tail_of_zeros_is_refused(saved):
 
 @pytest.mark.parametrize("name", ["format-1-first", "format-1"])
 def test_what_older_versions_wrote_is_read(name, tmp_path):
-    """The first is from before `marks`, `machine` and half of the options."""
+    """The first file is from before `marks`, `machine` and half of the options existed."""
     file = ROOT / "tests" / "data" / f"{name}.safetensors"
     model = load(file)
     assert (model.iteration, model.config.hidden_size, model.vocabulary.characters) == (30, 4, " abc")
@@ -110,7 +110,7 @@ def test_what_older_versions_wrote_is_read(name, tmp_path):
 def test_any_arrays_come_back_bit_for_bit(
     hidden, layers, cell, embedding, batch, dtype, optimizer, letters, seed, order
 ):
-    """Every bit pattern, those of NaN too; arrays that are not contiguous once came back as others."""
+    """For every bit pattern, including NaN; non-contiguous arrays were once stored in the wrong order."""
     characters = "".join(sorted(set(letters + "ab")))
     config = from_preset(
         hidden_size=hidden, num_layers=layers, cell=cell, embedding_size=embedding, batch_size=batch, dtype=dtype,
@@ -146,7 +146,7 @@ def test_any_arrays_come_back_bit_for_bit(
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.binary(max_size=300), st.booleans())
 def test_any_bytes_are_refused_in_one_line(data, has_header):
-    """As they are, and as what safetensors would take for its header."""
+    """Both raw and behind a header that safetensors accepts."""
     if has_header:
         data = len(data).to_bytes(8, "little") + data
     with pytest.raises(UserError, match="^x: (not a checkpoint|a safetensors file)"):
@@ -200,7 +200,7 @@ def test_undamaged_nonsense_is_one_line(saved, changes):
 
 
 def test_tensors_that_safetensors_refuses_are_one_line(saved):
-    """Found by a fuzzer: the digest is right, the library's own header is not."""
+    """Found by a fuzzer: the digest is right, but the library's own header is not."""
     data = saved.trainer.checkpoint().to_bytes().replace(b'"data_offsets":[0,', b'"data_offsets":[1,')
     digest = re.search(rb'sha256\\": \\"([0-9a-f]{64})', data)
     blanked = data[: digest.start(1)] + b"0" * 64 + data[digest.end(1) :]

@@ -1,4 +1,4 @@
-"""First weights: what each initialiser promises."""
+"""Weight initialisers: what each promises."""
 
 import numpy as np
 import pytest

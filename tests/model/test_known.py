@@ -1,4 +1,4 @@
-"""Strings are read as files are; a text a line; lines that the training text has already."""
+"""Strings are normalised as files are; one sample per line; samples that stand in the training text."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def test_a_string_becomes_what_a_file_of_it_does(tmp_path, text):
     assert found.digest == read.digest
     assert found.vocabulary == read.vocabulary
     assert read.vocabulary.as_read(text) == normalised(text) == read.vocabulary.decode(read.ids)
-    assert ByteVocabulary().as_read(text) == text  # as the bytes of a file are
+    assert ByteVocabulary().as_read(text) == text  # as the bytes of a file would be
 
 
 def test_prime_stop_and_scored_text_are_read_as_files_are(model):
@@ -76,7 +76,7 @@ def test_backslashes_mean_the_same_in_every_option(given, meant):
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory):
-    """A run that has learned names by heart, a line each, and their file."""
+    """A run that has learned names by heart, one per line, and their file."""
     folder = tmp_path_factory.mktemp("names")
     file = folder / "names.txt"
     file.write_text("\n".join(NAMES * 20) + "\n")
@@ -124,7 +124,7 @@ def test_new_lines_alone(named, capsys, options):
     assert not {text.removesuffix(stop) for text in found} & set(have)
     assert _guarded([*arguments, "--count", "20", *([] if options[:1] == ["--stop"] else ["--stop", r"\n"])]) == 0
     unsifted = capsys.readouterr().out
-    assert any(name in re.findall(r"\w+", unsifted.replace(r"\n", " ")) for name in NAMES)  # without it they are there
+    assert any(name in re.findall(r"\w+", unsifted.replace(r"\n", " ")) for name in NAMES)  # without --new they appear
 
 
 def test_a_text_that_is_gone_comes_from_the_cache_and_one_that_has_changed_is_no_text_of_the_run(

@@ -1,4 +1,4 @@
-"""Drawing texts: how they end, several at once, what is told of each."""
+"""Sampling: how texts end, several texts at once, and the figures of each."""
 
 import pytest
 from conftest import made_up_text
@@ -101,5 +101,5 @@ def test_mistakes(model, options, message):
         model.samples(**options)
     assert str(caught.value) == message
     if "count" not in options:
-        with pytest.raises(UserError):  # at once, not when the first piece is wanted
+        with pytest.raises(UserError):  # at the call, not at the first piece
             model.stream(**options)

@@ -1,4 +1,4 @@
-"""Scores of many lines, of large texts in blocks, of bytes, and of characters that a model never saw."""
+"""Scores of many lines, of large texts in blocks, of bytes, and of characters that a model has never seen."""
 
 import json
 import math
@@ -57,7 +57,7 @@ def test_lines_share_their_buffers(model, monkeypatch):
     made, workspace = [], forward.spec.workspace
     monkeypatch.setattr(forward.spec, "workspace", lambda *sizes: made.append(sizes[1:3]) or workspace(*sizes))
     model.scores(["abc de."] * 20_000 + ["abcdefgha"] * 10_000, backend="numba")
-    assert len(made) <= 4  # two lengths, and what is left of each
+    assert len(made) <= 4  # two lengths, and one remainder of each
 
 
 def test_mistakes_of_lines(model):

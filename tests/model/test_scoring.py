@@ -1,4 +1,4 @@
-"""Scoring texts. The kernels' part is judged in test_chain.py and test_peers.py."""
+"""Scoring a text. test_chain.py and test_peers.py test the kernels' part."""
 
 import math
 
@@ -13,7 +13,7 @@ from kernels import spec
 
 
 def plain_log_probs(model, text):
-    """Character by character in plain NumPy, from a zero state and a line break."""
+    """ln p character by character in plain NumPy, from a zero state and a line break."""
     theta = model.theta.astype(np.float64)
     params, H = spec.params(theta, model.shape), model.shape.hidden_size
     [layer] = params.layers
@@ -30,7 +30,7 @@ def plain_log_probs(model, text):
 
 
 def test_a_text_by_plain_arithmetic(model, backend):
-    text = made_up_text(1200, seed=7)  # longer than what is read in two calls
+    text = made_up_text(1200, seed=7)  # more than two calls of the kernels read
     found, expected = model.score(text, backend=backend), plain_log_probs(model, text)
     assert found.log_probs == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert found.chars == 1200

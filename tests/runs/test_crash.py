@@ -1,4 +1,4 @@
-"""What is left of a run when its process, its disk or its power ends at any moment: every call that a save makes is one."""
+"""What remains of a run whose process, disk or power fails at any moment: at every disk call that a save makes."""
 
 import shutil
 
@@ -23,7 +23,7 @@ CORPUS = Corpus.from_text(made_up_text(300), "book")
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
-    """A run with three checkpoints behind it, and what it will be when nothing goes wrong."""
+    """A run with three checkpoints, and the final state that it reaches without a failure."""
     folder = tmp_path_factory.mktemp("begun")
     whole = start(CORPUS, from_preset(**OPTIONS, iterations=END), str(folder / "whole"))
     whole.trainer.call_iterations = 1
@@ -40,7 +40,7 @@ def go_on(folder):
 
 
 def calls_of_a_whole_run(begun, tmp_path, monkeypatch):
-    """How many calls there are between 12 and 18 iterations, which is two saves and what surrounds them."""
+    """The number of disk calls from iteration 12 to 18: two saves and what surrounds them."""
     shutil.copytree(begun[0], tmp_path / "counted")
     with monkeypatch.context() as patch:
         counter = Disk(patch, tmp_path)
@@ -49,12 +49,12 @@ def calls_of_a_whole_run(begun, tmp_path, monkeypatch):
 
 
 def interrupted(begun, tmp_path, monkeypatch, at, fault, **how):
-    """Go on in a copy of the run, with a fault; the folder, how it ended, and the newest iteration that was saved."""
+    """Resume a copy of the run with a fault; return the folder, how it ended, and the newest saved iteration."""
     folder = tmp_path / f"run-{at}-{fault}"
     scratch = tmp_path / f"scratch-{at}-{fault}"
     scratch.mkdir()
     shutil.copytree(begun[0], folder)
-    (folder / "last.safetensors").unlink()  # which copytree has made a file of its own
+    (folder / "last.safetensors").unlink()  # copytree has made it a separate file
     (folder / "last.safetensors").hardlink_to(folder / "checkpoints" / "step-000000000012.safetensors")
     saved, save = [12], store.save
 
@@ -70,12 +70,12 @@ def interrupted(begun, tmp_path, monkeypatch, at, fault, **how):
             go_on(folder)
         except (Died, NotSaved, OSError, UserError) as error:
             ended = error
-            error.__traceback__ = None  # it holds the run, and that the lock
+            error.__traceback__ = None  # the traceback holds the run, and the run holds the lock
     return folder, ended, saved[-1]
 
 
 def check(begun, folder, saved):
-    """There is a whole checkpoint, none older than what was saved, and the run ends as if nothing had happened."""
+    """Assert that there is a complete checkpoint, not older than the last save, and that the run ends as if uninterrupted."""
     found, _ = store.newest(folder)
     assert found.iteration >= saved
     go_on(folder)
@@ -101,14 +101,14 @@ def test_a_disk_that_fails_at_every_call(begun, tmp_path, monkeypatch, stays):
     for at in range(1, calls + 1):
         folder, ended, saved = interrupted(begun, tmp_path, monkeypatch, at, FULL[at % len(FULL)], stays=stays)
         assert ended is None or isinstance(ended, NotSaved | OSError), at
-        if stays and ended is None:  # nothing that needs room came after it
+        if stays and ended is None:  # nothing after the fault needed room on the disk
             assert at > calls - 12
         check(begun, folder, saved)
         shutil.rmtree(folder)
 
 
 def test_a_disk_that_lies_is_noticed(begun, tmp_path, monkeypatch):
-    """The tests above can fail: where waiting for the disk does nothing, a power cut takes what was promised."""
+    """Proof that the tests above can fail: on a disk that ignores fsync, a power cut loses promised data."""
     losses = 0
     for at in range(1, calls_of_a_whole_run(begun, tmp_path, monkeypatch) + 1, 5):
         folder, _, saved = interrupted(begun, tmp_path, monkeypatch, at, "power", is_honest=False)

@@ -1,4 +1,4 @@
-"""The words of saved samples."""
+"""Highlighting of the keywords of saved samples."""
 
 import json
 import tracemalloc
@@ -57,7 +57,7 @@ def test_words_do_not_depend_on_where_pieces_end(size, monkeypatch):
 
 def test_memory_does_not_grow_with_the_text(monkeypatch):
     monkeypatch.setattr(keywords_module, "_PIECE", 4096)
-    list(keywords("the", ["the"]))  # the pattern is made once
+    list(keywords("the", ["the"]))  # compiles the pattern, which happens once
     words, peaks = made_up_text(20_000), []
     for text in (words, words * 20, "ab" * 200_000):
         corpus = Corpus.from_text(text)
@@ -66,7 +66,7 @@ def test_memory_does_not_grow_with_the_text(monkeypatch):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 50_000
-    assert peaks[2] < peaks[0] + 500_000  # a word without an end is held up to a limit
+    assert peaks[2] < peaks[0] + 500_000  # an endless word is held only up to a limit
 
 
 def test_the_heads_of_samples_are_no_words(tmp_path):

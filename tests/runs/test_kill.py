@@ -1,4 +1,4 @@
-"""A process that trains and saves as fast as it can is killed at random moments, again and again."""
+"""Kills, at random moments and many times, a process that trains and saves as fast as it can."""
 
 import hashlib
 import subprocess
@@ -30,7 +30,7 @@ for progress in run.train():
 
 
 class Uninterrupted:
-    """What the weights, the memory and the states are after each iteration of a run that is never stopped."""
+    """Weights, optimizer state and carried states after each iteration of a run that is never stopped."""
 
     def __init__(self, corpus):
         self._trainer = Trainer(small(**OPTIONS, iterations=10**6), corpus)
@@ -50,7 +50,7 @@ def digest(checkpoint):
 
 
 def kill_again_and_again(text_file, tmp_path, kills):
-    """How far the run came, and how many of the kills hit while a file was being written."""
+    """Return the last iteration, and how many kills hit while a file was being written."""
     folder, corpus = tmp_path / "run", Corpus.from_text(made_up_text(), "book")
     finish(start([text_file], small(**OPTIONS, iterations=2), str(folder)))
     right, moment = Uninterrupted(corpus), np.random.RandomState(kills)
@@ -86,4 +86,4 @@ def test_killed_two_hundred_times(text_file, tmp_path, capsys):
     reached, strays = kill_again_and_again(text_file, tmp_path, 200)
     with capsys.disabled():
         print(f"\n200 kills, {reached} iterations, {strays} while a file was being written")
-    assert strays  # or the moments were not the ones that matter
+    assert strays  # else the kills missed the moments that matter

@@ -1,4 +1,4 @@
-"""Training for half an hour, with saves and samples: memory and open files stay, and an iteration costs what it did."""
+"""Trains for half an hour with saves and samples: memory, open files and time per iteration must not grow."""
 
 import json
 import os
@@ -12,11 +12,11 @@ import pytest
 from conftest import made_up_text
 
 MINUTES = float(os.environ.get("CHARLSTM_SOAK_MINUTES", "30"))
-EVERY = 5.0  # seconds between looks
+EVERY = 5.0  # seconds between measurements
 
 
 def look(pid):
-    """Anonymous memory in bytes, open files, and CPU seconds of a process."""
+    """Anonymous memory in bytes, number of open files, and CPU seconds of a process."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     seconds = (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
@@ -24,7 +24,7 @@ def look(pid):
 
 
 def iterations(folder):
-    """How many are in metrics.jsonl."""
+    """The number of iterations recorded in metrics.jsonl."""
     *_, last, _ = [b"", b"", *(folder / "metrics.jsonl").read_bytes().rpartition(b"\n")[0].splitlines()[-1:], b""]
     return json.loads(last)["iteration"] if last else 0
 
@@ -51,7 +51,7 @@ def test_soak(tmp_path, capsys):
         child.terminate()
         assert child.wait(60) == 143
     tenth = max(1, len(looks) // 10)
-    looks = looks[tenth:]  # while caches and pools fill
+    looks = looks[tenth:]  # caches and pools fill at first
     memory, files = [one[0] for one in looks], [one[1] for one in looks]
     costs = [(b[2] - a[2]) / (b[3] - a[3]) for a, b in zip(looks, looks[tenth:], strict=False) if b[3] > a[3]]
     early, late = (statistics.median(part) for part in (costs[:tenth], costs[-tenth:]))
@@ -62,5 +62,5 @@ def test_soak(tmp_path, capsys):
             f"an iteration, then {late * 1e6:.1f}"
         )
     assert max(memory) < memory[0] + 2**21
-    assert max(files) <= min(files) + 2  # a look may come in the middle of a save
+    assert max(files) <= min(files) + 2  # a measurement may fall into a save
     assert late < 1.25 * early

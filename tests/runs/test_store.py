@@ -1,4 +1,4 @@
-"""A run's folder: which checkpoints stay, which is found, who may write, and a disk that is full for a while."""
+"""A run's folder: which checkpoints stay, which one is loaded, who may write, and a disk that is full for a while."""
 
 import errno
 import json
@@ -47,18 +47,18 @@ def test_the_newest_and_the_best_are_kept(corpus, tmp_path):
     ]
     assert len(steps(tmp_path / "run")) == 4
     assert worse.load("best").iteration < worse.load("last").iteration == 400
-    assert worse.load("best").iteration not in steps(tmp_path / "run")  # its own name keeps the file
+    assert worse.load("best").iteration not in steps(tmp_path / "run")  # the name `best` keeps the file
 
 
 def damage(path):
     data = path.read_bytes()
-    path.unlink()  # only this name, not the file that others name, too
+    path.unlink()  # removes this name only; other names keep the file
     path.write_bytes(data + b"!")
 
 
 @pytest.fixture
 def long_run(corpus, tmp_path):
-    """A run with checkpoints at 20, 40 and 60 iterations, and what it is when it has not been stopped."""
+    """A run with checkpoints at 20, 40 and 60 iterations, and the final state of the same run uninterrupted."""
     finish(start(corpus, small(iterations=60, schedule="constant"), str(tmp_path / "whole")))
     run = start(corpus, small(iterations=20, schedule="constant"), str(tmp_path / "run"))
     finish(run)
@@ -98,7 +98,7 @@ def test_best_is_the_last_resort_and_then_one_line_says_that_there_is_none(long_
 
 
 def test_a_checkpoint_that_has_no_other_name_yet_is_found(long_run, corpus):
-    """As if the process had ended between writing it and naming it the last."""
+    """As if the process had died between writing the file and naming it `last`."""
     folder, _ = long_run
     newest, older = sorted(store.numbered_steps(folder).items())[-1], sorted(store.numbered_steps(folder).items())[-2]
     (folder / "last.safetensors").unlink()
@@ -147,7 +147,7 @@ def test_another_text_only_by_force(saved, tmp_path):
     run = resume(saved.folder, [other], {"iterations": 20, "unknown": "skip"}, force_corpus=True)
     assert run.notes[-1] == "other: another text than before, book, as was asked"
     finish(run)
-    assert finish(resume(saved.folder, chosen={"iterations": 22}))[-1].iteration == 22  # it is the run's text now
+    assert finish(resume(saved.folder, chosen={"iterations": 22}))[-1].iteration == 22  # now the run's text
 
 
 # ---------------------------------------------------------------------------------------------- file systems that lack
@@ -246,7 +246,7 @@ def test_where_a_file_system_has_no_locks(tmp_path, monkeypatch):
 
 
 def test_who_has_the_lock_is_told_where_the_locked_byte_cannot_be_read(tmp_path, monkeypatch):
-    """As on Windows, where the first byte is."""
+    """On Windows the first byte cannot be read while it is locked."""
     content = lock._content
 
     def refused(descriptor, begin):
@@ -337,7 +337,7 @@ def test_the_exit_code_tells_that_nothing_could_be_saved(text_file, tmp_path):
 
 @pytest.fixture
 def tiny_disk(tmp_path):
-    """A file system of 400 kB, where the system lets us make one."""
+    """A file system of 400 kB, if the system allows making one."""
     if not (MOUNT and UNMOUNT):
         pytest.skip("has no mount")
     place = tmp_path / "disk"

@@ -1,4 +1,4 @@
-"""Budgets in seconds, by a clock that tests move: kept, planned anew, written down, and replayed to the same bits."""
+"""Budgets in seconds, with a clock that tests control: kept, planned again, recorded, and replayed to the same bits."""
 
 import tomllib
 
@@ -26,7 +26,7 @@ SPEEDS = {
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that moves by 10 ms an iteration, times `clock.speed(now)`, and at nothing else."""
+    """A clock that advances only by iterations: by 10 ms each, times `clock.speed(now)`."""
 
     class Clock:
         now, speed = 0.0, staticmethod(SPEEDS["even"])
@@ -58,7 +58,7 @@ def test_a_budget_in_seconds_is_kept_at_any_speed(corpus, clock, speed):
 
 @pytest.mark.parametrize("slow", [0.9, 1.7])
 def test_iterations_that_take_long(corpus, clock, slow):
-    clock.speed = lambda now: 100 * slow  # seconds each
+    clock.speed = lambda now: 100 * slow  # seconds per iteration
     trainer = trainers.Trainer(small(seconds=20.0, sample_every=0, hidden_size=3, num_layers=1), corpus)
     list(trainer.run())
     assert abs(trainer.seconds - 20) <= slow / 2 + 0.2
@@ -101,7 +101,7 @@ def test_the_same_plans_give_the_same_bits(corpus, tmp_path, clock, options):
         assert everything(tmp_path / name) == everything(tmp_path / "run")
     plain = start(corpus, small(iterations=run.trainer.iteration, **options), str(tmp_path / "plain"))
     finish(plain)
-    assert everything(tmp_path / "plain")[0] != everything(tmp_path / "run")[0]  # one number is not enough
+    assert everything(tmp_path / "plain")[0] != everything(tmp_path / "run")[0]  # one total is not enough
 
 
 def test_a_run_in_parts_is_planned_on_and_replayed(corpus, tmp_path, clock):

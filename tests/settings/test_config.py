@@ -19,7 +19,7 @@ from kernels.spec import OPTIMIZERS
         ({"learning_rate": float("nan")}, "--learning-rate: expected a finite number, got nan"),
         ({"learning_rate": float("inf")}, "--learning-rate: expected a finite number, got inf"),
         ({"learning_rate": None}, "--learning-rate: expected a number, got None"),
-        ({"learning_rate": 1e39}, "--learning-rate: expected at most 3e+38, got 1e+39"),  # where float32 ends
+        ({"learning_rate": 1e39}, "--learning-rate: expected at most 3e+38, got 1e+39"),  # the largest float32
         ({"grad_clip": 1e200}, "--grad-clip: expected at most 3e+38, got 1e+200"),
         ({"grad_clip_norm": 1e200}, "--grad-clip-norm: expected at most 3e+38, got 1e+200"),
         ({"epsilon": 1e-200}, "--epsilon: expected at least 2e-38, got 1e-200"),

@@ -1,4 +1,4 @@
-"""Figures of any size, those of a run that diverged among them."""
+"""Display of figures of any size, including those of a run that diverged."""
 
 import json
 import math
@@ -67,7 +67,7 @@ def test_a_run_that_diverged_is_said_saved_goes_on_and_can_be_scored(charlstm_co
     assert "done    30 iterations reached" in notes
     more = resume(tmp_path / "run", chosen={"iterations": 50})
     finish(more)
-    assert len(more.notes) == 2  # the changed budget, and that
+    assert len(more.notes) == 2  # the changed budget and this one
     assert "the run diverged" in more.notes[1]
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert {line["perplexity"] for line in lines if line["bits_per_char"] >= 1024} == {None}

@@ -1,4 +1,4 @@
-"""What people are told to run is run here as a shell would, in a pipe and on a terminal, and does what it says."""
+"""Commands that messages suggest are run as a shell would run them, in a pipe and on a terminal, and do what they say."""
 
 import os
 import re
@@ -18,7 +18,7 @@ TINY = (
     "--hidden-size", 4, "--seq-length", 5, "--batch-size", 2, "--backend", "numpy", "--sample-length", 5, "--sample-every", 0,
     "--schedule", "constant",
 )  # fmt: skip
-#: budgets, and what the line that goes on says
+#: budgets, and what the line that suggests resuming says
 ENDS = {
     "iterations": (("--iterations", 30), "--iterations 60"),
     "epochs": (("--epochs", 0.5), "--epochs 1"),
@@ -39,13 +39,13 @@ ENDS = {
 
 
 def told(text, what):
-    """The command on a line of what was printed."""
+    """The command on a line of output."""
     return re.findall(rf"^(?:.*\r)?{what} +(charlstm .*)$", text, re.MULTILINE)[-1]
 
 
 @pytest.fixture
 def in_a_pipe(tmp_path, monkeypatch, capfdbinary):
-    """Run the command line, here; returns its exit code, and what it wrote to stderr and stdout."""
+    """Run the command line in this process; return its exit code, stderr and stdout."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -60,7 +60,7 @@ def in_a_pipe(tmp_path, monkeypatch, capfdbinary):
 def on_a_terminal(tmp_path):
     def run(*arguments):
         terminal = Terminal(command(*arguments), cwd=tmp_path, stdout=subprocess.PIPE)
-        return terminal.ended(), terminal.text, ""  # what it writes to stdout fits into the pipe
+        return terminal.ended(), terminal.text, ""  # its stdout fits into the pipe's buffer
 
     return run
 
@@ -89,7 +89,7 @@ def test_going_on_after_each_end(text_file, tmp_path, end, in_a_pipe, anywhere):
 
 
 def test_five_hundred_iterations_then_twice_as_many_on_a_terminal(text_file, tmp_path):
-    """This ended in a ZeroDivisionError: a sample comes first, before there is a speed."""
+    """This once ended in a ZeroDivisionError: a sample comes first, before a speed is known."""
     run = on_a_terminal(tmp_path)
     code, text, _ = run("train", text_file, *TINY, "--iterations", 500, "--sample-every", 500)
     assert code == 0, text
@@ -161,7 +161,7 @@ def test_a_shell_reads_back_what_was_quoted(word):
 
 
 def test_no_other_place_makes_commands():
-    """A command line that people are to run is made in charlstm/show/hints.py, quoted; elsewhere stand only fixed ones."""
+    """Commands for people to run are made and quoted in charlstm/show/hints.py; elsewhere only fixed ones may stand."""
     for path in (Path(hints.__file__).parent).rglob("*.py"):
         if path.name != "hints.py":
             assert not re.search(

@@ -1,7 +1,7 @@
 """The preset min-char-rnn does what the original script does.
 
-Not to the end from the same beginning: see original_rnn.py. But every single iteration from the script's own weights,
-memory and state gives the same, and so does the trace from where it is no longer chaotic.
+A whole run cannot be compared from the beginning: see original_rnn.py. But each single iteration from the script's own
+weights, Adagrad state and hidden state gives the same result, and so does the trace from where it is no longer chaotic.
 """
 
 import json
@@ -19,7 +19,7 @@ from charlstm.training.trainer import Trainer
 
 @pytest.fixture(params=["numpy", "numba"])
 def trainer(request):
-    """A function that makes a Trainer for a corpus, as the preset says but for what is given."""
+    """A function that makes a Trainer for a corpus from the preset and given options."""
 
     def make(corpus, **options):
         config = from_preset("min-char-rnn", dtype="float64", seed=123, backend=request.param, threads=1, **options)
@@ -29,7 +29,7 @@ def trainer(request):
 
 
 def put(original, trainer, iteration):
-    """Give the trainer what the original has after so many iterations."""
+    """Give the trainer the original's state after so many iterations."""
     trainer.theta[:] = original.flat(original.weights)
     trainer.state[0] = original.flat(original.memory)
     trainer.h[0, 0], trainer.iteration = original.h[:, 0], iteration
@@ -69,7 +69,7 @@ def test_trace_of_the_original_script(trainer):
         pytest.skip("NumPy's products round otherwise on this processor than on the one that the trace is of")
     put(original, ours, 1000)
     ours.smooth_loss = oracle["smooth"][999]
-    ours.random.random_sample(200)  # the first text
+    ours.random.random_sample(200)  # consumed by the first sample
     progress = list(ours.run())
     smooth = [p.smooth_loss for p in progress if p.kind == "report"]
     assert smooth == pytest.approx(oracle["smooth"][1000:], abs=1e-6)

@@ -1,4 +1,4 @@
-"""`--style original`: what is printed is what the replaced script prints."""
+"""`--style original` prints what the replaced script prints."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from charlstm.training.trainer import Trainer
 
 
 def printed(capsys, preset, corpus, **options):
-    """A run's stdout, and all that the trainer told."""
+    """A run's stdout, and every Progress of its trainer."""
     trainer = Trainer(from_preset(preset, **options), corpus)
     style, progress = style_of(trainer.config)(trainer), []
     for p in trainer.run():
@@ -51,7 +51,7 @@ def test_min_char_lstm_prints_the_trace(capsys, report_every):
     corpus = corpora.load([SHARED / "data" / oracle["corpus"]])
     options = {"seed": 123, "dtype": "float64", "iterations": oracle["iters"], "report_every": report_every}
     text, _ = printed(capsys, "min-char-lstm", corpus, **options)
-    assert text.split("\n", 3)[3] == oracle["stdout"]  # behind the three lines of the header
+    assert text.split("\n", 3)[3] == oracle["stdout"]  # after the three lines of the header
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_min_char_lstm_mod_2(capsys, corpus):
 
 
 def trace_of_mod_2(backend, threads):
-    """The losses at every hundredth iteration, and what was shown and saved, as the trace has them."""
+    """The losses at every hundredth iteration, and what was shown and saved, in the form of the trace."""
     corpus = corpora.load([SHARED / "data" / "us-constitution.txt"])
     config = from_preset(
         "min-char-lstm-mod-2", seed=123, dtype="float64", iterations=36_000, report_every=100, backend=backend,

@@ -1,4 +1,4 @@
-"""Training as a person sees it on a terminal: at once, in whole words, with a steady estimate, and nothing left behind."""
+"""Training on a terminal: output comes at once, in whole words, with a steady estimate, and leaves nothing behind."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ def progress_at(iteration, iterations=1000, kind="tick", rate=0.0, **more):
 
 
 def going(of, seconds, clock, iterations=10**6):
-    """Ticks at the paces that `seconds` an iteration says, a tenth of a second each."""
+    """Ticks of 0.1 s each at the speeds given by `seconds` per iteration."""
     done = 0
     for each in seconds:
         clock[0] += 0.1
@@ -45,7 +45,7 @@ def test_an_estimate_does_not_jump_with_every_call(clock):
     of.add(progress_at(0))
     left = list(going(of, [0.001, 0.002] * 400, clock))
     jumps = [abs(after - before) / before for before, after in pairwise(left[60:])]
-    assert max(jumps) < 0.01  # the speed itself doubles, and halves, from each call to the next
+    assert max(jumps) < 0.01  # the speed itself doubles or halves from call to call
     assert left[-1] == pytest.approx((10**6 - 60_000) * 0.1 / 75, rel=0.05)
 
 
@@ -61,9 +61,9 @@ def test_an_estimate_forgets_how_slowly_training_began(clock):
     of = display.Pace()
     of.add(progress_at(0))
     left = list(going(of, [0.02] * 10 + [0.004] * 10 + [0.001] * 30, clock))
-    assert left[:10] == [None] * 10  # no guess from the first second
+    assert left[:10] == [None] * 10  # no estimate in the first second
     assert left[-1] == pytest.approx((10**6 - 3300) * 0.001, rel=0.2)
-    assert 1.3 * left[-1] < (10**6 - 3300) / 3300 * 5  # what all that was done would say
+    assert 1.3 * left[-1] < (10**6 - 3300) / 3300 * 5  # the estimate that the whole past would give
 
 
 @pytest.mark.parametrize("kind", ["sample", "evaluation", "tick"])
@@ -130,7 +130,7 @@ def test_something_is_shown_before_anything_heavy_is_loaded(text_file, tmp_path)
         terminal.text.index(each) for each in ("starting ...", "reading the text ...", "text    book", "preparing ...")
     ]
     assert order == sorted(order)
-    assert first == 1  # after a carriage return
+    assert first == 1  # it follows a carriage return
     assert not [line for line in terminal.screen if line.endswith(" ...") and "compiling" not in line], terminal.screen
 
 
@@ -170,7 +170,7 @@ def test_compiling_is_told_once_whatever_is_compiled(text_file, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Trainer, "_sample", compiling(Trainer._sample))
     monkeypatch.setattr(Model, "sample", compiling(Model.sample))
-    for option, told in (("5", 1), ("0", 1)):  # in training; and for the text at the end alone
+    for option, told in (("5", 1), ("0", 1)):  # during training; and only for the text at the end
         arguments = ["train", str(text_file), *TINY, "--iterations", 9, "--backend", "numpy", "--sample-every", option]
         assert cli.main(list(map(str, arguments)), standalone_mode=False) == 0
         assert capsys.readouterr().err.count("compiling") == told
@@ -178,7 +178,7 @@ def test_compiling_is_told_once_whatever_is_compiled(text_file, tmp_path, monkey
 
 @pytest.mark.long
 def test_compiling_is_told_once(text_file, tmp_path):
-    """With a cache of its own: training, its samples, its measurements, and the text at the end."""
+    """With an empty cache: training, its samples, its evaluations, and the text at the end."""
     arguments = command("train", text_file, *TINY, "--iterations", 20, "--validation", 0.1, "--seconds", "none")
     terminal = Terminal(arguments, cwd=tmp_path, env={"NUMBA_CACHE_DIR": str(tmp_path / "cold"), "NUMBA_OPT": "0"})
     assert terminal.ended(300) == 0
@@ -193,7 +193,7 @@ def test_a_note_of_a_handler_waits_for_what_it_interrupted():
             heard.append(text)
 
         def show(self, progress):
-            guarded.note("stopping")  # as a signal's handler would
+            guarded.note("stopping")  # as a signal handler would call it
             assert heard == []
 
     guarded = display.Guarded(Screen())
@@ -202,7 +202,7 @@ def test_a_note_of_a_handler_waits_for_what_it_interrupted():
 
 
 def test_a_sample_that_the_terminal_cannot_show_keeps_its_frame(tmp_path):
-    """Frames that are higher than they were thought to be stay on the screen, one below the other."""
+    """A frame higher than the display assumed would stay on the screen, above the next one."""
     (tmp_path / "snow.txt").write_text("雪がふる。天気は雪。" * 100, encoding="utf-8")
     arguments = command("train", "snow.txt", *TINY, "--iterations", 300, "--sample-every", 100, "--backend", "numpy")
     terminal = Terminal(arguments, cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"}, stdout=subprocess.PIPE)

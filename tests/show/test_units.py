@@ -1,4 +1,4 @@
-"""What people are told: nats and bits per character, or per byte of a model of bytes; sums only where a script had them."""
+"""Units of displayed figures: nats and bits per character, or per byte for a byte model; sums only as a script has them."""
 
 import json
 import math
@@ -17,7 +17,7 @@ CHINESE = "今天天气很好。\n" * 60
 
 
 def progress_of(nats, steps, **more):
-    """A report whose mean loss is so many nats for each of its steps."""
+    """A report whose mean loss is this many nats per step."""
     bits = nats / math.log(2)
     plain = {"kind": "tick", "iteration": 1, "iterations": 2, "chars": 24, "epoch": 0.1, "learning_rate": 0.1}
     rest = {"loss": nats * steps, "smooth_loss": nats * steps, "seconds": 1.0, "chars_per_second": 24.0}

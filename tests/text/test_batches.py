@@ -1,6 +1,6 @@
-"""Windows: every one once an epoch, in an order that follows from the iteration alone, and never beyond the text.
+"""Windows come once per epoch, in an order that follows from the iteration alone, and stay within the text.
 
-And the moments at which streams begin anew.
+Also the iterations at which streams are reset.
 """
 
 import tracemalloc
@@ -71,7 +71,7 @@ def test_an_order_that_is_not_held_takes_every_window_once(monkeypatch, count):
     np.testing.assert_array_equal(orders[0], orders[3])
     if count >= 1000:
         for other in (np.arange(count), orders[1], orders[2]):
-            assert (orders[0] == other).sum() < 10  # one, in the mean
+            assert (orders[0] == other).sum() < 10  # one on average
         assert abs(np.corrcoef(orders[0][1:].astype(float), orders[0][:-1].astype(float))[0, 1]) < 0.1
 
 
@@ -105,7 +105,7 @@ def test_the_windows_of_a_text_of_a_gigabyte_take_no_memory():
         3657121,
         1161840,
         3576889,
-    ]  # the bits of a run that goes on
+    ]  # the bits of a resumed run
 
 
 @pytest.mark.parametrize("every", [1, 3, 8, 50])
@@ -120,7 +120,7 @@ def test_streams_begin_anew_as_often_as_asked_at_first_and_more_rarely_later(eve
 def test_streams_begin_anew_each_at_its_own_moments():
     resets = Resets(64, 256, seed=3)
     drawn = np.array([np.isin(np.arange(256), resets.at(n)) for n in range(0, 32 * 64, 16)])
-    assert 0.6 < drawn.sum(axis=1).var() / (256 * 0.25 * 0.75) < 1.4  # of streams that know nothing of each other
+    assert 0.6 < drawn.sum(axis=1).var() / (256 * 0.25 * 0.75) < 1.4  # streams are drawn independently
     standardized = (drawn - drawn.mean()) / drawn.std()
     assert abs((standardized[1:] * standardized[:-1]).mean()) < 0.03
     other = [len(Resets(64, 256, seed=4).at(n)) for n in range(0, 32 * 64, 16)]

@@ -1,4 +1,4 @@
-"""Text in: sources, vocabulary, ids, streams."""
+"""Reading texts: sources, vocabulary, ids, streams."""
 
 import io
 import sys
@@ -62,7 +62,7 @@ def test_bytes(tmp_path):
     content = b"\xef\xbb\xbf" + text.encode() + b"\xff\x00"
     (tmp_path / "a.txt").write_bytes(content)
     found = corpus.load([tmp_path / "a.txt"], as_bytes=True)
-    assert found.ids.tobytes() == content  # nothing is decoded, no line end changed, no mark removed
+    assert found.ids.tobytes() == content  # nothing is decoded, no line end changed, no byte order mark removed
     assert found.ids.dtype == np.uint8
     assert len(found.vocabulary) == 256
     assert found.vocabulary == ByteVocabulary() != Vocabulary(found.vocabulary.characters)
@@ -90,7 +90,7 @@ def test_characters_that_are_cut_between_pieces_come_out_whole(size):
         assert "".join(decode(ids[k : k + size], k == starts[-1]) for k in starts) == text
     decode = ByteVocabulary().decoder()
     assert decode(np.array([0xE2, 0x86], np.int32), False) == ""
-    assert decode(np.array([], np.int32), True) == "\ufffd"  # the text ends before the character does
+    assert decode(np.array([], np.int32), True) == "\ufffd"  # the text ends inside a character
 
 
 def test_separators_and_lower_case(tmp_path):
@@ -178,7 +178,7 @@ def test_sources_that_will_not_do(tmp_path):
 
 
 def test_streams_read_everything_in_order_and_begin_again():
-    streams = Streams(num_ids=45, seq_length=4, batch_size=2)  # streams of 22
+    streams = Streams(num_ids=45, seq_length=4, batch_size=2)  # streams of 22 ids
     assert streams.stream_length == 22
     assert streams.iterations_per_pass == 5
     starts, reset = streams.plan(0, 11)

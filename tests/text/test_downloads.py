@@ -1,4 +1,4 @@
-"""Downloads: a server on this machine that misbehaves in every way that it can, and a cache that is never half full."""
+"""Downloads, from a local server that misbehaves in every way it can, into a cache that never holds half a file."""
 
 import gzip
 import hashlib
@@ -25,7 +25,7 @@ SHA256, OTHER = (hashlib.sha256(content).hexdigest() for content in (CONTENT, FL
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves CONTENT under any path, but for what the first part of the path says."""
+    """Serves CONTENT under any path; the first part of the path selects a fault."""
 
     def do_GET(self):
         self.server.hits += 1
@@ -88,7 +88,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def built_in(server, monkeypatch):
-    """A built-in text "tiny", and a way to have it served otherwise."""
+    """A built-in text "tiny", and a function that changes what is served for it."""
 
     def serve(how="ok"):
         text = BuiltIn("public domain", f"{server.url}/{how}/tiny.txt", len(CONTENT), SHA256)
@@ -124,7 +124,7 @@ def test_a_url_is_downloaded_once_and_kept(server, cache, how):
     assert downloads.fetch(f"{server.url}/{how}/book.txt", offline=True) == path
     assert server.hits == before
     assert f"the copy in {path}" in notes[-1]
-    assert downloads.fetch(f"{server.url}/flip/book.txt") != path  # another URL of the same last part
+    assert downloads.fetch(f"{server.url}/flip/book.txt") != path  # another URL with the same last part
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_server_that_misbehaves_is_one_line_and_leaves_nothing(server, cache, 
 
 
 def test_a_server_that_is_not_there(cache):
-    with socket.socket() as reserved:  # bound, so that nobody else is, and not listening
+    with socket.socket() as reserved:  # bound, so that no other process takes it, but not listening
         reserved.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{reserved.getsockname()[1]}/book.txt"
         with pytest.raises(DownloadFailed, match="no connection: .*refused"):
@@ -303,7 +303,7 @@ def test_texts_of_urls_and_built_in_names(server, cache, built_in, tmp_path, mon
     (tmp_path / "tiny").write_text("a file of that name wins")
     here = corpus.load(["tiny"])
     assert here.vocabulary.decode(here.ids) == "a file of that name wins"
-    assert here.sources == (str(tmp_path / "tiny"),)  # and is found again from another folder
+    assert here.sources == (str(tmp_path / "tiny"),)  # so it is found again from another folder
 
 
 def test_data_get_and_list(server, cache, built_in, capsys):
@@ -356,7 +356,7 @@ def test_the_bar_is_for_a_terminal(server, cache):
     while True:
         try:
             piece = os.read(controller, 65536)
-        except OSError:  # Linux tells the end of a terminal like this
+        except OSError:  # how Linux reports the end of a terminal
             break
         if not piece:
             break

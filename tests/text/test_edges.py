@@ -1,4 +1,4 @@
-"""Where a text begins and ends: one decision, the same for sample, score, validation and samples while it learns."""
+"""Where a text begins and ends: the same for sample, score, validation and samples during training."""
 
 import json
 import math
@@ -137,7 +137,7 @@ def test_an_end_is_found_wherever_pieces_are_cut():
     [
         ("ab|cd|ef", "|", 3, "|", "|"),
         ("ab|cd|ef|", "|", 3, "|", "|"),
-        ("a|b|cd|ef", "|", 3, "|", ""),  # it stands in a text, too
+        ("a|b|cd|ef", "|", 3, "|", ""),  # the separator also occurs within a text
         ("a|b|cd|ef|", "|", 3, "|", ""),
         ("ab\ncd", "\n", 2, "\n", ""),  # a line break ends lines
         ("ab\n\ncd\n\nef", "\n\n", 3, "\n\n", "\n\n"),
@@ -212,7 +212,7 @@ def test_ids_that_are_none_are_refused(model, ids):
 
 # ------------------------------------------------------------------------------------------- samples while it learns
 def test_samples_of_our_presets_are_what_sample_writes(corpus):
-    same = {"sample_every": 50, "temperature": 0.7, "schedule": "constant"}  # of runs of other lengths
+    same = {"sample_every": 50, "temperature": 0.7, "schedule": "constant"}  # options of runs of other lengths
     trainer = Trainer(small(iterations=51, **same), corpus)
     shown = {p.iteration: p.sample for p in trainer.run() if p.kind == "sample"}
     again = Trainer(small(iterations=50, **same), corpus)
@@ -236,7 +236,7 @@ def test_as_many_log_probs_as_bytes_were_drawn():
     for whole, one in zip(plain, stopped, strict=True):
         assert one.log_probs == pytest.approx(whole.log_probs[: len(one.log_probs)], rel=1e-6)
         if " " in one.text:
-            raw = one.text[:-1].replace("\ufffd", "")  # no byte is left out, and none is counted thrice
+            raw = one.text[:-1].replace("\ufffd", "")  # no byte is left out or counted three times
             assert len(raw) < len(one.log_probs) <= 60
             assert len(one.log_probs) < 60 or whole.text.index(" ") == len(one.text) - 1
             assert one.bits_per_byte == pytest.approx(-one.log_probs.mean() / math.log(2))
@@ -244,7 +244,7 @@ def test_as_many_log_probs_as_bytes_were_drawn():
 
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_a_sample_of_bytes_ends_at_the_byte_that_stops_it(seed):
-    content = ("äöü " * 400).encode("latin-1")  # four bytes to a round: what is no UTF-8 shows as U+FFFD
+    content = ("äöü " * 400).encode("latin-1")  # four bytes per round: invalid UTF-8 shows as U+FFFD
     model = trained(Corpus.from_bytes(content), iterations=300, hidden_size=16).checkpoint()
     [one] = model.samples("", length=60, seed=seed, temperature=0.0, stop=" ")
     [whole] = model.samples("", length=60, seed=seed, temperature=0.0)

@@ -1,4 +1,4 @@
-"""Characters as they come, and their ids: of whatever number, and in a model's vocabulary."""
+"""Encoding a text of any length in pieces, with its own vocabulary or a model's."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every real text: formats, archives, encodings, what is no text; and what is made to blow up."""
+"""File formats: archives, documents, encodings, files that are not text, and files made to expand without limit."""
 
 import bz2
 import gzip
@@ -92,7 +92,7 @@ def test_formats_are_read(tmp_path, monkeypatch, size, name, content, expected, 
                 **({"format": "csv"} if "column" in options else {}),
                 **({"format": "jsonl"} if "field" in options else {}),
             }
-            if not name.endswith((".htm", ".csv", ".jsonl")) or options:  # which a name alone tells
+            if not name.endswith((".htm", ".csv", ".jsonl")) or options:  # recognised by name only
                 assert text_of(corpus.load(["-"], **options)) == expected
         finally:
             sys.stdin = sys.__stdin__
@@ -109,7 +109,7 @@ def test_a_second_start_reads_nothing_as_a_text(
     monkeypatch.setattr(corpus.idcache, "IN_MEMORY", 1)
     first = load(tmp_path, name, content, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(reading.Part, "texts", None)  # nothing is read as a text again
+        patch.setattr(reading.Part, "texts", None)  # the text must not be read again
         again = corpus.load([tmp_path / name], **options)
     assert (again.digest, again.remark) == (first.digest, first.remark)
     assert text_of(again) == expected
@@ -298,12 +298,12 @@ def test_memory_while_unpacking_is_that_of_a_few_pieces(pack):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert size == 2**25
-    assert peak < 2**24  # of which 8 MiB are the dictionary of xz
+    assert peak < 2**24  # 8 MiB of it are the dictionary of xz
 
 
 def test_a_dictionary_of_4_gigabytes_is_refused(tmp_path):
     packed = bytearray(lzma.compress(b"one two three", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 4096}]))
-    size = 4 * packed[12] + 4  # of the block's header
+    size = 4 * packed[12] + 4  # size of the block's header
     place = packed.index(b"\x21\x01", 12) + 2
     packed[place] = 40
     packed[12 + size - 4 : 12 + size] = zlib.crc32(packed[12 : 12 + size - 4]).to_bytes(4, "little")
@@ -329,7 +329,7 @@ def test_tags_lines_and_fields_without_an_end_are_refused(tmp_path, monkeypatch)
 @pytest.mark.parametrize("wide", [False, True])
 def test_an_archive_of_too_many_files_is_not_even_listed(tmp_path, monkeypatch, wide):
     if wide:
-        monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 5)  # and so it is written in the larger format
+        monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 5)  # forces the zip64 format
     content = zipped({f"{n}.txt": b"ab\n" for n in range(20)})
     assert (b"PK\6\6" in content) == wide
     assert len(load(tmp_path, "t.zip", content).ids) == 60

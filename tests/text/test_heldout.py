@@ -1,4 +1,4 @@
-"""Which part of a text is kept back: its end, or lines from everywhere."""
+"""The held-out part of a text: its end, or lines from everywhere."""
 
 import json
 from dataclasses import replace
@@ -42,7 +42,7 @@ def test_every_line_is_read_or_kept_back_once(text, piece, as_bytes, monkeypatch
     corpus = Corpus.from_bytes(text.encode()) if as_bytes else Corpus.from_text(text)
     learned, kept_back = heldout.split(corpus, 0.4, "shuffle-lines", 3)
     assert len(learned) + len(kept_back) == len(corpus.ids)
-    missing = "" if text.endswith("\n") else "\n"  # the last line has no break, before and after
+    missing = "" if text.endswith("\n") else "\n"  # the last line has no line break, before and after shuffling
     whole = corpus.vocabulary.decode(np.concatenate([learned, kept_back]))
     assert sorted((whole + missing).split("\n")) == sorted((text + missing).split("\n"))
     assert learned.dtype == kept_back.dtype == corpus.ids.dtype
@@ -53,7 +53,7 @@ def test_the_order_follows_from_the_seed_alone():
     corpus = Corpus.from_text(LIST)
     first, again, other = (heldout.split(corpus, 0.2, "shuffle-lines", seed)[1] for seed in (0, 0, 1))
     assert first.tobytes() == again.tobytes() != other.tobytes()
-    assert len({line[0] for line in lines_of(corpus, first)}) > 15  # from everywhere
+    assert len({line[0] for line in lines_of(corpus, first)}) > 15  # lines come from everywhere
     assert {line[:1] for line in lines_of(corpus, heldout.split(corpus, 0.1)[1])[1:]} == {"s", "t"}
     assert 0 <= len(first) - 0.2 * len(corpus.ids) < 10
 
@@ -103,7 +103,7 @@ def test_mistakes_of_options():
         (LIST, True),
         ("\n".join(reversed(LIST.split("\n"))), True),
         ("\n".join(line.title() if len(line) % 2 else line for line in LIST.split("\n")), True),
-        ("\n".join(f"{line}\n" for line in NAMES), False),  # an empty line after each
+        ("\n".join(f"{line}\n" for line in NAMES), False),  # each line is followed by an empty one
         (made_up_text(4000), False),
         ("a\nb\nc", False),
         ("a\n" * 500 + "b", False),

@@ -1,4 +1,4 @@
-"""Ids in files that nobody has to trust: found again, bounded, damaged, impossible to write; and trained on."""
+"""The cache of ids: found again, bounded, damaged, impossible to write; and training from it."""
 
 import io
 import json
@@ -24,7 +24,7 @@ def test_a_second_start_reads_ids_from_the_cache(tmp_path, id_cache, monkeypatch
     file.write_text(made_up_text(5000), newline="")
     first = corpus.load([file])
     assert names(id_cache) == [".ids", ".json"]
-    monkeypatch.setattr(reading.Part, "texts", None)  # nothing is decoded again
+    monkeypatch.setattr(reading.Part, "texts", None)  # nothing may be decoded again
     second = corpus.load([file])
     os.rename(file, tmp_path / "moved.txt")
     moved = corpus.load([tmp_path / "moved.txt"])
@@ -45,7 +45,7 @@ def test_what_was_read_otherwise_or_is_another_text_is_read_anew(tmp_path, id_ca
         other = corpus.load([file], **options)
         assert other.digest != plain.digest
         assert corpus.load([file], **options).digest == other.digest
-    file.write_text("B" + text[1:])  # of the same size
+    file.write_text("B" + text[1:])  # the size stays the same
     assert corpus.load([file]).digest != plain.digest
     file.write_text(text)
     assert corpus.load([file]).digest == plain.digest
@@ -93,7 +93,7 @@ def test_a_text_is_found_again_by_its_digest(id_cache, monkeypatch, limit):
     [path] = id_cache.iterdir()
     os.utime(path, (1, 1))
     found = corpus.cached(facts, kept.vocabulary)
-    assert path.stat().st_mtime > 1  # used last
+    assert path.stat().st_mtime > 1  # marked as just used
     assert (found.name, found.sources, found.is_frozen) == ("stdin", ("-",), False)
     assert is_mapped(found.ids) == (limit == 100)
     assert not found.ids.flags.writeable
@@ -106,7 +106,7 @@ def test_a_text_is_found_again_by_its_digest(id_cache, monkeypatch, limit):
     assert (id_cache.parent / "mine.ids").exists()
     assert (
         corpus.cached(facts, Vocabulary(kept.vocabulary.characters + "~")) is None
-    )  # and it is gone: see the next line
+    )  # the file has been removed: see the next line
     assert names(id_cache) == []
 
 
@@ -144,7 +144,7 @@ def test_a_disk_that_gets_full_stops_nothing(tmp_path, id_cache, monkeypatch, fa
             Full.writes += 1
             if Full.writes > fails_at:
                 raise OSError(28, "No space left on device")
-            return super().write(content[: len(content) // 2 + 1])  # and no write is whole
+            return super().write(content[: len(content) // 2 + 1])  # a write may store only a part
 
     monkeypatch.setattr(idcache.io, "FileIO", Full)
     monkeypatch.setattr(reading, "PIECE", 500)
@@ -189,17 +189,17 @@ def test_the_cache_does_not_grow_for_ever(id_cache, monkeypatch):
         os.utime(id_cache / f"{text.digest}.ids", (n + 1, n + 1))
     kept = [text for text in texts if (id_cache / f"{text.digest}.ids").exists()]
     assert kept == texts[3:]
-    corpus.kept(texts[3])  # used again: the oldest is another one now
+    corpus.kept(texts[3])  # used again, so another text is the oldest now
     corpus.kept(texts[0])
     assert {path.stem for path in id_cache.iterdir()} == {texts[0].digest, texts[3].digest, texts[5].digest}
     small = [Corpus.from_text("ab" * n) for n in range(1, 9)]
     for text in small:
         corpus.kept(text)
     assert len(names(id_cache)) == 4
-    corpus.kept(Corpus.from_text(made_up_text(3000)))  # larger than all that may be kept: the one in use stays
+    corpus.kept(Corpus.from_text(made_up_text(3000)))  # larger than the whole limit: the file in use stays
     assert [path.stat().st_size for path in id_cache.iterdir()] == [3000]
     [path] = id_cache.iterdir()
-    os.utime(path, (2**32, 2**32))  # a clock that was wrong
+    os.utime(path, (2**32, 2**32))  # a time set by a wrong clock
     corpus.kept(texts[0])
     assert (id_cache / f"{texts[0].digest}.ids").exists()
 
@@ -218,7 +218,7 @@ def test_what_is_mapped_outlives_its_file(tmp_path, id_cache):
     found = corpus.load([tmp_path / "t.txt"])
     expected = found.ids.copy()
     for path in id_cache.iterdir():
-        idcache._remove(path)  # which Windows refuses
+        idcache._remove(path)  # Windows refuses to remove a mapped file
     np.testing.assert_array_equal(found.ids, expected)
 
 
@@ -250,7 +250,7 @@ def test_training_on_a_mapped_text_gives_the_same_bits(tmp_path, id_cache, monke
         for _ in trainer.run():
             pass
         weights.append(trainer.theta.tobytes())
-        assert not hasattr(each.ids, "flush")  # a plain array: kernels know no other
+        assert not hasattr(each.ids, "flush")  # a plain array: kernels accept no other
     assert weights[0] == weights[1]
 
 
@@ -319,4 +319,4 @@ def test_a_large_text_trains_in_little_memory(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     print(f"RssAnon {float(done.stdout):.0f} MiB")
-    assert float(done.stdout) < 200  # of which Python, Numba and the model take about 100
+    assert float(done.stdout) < 200  # Python, Numba and the model take about 100 of these

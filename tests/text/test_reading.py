@@ -1,4 +1,4 @@
-"""Text in pieces, wherever these are cut: what comes out is what decoding the whole gives."""
+"""Reading in pieces gives what decoding the whole text gives, wherever the pieces are cut."""
 
 import codecs
 import os
@@ -23,7 +23,7 @@ SIGMAS = "\u03a3\u03c3a.'\u0301\u0345\u02b0 \n\u0130\u1e9e\ud800A"
 
 
 def read_whole(content, encoding, lower=False, separator="\n"):
-    """What corpus.load did when it read whole files; a byte order mark says more than an option."""
+    """The text as corpus.load read whole files; a byte order mark overrides the option."""
     said = [
         next(encoding for mark, encoding in [*encodings.MARKS, (b"", encoding)] if each.startswith(mark))
         for each in content
@@ -124,7 +124,7 @@ def test_the_place_of_what_is_no_text_is_that_in_the_file(tmp_path, monkeypatch,
         corpus.load([tmp_path / "t.txt"], encoding)
     begun = f"{tmp_path / 't.txt'}: byte {expected.value.start} is not {encoding} ({expected.value.reason}): "
     assert str(found.value).startswith(begun)
-    assert re.search("--encoding|--bytes", str(found.value).removeprefix(begun))  # the way out
+    assert re.search("--encoding|--bytes", str(found.value).removeprefix(begun))  # the suggested remedy
 
 
 @pytest.mark.parametrize("encoding", ["hex", "rot13", "klingon", "a\0b", "\udcff", ""])
@@ -189,7 +189,7 @@ def test_a_pipe_is_read_once(tmp_path, id_cache):
     found = corpus.load([pipe])
     writer.join()
     assert found.digest == digest_of(text)
-    assert names(id_cache) == [".ids"]  # nothing is noted of what cannot be read again
+    assert names(id_cache) == [".ids"]  # nothing is recorded of sources that cannot be read again
 
 
 def test_a_file_that_changes_meanwhile_is_one_text(tmp_path, id_cache, monkeypatch):
@@ -211,7 +211,7 @@ def test_a_file_that_changes_meanwhile_is_one_text(tmp_path, id_cache, monkeypat
         found = corpus.load([file])
     assert calls == [3]
     text = found.vocabulary.decode(found.ids)
-    assert text == "ab" * 1000 + "xyz"  # as it was read, and so are vocabulary and digest
+    assert text == "ab" * 1000 + "xyz"  # the text as it was read, and so are vocabulary and digest
     assert found.digest == digest_of(text)
     assert corpus.load([file]).digest == found.digest
     file.write_text("ba" * 1000)

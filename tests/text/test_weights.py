@@ -1,4 +1,4 @@
-"""Texts that weigh more than others: what a pass reads, and what it does not change."""
+"""Weighted texts: what a pass reads, and what weights must not change."""
 
 import json
 from fractions import Fraction
@@ -88,7 +88,7 @@ def read(**options):
 def test_a_pass_reads_the_copies_and_what_is_kept_back_once():
     found = read()
     decode = found.vocabulary.decode
-    assert decode(found.ids) == "aaaa.\nab\nbbbbbb.\ncc\n"  # each ends in the separator, the last one, too
+    assert decode(found.ids) == "aaaa.\nab\nbbbbbb.\ncc\n"  # every text ends in the separator, including the last
     assert found.spans == ((9, 2), (17, 1), (20, 1))
     assert decode(repeated(found.ids, found.spans, found.vocabulary)) == "aaaa.\nab\nbbbbbb.\ncc\naaaa.\nab\n"
     learned, kept_back = found.split(0.4)
@@ -103,7 +103,7 @@ def test_a_pass_reads_the_copies_and_what_is_kept_back_once():
 @pytest.mark.parametrize("limit", [1, 2**24])
 def test_copies_in_memory_and_mapped_from_the_cache_are_the_same(id_cache, monkeypatch, limit):
     monkeypatch.setattr(idcache, "IN_MEMORY", limit)
-    corpus.load(list(TEXTS))  # which the cache must not take for the same text
+    corpus.load(list(TEXTS))  # the cache must not confuse this with the weighted text
     for options in ({}, {"lower": True}, {"as_bytes": True}, {"separator": "--"}):
         first = read(**options)
         ids = repeated(first.ids, first.spans, first.vocabulary)
@@ -160,7 +160,7 @@ def test_a_weighted_run_goes_on_from_anywhere_and_from_the_cache(voices, tmp_pat
     again = resume(tmp_path / "run", (), {"iterations": 25})
     finish(again)
     (tmp_path / "a.txt").unlink()
-    last = resume(tmp_path / "run", (), {"iterations": 40})  # from the cache's copy
+    last = resume(tmp_path / "run", (), {"iterations": 40})  # from the copy in the cache
     finish(last)
     assert last.load("last").theta.tobytes() == load(tmp_path / "whole", "last").theta.tobytes()
     assert last.trainer.corpus.spans == whole.trainer.corpus.spans
@@ -181,7 +181,7 @@ def test_the_command_line_says_what_a_pass_reads(voices, capsys):
     found = capsys.readouterr()
     assert "a pass reads a.txt 2 times, b.txt 3 times; the held-out text is the end" in found.err
     epoch = json.loads(found.out.splitlines()[-1])["epoch"]
-    ids = (2 * 401 + 3 * 401) // 2  # of one of two streams
+    ids = (2 * 401 + 3 * 401) // 2  # one of two streams
     assert epoch == pytest.approx(2 / ((ids - 5 - 2) // 5 + 1), rel=0.02)
     assert _guarded(["train", "a.txt", "--weight", "c.txt=2", *options]) == 2
     assert (

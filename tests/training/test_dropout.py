@@ -1,4 +1,4 @@
-"""Masks: how often they drop, and that they follow from seed and iteration alone."""
+"""Dropout masks: how often they drop, and that they follow from seed and iteration alone."""
 
 import numpy as np
 import pytest
@@ -21,10 +21,10 @@ def test_as_many_are_dropped_as_asked_for(dropout):
     deviation = (dropout * (1 - dropout) / drawn.size) ** 0.5
     assert abs(1 - drawn.mean() - dropout) <= 5 * deviation
     each = drawn.mean(axis=0)
-    assert abs(each.std() - (dropout * (1 - dropout) / 50) ** 0.5) < 0.005  # no place has a habit of its own
+    assert abs(each.std() - (dropout * (1 - dropout) / 50) ** 0.5) < 0.005  # every place drops equally often
 
 
-@pytest.mark.parametrize("dims", [(1,), (3, 7), (2, 16), (1, 50, 50, 60)])  # also larger than what is made at once
+@pytest.mark.parametrize("dims", [(1,), (3, 7), (2, 16), (1, 50, 50, 60)])  # also larger than one batch
 def test_any_split_into_calls_gives_the_same_masks(dims):
     whole = masks(5, 3, 12, dims, 0.4)
     assert whole.shape == (9, *dims)

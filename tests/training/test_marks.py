@@ -1,4 +1,4 @@
-"""Marks: what a checkpoint has of them, and what it meant when it was a dict."""
+"""Marks: what a checkpoint stores of them, and how checkpoints from before they were a class are read."""
 
 import math
 
@@ -39,7 +39,7 @@ def test_a_plateau_lowers_the_rate_and_then_waits_anew():
 
 def test_the_recent_loss_is_the_mean_of_a_whole_turn():
     marks, told = Marks(), []
-    for n in range(2, 11):  # begun amid a turn, which does not count
+    for n in range(2, 11):  # starts in the middle of a turn, which does not count
         marks.add_loss(float(n), n % 4, 4, loss_chars=2)
         told.append(marks.recent_loss)
     assert told == [None, None, None, None, None, 5.5 / 2, 2.75, 2.75, 2.75]

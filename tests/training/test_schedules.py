@@ -1,4 +1,4 @@
-"""The step size of each iteration."""
+"""Learning-rate schedules."""
 
 import numpy as np
 import pytest

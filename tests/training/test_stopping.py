@@ -1,4 +1,4 @@
-"""What stops training from outside loses nothing: Ctrl-C, a polite kill, a lost connection, a notebook's stop button."""
+"""Stopping training from outside loses nothing: Ctrl-C, a plain kill, a lost connection, a notebook's stop button."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ needs_hangup = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs S
 
 
 def until_trained(folder, iterations=50, timeout=60):
-    """Wait until a run has reported so many iterations."""
+    """Wait until a run has reported this many iterations."""
     end = time.monotonic() + timeout
     while reported(folder) < iterations and time.monotonic() < end:
         time.sleep(0.02)
@@ -41,7 +41,7 @@ def reported(folder):
 def test_a_lost_connection_saves_as_sigterm_does(text_file, tmp_path, times):
     child = subprocess.Popen(command("train", text_file, *ENDLESS), cwd=tmp_path, stderr=subprocess.PIPE)
     until_trained(tmp_path / "run")
-    for _ in range(times):  # the kernel sends one to those in the foreground, the shell another
+    for _ in range(times):  # the kernel signals the foreground processes, the shell may signal once more
         child.send_signal(signal.SIGHUP)
     err = child.communicate(timeout=60)[1].decode()
     assert child.returncode == 129, err
@@ -86,7 +86,7 @@ def test_a_background_job_outlives_its_terminal(text_file, tmp_path):
 
 # ---------------------------------------------------------------------------------------------------------- Python
 def interrupted_after(tick):
-    """Pass on progress; interrupt the main thread after so many ticks, as a notebook does."""
+    """Pass on progress; interrupt the main thread after this many ticks, as a notebook does."""
 
     def show(progress):
         nonlocal tick
@@ -180,7 +180,7 @@ def test_who_stops_iterating_loses_nothing(corpus, tmp_path, how):
     run.trainer.call_iterations = 1
     try:
         for progress in run.train():
-            if progress.iteration >= 20:  # an evaluation's own Progress: between two ticks
+            if progress.iteration >= 20:  # the Progress of an evaluation, which is between two ticks
                 if how == "break":
                     break
                 raise ZeroDivisionError
@@ -196,7 +196,7 @@ def test_who_stops_iterating_loses_nothing(corpus, tmp_path, how):
 @pytest.mark.parametrize("columns", [40, 80])
 @pytest.mark.parametrize("sample_every", [0, 100])
 def test_ctrl_c_on_a_terminal_leaves_no_bar_behind(text_file, tmp_path, columns, sample_every):
-    """The terminal writes ^C at the end of what is shown, which must not be the end of a full line."""
+    """The terminal writes ^C after the display, which must not fill its line to the end."""
     arguments = command("train", text_file, *ENDLESS, "--sample-every", sample_every)
     terminal = Terminal(arguments, columns, cwd=tmp_path)
     terminal.until("sample after 100 iterations" if sample_every else "chars/s")
@@ -209,7 +209,7 @@ def test_ctrl_c_on_a_terminal_leaves_no_bar_behind(text_file, tmp_path, columns,
 
 @pytest.mark.parametrize("name", ["charlstm.cli", "click", "numpy"])
 def test_ctrl_c_while_the_program_is_loaded(tmp_path, name):
-    """A second or so on a slow machine; nothing is begun yet, and a traceback tells nobody anything."""
+    """Loading takes a second or so on a slow machine; nothing has begun, and a traceback would help nobody."""
     program = f"""import os, signal, sys
 
 class Finder:

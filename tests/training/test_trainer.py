@@ -1,4 +1,4 @@
-"""Budgets, validation, schedules that wait, windows, samples at new bests and after epochs."""
+"""Budgets, validation, the plateau schedule, windows, samples at new best losses and after epochs."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def backend(request):
 
 
 def trained(corpus, **options):
-    """A trainer that has run, and all that it has told."""
+    """A trainer that has run, and every Progress that it yielded."""
     trainer = Trainer(small(**options), corpus)
     return trainer, list(trainer.run())
 
@@ -63,7 +63,7 @@ def test_the_first_budget_that_is_reached_ends_the_run_and_is_named(corpus, budg
     assert progress[-1].chars == 21 * iterations
 
 
-@pytest.mark.parametrize("recent", [50_000, 420])  # more than a pass has; 20 iterations, which no pass is made of
+@pytest.mark.parametrize("recent", [50_000, 420])  # more than a pass; 20 iterations, which do not divide a pass
 def test_until_loss_ends_where_the_mean_of_the_last_pass_or_characters_is_low(corpus, backend, monkeypatch, recent):
     monkeypatch.setattr("charlstm.training.trainer._RECENT", recent)
     _, progress = trained(corpus, iterations=450, backend=backend)
@@ -123,7 +123,7 @@ def test_the_end_of_the_text_is_kept_back_and_measured(corpus, backend):
     assert [p.iteration for p in evaluations] == [25, 50, 60]
     first = Corpus("first", corpus.vocabulary, corpus.ids[:2400])
     without, _ = trained(first, iterations=60, backend=backend, dtype="float64")
-    assert trainer.theta.tobytes() == without.theta.tobytes()  # nothing of the end was learned, no state touched
+    assert trainer.theta.tobytes() == without.theta.tobytes()  # nothing was learned from the end, no state was changed
     x = np.concatenate([[0], corpus.ids[2400:]]).astype(np.int32)[:, None]  # a text begins after a line break
     h, c = np.zeros((2, 1, 1, 11))
     loss = kernels.load("numpy").loss_and_grad(trainer.theta, h, c, x, shape=trainer.shape)[0]
@@ -186,7 +186,7 @@ def test_a_plateau_lowers_the_rate(corpus, validation):
 
 
 def everything(run):
-    """What a run has left, but for times."""
+    """What a run leaves behind, without times."""
     now = run.trainer.checkpoint()
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
@@ -228,7 +228,7 @@ def test_a_run_that_goes_on_is_as_if_it_had_not_ended(corpus, tmp_path, options)
     assert kept == whole[1]
     assert parts[0] == whole[0]
     assert parts[3:] == whole[3:]
-    waiting = [name for name in whole[2] if name != "best_validation"]  # at an end that was none, it was measured, too
+    waiting = [name for name in whole[2] if name != "best_validation"]  # also evaluated at the first run's end
     assert [parts[2][name] for name in waiting] == [whole[2][name] for name in waiting]
 
 
@@ -247,7 +247,7 @@ def test_the_loss_of_windows_is_that_of_one_character(corpus, backend):
     loss, grad, *_ = kernels.load("numpy").loss_and_grad(fresh.theta, h, c, x, shape=fresh.shape, last_only=True)
     assert first.loss == pytest.approx(loss / 5, rel=1e-12)
     norm = np.linalg.norm(grad / 5)
-    m = 0.1 * grad / 5 * min(1, 1 / norm)  # Adam's first step, of the mean gradient, its norm clipped at 1
+    m = 0.1 * grad / 5 * min(1, 1 / norm)  # Adam's first step on the mean gradient, its norm clipped at 1
     step = 0.02 * (m / 0.1) / (np.sqrt((m / 0.1) ** 2) + 1e-8)
     list(fresh.run())
     begun = Trainer(small(windows="9:4", batch_size=5, iterations=1, dtype="float64"), corpus)
@@ -256,7 +256,7 @@ def test_the_loss_of_windows_is_that_of_one_character(corpus, backend):
 
 # ---------------------------------------------------------------------------------------------- samples at new bests
 def shown_step_by_step(corpus, config):
-    """What is shown, by the plain definition: one iteration at a time, on the reference."""
+    """The expected samples by the plain definition: one iteration at a time, on the reference."""
     trainer, ops = Trainer(config, corpus), kernels.load("numpy")
     best = limit = config.show_below * trainer.start_loss
     smooth, shown = trainer.start_loss, []
@@ -300,7 +300,7 @@ def test_only_what_is_good_enough_is_saved(corpus, tmp_path):
 
 def test_a_loss_that_is_not_finite_while_the_smoothed_one_is_low(corpus):
     trainer = Trainer(small(iterations=50, show_below=1.0, learning_rate=1e30, dtype="float32"), corpus)
-    trainer.smooth_loss = 1.0  # of a run that was good, and has shown nothing yet
+    trainer.smooth_loss = 1.0  # as for a run with a low loss that has shown no sample yet
     trainer.theta[:] = np.nan
     with pytest.raises(Diverged, match="the loss of iteration 0 is nan"):
         pytest.fail(f"told of {next(trainer.run())}")

@@ -1,4 +1,4 @@
-"""A model writes and is measured from a zero state: it has to meet it while it learns."""
+"""A model samples and is scored from a zero state, so training must include zero states."""
 
 import numpy as np
 import pytest
@@ -15,20 +15,20 @@ SMALL = {"hidden_size": 16, "seq_length": 8, "batch_size": 4, "learning_rate": 0
 
 
 def lost_from_zero(corpus, **options):
-    """A trainer whose model does well from the state that it carries, and writes noise from a zero one.
+    """A trainer whose model does well from its carried state but writes noise from a zero state.
 
-    Its first unit keeps what it has, which is much in every stream; logits that this unit adds are taken off again by
-    their biases, so that they show in a zero state alone.
+    Its first unit keeps a large value in every stream; the biases cancel what this unit adds to the logits, so the error
+    shows only from a zero state.
     """
     trainer = Trainer(from_preset(iterations=200, validation=0.2, validate_every=40, **SMALL, **options), corpus)
     params = spec.params(trainer.theta, trainer.shape)
     [layer] = params.layers
-    unit = slice(0, None, trainer.shape.hidden_size)  # its four gates
+    unit = slice(0, None, trainer.shape.hidden_size)  # the unit's four gates
     layer.W_x[:, unit] = layer.W_h[:, unit] = 0
-    layer.b[unit] = -20, 20, 0, 20  # closed, kept, nothing, open
+    layer.b[unit] = -20, 20, 0, 20  # input closed, forget gate open, candidate zero, output open
     params.W_y[0] = 6 * np.random.RandomState(1).standard_normal(trainer.shape.vocab_size)
     params.b_y[:] = -params.W_y[0]
-    trainer.iteration = 1  # after the streams' first moment, which begins from a zero state
+    trainer.iteration = 1  # after the first reset of the streams
     trainer.c[..., 0] = 20
     return trainer
 
