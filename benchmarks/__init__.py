@@ -1,1 +1,1 @@
-"""Benchmarks, under pytest-benchmark: ``make bench``. Rivals stand beside what they are measured against."""
+"""Benchmarks, under pytest-benchmark: ``make bench``. They also measure the rivals that charlstm is compared with."""

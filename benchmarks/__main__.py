@@ -1,6 +1,6 @@
-"""``python -m benchmarks run`` measures; ``python -m benchmarks report`` writes tables and charts from what it found.
+"""``python -m benchmarks run`` measures; ``python -m benchmarks report`` makes tables and charts from the results.
 
-Kernels are tested first, and while a test is red nothing is measured.
+The kernels' tests run first; if one fails, nothing is measured.
 """
 
 import argparse

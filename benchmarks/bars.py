@@ -1,4 +1,4 @@
-"""The bars: what the figures must reach, each with what was measured."""
+"""The bars: targets for the figures, each with the measured value."""
 
 from typing import NamedTuple
 
@@ -7,12 +7,12 @@ from benchmarks import results as read
 
 class Bar(NamedTuple):
     what: str
-    wanted: str  # in words; empty where a figure is wanted and no bar is set
-    measured: str  # in words; empty where it was not measured
-    passed: bool | None  # None where there is no bar, or no figure
+    wanted: str  # in words; empty if a figure is wanted without a target
+    measured: str  # in words; empty if it was not measured
+    passed: bool | None  # None without a target or without a figure
 
 
-#: work, threads of ours, rival, how many times its speed
+#: work, our threads, rival, target speed as a multiple of the rival's
 RATIOS = (
     ("seed", 1, "jax", 1.4), ("seed", 1, "plain_c", 1.15), ("seed", 1, "pytorch", 9), ("seed", 1, "numpy_loop", 20),
     ("seed", 2, "jax", 2), ("seed", 2, "pytorch", 12), ("seed", 2, "numpy_loop", 28),
@@ -24,7 +24,7 @@ RATIOS = (
     ("sample", 1, "pytorch", 15),
     ("seed", 1, "pytorch_usual", 9), ("seed", 2, "pytorch_usual", 12), ("sample", 1, "pytorch_usual", 15),
 )  # fmt: skip
-#: benchmark, what it is, seconds at most
+#: benchmark, description, target in seconds at most
 STARTS = (
     ("test_help", "charlstm --help", 0.25),
     ("test_first_step_of_a_warm_cache", "first training step, kernels compiled before", 1.5),

@@ -1,4 +1,4 @@
-"""Memory: the most that a training process has had, and what an iteration allocates once it runs: nothing."""
+"""Memory: the peak of a training process, and what an iteration allocates after warm-up, which should be nothing."""
 
 import json
 import subprocess

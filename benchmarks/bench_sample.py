@@ -1,4 +1,4 @@
-"""Time of a sampled character: ours against PyTorch, one stream, temperature 1, in turns."""
+"""Time per sampled character: ours and PyTorch's in turns, one stream, temperature 1."""
 
 from benchmarks.process import field, race
 from charlstm.measure.bench import WORKS

@@ -1,4 +1,4 @@
-"""What a person waits for before anything is trained: help, the first step, and the first step of all."""
+"""Waiting times before training: help, the first step, and the first step ever."""
 
 import json
 import os
@@ -15,7 +15,7 @@ TRAIN = ("train", "--preset", "min-char-lstm", "--iterations", "1", "--report-ev
 
 
 def command():
-    """The installed command, where there is one; `python -m charlstm` does the same."""
+    """The installed command, or `python -m charlstm`, which does the same."""
     beside = Path(sys.executable).with_name("charlstm")
     return [str(beside)] if beside.exists() else [sys.executable, "-m", "charlstm"]
 
@@ -35,7 +35,7 @@ def until_first_line(arguments, folder, environment=None):
 
 
 def test_help(benchmark, tmp_path):
-    """The whole of `charlstm --help`, to its end."""
+    """From the command `charlstm --help` to its exit."""
     times = []
 
     def run():
@@ -47,7 +47,7 @@ def test_help(benchmark, tmp_path):
 
 
 def test_first_step_of_a_warm_cache(benchmark, tmp_path):
-    """From the command to the report of the first iteration, kernels compiled before."""
+    """From the command to the report of the first iteration, with kernels compiled before."""
     times = []
 
     def run():
@@ -62,7 +62,7 @@ def test_first_step_of_a_warm_cache(benchmark, tmp_path):
 
 @pytest.mark.skipif(QUICK, reason="takes as long as compiling does")
 def test_first_step_of_a_cold_cache(benchmark, tmp_path):
-    """The same with an empty NUMBA_CACHE_DIR, so that the kernels are compiled."""
+    """The same with an empty NUMBA_CACHE_DIR, so that kernels are compiled."""
     times = []
 
     def run():

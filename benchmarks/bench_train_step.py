@@ -1,7 +1,7 @@
-"""Time of a training iteration: ours, by backend, dtype and threads, against every rival, in turns.
+"""Time of a training iteration: ours, by backend, dtype and threads, and every rival's, in turns.
 
-The figure of pytest-benchmark is a round of ours on one thread; the seconds an iteration of everybody, median and
-spread, are in `extra_info`. Compile time is spent before, and told apart (warm_up_seconds).
+pytest-benchmark's own figure is one of our rounds on one thread; everybody's seconds per iteration, median and spread,
+are in `extra_info`. Compile time is not included and is reported separately (warm_up_seconds).
 """
 
 import subprocess
@@ -26,7 +26,7 @@ def test_training(benchmark, name, machine_limits):
 
 @pytest.mark.parametrize(("kind", "size"), [(kind, size) for kind, sizes in COSTS.items() for size in sizes])
 def test_cost(benchmark, kind, size, machine_limits):
-    """What an iteration of ours costs against H (B = 1, T = 16, Adagrad), and against B (H = 256, T = 32, Adam)."""
+    """Our time per iteration against H (B = 1, T = 16, Adagrad), and against B (H = 256, T = 32, Adam)."""
     work = WORKS[f"{kind}-{size}"]
     benchmark.extra_info["floor"] = {str(n): work.floor(machine_limits, n) for n in teams()}
     race(
@@ -40,7 +40,7 @@ def test_cost(benchmark, kind, size, machine_limits):
 
 @pytest.mark.parametrize("name", ["h256-b16"] if QUICK else ["h256-b16", "seed"])
 def test_busy_neighbour(benchmark, name):
-    """Training on two threads while another program keeps one core busy, against itself when it does not."""
+    """Training on two threads while another program keeps one core busy, relative to training without it."""
     cores = usable_cores()
     running = Process(Contestant("ours", max(2, cores)), name)
     quiet, busy = [], []
@@ -65,7 +65,7 @@ def test_busy_neighbour(benchmark, name):
 
 
 class _BusyCore:
-    """A program that does nothing, as fast as it can, on one core."""
+    """A program that keeps one core busy."""
 
     PROGRAM = """
 import os, sys

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.gpu``: times of our works on the GPU of this machine, into benchmarks/results/DEVICE.json.
+"""``python -m benchmarks.gpu``: times of our works on this machine's GPU, written to benchmarks/results/DEVICE.json.
 
-Needs nothing but what the GPU backend needs. Each work is done in rounds of about half a second; kept are the medians.
+Needs only what the GPU backend needs. Each work runs in rounds of about half a second; the medians are kept.
 """
 
 import sys
@@ -34,13 +34,13 @@ def main():
 
 
 def measured(work):
-    """Times of one work, in seconds an iteration."""
+    """Times of one work, in seconds per iteration."""
     run = Ours(work, works.ids(work), "cupy").run
     count = iterations_for(run, 0.5)
     rounds = []
     for _ in range(ROUNDS):
         begin = perf_counter()
-        run(count)  # what it returns is on the host: it has waited
+        run(count)  # returns losses on the host, so the GPU has finished
         rounds.append((perf_counter() - begin) / count)
     each = median(rounds)
     return {

@@ -1,9 +1,9 @@
-"""What an iteration should cost on devices that were not at hand: a prediction from what data sheets say of them.
+"""Predicts the time per iteration on GPUs that were not available, from their data sheets.
 
-The small model's block is on one multiprocessor. Each part of an iteration takes as many cycles as the busiest of
-three: multiply-adds, words of shared memory (32 a cycle), bytes from the second-level cache (64 a cycle); what threads
-wait for at each barrier comes on top. Larger models take the time that the processor needs for launches, or the device
-for multiply-adds or bytes of memory, whichever is most. All of it is arithmetic; nothing of it was measured.
+The small-model block kernel runs on one multiprocessor. Each part of an iteration takes as many cycles as the busiest
+of three: multiply-adds, words of shared memory (32 per cycle), bytes from the L2 cache (64 per cycle); the wait at each
+barrier is added. Larger models take the maximum of the CPU's time for launches and the GPU's time for multiply-adds or
+memory traffic. All of it is calculated; nothing is measured.
 """
 
 from typing import NamedTuple
@@ -12,20 +12,20 @@ from charlstm.measure.bench import WORKS, in_words
 from kernels import spec
 from kernels.gpu.block import in_registers, sizes
 
-WORDS, L2_BYTES = 32, 64  # a cycle and multiprocessor
-WAIT_CYCLES = 150  # at a barrier: latencies of memory, exp and division before it
-LAUNCH_SECONDS = 6e-6  # of a kernel or product, from Python
-OF_PEAK = 0.5  # part of the peak that products reach
+WORDS, L2_BYTES = 32, 64  # per cycle and multiprocessor
+WAIT_CYCLES = 150  # per barrier: latencies of memory, exp and division before it
+LAUNCH_SECONDS = 6e-6  # per kernel or product, from Python
+OF_PEAK = 0.5  # fraction of the peak that matrix products reach
 
 
 class Device(NamedTuple):
-    """What a data sheet says."""
+    """A GPU's figures from its data sheet."""
 
     name: str
-    clock: float  # GHz, boost
-    lanes: int  # float32 multiply-adds a cycle and multiprocessor
+    clock: float  # boost clock, GHz
+    lanes: int  # float32 multiply-adds per cycle and multiprocessor
     multiprocessors: int
-    bandwidth: float  # GB/s of memory
+    bandwidth: float  # memory bandwidth, GB/s
 
 
 DEVICES = (
@@ -38,14 +38,14 @@ SHOWN = ("seed", "h256-b16", "keras", "torch-rnn-128", "torch-rnn-512", "torch-r
 
 
 def block_seconds(work, device):
-    """An iteration of the small model's block, in seconds."""
+    """Seconds per iteration of the small-model block kernel."""
     H, V, T = work.shape.hidden_size, work.shape.vocab_size, work.seq_length
     warps, rows, columns = sizes(H)
-    weights = warps * rows * 32 * columns  # with what is padded
+    weights = warps * rows * 32 * columns  # including padding
     slots = spec.OPTIMIZERS[work.optimizer].slots
-    parts = [  # multiply-adds, words of shared memory, bytes of the second-level cache
+    parts = [  # multiply-adds, words of shared memory, bytes from the L2 cache
         (T * weights, T * 32 * warps * (2 * rows + 2 * columns), 4 * weights),  # forward
-        (T * weights, T * 32 * warps * (2 * columns + 5 * rows), 4 * weights),  # backward, with its shuffles
+        (T * weights, T * 32 * warps * (2 * columns + 5 * rows), 4 * weights),  # backward, including shuffles
         (T * weights, T * 32 * warps * (rows + columns), 4 * weights * 2 * (1 + slots)),  # gradient of W_h and update
         (3 * T * H * V, 6 * T * H * V, 4 * H * V * 2 * slots),  # readout
         (T * T * 4 * H, 2 * T * T * 4 * H, 4 * T * 4 * H * (1 + 2 * (1 + slots))),  # W_x
@@ -56,7 +56,7 @@ def block_seconds(work, device):
 
 
 def launch_seconds(work, device):
-    """An iteration made of launches, in seconds."""
+    """Seconds per iteration made of separate launches."""
     V, H, L, *_ = work.shape
     T, B = work.seq_length, work.batch_size
     read = 1 if work.last_only else T
@@ -69,14 +69,14 @@ def launch_seconds(work, device):
 
 
 def seconds(work, device):
-    """An iteration of a work on a device, in seconds."""
+    """Seconds per iteration of a work on a GPU."""
     shape = work.shape
     is_small = (work.batch_size, shape.num_layers) == (1, 1) and in_registers(shape.hidden_size, 4)
     return (block_seconds if is_small else launch_seconds)(work, device)
 
 
 def table():
-    """The predictions, in Markdown."""
+    """The predictions as a Markdown table."""
     lines = [f"| prediction | {' | '.join(device.name for device in DEVICES)} |", "|" + " --- |" * (len(DEVICES) + 1)]
     for name in SHOWN:
         row = " | ".join(in_words(seconds(WORKS[name], device)) for device in DEVICES)
@@ -85,7 +85,7 @@ def table():
 
 
 def block_figures(work):
-    """Millions of multiply-adds of the block, without what is padded and with it, and megabytes that it moves."""
+    """The block's millions of multiply-adds, without and with padding, and the megabytes that it moves."""
     H, V, T = work.shape.hidden_size, work.shape.vocab_size, work.seq_length
     warps, rows, columns = sizes(H)
     weights, readout = warps * rows * 32 * columns, 3 * T * H * V

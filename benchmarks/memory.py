@@ -1,4 +1,4 @@
-"""How much memory a process has had, and what an iteration allocates: ``python -m benchmarks.memory WORK THREADS``."""
+"""Peak memory of a process, and allocations per iteration: ``python -m benchmarks.memory WORK THREADS``."""
 
 import json
 import math
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-#: Bytes: what several threads need for a call of any length, and one thread, which is tried now and then, does not.
-#: An array that each of some hundred iterations leaves behind is more in all.
+#: Bytes that several threads need for a call of any length and one thread, which is tried now and then, does not.
+#: A leak of one array per iteration adds up to more over some hundred iterations.
 SMALL_CHANGE = 16 * 1024
 
 
 def peak_rss():
-    """The most memory that this process has had at once, in bytes; None where the system does not tell.
+    """This process's peak memory, in bytes; None if the system does not report it.
 
-    Linux carries ru_maxrss over from whoever started the process; VmHWM is this program's own.
+    On Linux, ru_maxrss includes the peak of the parent process; VmHWM is this program's own.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -32,19 +32,19 @@ def peak_rss():
 
 
 def compiled_allocations():
-    """Arrays that compiled code has made so far in this process; NUMBA_NRT_STATS must have been set before."""
+    """Arrays that compiled code has allocated so far in this process; Numba must be loaded with NUMBA_NRT_STATS set."""
     from numba.core.runtime import rtsys
 
     return rtsys.get_allocation_stats().alloc
 
 
 def of_one_call(run, count):
-    """What a call of `run` for `count` iterations allocates, but for the losses that it returns.
+    """Allocations of a call of `run` for `count` iterations, without the losses that it returns.
 
     Returns
     -------
-    python : bytes that Python and NumPy had at once above what there was before, at most
-    compiled : arrays made by compiled code
+    python : peak bytes of Python and NumPy above the level before the call
+    compiled : arrays allocated by compiled code
     """
     before = compiled_allocations()
     tracemalloc.start()
@@ -57,11 +57,11 @@ def of_one_call(run, count):
 
 
 def per_iteration(run, count):
-    """How much more a call for twice as many iterations allocates, for each iteration more: bytes, and arrays.
+    """Allocations per iteration, bytes and arrays, by comparing a call with one of twice as many iterations.
 
-    The least of some calls counts (the kernels cut one in two now and then, to compare one thread with several), and
-    less than SMALL_CHANGE as nothing. A short call has its peak before its losses are there, and then a longer one
-    seems to need less: that is 0.
+    The minimum of several calls counts (the kernels sometimes cut a call in two, to compare one thread with several),
+    and less than SMALL_CHANGE counts as nothing. A short call may peak before its losses are allocated; then the longer
+    call seems to need less, which counts as 0.
     """
     run(1)  # Numba counts from its first compiled call on
     one, two = (np.min([of_one_call(run, n) for _ in range(8)], axis=0) for n in (count, 2 * count))
@@ -70,7 +70,7 @@ def per_iteration(run, count):
 
 
 class Prepared:
-    """Our way through a work, with all that a call reads made beforehand, so that only the kernels allocate."""
+    """Our implementation of a work with all inputs made beforehand, so that only the kernels allocate."""
 
     def __init__(self, work, ids, threads, most):
         from charlstm.measure.bench import Ours
@@ -84,14 +84,12 @@ class Prepared:
 
 
 def main():
-    os.environ["NUMBA_NRT_STATS"] = "1"  # read when Numba is loaded
+    os.environ["NUMBA_NRT_STATS"] = "1"  # Numba reads it on loading
     from benchmarks import works
     from charlstm.measure.bench import WORKS
     from kernels.cpu.pace import TeamSwitch
 
-    TeamSwitch.STRETCH = (
-        math.inf
-    )  # seconds: a call is one stretch, which takes one handle for each array that is passed
+    TeamSwitch.STRETCH = math.inf  # seconds: one stretch per call, with one handle per array argument
     name, threads, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     work = WORKS[name]
     prepared = Prepared(work, works.ids(work), threads, 2 * count)

@@ -1,7 +1,8 @@
-"""What the Markov model takes and gives: ``python -m benchmarks.ngram size|table TEXT ...``.
+"""Cost and quality of the Markov model: ``python -m benchmarks.ngram size|table TEXT ...``.
 
-`size` makes a text of random words, weighted as TEXT has them, and tells the time and the memory of `charlstm ngram` on
-it, reading included. `table` prints the bits per character of the end of each TEXT as the table in docs/ngram.md.
+`size` makes a text of random words with the word frequencies of TEXT, and prints the time and memory of `charlstm
+ngram` on it, reading included. `table` prints the bits per character on the end of each TEXT, as the table in
+docs/ngram.md.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from benchmarks.process import ROOT
 from charlstm import ngram
 from charlstm.text import corpus
 
-#: Runs the command line, and then tells the most memory it had.
+#: Runs the command line and then prints the process's peak memory.
 _PROGRAM = (
     "import sys; from benchmarks.memory import peak_rss; from charlstm.cli import _guarded; "
     "code = _guarded(sys.argv[1:]); print(peak_rss()); sys.exit(code)"
@@ -29,7 +30,7 @@ ORDERS = range(3, 9)
 
 
 def made_up(text, length, seed=1):
-    """Random words, as often as the text has each, with a space after it or now and then a line break."""
+    """Random words with the text's word frequencies, each followed by a space or sometimes a line break."""
     counts = Counter(re.findall(r"\S+", text))
     words = np.array([word + end for word in counts for end in "      \n"], object)
     weights = np.repeat(list(counts.values()), 7).astype(float)
@@ -40,7 +41,7 @@ def made_up(text, length, seed=1):
 
 
 def measure(path, order=5):
-    """Figures of `charlstm ngram` on a file, with the seconds of the whole command and its peak memory in bytes."""
+    """Figures of `charlstm ngram` on a file, with the command's total seconds and its peak memory in bytes."""
     begin = perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, "ngram", str(path), "--order", str(order), "--json", "--seed", "1"],
@@ -54,7 +55,7 @@ def measure(path, order=5):
 
 
 def table(names, lower):
-    """Rows of bits per character: a text and a smoothing each, all orders."""
+    """Rows of bits per character: one per text and smoothing, with all orders."""
     yield "| text | smoothing | " + " | ".join(f"order {order}" for order in ORDERS) + " |"
     yield "| --- | --- |" + " --- |" * len(ORDERS)
     for name in names:

@@ -1,7 +1,7 @@
-"""Rivals in processes of their own, run in turns: our end of the line to ``python -m benchmarks.rivals``.
+"""Runs rivals in processes of their own, in turns: the parent of ``python -m benchmarks.rivals``.
 
-Idle processes wait for a line and use no core. OMP_WAIT_POLICY is left alone: PASSIVE takes half of PyTorch's speed on
-two threads, and as it is, its threads sleep a few milliseconds after their last work.
+Idle processes wait for a line of input and use no core. OMP_WAIT_POLICY is not set: PASSIVE would halve PyTorch's speed
+on two threads, and without it its threads sleep a few milliseconds after their last work anyway.
 """
 
 import json
@@ -20,7 +20,7 @@ from charlstm.host.machine import usable_cores
 from charlstm.measure.bench import load_average
 
 ROOT = Path(__file__).parents[1]
-#: Tiny counts and few works: whether the benchmarks run, not how fast anything is.
+#: Tiny counts and few works: tests that the benchmarks run, not how fast anything is.
 QUICK = os.environ.get("CHARLSTM_BENCH_QUICK") == "1"
 ROUNDS = 1 if QUICK else 7
 ROUND_SECONDS = 0.0 if QUICK else 0.4
@@ -28,7 +28,7 @@ ROUND_SECONDS = 0.0 if QUICK else 0.4
 
 @dataclass(frozen=True)
 class Contestant:
-    """A rival (or ourselves) at a number of threads; with one, it is held to one core."""
+    """A rival, or ours, with a number of threads; a single thread is pinned to one core."""
 
     name: str
     threads: int = 1
@@ -37,7 +37,7 @@ class Contestant:
 
     @property
     def core(self):
-        """The core that a single thread is held to, the same for all; None where it may go where it likes."""
+        """The core that a single thread is pinned to; None for several threads, or where pinning is impossible."""
         if self.threads > 1 or not hasattr(os, "sched_getaffinity"):
             return None
         return max(os.sched_getaffinity(0))
@@ -50,7 +50,7 @@ def teams():
 
 
 def field(work):
-    """Everybody who can do this work here, ourselves on one thread first; and why the others cannot, by name."""
+    """Every contestant that can do this work here, ours on one thread first; and, by name, why the others cannot."""
     ours = [Contestant("ours", threads) for threads in (teams() if work.optimizer else [1])]
     if work.name in ("seed", "sample") and not QUICK:
         ours += [Contestant("ours", 1, "numba", "float64"), Contestant("ours", 1, "numpy", "float32")]
@@ -100,12 +100,12 @@ class Process:
         return line
 
     def ask(self, count):
-        """Run `count` iterations; the answer: seconds, loss of the last, peak_rss."""
+        """Run `count` iterations; return seconds, last loss, peak_rss."""
         self.process.stdin.write(f"{count}\n")
         return json.loads(self._line())
 
     def calibrate(self, seconds):
-        """Choose the number of iterations of a round, so that it takes about `seconds`, but one at least."""
+        """Choose the number of iterations per round, at least one, so that a round takes about `seconds`."""
         taken = self.ask(1)["seconds"]
         while taken < seconds / 4:
             self.count *= 2
@@ -113,7 +113,7 @@ class Process:
         self.count = max(1, round(self.count * seconds / taken)) if seconds else 1
 
     def round(self):
-        """One round; its time is kept."""
+        """Run one round and record its time."""
         answer = self.ask(self.count)
         self.times.append(answer["seconds"] / self.count)
         self.peak_rss = answer["peak_rss"]
@@ -125,7 +125,7 @@ class Process:
         self.errors.close()
 
     def result(self):
-        """What is kept: seconds an iteration, in the middle and around it, and what they depend on."""
+        """The contestant's results: seconds per iteration, median and spread, and the settings they depend on."""
         who = self.contestant
         about = {"name": who.name, "threads": who.threads, "core": who.core, "iterations": self.count}
         if who.name == "ours":
@@ -135,13 +135,13 @@ class Process:
 
 
 def spread(times):
-    """Median, quartiles, least and number of some times in seconds."""
+    """Median, quartiles, minimum and number of some times in seconds."""
     q1, middle, q3 = np.quantile(times, [0.25, 0.5, 0.75])
     return {"median": middle, "q1": q1, "q3": q3, "min": min(times), "rounds": len(times)}
 
 
 class Race:
-    """Contestants at one work who take turns: a round of each, then the next round."""
+    """Contestants at one work, who take turns: a round each, then the next round."""
 
     def __init__(self, work, contestants, seconds=ROUND_SECONDS):
         self.work, self.processes = work, []
@@ -155,12 +155,12 @@ class Race:
             raise
 
     def others(self):
-        """A round of everybody but the first."""
+        """A round of every contestant but the first."""
         for process in self.processes[1:]:
             process.round()
 
     def first(self):
-        """A round of the first."""
+        """A round of the first contestant."""
         self.processes[0].round()
 
     def close(self):
@@ -176,7 +176,7 @@ class Race:
 
 
 def race(benchmark, work, contestants, absent=None, rounds=ROUNDS, seconds=ROUND_SECONDS):
-    """Let them take turns under pytest-benchmark, whose own figure is that of the first; keep everybody's."""
+    """Race them under pytest-benchmark, whose own figure is the first contestant's; keep everybody's figures."""
     begin = time.perf_counter()
     running = Race(work, contestants, seconds)
     try:

@@ -1,6 +1,6 @@
-"""Write the results as tables into docs/benchmarks.md, and four rows of them into README.md, between two marks.
+"""Writes the results as tables into docs/benchmarks.md, and four rows of them into README.md, between two marks.
 
-This module needs no package but ours, so a test can repeat its work anywhere. A comment beside the tables holds the
+This module needs only our own packages, so a test can repeat its work anywhere. A comment beside the tables holds the
 digests of the results and of the charts; each chart holds the digest of the results that it was drawn from.
 tests/test_report.py therefore notices any figure that was edited by hand, in a page or in a chart.
 """
@@ -162,7 +162,7 @@ def section(results):
 
 
 def summary(results):
-    """Four rows of the speed table, each for the most threads, and the chart, as README.md shows them."""
+    """Four rows of the speed table, each for the largest number of threads, and the chart, as README.md shows them."""
     head, rule, *rows = speed_table(results).splitlines()
     last = {row.split(" | ")[0]: row for row in rows}
     chosen = [last[f"| {WORKS[work]}"] for work in IN_README if f"| {WORKS[work]}" in last]

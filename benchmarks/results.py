@@ -1,4 +1,4 @@
-"""The results: what is kept of pytest-benchmark's JSON, where, and what can be read from it."""
+"""The results: the part of pytest-benchmark's JSON that is kept, where it is stored, and functions that read it."""
 
 import json
 from pathlib import Path
@@ -7,18 +7,18 @@ from charlstm.host import machine
 
 FOLDER = Path(__file__).parent / "results"
 
-#: The contestants beside ours, by the names that results have, in the order of tables and charts.
+#: The contestants other than ours, by their names in the results, in the order of tables and charts.
 RIVALS = {"pytorch": "PyTorch", "jax": "JAX", "plain_c": "plain C", "numpy_loop": "NumPy loop"}
 
 
 def name_of_machine():
-    """A name that is the same for every run on this kind of machine: amd-epyc-2-cores."""
+    """A name shared by all machines of a kind: amd-epyc-2-cores."""
     words = "".join(c if c.isalnum() else " " for c in machine.processor().lower()).split()
     return "-".join([*words[:6], str(machine.usable_cores()), "cores"])
 
 
 def trimmed(raw, date):
-    """What the report needs of what pytest-benchmark writes; rounds themselves, host names and paths are left out."""
+    """The part of pytest-benchmark's output that the report needs, without single rounds, host names and paths."""
     about = raw["machine_info"]
     return {
         "date": date,
@@ -32,7 +32,7 @@ def trimmed(raw, date):
 
 
 def _rounded(value):
-    """Six digits are more than a measurement has."""
+    """Round to six digits, more than a measurement is accurate to."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
@@ -51,23 +51,21 @@ def write(results, path):
 
 # ------------------------------------------------------------------------------------------------ what can be read
 def race_of(results, work):
-    """The race at a work; None where it was not run."""
+    """The race at a work, or None if it was not run."""
     return next((each for each in results["benchmarks"] if each.get("work") == work and "contestants" in each), None)
 
 
 def ours(race, threads, backend="numba", dtype="float32"):
-    """Our own contestant of a race, exactly so; None where there was none."""
+    """Our contestant with exactly these settings, or None."""
     wanted = ("ours", threads, backend, dtype)
     keys = ("name", "threads", "backend", "dtype")
     return next((c for c in race["contestants"] if tuple(c.get(key) for key in keys) == wanted), None)
 
 
 def best(race, name, threads):
-    """The fastest of a rival's contestants, or of ours in float32, with at most so many threads.
+    """A rival's fastest contestant, or our fastest in float32, with at most `threads` threads; None if there is none.
 
-    JAX, which takes what cores it may have, is at its best of all.
-
-    None where it took no part.
+    JAX chooses its own number of threads, so its best of all counts.
     """
     if name == "ours":
         found = (ours(race, n) for n in thread_counts(race) if n <= threads)
@@ -77,12 +75,12 @@ def best(race, name, threads):
 
 
 def thread_counts(race):
-    """The numbers of threads that ours was measured with."""
+    """The numbers of threads with which ours was measured."""
     return sorted({c["threads"] for c in race["contestants"] if c["name"] == "ours"})
 
 
 def named(results, name):
-    """A benchmark by its name; None where it was not run."""
+    """A benchmark by its name, or None if it was not run."""
     return next((each for each in results["benchmarks"] if each["name"] == name), None)
 
 
@@ -93,7 +91,7 @@ def costs(results, kind):
 
 
 def versions_of(results):
-    """Versions of everything that took part."""
+    """The versions of everything that took part."""
     found = dict(results["versions"])
     for each in results["benchmarks"]:
         for contestant in each.get("contestants", []):

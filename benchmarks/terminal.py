@@ -40,7 +40,7 @@ SVG = (
 
 
 class Screen:
-    """What a terminal shows of the control sequences that `charlstm train` and rich write; others are left out."""
+    """What a terminal shows of the control sequences that `charlstm train` and rich write; others are ignored."""
 
     TOKEN = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|([^\x1b])", re.DOTALL)
 
@@ -48,7 +48,7 @@ class Screen:
         self.lines, self.row, self.column, self.style, self._rest = [[]], 0, 0, "", ""
 
     def feed(self, text):
-        """Obey a piece of output; a sequence cut off at its end waits for the next piece."""
+        """Process a piece of output; a sequence cut off at its end waits for the next piece."""
         whole, self._rest = re.fullmatch(r"(.*?)(\x1b(?:\[[?\d;]*)?)?", self._rest + text, re.DOTALL).groups("")
         for number, command, character in self.TOKEN.findall(whole):
             if character:
@@ -80,7 +80,7 @@ class Screen:
         return ["".join(character for character, _ in line).rstrip() for line in self.lines]
 
     def styled(self):
-        """The lines with their styles, as far as they are not empty at the end."""
+        """The lines with their styles, up to the last nonempty one."""
         shown = [Text.from_ansi("".join(f"{style}{one}\x1b[0m" for one, style in line)) for line in self.lines]
         while shown and not shown[-1].plain.strip():
             shown.pop()
@@ -88,7 +88,7 @@ class Screen:
 
 
 def run(command, folder):
-    """Run a command on a terminal of its own and give its screen, after each piece of output and at the end."""
+    """Run a command on its own terminal; yield its screen after each piece of output and at the end."""
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
@@ -106,7 +106,7 @@ def run(command, folder):
 
 
 def read(terminal):
-    """What comes next; nothing where the other end is closed, which Linux calls an error."""
+    """The next output; empty at the end, which Linux reports as an error."""
     try:
         return os.read(terminal, 1 << 16)
     except OSError:

@@ -1,10 +1,10 @@
-"""Where the texts of the works are found, for ourselves and for every rival."""
+"""Finds the texts of the works, for ours and for every rival."""
 
 from pathlib import Path
 
 from charlstm.measure.bench import text_ids
 
-#: Texts of the works, where this folder is at hand; else the text inside Python stands in.
+#: Folder with the texts of the works, if available; otherwise the text that comes with Python is used.
 TEXTS = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -232,9 +232,7 @@ def test_dead_ends_go_on_from_a_shorter_context():
     assert len(out) == 503
     assert out.startswith("yxz")
     assert out.count("z") > 5  # z was reached repeatedly, and sampling continued
-    assert written(model, vocabulary, 4, vocabulary.encode("zzzzzxy"), seed=1).startswith(
-        "zzzzzxyx"
-    )  # only x follows xy
+    assert written(model, vocabulary, 4, vocabulary.encode("zzzzzxy"), seed=1).startswith("zzzzzxyx")  # xy: only x
 
 
 def test_an_unknown_context_counts_as_its_longest_known_end_not_as_one_beside_it():

@@ -1,17 +1,16 @@
-"""Those who do the same work in another way, and ourselves, behind one small protocol.
+"""The rivals, other implementations of the same work, and our own, behind one small protocol.
 
 A rival is a module with
 
 ``NEEDS``       what must be importable
 ``WORKS``       the works it can do
 ``VERSIONS``    the packages whose versions matter
-``make(work, ids, threads)``   an object whose ``run(count)`` goes on by `count` iterations, and returns the loss of the
-                last (summed over the batch), or the last id that it sampled
+``make(work, ids, threads)``   an object whose ``run(count)`` makes the next `count` iterations and returns the last
+loss, summed over the batch, or the last id that it sampled
 
-and, where packages are not all that it needs, ``missing()`` and ``versions()``. It begins with the weights, the ids and
-the order of `work` (charlstm.measure.bench), and computes the same losses: tests/test_rivals.py holds it to that.
-``python -m benchmarks.rivals NAME WORK`` runs one in a process of its own; benchmarks/process.py is the other end of
-the line.
+and, if it needs more than packages, ``missing()`` and ``versions()``. It starts with the weights, ids and order of
+`work` (charlstm.measure.bench) and computes the same losses, which tests/test_rivals.py checks. ``python -m
+benchmarks.rivals NAME WORK`` runs one in a process of its own; benchmarks/process.py is its parent.
 """
 
 from importlib import import_module
@@ -26,7 +25,7 @@ def module(name):
 
 
 def missing(name):
-    """Why rival `name` cannot run here, in words; None where it can. Loads none of its packages."""
+    """Why rival `name` cannot run here, in words; None if it can. Loads none of its packages."""
     rival = module(name)
     absent = [package for package in rival.NEEDS if find_spec(package) is None]
     if absent:

@@ -1,7 +1,7 @@
 """One rival in a process of its own: ``python -m benchmarks.rivals NAME WORK --threads N``.
 
-Sets the threads before anything that reads them is loaded, warms up, prints ``ready {...}``; then, for every line with
-a number on standard input, runs as many iterations and prints ``{"seconds": ..., "loss": ...}``. Ends with its input.
+Sets the number of threads before loading anything that reads it, warms up, and prints ``ready {...}``; then, for every
+number on standard input, runs as many iterations and prints ``{"seconds": ..., "loss": ...}``. Exits when input ends.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-#: Read by OpenBLAS, MKL and OpenMP when they are loaded.
+#: Variables that OpenBLAS, MKL and OpenMP read on loading.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -29,12 +29,12 @@ def main():
     if arguments.core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {arguments.core})
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keeps what libraries print apart from the answers
     serve(arguments, answers)
 
 
 def serve(arguments, answers):
-    from benchmarks import works  # loads NumPy, which reads the threads
+    from benchmarks import works  # loads NumPy, which reads the variables
     from benchmarks.rivals import module
     from charlstm.measure.bench import WORKS
 
@@ -60,7 +60,7 @@ def versions(rival):
 
 
 def memory():
-    """The most memory that this process has had at once, in bytes."""
+    """This process's peak memory, in bytes."""
     from benchmarks.memory import peak_rss
 
     return {"peak_rss": peak_rss()}

@@ -1,7 +1,7 @@
-"""A rival: JAX, with the whole training loop in one jit, so that it has no Python in its loop either.
+"""JAX, with the whole training loop in one jit, so that its loop has no Python either.
 
-lax.scan over the steps inside lax.fori_loop over the iterations; gradients by value_and_grad; float32; products of all
-steps with the readout outside the scan; arguments donated. Inputs are rows of W_x, as ours.
+lax.scan over the steps inside lax.fori_loop over the iterations; gradients by value_and_grad; float32; the readout's
+product for all steps at once, outside the scan; donated arguments. Inputs select rows of W_x, as in ours.
 """
 
 from functools import partial
@@ -35,7 +35,7 @@ def loss_of(jax, params, h, c, x):
 
 
 def iterate(jax, work, per_pass, ids, n, carry):
-    """Iteration n: the loss, its gradient, clipping and Adagrad."""
+    """Iteration n: loss, gradient, clipping and Adagrad."""
     np, lax = jax.numpy, jax.lax
     params, memory, h, c, _ = carry
     turn = n % per_pass
@@ -70,4 +70,4 @@ class JaxScan:
     def run(self, count):
         self.carry = self.many(self.carry, self.ids, self.iteration, count)
         self.iteration += count
-        return float(self.carry[-1])  # waits for all of it
+        return float(self.carry[-1])  # waits for all iterations

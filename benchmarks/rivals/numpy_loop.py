@@ -1,8 +1,8 @@
-"""A rival: an LSTM trained step by step in NumPy, as the scripts that people still copy do it.
+"""An LSTM trained step by step in NumPy, like the scripts that people still copy.
 
-float64; every character a one-hot column; a product for each of the four gates at each step, on the column [x; h];
-dictionaries of arrays by step; gradients clipped array by array; Adagrad array by array. It draws the same first
-weights as the preset min-char-lstm, and computes the same losses (tests/test_rivals.py).
+float64; one-hot columns for characters; at each step one product per gate, on the column [x; h]; dictionaries of arrays
+by step; clipping and Adagrad array by array. It draws the same initial weights as the preset min-char-lstm and computes
+the same losses (tests/test_rivals.py).
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ def make(work, ids, threads):
 
 
 class NumpyLoop:
-    """The rival's parameters, state and place in the text."""
+    """The rival's parameters, state and position in the text."""
 
     def __init__(self, ids, vocab_size, hidden_size=100, seq_length=16, seed=123):
         self.ids, self.V, self.H, self.T = ids, vocab_size, hidden_size, seq_length

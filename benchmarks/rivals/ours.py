@@ -1,4 +1,4 @@
-"""Ourselves, as one among the rivals: the same protocol, a process of our own, the same clock."""
+"""Our implementation as one of the contestants: the same protocol, its own process, the same clock."""
 
 from charlstm.measure.bench import WORKS as ALL
 from charlstm.measure.bench import Ours

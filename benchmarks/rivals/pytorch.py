@@ -1,8 +1,8 @@
-"""A rival: PyTorch, as a person who knows it writes it, each choice the fastest of those tried.
+"""PyTorch as an expert writes it, each choice the fastest of those tried.
 
-nn.LSTM (oneDNN underneath: without it the same work takes half as long again) on rows of an identity matrix; the fused
-optimizers, where PyTorch has one for the CPU, else foreach; gradients dropped, not zeroed. PyTorch's second bias stays
-zero. Its Adagrad has epsilon outside the root; begun with epsilon in the accumulator and none outside, it is ours.
+nn.LSTM (with oneDNN, without which the same work takes 1.5 times as long) on rows of an identity matrix; fused
+optimizers where PyTorch has them for the CPU, else foreach; gradients set to None, not zeroed. PyTorch's second bias
+stays zero. Its Adagrad has epsilon outside the root; with epsilon in the initial accumulator instead, it equals ours.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ def make(work, ids, threads, usual=False):
 def build(theta, shape):
     """nn.LSTM (nn.GRU, nn.RNN) and nn.Linear with parameters theta (N,), of its dtype: our columns are its rows.
 
-    The second bias is 0 where we have one.
+    The second bias is 0 where we have only one.
     """
     import torch
 
@@ -106,9 +106,9 @@ class Training:
 
 
 class Sampling:
-    """One character at a time, an LSTM cell in inference mode; drawn as ours is, from the same uniform numbers.
+    """One character at a time, an LSTM cell in inference mode; draws from the same uniform numbers as ours.
 
-    A third faster than nn.LSTMCell and nn.Linear called as modules, and twice as fast as with torch.multinomial.
+    A third faster than calling nn.LSTMCell and nn.Linear as modules, and twice as fast as with torch.multinomial.
     """
 
     def __init__(self, work, ids):
@@ -135,7 +135,7 @@ class Sampling:
 
 
 class UsualSampling:
-    """The same with modules and torch.multinomial, and so with another text from the same probabilities."""
+    """The same with modules and torch.multinomial; draws another text from the same distribution."""
 
     def __init__(self, work, ids):
         import torch

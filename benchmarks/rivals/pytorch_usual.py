@@ -1,6 +1,6 @@
-"""A rival: PyTorch as it is usually written: foreach optimizers; for samples nn.LSTMCell, nn.Linear and multinomial.
+"""PyTorch as it is usually written: foreach optimizers; nn.LSTMCell, nn.Linear and multinomial for sampling.
 
-It is slower than benchmarks/rivals/pytorch.py; it is measured because the bars were set against it.
+It is slower than benchmarks/rivals/pytorch.py; it is measured because the bars were set relative to it.
 """
 
 from benchmarks.rivals import pytorch

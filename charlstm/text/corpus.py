@@ -325,7 +325,7 @@ class _Source:
                 title, ends = formats.FORMATS[format].title, " or ".join(formats.FORMATS[format].suffixes)
                 raise UserError(
                     f"--{option} {value}: no file is {title} (names ending in {ends}); --format {format} reads "
-                    "all files as {title}"
+                    f"all files as {title}"
                 )
 
     def _told(self) -> list[str]:

@@ -206,7 +206,7 @@ def test_ids_that_are_none_are_refused(model, ids):
     from dataclasses import replace
 
     data = replace(model, corpus={**model.corpus, "begin": ids}).to_bytes()
-    with pytest.raises(UserError, match="undamaged, but not what this version"):
+    with pytest.raises(UserError, match="undamaged, but not readable by this version"):
         checkpoints.Checkpoint.from_bytes(data, "x")
 
 

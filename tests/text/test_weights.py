@@ -95,7 +95,7 @@ def test_a_pass_reads_the_copies_and_what_is_kept_back_once():
     assert decode(kept_back) == "bbb.\ncc\n"
     assert decode(repeated(learned, found.spans, found.vocabulary)) == "aaaa.\nab\nbbbaaaa.\nab\n"
     assert found.remark == (
-        "a pass reads a.txt 2 times, b.txt 1 time, c.txt 1 time; the held-out text is the end of all texts, once"
+        "a pass reads a.txt 2 times, b.txt 1 time, c.txt 1 time; the held-out text is the end of all texts, read once"
     )
     assert corpus.load(list(TEXTS)).spans == ()
 
