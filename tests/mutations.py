@@ -1,4 +1,4 @@
-"""Mutations: mistakes planted in a copy of the kernels, at least one test must fail for each."""
+"""Mutations: mistakes planted in a copy of the kernels; at least one test must fail for each."""
 
 from pathlib import Path
 from shutil import copyfile, copytree, ignore_patterns

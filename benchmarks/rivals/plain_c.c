@@ -1,8 +1,8 @@
-/* A rival: an LSTM trained in plain loops, as someone who knows C and the algorithm writes them in an hour.
+/* An LSTM trained in plain loops, as someone who knows C and the algorithm would write it in an hour.
 
    One stream, float32, truncated backpropagation through time, Adagrad with clipping by element. H, V and T are given
-   on the compiler's command line. Rows of W_x stand for one-hot inputs; the weight gradients are made after the loop
-   over time, row by row, and used at once, so that no gradient is ever stored. */
+   on the compiler's command line. One-hot inputs select rows of W_x; weight gradients are computed after the loop over
+   time, row by row, and applied at once, so that no gradient is stored. */
 #include <math.h>
 #include <string.h>
 
@@ -81,7 +81,7 @@ static double iterate(Weights *w, Weights *s, float *h_in, float *c_in, const un
             for (int j = 0; j < V; j++) d[j] += h[t + 1][k] * dy[t][j];
         update(w->y[k], s->y[k], d, V, rate, clip, epsilon);
     }
-    for (int v = 0; v < V; v++) { /* the rows of the characters that were read: Adagrad leaves the others alone */
+    for (int v = 0; v < V; v++) { /* rows of characters that were read; Adagrad does not change the others */
         int seen = 0;
         memset(d, 0, sizeof d);
         for (int t = 0; t < T; t++)

@@ -35,8 +35,8 @@ class Checkpoint:
     theta (N,), state (S, N), h and c (L, B, H): see kernels.spec. `iteration` is the number of updates made, `seconds`
     the training time, `smooth_loss` is in nats per sequence, `loss_sum` and `loss_count` give the mean of the next line
     of metrics.jsonl, `files` are the lengths of the run's text files at this moment, `marks` the best losses so far
-    (see :class:`charlstm.training.marks.Marks`), and `machine` what the exact bits
-    depend on: processor, versions, backend.
+    (see :class:`charlstm.training.marks.Marks`), and `machine` what the exact bits depend on: processor, versions and
+    backend.
     """
 
     config: Config

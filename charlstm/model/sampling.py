@@ -29,7 +29,7 @@ class Options:
     Parameters
     ----------
     length : maximum number of characters (for a byte model: bytes) to draw; None for no limit
-    temperature : 1 samples from the model's own distribution, lower is safer, 0 always takes the most likely character
+    temperature : 1 samples from the model's own distribution, less prefers likely characters, 0 takes the likeliest
     top_k : sample from the k most likely characters; 0 from all
     top_p : nucleus sampling: of those, sample from the fewest most likely that have this share of the probability;
         1 from all
@@ -128,8 +128,8 @@ def samples(model: Checkpoint, prime: str = "", count: int = 1, **options: Any) 
     """Generate `count` texts side by side, each as :func:`stream` does.
 
     Text k, from 0 on, has the seed `seed` + k, and generating it alone with that seed gives the same text, up to
-    rounding: several texts are computed in another order than one, so in rare cases a draw falls
-    to the neighbouring character.
+    rounding: several texts are computed in another order than one, so in rare cases a draw falls to the
+    neighbouring character.
 
     Raises
     ------

@@ -225,7 +225,7 @@ def not_read(names: Iterable[str]) -> str:
 
 def _laid_down(pieces: Iterable[bytes], name: str) -> IO[bytes]:
     """An anonymous temporary file with these bytes."""
-    file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 # SIM115 # the caller closes it
+    file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 # the caller closes it
     try:
         for piece in pieces:
             file.write(piece)
@@ -369,4 +369,4 @@ def pdf_text(pieces: Iterable[bytes], name: str) -> Iterator[str]:
         except Exception as error:  # pypdf raises many kinds
             raise UserError(f"{name}: damaged, or unreadable by pypdf: {error or type(error).__name__}") from None
     if not has_text:
-        raise UserError(f"{name}: holds images of pages but no text: run OCR on it first")
+        raise UserError(f"{name}: holds no text; if its pages are images, run OCR on it first")

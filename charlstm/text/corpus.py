@@ -396,7 +396,7 @@ def _exists(name: str) -> bool:
 
 
 def _is_prose(name: str) -> bool:
-    """Whether a name of no file is more likely text than a name."""
+    """Whether a name, which no file has, is more likely meant as text."""
     return "\n" in name or len(name) > _LONG_NAME or name.count(" ") >= _WORDS
 
 

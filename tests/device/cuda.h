@@ -1,12 +1,12 @@
-// CUDA C++ on the processor, for tests: a header that stands before a .cu file compiled by g++.
+// CUDA C++ on the CPU, for tests: a header that is put before a .cu file and compiled by g++.
 //
-// A thread of a block is a fiber: a stack of its own, left where threads wait for each other (barriers, shuffles) and
-// nowhere else. Blocks run one after another; those of a cooperative launch side by side, each in a thread of the system,
-// which is why what is shared in a block is thread_local. A seed other than 0 makes the order of a block's threads random.
+// A thread of a block is a fiber with its own stack; fibers switch only where threads wait for each other (barriers,
+// shuffles). Blocks run one after another; blocks of a cooperative launch run in parallel, each in a system thread, so a
+// block's shared memory is thread_local. A seed other than 0 makes the order of a block's threads random.
 //
-// What a device lets pass is an error here: a barrier that not all threads reach, a shuffle from a lane that takes no
-// part. Shared memory begins as NaN. ThreadSanitizer is told of the fibers, and of the order that barriers make (shuffles
-// make none), so it sees races between threads of a block and between blocks.
+// Errors that a GPU lets pass are reported: a barrier that not all threads reach, a shuffle from an inactive lane.
+// Shared memory starts as NaN. ThreadSanitizer is told of the fibers, and of the order that barriers make (shuffles make
+// none), so it sees races between threads of a block and between blocks.
 #pragma once
 #include <condition_variable>
 #include <cstdint>
@@ -49,7 +49,7 @@ namespace device {
 struct Context {
     void* top = nullptr;
 };
-// Save what a function must preserve on one stack, and take it from the other.
+// Save the callee-saved registers on one stack and load them from the other.
 extern "C" void device_switch(void** from, void* to);
 __asm__(
     ".text\n.weak device_switch\n.type device_switch,@function\ndevice_switch:\n"
@@ -96,10 +96,10 @@ struct Thread {
 
 struct Warp {
     unsigned alive = 0, arrived = 0, turn = 0;
-    char order[2];  // addresses for ThreadSanitizer, by turns: who is late at one must not see what is left at the next
+    char order[2];  // addresses for ThreadSanitizer, in turns: a late thread must not see the next barrier's release
 };
 
-constexpr unsigned MOST = 1024;  // threads of a block
+constexpr unsigned MOST = 1024;  // threads per block, at most
 
 struct Grid {
     dim3 blocks, threads;
@@ -119,10 +119,10 @@ struct Block {
     Grid* grid;
     dim3 index{};
     Context outside;
-    // Plain arrays: ThreadSanitizer would take what the library's containers do for the kernel's doing.
+    // Plain arrays: ThreadSanitizer would attribute the accesses of library containers to the kernel.
     Thread threads[MOST];
     Warp warps[MOST / 32];
-    Thread* ready[MOST];  // those that can run, in a ring
+    Thread* ready[MOST];  // a ring of the threads that can run
     unsigned first = 0, waiting = 0;
     unsigned count = 0, alive = 0, arrived = 0, turn = 0;
     uint64_t random = 0;
@@ -183,7 +183,7 @@ UNWATCHED inline void block_barrier() {
     (void)order;
 }
 
-// For one thread of each block of a cooperative launch: its block stands still until the others' come.
+// Called by one thread of each block of a cooperative launch: blocks until all blocks have called it.
 UNWATCHED inline void blocks_meet() {
     Grid* grid = block->grid;
     if (!grid->cooperative) return fail("blocks that wait for each other in a launch that is not cooperative"), leave();
@@ -264,7 +264,7 @@ UNWATCHED inline void run_block(Grid& grid, Block& here, unsigned number) {
             thread.stack = (char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         thread.index = {n, 0, 0}, thread.warp = n / 32, thread.lane = n % 32;
         here.warps[thread.warp].alive |= 1u << thread.lane;
-        prepare(thread.context, thread.stack, STACK - n % 64 * 192, &entry);  // tops that share no line of a cache
+        prepare(thread.context, thread.stack, STACK - n % 64 * 192, &entry);  // so that stack tops share no cache line
         FOR_TSAN(thread.fiber = __tsan_create_fiber(0);)
         release(thread);
     }
@@ -292,7 +292,7 @@ UNWATCHED inline void run_blocks(Grid& grid, unsigned first, unsigned end) {
     static thread_local Kept kept;
     Block& here = *kept.block;
     here.failed = false;
-    here.memory = (char*)malloc(grid.memory + !grid.memory);  // of exactly that size: AddressSanitizer sees its end
+    here.memory = (char*)malloc(grid.memory + !grid.memory);  // exact size, so that AddressSanitizer detects overruns
     for (unsigned number = first; number < end && !here.failed; ++number) run_block(grid, here, number);
     free(here.memory);
 }
@@ -318,7 +318,7 @@ int launch(void (*kernel)(A...), unsigned blocks, unsigned threads, size_t memor
         apply(((Call*)given)->kernel, ((Call*)given)->values, std::index_sequence_for<A...>{});
     };
     bool is_side_by_side = cooperative;
-    FOR_TSAN(is_side_by_side = true;)  // what one block leaves in shared memory is no business of the next
+    FOR_TSAN(is_side_by_side = true;)  // blocks do not see each other's shared memory
     if (is_side_by_side) {
         std::vector<std::thread> all;
         for (unsigned n = 0; n < blocks; ++n) all.emplace_back([&grid, n] { run_blocks(grid, n, n + 1); });
@@ -330,7 +330,7 @@ int launch(void (*kernel)(A...), unsigned blocks, unsigned threads, size_t memor
     return !grid.failure.empty();
 }
 
-// How a parameter is to be passed, as NumPy names it: "f4", or "*f4" for an array of them.
+// The type of a parameter, as NumPy names it: "f4", or "*f4" for an array of them.
 template <class T> std::string type_name() {
     using Plain = std::remove_cv_t<T>;
     if constexpr (std::is_pointer_v<Plain>) return "*" + type_name<std::remove_pointer_t<Plain>>();
@@ -357,7 +357,7 @@ template <class T> T unpacked(uint64_t bits) {
 }
 }  // namespace device
 
-// `more` bytes of shared memory are the kernel's own, beside what the launch asks for.
+// `more` is the kernel's static shared memory in bytes, added to what the launch requests.
 #define EXPORT_KERNEL(name, more)                                                                                 \
     extern "C" int launch_##name(unsigned blocks, unsigned threads, size_t memory, int cooperative, uint64_t seed, \
                                  void** values) {                                                                  \

@@ -215,7 +215,7 @@ NO_TEXT = [
     ("a.epub", zipped({"META-INF/container.xml": "<container/>"}), "names no book"),
     ("a.epub", epub(**{"META-INF/encryption.xml": '<e><CipherReference URI="OPS/text/part%200.xhtml"/></e>'}), "its chapters are encrypted"),
     ("a.docx", zipped({"word/document.xml": "<w:document"}), "damaged: not valid XML"),
-    ("a.pdf", pdf("", ""), "holds images of pages but no text: run OCR"),
+    ("a.pdf", pdf("", ""), "holds no text; if its pages are images, run OCR"),
     ("a.pdf", b"%PDF-1.4\nnothing", "damaged, or unreadable by pypdf"),
 ]  # fmt: skip
 
