@@ -20,7 +20,7 @@ class TeamSwitch:
 
     def __init__(self, has_team: bool = True) -> None:
         self.alone = not has_team
-        self._trial = 0  # stretches left of a trial; of each pair the first warms up threads and caches, the second counts
+        self._trial = 0  # stretches left of a trial; of each pair the first warms up caches, the second counts
         self._next_trial = 0.0 if has_team else math.inf
         self._waited = 0  # stretches in a row with too many long waits
         self._seconds: dict[bool, float] = {}  # per iteration, by whether one thread ran it
@@ -60,6 +60,6 @@ class TeamSwitch:
                 self._start_trial()
 
     def _start_trial(self) -> None:
-        """Start to time the other choice; after one thread, the team is timed again, as its old time may be outdated."""
+        """Start to time the other choice; after one thread, the team is timed again: its old time may be outdated."""
         self._waited, self._trial = 0, 2 if self.alone else 4
         self.alone = not self.alone

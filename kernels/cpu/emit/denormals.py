@@ -1,8 +1,8 @@
 """Flushes denormal numbers to zero while kernels run, on x86.
 
-The Adam and RMSprop state of a parameter whose gradient stays zero (a rare character's row of W_x) decays forever: after
-some hundred iterations it is denormal, and each operation on it takes x86 processors a hundred times longer. This cost
-training a quarter of its speed. Results below 1.2e-38 (float32) or 2.3e-308 (float64) become zero.
+The Adam and RMSprop state of a parameter whose gradient stays zero (a rare character's row of W_x) keeps decaying:
+after some hundred iterations it is denormal, and each operation on it takes x86 processors a hundred times longer. This
+cost training a quarter of its speed. Results below 1.2e-38 (float32) or 2.3e-308 (float64) become zero.
 
 On other processors nothing changes; ARM handles denormals at full speed.
 """
