@@ -1,4 +1,4 @@
-"""Mistakes that are planted in a copy of the kernels: tests that stay green with one are no tests."""
+"""Mutations: mistakes planted in a copy of the kernels, which the tests must detect."""
 
 from pathlib import Path
 from shutil import copyfile, copytree, ignore_patterns
@@ -8,7 +8,7 @@ import kernels
 
 
 class Mutation(NamedTuple):
-    """A mistake to be planted in a backend's source; tests that stay green with it are no tests."""
+    """A mistake to plant in a backend's source; the tests must fail with it."""
 
     name: str
     backend: str
@@ -33,7 +33,7 @@ MUTATIONS = (
     Mutation("skipped clip", "numba", _UPDATES, "return g.at_most(limit).at_least(-limit)", "return g"),
 )  # fmt: skip
 
-#: Mistakes in what not every model or only one backend has; those above, for the GPU; and in CUDA source of its own.
+#: Mistakes in features of some models or backends, the mistakes above for the GPU, and others in the CUDA source.
 MORE_MUTATIONS = (
     Mutation("dropped dc carry", "cupy", _CUDA_CELLS, "dc[n] = dc_t * f;", "dc[n] = 0;"),
     Mutation("unwritten dW", "cupy", "gpu/layers.py", "calls = [product(flat(h[:-1]), from_h, grads[1], turn_a=True)]",
@@ -85,7 +85,7 @@ MORE_MUTATIONS = (
 
 
 def copied(folder: Path) -> Path:
-    """A copy of the kernels in `folder`, which can be changed even where what was installed is read-only."""
+    """Copy the kernels to `folder` and return the writable copy, even if the installed package is read-only."""
     package = Path(kernels.__file__).parent
     copy = copytree(package, folder / package.name, ignore=ignore_patterns("__pycache__"), copy_function=copyfile)
     for place in (copy, *copy.rglob("*/")):
@@ -94,12 +94,12 @@ def copied(folder: Path) -> Path:
 
 
 def plant(mutation: Mutation, folder: Path) -> None:
-    """Copy the kernels into `folder` with the mistake in it.
+    """Copy the kernels to `folder` and plant the mistake in the copy.
 
     Raises
     ------
     ValueError
-        If the text to be replaced is not there: the mutation must follow the source.
+        If the file does not contain the text to be replaced: the mutation must be adapted to the source.
     """
     file = copied(folder) / mutation.file
     source = file.read_text()

@@ -5,14 +5,14 @@ compiles the few functions that Python calls, which are cached on disk.
 
 The cache is content-addressed: a file's key is a digest of every source file that compiled code depends on, of the
 versions and settings that affect the compiler's output, of the processor, the function and its argument types. An edit
-to any source file therefore recompiles (Numba's own cache looks at one file and misses edits to others). A file consists
-of ``MAGIC``, the SHA-256 of the rest, its key, and Numba's pickled object code. The digest is checked before anything is
+to any source file therefore recompiles (Numba's own cache looks at one file and misses edits to others). A file is
+``MAGIC``, the SHA-256 of the rest, its key, and Numba's pickled object code. The digest is checked before anything is
 unpickled, and a file that does not match is removed and compiled again. Files are created under a temporary name and
 then renamed, so several processes may start at once.
 
-Unpickling runs code. A folder, or a file in it, is therefore used only if nobody but this user and root can have written
-it. A folder that root has filled and this user cannot write to, as in a container image, is only read; new kernels go
-to the next folder.
+Unpickling runs code. A folder, or a file in it, is therefore used only if nobody but this user and root can have
+written it. A folder that root has filled and this user cannot write to, as in a container image, is only read; new
+kernels go to the next folder.
 """
 
 import hashlib

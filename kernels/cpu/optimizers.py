@@ -186,7 +186,7 @@ def apply_tile(typing, zero, optimizer, k, grad, theta, s0, s1, n):
 
 @cache
 def outer_update_tile(R: int, C: int) -> Any:
-    """``tile(zero, optimizer, k, a, a_k, d, d_k, theta, s0, s1, row, K, N)``: update with a gradient a' @ d, never stored.
+    """``tile(zero, optimizer, k, a, a_k, d, d_k, theta, s0, s1, row, K, N)``: update with gradient a' @ d, unstored.
 
     a is (K, R), d is (K, N) with N <= C vectors; theta and the optimizer state are (R, N), with row stride `row`.
     """

@@ -120,7 +120,7 @@ def train_loop(cell: str) -> Any:
         # With some optimizers a zero gradient changes neither parameters nor state: most rows of W_x can be skipped.
         embeds = has_embedding(extra)
         sparse = optimizer.skips_zeros and not has_norm and T * B < 2 * V and not embeds
-        # If dz is small enough for the first-level cache, one pass over the weights computes gradient and update.
+        # If dz fits in the first-level cache, one pass over the weights computes gradient and update.
         at_once = not has_norm and T * B <= AT_ONCE_ROWS and optimizer.in_tile and not embeds
         if thread == 0:
             ws.rows[:] = 0
@@ -179,7 +179,7 @@ def train_loop(cell: str) -> Any:
                 constants(optimizer, recipe.step + n, batches.rates[n], limits[0], limits[1], factor, rule.k)
             if not at_once:
                 update(APPLY, net, slots, x[:T], ws, extra, recipe.first, status[1], rule, share)
-            barrier(counter, threads)  # all parameters are updated, no thread reads this sequence and its states any more
+            barrier(counter, threads)  # all parameters are updated, no thread reads this sequence or its states any more
         if thread == 0:
             watch[0] = smooth
         if iterations > 0 and not stopped:  # else keep the state before that iteration, so that it can be repeated

@@ -1,4 +1,4 @@
-"""A training call: runs its iterations in stretches, by a team or one thread, and rearranges arrays before and after."""
+"""A training call: rearranges arrays, and runs the iterations in stretches, each by a team or by one thread."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise

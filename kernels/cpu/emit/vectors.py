@@ -172,7 +172,7 @@ class Vectors:
         return self.b.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))
 
     def totals(self, vectors: list[Any]) -> Any:
-        """The sums of as many vectors as there are lanes, as one vector; added pairwise, half of the lanes at a time."""
+        """The sums of as many vectors as there are lanes, as one vector; added pairwise, half the lanes at a time."""
         n, block = self.lanes, 128 // (self.align * 8)  # shuffles within 16 bytes are cheapest, so they come first
         group = 1
         while group < n:
