@@ -179,7 +179,7 @@ def train_loop(cell: str) -> Any:
                 constants(optimizer, recipe.step + n, batches.rates[n], limits[0], limits[1], factor, rule.k)
             if not at_once:
                 update(APPLY, net, slots, x[:T], ws, extra, recipe.first, status[1], rule, share)
-            barrier(counter, threads)  # all parameters are updated, no thread reads this sequence or its states any more
+            barrier(counter, threads)  # all parameters are updated, no thread reads this sequence and its states now
         if thread == 0:
             watch[0] = smooth
         if iterations > 0 and not stopped:  # else keep the state before that iteration, so that it can be repeated

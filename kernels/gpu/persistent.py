@@ -50,7 +50,7 @@ def _resident(name: str, H: int, dtype: Any) -> int:
 
 
 def forward(W_h: Any, gates: Any, c: Any, h: Any) -> Call:
-    """Return a call that runs the steps of layers.forward after the product with the input; check :func:`fits` first."""
+    """Return a call that runs the steps of layers.forward after its input product; check :func:`fits` first."""
     return _launch("lstm_steps", h.shape, W_h, gates, c, h)
 
 

@@ -77,7 +77,7 @@ class _Block:
         self._memory = place.size
         self._kernel.max_dynamic_shared_size_bytes = max(place.size, 48 * 1024)
         scale, clip = limits
-        slots = [state[k] if k < len(state) else theta for k in range(2)]  # theta is a placeholder that the rule never accesses
+        slots = [state[k] if k < len(state) else theta for k in range(2)]  # theta: a placeholder, never accessed
         self._state = (theta, *slots)
         self._carried = (h, c, cupy.asarray(np.array(watch, np.float64)))
         self._status, self._scratch = empty((2,), np.int32), empty((max(1, place.scratch),), real)

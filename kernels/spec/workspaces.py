@@ -47,9 +47,7 @@ class _Buffers(NamedTuple):
     dz: Any  # (L, planes, T, B, gates H)
     dh: Any  # (T, B, H)
     carry: Any  # (2, B, H): dh_next, and dc_next or the GRU's dh z
-    partial: (
-        Any  # (2, 2, unit panels or 0, B, H or more): two turns of each panel's share of dh_next and the dh below
-    )
+    partial: Any  # (2, 2, unit panels or 0, B, H or more): two turns of each panel's share of dh_next and the dh below
     packed: Any  # (L, 4, 4 H (H + 16)) or empty: W_h, W_h', W_x, W_x' in the order in which products read them
     table: Any  # (V, gates H), empty without an embedding: embedding @ W_x, one row per id; then its gradient
     dropped: Any  # (L, T, B, H), empty without dropout: h after dropout
