@@ -1,7 +1,7 @@
 """LSTM, GRU, RNN and optimizer kernels: one contract (:mod:`kernels.spec`), several backends with the same functions.
 
-Those of numpy and numba take NumPy arrays, those of cupy arrays on the device; :func:`load_for_host` gives functions
-for NumPy arrays whatever the backend.
+The numpy and numba backends take NumPy arrays; the cupy backend takes arrays on the GPU. :func:`load_for_host` returns
+functions that take NumPy arrays, whichever the backend.
 
 >>> import kernels
 >>> "numpy" in kernels.available()
@@ -10,7 +10,7 @@ True
 >>> ops.__name__
 'kernels.reference'
 
-Importing this package loads neither Numba nor CuPy; :func:`load` does, for the backend it is asked for.
+Importing this package loads neither Numba nor CuPy; :func:`load` imports only what the requested backend needs.
 """
 
 import os
@@ -33,7 +33,7 @@ _NEEDS = {"numpy": ("numpy",), "numba": ("numba",), "cupy": ()}
 
 
 def missing(name: str) -> str | None:
-    """Say, without importing anything, why backend `name` cannot be used; None where it can.
+    """Return the reason why backend `name` cannot be used, or None if it can. Imports no backend.
 
     Raises
     ------
@@ -56,18 +56,18 @@ def missing(name: str) -> str | None:
 
 
 def _is_compiler_off() -> bool:
-    """Whether Numba is told to let Python run what it should compile: by its settings if it is loaded, or by theirs."""
+    """Whether Numba's compiler is turned off: by numba.config if Numba is loaded, else by the environment variable."""
     numba = sys.modules.get("numba")
     if numba is not None:
         return bool(numba.config.DISABLE_JIT)
     try:
         return int(os.environ.get("NUMBA_DISABLE_JIT", "0")) != 0
     except ValueError:
-        return False  # as Numba has it
+        return False  # Numba ignores such a value, too
 
 
 def available() -> tuple[str, ...]:
-    """Names of the backends that can be loaded here, found without importing them."""
+    """Names of the backends that can be loaded on this machine. Imports none of them."""
     return tuple(name for name in BACKENDS if missing(name) is None)
 
 
@@ -77,15 +77,17 @@ def load(name: str) -> Ops:
     Raises
     ------
     BackendUnavailable
-        If something that the backend needs is missing; the message says what to install.
+        If the backend needs something that is missing; the message says what to install.
     ValueError
-        If there is no backend of that name.
+        If `name` is not one of :data:`BACKENDS`.
     """
     return cast(Ops, _documented(_load(name, _MODULES)))
 
 
 def load_for_host(name: str) -> Ops:
-    """As :func:`load`, for NumPy arrays: those of a device are copied there and back, and pass where they are its own.
+    """Like :func:`load`, but the ops take NumPy arrays; the cupy backend copies them to the GPU and back.
+
+    Arrays that are on the GPU already are passed on without a copy.
 
     Raises
     ------
@@ -108,9 +110,9 @@ def _load(name: str, modules: dict[str, str]) -> ModuleType:
 
 
 def _documented(module: ModuleType) -> ModuleType:
-    """The module of a backend, each of its docstrings preceded by the reference's, which has all the arguments.
+    """Put the reference's docstring, which describes all arguments, before each docstring of a backend's module.
 
-    A first paragraph that points to the reference goes; what stands below it is what this backend adds.
+    A first paragraph that only points to the reference is dropped; the rest is kept as what this backend adds.
     """
     from inspect import cleandoc
 
@@ -126,17 +128,17 @@ def _documented(module: ModuleType) -> ModuleType:
 
 
 def to_device(name: str, array: Any) -> Any:
-    """An array (of NumPy) for a backend that keeps it: a copy on its device, or the array itself where it has none."""
+    """Return a NumPy array as backend `name` takes it: a copy on the GPU for cupy, else the array itself."""
     return array if name != "cupy" else _load(name, _FOR_THE_HOST).to_device(array)
 
 
 def to_host(array: Any) -> Any:
-    """A NumPy array as it is, one on a device as a copy."""
+    """Return an array as a NumPy array: a copy if it is on the GPU, else the array itself."""
     return array.get() if hasattr(array, "get") else array
 
 
 def kernel_cache_dir() -> Path | None:
-    """The folder that keeps compiled CPU kernels between runs; None where nothing can be written. Loads Numba.
+    """Return the folder that caches compiled CPU kernels between runs, or None if no folder is writable. Loads Numba.
 
     Raises
     ------
@@ -147,7 +149,7 @@ def kernel_cache_dir() -> Path | None:
 
 
 def clear_kernel_cache() -> tuple[int, int]:
-    """Remove every compiled CPU kernel; return how many files and bytes that were. Loads Numba.
+    """Remove every compiled CPU kernel from the cache; return the number of files and of bytes. Loads Numba.
 
     Raises
     ------
@@ -159,10 +161,10 @@ def clear_kernel_cache() -> tuple[int, int]:
 
 __version__: str
 
-if not TYPE_CHECKING:  # who checks types should hear of a misspelt name
+if not TYPE_CHECKING:  # hidden from type checkers, so that they report a misspelt name
 
     def __getattr__(name: str) -> str:
-        """The version, looked up when it is first asked for: that takes longer than importing this package."""
+        """Look up `__version__` on first use: the lookup takes longer than importing this package."""
         if name != "__version__":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib.metadata import PackageNotFoundError, version

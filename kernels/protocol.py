@@ -1,7 +1,7 @@
-"""What every backend has, as a type: for editors, type checkers and readers. Loads nothing.
+"""The functions of every backend as a type, for editors, type checkers and readers. Imports nothing at run time.
 
-The arrays are NumPy's by name; those of the cupy backend, where :func:`kernels.load` gives it, are on the device.
-``help(ops.adam)`` and its like say what each argument is.
+The annotations name NumPy arrays; the cupy backend of :func:`kernels.load` takes arrays on the GPU instead. The
+docstrings of the ops, as in ``help(ops.adam)``, describe each argument.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Ops(Protocol):
         self, x: Array, h0: Floats, W_x: Floats, W_h: Floats, b_x: Floats, b_h: Floats, *,
         out: tuple[Floats, Floats] | None = None,
     ) -> tuple[Array, Cache]:  # fmt: skip
-        """Run one GRU layer over T steps and B streams, by PyTorch's equations; return h and the cache."""
+        """Run one GRU layer over T steps and B streams, with PyTorch's equations; return h and the cache."""
 
     def gru_backward(
         self, dh: Floats, cache: Cache, dh_last: Floats | None = None, *, out: Grads | None = None,
@@ -47,13 +47,13 @@ class Ops(Protocol):
     def rnn_forward(
         self, x: Array, h0: Floats, W_x: Floats, W_h: Floats, b: Floats, *, out: Floats | None = None
     ) -> tuple[Array, Cache]:
-        """Run one layer of the plain recurrent network over T steps and B streams; return h and the cache."""
+        """Run one plain RNN layer over T steps and B streams; return h and the cache."""
 
     def rnn_backward(
         self, dh: Floats, cache: Cache, dh_last: Floats | None = None, *, out: Grads | None = None,
         dz: Floats | None = None,
     ) -> Grads:  # fmt: skip
-        """Backpropagate through one layer of the plain recurrent network, over all T steps."""
+        """Backpropagate through one plain RNN layer, over all T steps."""
 
     def lnlstm_forward(
         self, x: Array, h0: Floats, c0: Floats, W_x: Floats, W_h: Floats, b: Floats, gain_x: Floats, gain_h: Floats,
@@ -69,7 +69,7 @@ class Ops(Protocol):
 
     # ------------------------------------------------------------------------------------------- loss and optimizers
     def softmax_cross_entropy(self, logits: Floats, targets: Ids, *, out: Floats | None = None) -> tuple[float, Array]:
-        """Cross entropy of softmax(logits) against the targets, in nats, summed; and its gradient."""
+        """Return the summed cross entropy of softmax(logits) against the targets, in nats, and its gradient."""
 
     def clip(self, grad: Floats, *, grad_clip: float | None = None, grad_clip_norm: float | None = None) -> None:
         """Clip a flat gradient in place, by element and then by norm."""
@@ -132,10 +132,10 @@ class Ops(Protocol):
         self, theta: Floats, h: Floats, c: Floats, x: Ids, *, shape: Shape, workspace: Workspace | None = None,
         out: Floats | None = None,
     ) -> Array:  # fmt: skip
-        """Return the log probability of each character of a text, given those before it."""
+        """Return the log probability of each character of a text, given the characters before it."""
 
     def sample(
         self, theta: Floats, h: Floats, c: Floats, x: Ids, uniforms: Floats, *, shape: Shape,
         temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, log_probs: Floats | None = None,
     ) -> Array:  # fmt: skip
-        """Draw n characters for each of B streams, each fed back as the next input."""
+        """Sample n characters for each of B streams, each fed back as the next input."""

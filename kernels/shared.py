@@ -1,18 +1,18 @@
-"""What the door of this package and the backends behind it share; it loads nothing."""
+"""Exceptions and hooks shared by the package's public functions and its backends. Imports no backend."""
 
 from collections.abc import Callable
 
-#: Called with a kernel's name before it is compiled (not when it comes from the cache), for a line that says so.
+#: Functions called with a kernel's name before it is compiled (not when it comes from the cache), to show a message.
 compile_listeners: list[Callable[[str], None]] = []
 
 
 class BackendUnavailable(ImportError):
-    """A backend cannot be used here; the message is one line that says why and what would help."""
+    """A backend cannot be used here; the message, one line, gives the reason and a remedy."""
 
 
 class WrongType(TypeError, ValueError):
-    """An argument of the wrong type: a TypeError, and a ValueError for callers that catch those of every argument."""
+    """An argument has the wrong type: a TypeError, and also a ValueError, so that one ``except`` catches both."""
 
 
 class NotFinite(ValueError):
-    """Nothing can be drawn: a logit is NaN or inf; the message is one line that says for which character."""
+    """No character can be sampled because a logit is NaN or inf; the message, one line, names the character."""

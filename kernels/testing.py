@@ -1,6 +1,6 @@
-"""The judges of the kernels: finite differences and the close-enough rule.
+"""How kernels are judged: gradients against finite differences, and results against a tolerance.
 
-Used by ``charlstm gradcheck``, by the tests, and by whoever writes a backend.
+``charlstm gradcheck`` and the tests use it, and so may the author of a new backend.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -34,10 +34,10 @@ def relative_error(got: ArrayLike, expected: ArrayLike) -> float:
 
 
 def float32_excess(got: ArrayLike, plain: ArrayLike, exact: ArrayLike) -> float:
-    """How far a float32 result's error exceeds what is allowed: 1 is the limit, NaN gives NaN.
+    """Ratio of a float32 result's error to the allowed error: at most 1 passes, NaN gives NaN.
 
-    The error is the largest deviation from `exact` (float64); allowed is the larger of four times the error of `plain`,
-    NumPy's own float32 result, and eight units of rounding of the tensor's largest element.
+    The error is the largest deviation from `exact` (float64). The allowed error is the larger of two: four times the
+    error of `plain`, NumPy's float32 result, and eight float32 epsilons of the tensor's largest element.
     """
     got, plain, exact = (np.asarray(a, np.float64) for a in (got, plain, exact))
     if exact.size == 0:
@@ -59,18 +59,22 @@ class GradientError(NamedTuple):
 
 
 def numerical_gradient(loss: Callable[[], float], array: Floats, delta: float = 1e-5) -> Floats:
-    """Central differences of `loss` by every element of an array that it reads, and that is left as it was.
+    """Gradient of `loss` with respect to every element of `array`, by central differences.
 
     Parameters
     ----------
-    loss : reads `array`, each time anew
-    array : float64 of any shape, C-contiguous and writeable: its elements are moved in place
-    delta : how far, to both sides
+    loss : function without arguments that reads `array` on every call
+    array : float64 of any shape, C-contiguous and writeable; its elements are changed in place, then restored
+    delta : step to either side
+
+    Returns
+    -------
+    gradient : float64, of the shape of `array`
 
     Raises
     ------
     ValueError
-        ``array: expected float64, got float32`` and the like: a copy, or rounding, would be judged instead.
+        ``array: expected float64, got float32`` and the like: with a copy, or with rounding, the check would be void.
     """
     check_type("array", array)
     if array.dtype != np.float64:
@@ -89,9 +93,9 @@ def numerical_gradient(loss: Callable[[], float], array: Floats, delta: float = 
 
 
 def gradient_errors(ops: Ops, seed: int = 0, cells: Iterable[str] = tuple(spec.CELLS)) -> Iterator[GradientError]:
-    """Check every gradient that a backend computes for `cells`, by every element of every tensor, in float64.
+    """Check every gradient that a backend computes for `cells`: every element of every tensor, in float64.
 
-    States carried in are nonzero and different, and so are the gradients that come from the last state.
+    The initial states are nonzero and all different, and so are the gradients with respect to the last states.
     """
     random = np.random.RandomState(seed)
     yield from _loss_errors(ops, random)
@@ -109,7 +113,7 @@ def gradient_errors(ops: Ops, seed: int = 0, cells: Iterable[str] = tuple(spec.C
 def layer_arrays(
     random: np.random.RandomState, cell: str, dims: tuple[int, int, int], scale: float = 0.7
 ) -> dict[str, np.ndarray]:
-    """What the forward op of a cell takes beside x, by name, for `dims` (B, D, H): normal, with deviation `scale`."""
+    """Random arguments, by name, of a cell's forward op other than x, for `dims` (B, D, H); std deviation `scale`."""
     B, D, H = dims
     row = spec.CELLS[cell]
     N = row.gates * H
@@ -156,7 +160,7 @@ def _model_errors(
     theta = random.randn(spec.num_parameters(shape)) * 0.5
     h, c = random.randn(layers, B, H) * 0.7, random.randn(layers, B, H) * 0.7
     x = random.randint(0, V, (T + 1, B)).astype(np.int32)
-    masks = random.randint(0, 3, (layers, T, B, H)).astype(np.uint8) if dropout else None  # any number but 0 keeps
+    masks = random.randint(0, 3, (layers, T, B, H)).astype(np.uint8) if dropout else None  # nonzero: kept
 
     def loss_and_grad() -> tuple[float, Floats]:
         return ops.loss_and_grad(theta, h, c, x, shape=shape, dropout=dropout, masks=masks, last_only=last_only)[:2]

@@ -1,4 +1,4 @@
-"""Mutations: mistakes planted in a copy of the kernels; at least one test must fail for each."""
+"""Mutations: mistakes planted in a copy of the kernels, which the tests must detect."""
 
 from pathlib import Path
 from shutil import copyfile, copytree, ignore_patterns
@@ -8,11 +8,11 @@ import kernels
 
 
 class Mutation(NamedTuple):
-    """A mistake to plant in a backend's source."""
+    """A mistake to plant in a backend's source; the tests must fail with it."""
 
     name: str
     backend: str
-    file: str  # path below kernels/
+    file: str  # below kernels/
     right: str
     wrong: str
 
@@ -33,7 +33,7 @@ MUTATIONS = (
     Mutation("skipped clip", "numba", _UPDATES, "return g.at_most(limit).at_least(-limit)", "return g"),
 )  # fmt: skip
 
-#: Mistakes in optional parts or in one backend; those above, for the GPU; and mistakes in CUDA source alone.
+#: Mistakes in features of some models or backends, the mistakes above for the GPU, and others in the CUDA source.
 MORE_MUTATIONS = (
     Mutation("dropped dc carry", "cupy", _CUDA_CELLS, "dc[n] = dc_t * f;", "dc[n] = 0;"),
     Mutation("unwritten dW", "cupy", "gpu/layers.py", "calls = [product(flat(h[:-1]), from_h, grads[1], turn_a=True)]",
@@ -85,7 +85,7 @@ MORE_MUTATIONS = (
 
 
 def copied(folder: Path) -> Path:
-    """A writable copy of the kernels in `folder`, even where the installed files are read-only."""
+    """Copy the kernels to `folder` and return the writable copy, even if the installed package is read-only."""
     package = Path(kernels.__file__).parent
     copy = copytree(package, folder / package.name, ignore=ignore_patterns("__pycache__"), copy_function=copyfile)
     for place in (copy, *copy.rglob("*/")):
@@ -94,12 +94,12 @@ def copied(folder: Path) -> Path:
 
 
 def plant(mutation: Mutation, folder: Path) -> None:
-    """Copy the kernels into `folder` with the mistake in it.
+    """Copy the kernels to `folder` and plant the mistake in the copy.
 
     Raises
     ------
     ValueError
-            If the text to replace is missing: the mutation must be updated with the source.
+        If the file does not contain the text to be replaced: the mutation must be adapted to the source.
     """
     file = copied(folder) / mutation.file
     source = file.read_text()

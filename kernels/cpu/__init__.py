@@ -1,13 +1,13 @@
-"""Every op as fused Numba kernels for the CPU, float32 and float64; :mod:`kernels.reference` documents and judges them.
+"""Every op as fused Numba kernels for the CPU, float32 and float64; :mod:`kernels.reference` documents and tests them.
 
-compiler.py says how they are compiled and cached; lstm.py, gru.py, rnn.py and lnlstm.py have a cell each, layers.py
-what these share; model.py and gradients.py a whole model, steps.py and sampling.py what Python calls of it; training.py
-is a call that trains, threads.py who does what in it, teamwork.py and pace.py the threads it runs on; values.py what
-travels together; matmul.py, bfloat16.py, optimizers.py, loss.py and emit/ are the pieces. Here arguments are checked
-and buffers made.
+This file checks arguments and allocates buffers. compiler.py compiles and caches kernels; lstm.py, gru.py, rnn.py and
+lnlstm.py implement one cell each, layers.py what these share; model.py and gradients.py run a whole model, steps.py and
+sampling.py have its entry points; training.py runs a training call, threads.py splits its work, teamwork.py and pace.py
+manage its threads; values.py has the named tuples that kernels pass around; matmul.py, bfloat16.py, optimizers.py,
+loss.py and emit/ are the building blocks.
 
 Accuracy (tests/kernel/test_chain.py): float64 within 1e-12 of the reference, norm-wise per tensor; float32 within the
-larger of four times plain float32 NumPy's own error and eight units of rounding of the tensor's scale.
+larger of four times the error of plain float32 NumPy and eight float32 epsilons of the tensor's largest element.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ from kernels.spec.updates import optimizer_ops
 
 
 def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tuple[float, np.ndarray]:
-    """Loss and gradient of a softmax readout, as :func:`kernels.reference.softmax_cross_entropy`."""
+    """Compute loss and gradient of a softmax readout, as :func:`kernels.reference.softmax_cross_entropy`."""
     checks.softmax_cross_entropy(logits, targets, out)
     dlogits = np.empty_like(logits) if out is None else out
     return loss.cross_entropy(readable(logits), readable(targets), dlogits), dlogits
@@ -57,19 +57,19 @@ globals().update(_OPTIMIZERS)  # sgd, adagrad and the others: a function for eac
 
 
 def _carry_in(h: Any, c: Any, states: Any, cells: Any) -> None:
-    """Put a state, h and c (L, B, H), before the first step of states and cells (L, T+1, B, H)."""
+    """Copy h and c (L, B, H) to the first row of states and cells (L, T+1, B, H)."""
     states[:, 0] = h
-    cells[:, :1] = c[:, None]  # nothing, for cells of kinds that have none
+    cells[:, :1] = c[:, None]  # copies nothing if the cell has no c
 
 
 def _carry_out(states: Any, cells: Any, t: int, h: Any, c: Any) -> None:
-    """Write the state before step t into h and c; c stays where there are no cells."""
+    """Copy the state before step t to h and c; c stays unchanged if the cell has none."""
     h[...] = states[:, t]
     c[...] = cells[:, t] if cells.size else c
 
 
 def _alone(ws: Workspace) -> Workspace:
-    """The buffers of a pass by one member over the parameters as they lie: nothing is packed, cut up or rounded."""
+    """The workspace for a pass by one thread on unchanged parameters: not packed, split into panels or rounded."""
     return ws._replace(partial=ws.partial[:, :, :0], packed=ws.packed[:, :, :0], pairs=None)
 
 
@@ -85,9 +85,9 @@ def loss_and_grad(
     masks: Any = None,
     workspace: Workspace | None = None,
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """Loss and gradient of a whole model over one sequence, as :func:`kernels.reference.loss_and_grad`.
+    """Compute loss and gradient of a model over one sequence, as :func:`kernels.reference.loss_and_grad`.
 
-    Where `workspace` is given, allocates h_last and c_last alone; grad is then the workspace's.
+    With `workspace`, only h_last and c_last are allocated, and grad is the workspace's buffer.
     """
     T = checks.loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, workspace)
     with checks.exclusive(workspace):
@@ -129,8 +129,8 @@ def train_steps(
 ) -> np.ndarray:
     """Run n iterations, compiled, as :func:`kernels.reference.train_steps`.
 
-    An iteration allocates nothing; with `workspace` and `out` the call allocates little. Releases the GIL, and takes it
-    back about ten times a second, so that Python hears of signals.
+    Iterations allocate nothing; with `workspace` and `out` the call allocates little. The call releases the GIL and
+    takes it back about ten times a second, so that Python can run signal handlers.
     """
     given = checks.train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, step=step,
@@ -145,9 +145,9 @@ def train_steps(
 def score(
     theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, out: Any = None
 ) -> np.ndarray:
-    """Log probability of each character of a text, as :func:`kernels.reference.score`.
+    """Compute the log probability of each character of a text, as :func:`kernels.reference.score`.
 
-    Makes no buffers where `workspace` and `out` are given.
+    With `workspace` and `out`, no buffers are allocated.
     """
     T = checks.score(theta, h, c, x, shape, workspace, out)
     with checks.exclusive(workspace):
@@ -174,7 +174,7 @@ def sample(
     top_p: float = 1.0,
     log_probs: Any = None,
 ) -> np.ndarray:
-    """Draw many characters in one compiled call, as :func:`kernels.reference.sample`."""
+    """Sample many characters in one compiled call, as :func:`kernels.reference.sample`."""
     uniforms, *how = checks.sample(theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs)
     V, layout = shape.vocab_size, spec.workspace_layout(shape, 1, h.shape[1], theta.dtype)
     made = {name: spec.aligned_zeros(*layout[name]) for name in ("h", "c", "gates", "table", "dropped", "logits")}

@@ -1,12 +1,12 @@
 """Products of a single row with a matrix whose elements are rounded to bfloat16, the upper half of a float32.
 
-At batch 1 the recurrent matrix is read from the second-level cache at every step, and that is what a step takes. Half
-the bytes are read in half the time, as long as widening costs next to nothing: so two vectors' worth of a row lie in
-one, column j in the lower halves of its lanes and column j + lanes in the upper, and a shift and a mask are all it
-takes. Sums and the other operand stay float32.
+At batch 1, a step's time is the time to read the recurrent matrix from the second-level cache. Half the bytes take half
+the time, if widening is nearly free. Therefore one vector of words holds two vectors of a row: the lower halves of its
+lanes hold column j, the upper halves column j + lanes, and widening takes one shift and one mask. Sums and the other
+operand stay float32.
 
-A row of N columns takes :func:`words` lanes of 32 bits; columns beyond N are zero. A product of one row has an order of
-its own, which depends on N and the width of a vector alone.
+A row of N columns takes :func:`words` words of 32 bits; columns beyond N are zero. The summation order of a product of
+one row depends only on N and the vector width.
 """
 
 from typing import Any
@@ -21,19 +21,19 @@ from kernels.cpu.emit.vectors import I64, TILE_VECTORS, VECTOR_BYTES, Vectors, l
 from kernels.cpu.matmul import address
 
 _LANES = VECTOR_BYTES // 4
-_PAIRS = 7 if TILE_VECTORS >= 24 else 3  # of a tile: twice as many sums, and what is being widened, fit the registers
+_PAIRS = 7 if TILE_VECTORS >= 24 else 3  # per tile: twice as many sums, and the vectors being widened, fit in registers
 _REAL, _WORD = ir.FloatType(), ir.IntType(32)
 
 
 class _Pairs(Vectors):
-    """Vectors of float32, and of words that hold two each."""
+    """Vectors of float32, and of words that hold two bfloat16 numbers each."""
 
     def __init__(self, builder: Any) -> None:
         super().__init__(builder, _REAL)
         self.words = ir.VectorType(_WORD, self.lanes)
 
     def pointer(self, place: Any) -> Any:
-        """An address, as a number, as a pointer."""
+        """Convert an address from an integer to a pointer."""
         return self.b.inttoptr(place, self.real.as_pointer())
 
     def constant(self, value: int) -> Any:
@@ -41,25 +41,25 @@ class _Pairs(Vectors):
         return ir.Constant(self.words, [value] * self.lanes)
 
     def widened(self, at: Any) -> tuple[Any, Any]:
-        """The two vectors that a vector of words at a place stands for."""
+        """Load a vector of words; return the two float32 vectors that it holds."""
         both = self.b.bitcast(self.load(at), self.words)
         lower, upper = self.b.shl(both, self.constant(16)), self.b.and_(both, self.constant(0xFFFF0000))
         return self.b.bitcast(lower, self.type), self.b.bitcast(upper, self.type)
 
     def rounded(self, value: Any) -> Any:
-        """The words whose upper halves are a vector rounded to bfloat16, to the nearest, ties to even."""
+        """Round a vector to bfloat16 (nearest, ties to even), in the upper halves of the resulting words."""
         bits = self.b.bitcast(value, self.words)
         odd = self.b.and_(self.b.lshr(bits, self.constant(16)), self.constant(1))
         return self.b.add(self.b.add(bits, self.constant(0x7FFF)), odd)
 
     def lanes_below(self, count: Any) -> Any:
-        """A mask of as many lanes as `count`, which may be negative or too many."""
+        """A mask of the first `count` lanes; count may be negative or larger than the number of lanes."""
         return self.mask(self.b.select(self.b.icmp_signed("<", count, I64(0)), I64(0), count))
 
 
 @intrinsic
 def _pair_up(typing, w, to, N):
-    """Write a row w (N,) rounded into words."""
+    """Round a row w (N,) and write it as words."""
 
     def emit(context, builder, signature, arguments):
         w, to, N = arguments
@@ -128,13 +128,13 @@ def _row_tile(typing, a, w, w_row, out, K, N):
 
 @intrinsic
 def _dot_tile(typing, a, w, w_row, out, N, K):
-    """out (K,) = a (N,) @ w (K, N)', for K up to a vector; w has rows of w_row words."""
+    """out (K,) = a (N,) @ w (K, N)', for K up to the number of lanes; w has rows of w_row words."""
 
     def emit(context, builder, signature, arguments):
         a, w, w_row, out, N, K = arguments
         vec = _Pairs(builder)
         a, w, out = vec.pointer(a), vec.pointer(w), vec.pointer(out)
-        beyond = builder.sub(K, I64(1))  # rows of w that are not there are read as the last one that is
+        beyond = builder.sub(K, I64(1))  # rows beyond the end of w are replaced by its last row
         rows = []
         for k in range(vec.lanes):
             there = builder.select(builder.icmp_signed("<", I64(k), K), I64(k), beyond)
@@ -166,7 +166,7 @@ def _dot_tile(typing, a, w, w_row, out, N, K):
 
 @inner
 def words(N):
-    """Words of 32 bits that a row of N columns takes."""
+    """Number of 32-bit words in a row of N columns."""
     return (N + 2 * _LANES - 1) // (2 * _LANES) * _LANES
 
 
@@ -191,13 +191,13 @@ def _dots(a, w, w_row, out, K, N):
 
 @inner
 def _place(piece, H):
-    """Where a piece's words begin among those of a layer: as if a row took as many as it has columns, and a vector."""
+    """Begin of a piece's words in those of a layer; it reserves more than a row needs, so pieces never overlap."""
     return 4 * H * piece[0]
 
 
 @thin
 def of_layer(pairs, layer):
-    """A layer's pairs, or None where there are none."""
+    """A layer's pairs, or None."""
     if pairs is None:
         return None
     return pairs[layer]
@@ -205,7 +205,7 @@ def of_layer(pairs, layer):
 
 @thin
 def pair_layers(pairs, net, H, share):
-    """Write the member's pieces of the recurrent matrices, each with its weights to itself, into pairs, if any."""
+    """Round the thread's panels of the recurrent matrices to pairs, unless pairs is None."""
     if pairs is None:
         return
     for layer in range(pairs.shape[0]):
@@ -218,7 +218,7 @@ def pair_layers(pairs, net, H, share):
 
 @thin
 def has_added_gates(pairs, h, h_at, z, z_at, H, piece):
-    """A piece's gates, which begin at z[z_at], += those of a row h (H,) @ W_h; nothing, and False, without pairs."""
+    """Add a piece's columns of h (H,) @ W_h to z[z_at:]; do nothing and return False if pairs is None."""
     if pairs is None:
         return False
     N = 4 * piece[1]
@@ -228,7 +228,7 @@ def has_added_gates(pairs, h, h_at, z, z_at, H, piece):
 
 @thin
 def has_flowed_back(pairs, dz, z_at, out, H, piece):
-    """out (H,) = a piece's row of dz, which begins at dz[z_at], @ W_h'; nothing, and False, without pairs."""
+    """Write out (H,): a piece's row dz[z_at:] @ W_h'; do nothing and return False if pairs is None."""
     if pairs is None:
         return False
     N = 4 * piece[1]

@@ -1,17 +1,18 @@
-"""How everything here is compiled, and where compiled code is kept between runs.
+"""Compilation of the CPU kernels, and the cache that keeps compiled code between runs.
 
-`inner` is for functions that only compiled code calls (`exact` where each rounding counts); `entry` for the few that
-Python calls, which are kept on disk.
+`inner` compiles functions that only compiled code calls (`exact` if every rounding must be as in Python); `entry`
+compiles the few functions that Python calls, which are cached on disk.
 
-The cache is content-addressed: a file's key is a digest of every source file that compiled code is made of, of the
-versions and settings that change what the compiler makes, of the processor, the function and its argument types. So an
-edit in any of them recompiles (Numba's own cache looks at one file and misses edits in others). A file is ``MAGIC``,
-the SHA-256 of the rest, its key, and Numba's pickled object code; the digest is checked before anything is unpickled,
-and a file that does not match is removed and made anew. Files appear by renaming, so several processes may start at
-once.
+The cache is content-addressed: a file's key is a digest of every source file that compiled code depends on, of the
+versions and settings that affect the compiler's output, of the processor, the function and its argument types. An edit
+to any source file therefore recompiles (Numba's own cache looks at one file and misses edits to others). A file is
+``MAGIC``, the SHA-256 of the rest, its key, and Numba's pickled object code. The digest is checked before anything is
+unpickled, and a file that does not match is removed and compiled again. Files are created under a temporary name and
+then renamed, so several processes may start at once.
 
-What is unpickled is run. So a folder, and a file in it, counts only if nobody but this user and root can have written
-it. A folder that root has filled, and this user cannot write to (an image's), is read; new kernels go to the next one.
+Unpickling runs code. A folder, or a file in it, is therefore used only if nobody but this user and root can have
+written it. A folder that root has filled and this user cannot write to, as in a container image, is only read; new
+kernels go to the next folder.
 """
 
 import hashlib
@@ -42,11 +43,11 @@ from numba.core.serialize import dumps
 
 from kernels.shared import compile_listeners
 
-if getattr(config, "DISABLE_JIT", False):  # in a file of settings: kernels.missing looks at the environment
+if getattr(config, "DISABLE_JIT", False):  # set in a file; kernels.missing checks the environment
     raise ImportError("Numba's settings turn its compiler off (DISABLE_JIT)")
 
-FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}  # not nnan, not ninf: a NaN must stay one
-_OPTIONS: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}  # numpy: no zero checks
+FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}  # not nnan or ninf: NaN must stay NaN
+_OPTIONS: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}  # numpy: no division checks
 INNER_OPTIONS = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # never called from Python
 
 MAGIC = b"charlstm-kernel-1\n"
@@ -55,23 +56,23 @@ MAX_BYTES = 100 * 2**20
 _SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "ENABLE_AVX", "DEBUGINFO_DEFAULT")
 
 inner = njit(**INNER_OPTIONS)
-exact = njit(**{**INNER_OPTIONS, "fastmath": False})  # rounded at every step, as Python would
-_thin: set[str] = set()  # their names with those of their modules: a name by itself may be an entry's, too
+exact = njit(**{**INNER_OPTIONS, "fastmath": False})  # rounds at every step, as Python does
+_thin: set[str] = set()  # names that include the module: an entry may have the same bare name
 
 
 def thin(function: Callable[..., Any]) -> Any:
-    """`inner`, for a function that hardly does more than call others: it is optimized with its callers alone.
+    """Like `inner`, for a function that mostly calls others: it is optimized only as a part of its callers.
 
-    Numba optimizes each function together with all that it calls, and all of it once more for each caller, which was
-    the larger part of the time to compile. (Leaving it to the last caller throughout made the code slower by 15 %.)
+    Numba optimizes each function together with everything that it calls, and again for each caller; this took most of
+    the compile time. (Optimizing all functions only in their outermost caller made the code 15 % slower.)
     """
-    function.__qualname__ = f"{function.__module__}.{function.__qualname__}"  # what Numba calls its code
+    function.__qualname__ = f"{function.__module__}.{function.__qualname__}"  # Numba names the code after it
     _thin.add(function.__qualname__)
     return inner(function)
 
 
 def named(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a function that is made anew for each kind of cell a name of its own: the cache keeps it under that."""
+    """Decorator that renames a function, so that the versions for different cells have distinct names in the cache."""
 
     def rename(function: Callable[..., Any]) -> Callable[..., Any]:
         function.__name__ = function.__qualname__ = name
@@ -81,7 +82,7 @@ def named(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def entry(function: Callable[..., Any]) -> Any:
-    """Compile `function` when it is first called with new types, or load it from the cache."""
+    """Compile `function`, or load it from the cache, when it is first called with new types."""
     compiled = njit(**_OPTIONS)(function)
     compiled._cache = KernelCache(function)
     plain = compiled.compile
@@ -96,7 +97,7 @@ def entry(function: Callable[..., Any]) -> Any:
 
 @contextmanager
 def _thin_ones_pass() -> Iterator[None]:
-    """While an entry is compiled: do not optimize `thin` functions by themselves."""
+    """Context manager for compiling an entry: `thin` functions are not optimized separately."""
     name = "_optimize_final_module"
     optimize = getattr(CPUCodeLibrary, name)
 
@@ -112,7 +113,7 @@ def _thin_ones_pass() -> Iterator[None]:
             setattr(CPUCodeLibrary, name, optimize)
 
 
-if hasattr(os, "register_at_fork"):  # a child forked amid another thread's compiling could never compile: wait for it
+if hasattr(os, "register_at_fork"):  # fork only while no thread compiles: the child would inherit a locked lock
     os.register_at_fork(
         before=global_compiler_lock.acquire,
         after_in_parent=global_compiler_lock.release,
@@ -121,7 +122,7 @@ if hasattr(os, "register_at_fork"):  # a child forked amid another thread's comp
 
 
 def source_digest() -> str:
-    """SHA-256 of every Python file that compiled code is made of, names included: this folder's, and those of spec."""
+    """SHA-256 of the names and contents of all Python files that compiled code depends on: kernels/cpu and spec."""
     package = Path(__file__).parent.parent
     digest = hashlib.sha256()
     for path in (*sorted((package / "cpu").rglob("*.py")), *sorted((package / "spec").glob("*.py"))):
@@ -137,31 +138,31 @@ def _build_key() -> str:
 
 
 def _candidates() -> Iterator[tuple[Path, int]]:
-    """Folders to try, in order, and the mode to make them with: others may read from one that was chosen."""
+    """Folders to try, in order, each with its mode; other users may read a folder chosen by NUMBA_CACHE_DIR."""
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen:
         yield Path(chosen) / "charlstm", 0o755
-    with suppress(RuntimeError, KeyError):  # no HOME, and no entry in the list of users that would say where it is
+    with suppress(RuntimeError, KeyError):  # no HOME, and no entry for this user in the password database
         own = Path(platformdirs.user_cache_dir("charlstm", False))
-        if own.is_absolute():  # not "~/.cache", which older versions of platformdirs give then
+        if own.is_absolute():  # without HOME, older versions of platformdirs return "~/.cache"
             yield own / "kernels", 0o700
     yield Path(tempfile.gettempdir()) / f"charlstm-kernels-{getattr(os, 'getuid', lambda: 'user')()}", 0o700
 
 
 def is_safe(found: os.stat_result) -> bool:
-    """Whether nobody but root and this user can have written a file or a folder: what is in it is run."""
+    """Whether only root and this user can have written a file or a folder, since its content is executed."""
     if not hasattr(os, "getuid"):
         return True
     return found.st_uid in (0, os.getuid()) and not found.st_mode & 0o022
 
 
 def cache_dir() -> Path | None:
-    """The folder that compiled kernels are written to, made if need be; None where nothing can be written."""
+    """The folder that compiled kernels are written to, created if necessary; None if none is writable."""
     return _places()[1]
 
 
 def _places() -> tuple[list[Path], Path | None]:
-    """Folders to look for kernels in, and the one to write to: the first that can be, which is the last to look in."""
+    """Folders to search for kernels, and the folder to write to: the first writable one, at the end of the list."""
     found = []
     for folder, mode in _candidates():
         try:
@@ -171,18 +172,18 @@ def _places() -> tuple[list[Path], Path | None]:
                 with tempfile.TemporaryFile(dir=folder):
                     return found, folder
         except OSError:
-            continue  # not writable: the next one may be
+            continue  # not writable: try the next one
     return found, None
 
 
 def _is_safe_folder(folder: Path) -> bool:
-    """Whether it is a folder, not a link to one, that is safe."""
+    """Whether it is a safe folder, not a link to one."""
     found = folder.lstat()
     return stat.S_ISDIR(found.st_mode) and is_safe(found)
 
 
 def _content(path: Path) -> bytes | None:
-    """What is in a file, if it is safe and no link."""
+    """The content of a file, or None if it is not safe, a link, or unreadable."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
         with open(descriptor, "rb") as file:
@@ -192,7 +193,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def clear_cache() -> tuple[int, int]:
-    """Remove every compiled kernel; return how many files, and how many bytes."""
+    """Remove every compiled kernel; return the number of files and of bytes."""
     folder = cache_dir()
     found = [(path, path.stat().st_size) for path in folder.glob(f"*{SUFFIX}*")] if folder else []
     for path, _ in found:
@@ -246,7 +247,7 @@ class KernelCache(_Cache):
                 file.write(MAGIC + hashlib.sha256(body).digest() + body)
             os.replace(temporary, path)
             _prune(folder)
-        except OSError:  # a full disk or a file in use: the kernel is compiled and works, it is only not kept
+        except OSError:  # a full disk or a file in use: the kernel works, but is not cached
             temporary.unlink(missing_ok=True)
 
     @cached_property
@@ -255,7 +256,7 @@ class KernelCache(_Cache):
 
     @property
     def _folder(self) -> Path | None:
-        """Where kernels are written to."""
+        """The folder that kernels are written to."""
         return self._places[1] if self._enabled else None
 
     def _key(self, sig: Any, codegen: Any) -> bytes:
@@ -266,7 +267,7 @@ class KernelCache(_Cache):
         return folder / f"{self._function.__name__}-{key.hex()[:24]}{SUFFIX}"
 
     def _read(self, key: bytes) -> bytes | None:
-        """The payload kept under `key`, in a folder of this user or of root; a damaged file counts as none."""
+        """The payload stored under `key`, or None; a damaged file is removed."""
         for folder in self._places[0] if self._enabled else ():
             path = self._path(folder, key)
             content = _content(path)
@@ -274,8 +275,8 @@ class KernelCache(_Cache):
                 continue
             body = content[len(MAGIC) + 32 :]
             if content == MAGIC + hashlib.sha256(body).digest() + body and body[:32] == key:
-                with suppress(OSError):  # root's
-                    os.utime(path)  # the least recently used go first when the folder grows too large
+                with suppress(OSError):  # the file may belong to root
+                    os.utime(path)  # mark it as recently used: _prune removes the least recently used files first
                 return body[32:]
             with suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -283,7 +284,7 @@ class KernelCache(_Cache):
 
 
 def _prune(folder: Path) -> None:
-    """Keep the folder under MAX_BYTES, dropping what was used longest ago, and sweep temporary files of dead runs."""
+    """Remove the least recently used kernels beyond MAX_BYTES, and temporary files that dead processes left."""
     total = 0
     files = [(path, path.stat()) for path in folder.iterdir() if SUFFIX in path.name]
     for path, info in sorted(files, key=lambda item: -item[1].st_mtime):

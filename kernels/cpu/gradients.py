@@ -1,4 +1,4 @@
-"""The gradient of all parameters, and their update: block by block, for a member of a team (threads.py)."""
+"""The gradient of all parameters and their update, block by block, as run by each thread of a team (threads.py)."""
 
 import math
 from functools import cache
@@ -21,9 +21,9 @@ GRADIENT, APPLY, BOTH = range(3)
 
 @inner
 def touched_rows(x, rows, count):
-    """List in rows (V,) the distinct ids of x (T, B), the rows of W_x that it touches; return how many they are.
+    """Write the distinct ids of x (T, B), the rows of W_x that it touches, to rows (2V,); return their number.
 
-    rows[:count] holds the previous list; rows[V:] marks its members, and is all zero but for them.
+    On entry rows[:count] holds the previous list; rows[V:] is 1 for the ids of the list, else 0.
     """
     V = rows.shape[0] // 2
     for n in range(count):
@@ -40,7 +40,7 @@ def touched_rows(x, rows, count):
 
 @inner
 def apply(slots, at, n, rule):
-    """Apply the gradient to n parameters from `at` on, and to the optimizer's memory of them."""
+    """Update n parameters from index `at` on, and their optimizer state, with the gradient."""
     stay_out_of_line()
     theta = slots.theta
     apply_tile(
@@ -59,9 +59,9 @@ def _apply_block(slots, block, rule):
 
 @thin
 def _weight(phase, a, d, R, block, slots, rule):
-    """A block of a weight matrix whose gradient is a' @ d, of a Matrix for its rows and one for its columns, R each.
+    """Gradient a' @ d and update of a block of a weight matrix, for the Matrices a and d with R rows each.
 
-    With BOTH the gradient is applied from registers.
+    With BOTH, the gradient stays in registers and is never stored.
     """
     if phase == APPLY:
         _apply_block(slots, block, rule)
@@ -77,7 +77,7 @@ def _weight(phase, a, d, R, block, slots, rule):
 
 @thin
 def _vector(phase, d, R, block, slots, rule):
-    """Columns of a vector, a block of one row, whose gradient is the sum of R rows of the Matrix d."""
+    """Gradient and update of columns of a vector (a block of one row); the gradient is the sum of R rows of d."""
     if phase != APPLY:
         begin, end = block.at + block.n0, block.at + block.n1
         clear_rows(slots.grad, begin, block.row, 1, block.n1 - block.n0)
@@ -88,9 +88,9 @@ def _vector(phase, d, R, block, slots, rule):
 
 @thin
 def _input_rows(phase, x, d, block, rows, count, slots, rule):
-    """Columns of the input matrix of ids x (T, B). Of its rows only the `count` named, unless count is negative.
+    """Gradient and update of columns of W_x, for ids x (T, B): of rows[:count] only, or of all rows if count < 0.
 
-    The others' gradient is zero, and the optimizer would leave them alone.
+    The other rows have a zero gradient, which does not change them.
     """
     V, N, n0, n1 = rows.shape[0] // 2, block.row, block.n0, block.n1
     if phase != APPLY:
@@ -106,9 +106,10 @@ def _input_rows(phase, x, d, block, rows, count, slots, rule):
 
 @thin
 def _embedding(phase, table, at, slots, rule, share):
-    """The member's share of the embedding and of W_x, at theta[at]: gradients table @ W_x' and embedding' @ table.
+    """The thread's share of the gradients and updates of the embedding and of W_x, which begins at theta[at].
 
-    The embedding is shared out by rows, W_x by columns; table holds the gradient of their product.
+    The gradients are table @ W_x' and embedding' @ table, where table holds the gradient of embedding @ W_x. Threads
+    split the embedding by rows and W_x by columns.
     """
     V, N = table.shape
     E, rows = at // V, flat(table)
@@ -123,24 +124,25 @@ def _embedding(phase, table, at, slots, rule, share):
 
 @cache
 def update_of(cell: str) -> Any:
-    """The compiled update of a model with one kind of cell."""
+    """The compiled update for one kind of cell."""
     row = CELLS[cell]
     state, blocks = row.state, 2 + len(row.vectors)
     vectors = tuple((vector.width, vector.plane, vector.begin) for vector in row.vectors.values())
 
     @thin
     def update(phase, net, slots, x, ws, extra, first, count, rule, share):
-        """Write the member's share of the gradient, apply it, or both: see GRADIENT, APPLY, BOTH.
+        """Write the thread's share of the gradient, apply it, or both, as `phase` says (GRADIENT, APPLY, BOTH).
 
-        Of the layers' matrices a member takes the columns of its pieces, or some; of the readout's some rows. With an
-        embedding members must meet between GRADIENT and APPLY, and BOTH is not for it: W_x and it need each other.
+        A thread's share of a layer's matrices is the columns of its panels, or a range of columns; of the readout, a
+        range of rows. With an embedding, BOTH is not allowed and GRADIENT and APPLY need a barrier in between, because
+        each of the two gradients depends on the other matrix.
         """
         (L, steps, B, H), V, N = ws.h.shape, ws.logits.shape[2], ws.dz.shape[4]
         R, planes, offsets, pieces = (steps - 1) * B, ws.dz.shape[1], net.offsets, share.pieces
         h, d, last = flat(ws.h), flat(ws.dz), offsets.shape[0] - 1
         panelled = pieces.shape[0] > 1 and is_apart(pieces[0])
         for q in range(share.q0 if panelled else 0, share.q1 if panelled else 1):
-            # columns in the pieces before it, and in it
+            # number of columns in earlier pieces, and in this one
             before, width = (N // H * pieces[q, 0], N // H * pieces[q, 1]) if panelled else (0, N)
             n0, n1 = (0, width) if panelled else part_of(N, 48, share.thread, share.threads)
             for layer in range(L):
@@ -176,7 +178,7 @@ def update_of(cell: str) -> Any:
 
 @inner
 def square_sums(grad, scale, limit, panels, thread, threads):
-    """The member's share of the panels' sums of squares, of the gradient scaled and clamped."""
+    """Write the thread's share of the panels' sums of squares of the scaled and clamped gradient."""
     real = grad.dtype.type
     begin, end = part_of(panels.shape[0], 1, thread, threads)
     for n in range(begin, end):
@@ -187,7 +189,7 @@ def square_sums(grad, scale, limit, panels, thread, threads):
 
 @inner
 def norm_factor(panels, norm_limit):
-    """What a gradient is multiplied by so that its norm is at most norm_limit, from the panels' sums of squares."""
+    """The factor that reduces a gradient's norm to at most norm_limit, from the panels' sums of squares."""
     squares = 0.0
     for n in range(panels.shape[0]):
         squares += panels[n]

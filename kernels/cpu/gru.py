@@ -1,7 +1,7 @@
 """The GRU on the CPU: its steps, its layer inside a model, and its two ops. Equations: kernels/spec/cells.py.
 
-a and s are two matrices (T B, 3H), one after the other in `gates`, and so are da and ds in dz. Streams alone are shared
-out.
+`gates` holds two matrices (T B, 3H), first a, then s; dz holds da, then ds. Threads split the streams only, not the
+hidden units.
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ from kernels.spec import GATE_N, GATE_R, GATE_Z, Cache, Grads, GRUCache, checks
 # ------------------------------------------------------------------------------------------------------------ steps
 @intrinsic
 def gru_step_forward(typing, zero, a, s, h_prev, h, n):
-    """a (three blocks of n) becomes the activated gates, s is that of the recurrent side; h (n,) is written."""
+    """Replace a (three blocks of n) with the activated gates and write h (n,); s, the recurrent side, is read."""
     address = types.uintp
     signature = types.void(zero, address, address, address, address, types.intp)
 
@@ -64,7 +64,7 @@ def gru_step_forward(typing, zero, a, s, h_prev, h, n):
 
 @intrinsic
 def gru_step_backward(typing, zero, dh, gates, s, h_prev, da, ds, dh_next, kept, n):
-    """da and ds (three blocks of n) are written, for the gradient dh + dh_next + kept of h; kept becomes dh z."""
+    """Write da and ds (three blocks of n), given dh + dh_next + kept, the gradient of h; kept becomes dh z."""
     address = types.uintp
     signature = types.void(zero, *[address] * 8, types.intp)
 
@@ -98,7 +98,7 @@ def gru_step_backward(typing, zero, dh, gates, s, h_prev, da, ds, dh_next, kept,
 
 @inner
 def run_forward(weights, b_h, h, z, t0, t1, share):
-    """Run steps t0:t1 from h[t0] of h (T+1, B, H); z, flat, holds the input's part."""
+    """Run steps t0:t1 from h[t0] of h (T+1, B, H); the flat z holds x W_x + b_x at first."""
     T, B, H = h.shape[0] - 1, h.shape[1], h.shape[2]
     N, R, zero = 3 * H, share.b1 - share.b0, h.dtype.type(0)
     for t in range(t0, t1):
@@ -113,9 +113,9 @@ def run_forward(weights, b_h, h, z, t0, t1, share):
 
 @inner
 def run_backward(weights, dh, h, gates, dz, dh_next, kept, t0, t1, share):
-    """Run steps t0:t1 backward: dz is written; dh_next + kept (B, H) go from the state's after them to that before.
+    """Run steps t0:t1 backward: write dz; dh_next + kept (B, H) changes from the gradient after to that before.
 
-    dh is (T, B, H), h (T+1, B, H), gates and dz are flat; kept is what passes by the gates.
+    dh is (T, B, H), h (T+1, B, H), gates and dz are flat; kept is dh z, the part that bypasses the products.
     """
     T, B, H = dh.shape
     N, R, zero = 3 * H, share.b1 - share.b0, dh.dtype.type(0)
@@ -134,12 +134,12 @@ def run_backward(weights, dh, h, gates, dz, dh_next, kept, t0, t1, share):
 # --------------------------------------------------------------------------------------------------- inside a model
 @inner
 def prepare(net, ws, share):
-    """Nothing: matrices are read as they lie."""
+    """Do nothing: this cell needs no packed or rounded matrices."""
 
 
 @thin
 def layer_forward(net, x, ws, extra, layer, share):
-    """Run a layer over all steps: the member's part."""
+    """Run the thread's part of a layer over all steps."""
     T, B = x.shape
     z, steps = flat(ws.gates[layer]), stretch_of(T, B)
     weights = Weights(block(net, 4 * layer + 1), z[:0], None)
@@ -151,7 +151,7 @@ def layer_forward(net, x, ws, extra, layer, share):
 
 @thin
 def layer_backward(net, ws, layer, share):
-    """From ws.dh of what the layer passed up to its dz, and to ws.dh of what it read: the member's part."""
+    """Compute the thread's part of dz from ws.dh of the layer's output; ws.dh becomes the gradient of its input."""
     T, B, _ = ws.dh.shape
     z, d, steps = flat(ws.gates[layer]), flat(ws.dz[layer]), stretch_of(T, B)
     W_x, weights = Weights(block(net, 4 * layer), d[:0], None), Weights(block(net, 4 * layer + 1), d[:0], None)
@@ -164,7 +164,7 @@ def layer_backward(net, ws, layer, share):
 # ---------------------------------------------------------------------------------------------------- a single layer
 @entry
 def gru_layer_forward(x, W_x, W_h, b_x, b_h, h, gates, pieces, counter):
-    """One layer over ids (T, B) or floats (T, B, D): h (T+1, B, H) is written, but for h[0], and gates."""
+    """Run one layer over ids (T, B) or floats (T, B, D): write gates and h (T+1, B, H), except h[0], which is read."""
     share, z = alone(h.shape[1], pieces, counter), flat(gates)
     project(3, x, Weights(flat(W_x), z[:0], None), b_x, z, 0, 0, x.shape[0], share)
     run_forward(Weights(flat(W_h), z[:0], None), b_h, h, z, 0, x.shape[0], share)
@@ -172,7 +172,7 @@ def gru_layer_forward(x, W_x, W_h, b_x, b_h, h, gates, pieces, counter):
 
 @entry
 def gru_layer_backward(dh, cache, out, dz, kept, pieces, counter):
-    """Gradients of one layer; out.dh0 holds that of the last state and becomes that of the first; kept is zero."""
+    """Write the gradients of one layer; out.dh0 holds the gradient of the last state at first, kept zeros."""
     T, B, H = dh.shape
     share, d = alone(B, pieces, counter), flat(dz)
     run_backward(Weights(flat(cache.W_h), d[:0], None), dh, cache.h, flat(cache.gates), d, out.dh0, kept, 0, T, share)
@@ -191,7 +191,7 @@ def gru_forward(
 ) -> tuple[np.ndarray, Cache]:
     """Run one GRU layer over T steps and B streams, as :func:`kernels.reference.gru_forward`.
 
-    Allocates nothing where `out` = (h, gates) is given.
+    With `out` = (h, gates), no buffers are allocated.
     """
     sizes = checks.forward("gru", x, (h0,), W_x, W_h, (b_x, b_h), out)
     h, gates = out or new_outputs("gru", sizes, h0.dtype)
@@ -203,7 +203,7 @@ def gru_forward(
 def gru_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | None = None, dz: Any = None) -> Grads:
     """Backpropagate through one GRU layer, as :func:`kernels.reference.gru_backward`.
 
-    Where `out` and `dz` (2, T, B, 3H) are given, allocates (B, H) alone.
+    With `out` and `dz` (2, T, B, 3H), only one buffer (B, H) is allocated.
     """
     sizes = checks.backward("gru", dh, cache, (dh_last,), out, dz)
     out = new_gradients("gru", sizes, cache.x, dh.dtype) if out is None else out

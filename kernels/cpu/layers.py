@@ -1,11 +1,11 @@
-"""What the layers of all cells share: products with the input, dropout, gradients of weights. Gates are G blocks a row.
+"""Functions shared by the layers of all cells: products with the input, dropout, gradients of weights.
 
-A part of a layer is a range of streams b0:b1 and some of its pieces (threads.py): hidden units with their G blocks of
-gates. A member of a team has either some of the streams and all pieces, and then needs nobody until the layer is done,
-or all streams and some of the pieces, and then meets the others at every step.
+A row of gates has G blocks. A part of a layer is a range of streams b0:b1 and some of its pieces (threads.py), hidden
+units with their G blocks of gates. A thread of a team has either some of the streams and all pieces, and then runs the
+whole layer without a barrier, or all streams and some of the pieces, with a barrier at every step.
 
-Weights, gates, dz and cells come as arrays of one dimension: what is where in them depends on the piece, see
-:func:`gates_at` and :func:`cells_at`. Nothing is allocated in compiled code.
+Weights, gates, dz and cell states are passed as flat arrays, whose layout depends on the piece: see :func:`gates_at`
+and :func:`cells_at`. Compiled code allocates nothing.
 """
 
 from typing import Any
@@ -23,26 +23,26 @@ from kernels.spec import LAYERS, aligned_zeros
 
 @inner
 def gates_at(G, piece, rows, H):
-    """Where a piece's matrix of `rows` rows of gates begins among those of all, and the length of its rows."""
+    """Begin and row stride of a piece's matrix of gates, with `rows` rows, in the flat array of all gates."""
     return (G * rows * piece[0], G * piece[1]) if is_apart(piece) else (0, G * H)
 
 
 @inner
 def cells_at(piece, rows, H):
-    """Where a piece's cells begin among `rows` rows of those of all, and how far the next row is."""
+    """Begin and row stride of a piece's cell states, with `rows` rows, in the flat array of all cell states."""
     return (rows * piece[0], piece[1]) if is_apart(piece) else (piece[0], H)
 
 
 @inner
 def stretch_of(T, B):
-    """Steps whose input's part is computed at once: one of a batch, as it fills the tiles and stays in the cache."""
+    """Number of steps whose x W_x is one product: 1 for a batch, which fills the tiles and stays in the cache."""
     return 1 if B >= TILE_ROWS else T
 
 
 # -------------------------------------------------------------------------------------------------------- forward
 @inner
 def _project_ids(G, x, W_x, b, z, z_at, t0, t1, share):
-    """See :func:`project`."""
+    """As :func:`project`, for one kind of input."""
     T, B = x.shape
     pieces = share.pieces
     H = pieces[-1, 0] + pieces[-1, 1]
@@ -68,9 +68,9 @@ def _project_ids(G, x, W_x, b, z, z_at, t0, t1, share):
 
 @thin
 def add_gates(G, a, a_at, weights, z, z_at, R, H, piece):
-    """A piece's gates in rows of z, which begin at z_at, += those of rows a (R, ...) @ W, which has as many rows.
+    """Add a piece's columns of a @ W to R rows of gates z, from z_at on; a has R rows, with as many columns as W rows.
 
-    Of W in pairs R is 1.
+    R is 1 if W is given as bfloat16 pairs.
     """
     if bfloat16.has_added_gates(weights.pairs, a, a_at, z, z_at, H, piece):
         return
@@ -88,7 +88,7 @@ def add_gates(G, a, a_at, weights, z, z_at, R, H, piece):
 
 @thin
 def _project_floats(G, x, weights, b, z, z_at, t0, t1, share):
-    """See :func:`project`."""
+    """As :func:`project`, for one kind of input."""
     T, B, D = x.shape
     pieces, b0, b1 = share.pieces, share.b0, share.b1
     H = pieces[-1, 0] + pieces[-1, 1]
@@ -111,9 +111,9 @@ def _project_floats(G, x, weights, b, z, z_at, t0, t1, share):
 
 @thin
 def project(G, x, weights, b, z, z_at, t0, t1, share):
-    """The part's gates of steps t0:t1, from z[z_at] on, = x W_x + b, for ids x (T, B) or floats x (T, B, D).
+    """Write x W_x + b of steps t0:t1 to the part's gates, from z[z_at] on, for ids x (T, B) or floats x (T, B, D).
 
-    Of floats in one product where it can be. b is flat, or None for no bias.
+    For floats this is one product, if all streams belong to the part. b is flat, or None for no bias.
     """
     if x.ndim == 2:
         _project_ids(G, x, weights.flat, b, z, z_at, t0, t1, share)
@@ -123,7 +123,7 @@ def project(G, x, weights, b, z, z_at, t0, t1, share):
 
 @thin
 def read_below(net, b, x, ws, extra, layer, z, z_at, t0, t1, share):
-    """The same for a layer of a model: it reads ids, rows of the embedding's table, or what is passed up to it."""
+    """As :func:`project`, for a layer of a model; x W_x comes from ids, the embedding's table, or the layer below."""
     G, L = ws.gates.shape[4] // ws.h.shape[3], ws.h.shape[0]
     W_x = block(net, (net.offsets.shape[0] - 2) // L * layer)
     if extra is not None and extra.table.size > 0 and layer == 0:
@@ -139,7 +139,7 @@ def read_below(net, b, x, ws, extra, layer, z, z_at, t0, t1, share):
 
 @inner
 def drop(a, mask, scale, out, share):
-    """The part's out (T, B, H) = a times scale where mask is not zero, else 0; out may be a itself."""
+    """Write the part's out (T, B, H): a times scale where mask is not zero, else 0; out may be a itself."""
     factor, zero = a.dtype.type(scale), a.dtype.type(0)
     for q in range(share.q0, share.q1):
         j0, n = share.pieces[q, 0], share.pieces[q, 1]
@@ -154,7 +154,7 @@ def drop(a, mask, scale, out, share):
 # ------------------------------------------------------------------------------------------------------- backward
 @thin
 def flow_back(G, dz, row, weights, out, out_row, R, piece):
-    """A piece's units of R rows of out (..., H), from out_row on, = rows of dz, from `row` on, @ W' of W (H G H,)."""
+    """Write a piece's units of R rows of out (..., H), from out_row on: rows of dz, from `row` on, @ W', W (H G H,)."""
     H, packed = out.shape[-1], weights.packed
     N, j0, n = G * H, piece[0], piece[1]
     if packed.shape[0] > 0:
@@ -166,7 +166,7 @@ def flow_back(G, dz, row, weights, out, out_row, R, piece):
 
 @thin
 def flow_below(G, d, weights, dh, t0, steps, share):
-    """The part's dh (T, B, H) of some steps from t0 on becomes the gradient of the layer's input, d W_x'."""
+    """Overwrite the part's dh (T, B, H), for `steps` steps from t0 on, with the gradient of the input, d W_x'."""
     B, b0, b1 = dh.shape[1], share.b0, share.b1
     turns, rows = (1, steps * B) if b1 - b0 == B else (steps, b1 - b0)
     for q in range(share.q0, share.q1):
@@ -176,9 +176,9 @@ def flow_below(G, d, weights, dh, t0, steps, share):
 
 @inner
 def add_gradient_ids(x, d, out, out_at, begin, end):
-    """Rows of out, from out_at on, += those of the Matrix d by the ids x (T, B), in columns begin:end.
+    """Add each row of the Matrix d to the row of out that its id in x (T, B) selects, in columns begin:end.
 
-    Rows of out, an array of one dimension, are as far apart as those of d.
+    The flat out begins at out_at and has the row stride of d.
     """
     B = x.shape[1]
     for t in range(x.shape[0]):
@@ -212,14 +212,14 @@ def gradient_of_state(h, d, dW_h):
 
 @inner
 def sum_rows(d, rows, out):
-    """out (n,) = the sum of rows of the Matrix d, of their first n columns."""
+    """Write out (n,): the sum of `rows` rows of the Matrix d, in their first n columns."""
     out[:] = 0
     add_rows(d.flat, d.at, d.row, out, rows)
 
 
 # -------------------------------------------------------------------------------------------------- buffers of an op
 def new_outputs(cell: str, sizes: dict[str, int], dtype: Any) -> tuple[np.ndarray, ...]:
-    """What a forward op makes: h, c and gates, as far as the cell has them."""
+    """Allocate the outputs of a forward op: h, and c and gates if the cell has them."""
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
     row, states = LAYERS[cell].row, [aligned_zeros((T + 1, B, H), dtype) for _ in LAYERS[cell].states]
     dims = (T, B, row.gates * H) if row.kept == 1 else (row.kept, T, B, row.gates * H)
@@ -227,7 +227,7 @@ def new_outputs(cell: str, sizes: dict[str, int], dtype: Any) -> tuple[np.ndarra
 
 
 def new_gradients(cell: str, sizes: dict[str, int], x: Any, dtype: Any) -> Any:
-    """What a backward op makes; dx of ids is None."""
+    """Allocate the gradients of a backward op; dx is None for ids."""
     layer, H = LAYERS[cell], sizes["H"]
     N = layer.row.gates * H
     states = (np.empty((sizes["B"], H), dtype) for _ in layer.states)
@@ -237,13 +237,13 @@ def new_gradients(cell: str, sizes: dict[str, int], x: Any, dtype: Any) -> Any:
 
 
 def new_dz(cell: str, sizes: dict[str, int], dtype: Any) -> np.ndarray:
-    """The buffer dz that a backward op needs."""
+    """Allocate the buffer dz of a backward op."""
     row = LAYERS[cell].row
     dims = (sizes["T"], sizes["B"], row.gates * sizes["H"])
     return aligned_zeros(dims if row.planes == 1 else (row.planes, *dims), dtype)
 
 
 def carried(last: tuple[Any, ...], out: Any) -> None:
-    """Put the gradients of the last states where a backward op takes them from: into those of the first ones."""
+    """Copy the gradients of the last states to the buffers of dh0 and dc0, where a backward op reads them."""
     for given, buffer in zip(last, out[1:], strict=False):
         buffer[...] = 0 if given is None else given

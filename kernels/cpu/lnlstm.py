@@ -1,7 +1,7 @@
 """The layer-normalised LSTM on the CPU: steps, layer inside a model, ops. Equations: kernels/spec/cells.py.
 
-`gates` is three matrices (T B, 4H), one after the other: the activated gates, a = x W_x and s = h W_h; dz is six, as
-the reference has them. Streams alone are shared out.
+`gates` holds three matrices (T B, 4H), one after the other: the activated gates, a = x W_x and s = h W_h; dz holds six,
+as in the reference. Threads split the streams only, not the hidden units.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ from kernels.spec import LAYER_NORM_EPSILON, Cache, Grads, LNLSTMCache, checks
 # ------------------------------------------------------------------------------------------------------------ steps
 @inner
 def _moments(v):
-    """The mean of v (n,), and what LN multiplies v - mean by."""
+    """The mean of v (n,), and 1 / sqrt(var + epsilon)."""
     n, one = v.shape[0], v.dtype.type(1)
     total = v.dtype.type(0)
     for j in range(n):
@@ -48,7 +48,7 @@ def _moments(v):
 
 @inner
 def _through_norm(d, v, out):
-    """Write LN'(d, v) into out, which may be d itself."""
+    """Write LN'(d, v) of spec/cells.py to out, which may be d itself."""
     n = v.shape[0]
     mean, scale = _moments(v)
     total, product = v.dtype.type(0), v.dtype.type(0)
@@ -62,7 +62,7 @@ def _through_norm(d, v, out):
 
 @inner
 def _step_forward(z, a, s, gains, c_prev, c, h):
-    """One row: z (4H,) becomes the activated gates, c and h (H,) are written; a and s (4H,) are read."""
+    """One row of a step: write the activated gates z (4H,), c and h (H,); a and s (4H,) are read."""
     b, gain_x, gain_h, gain_c, b_c = gains
     H = h.shape[0]
     mean_a, scale_a = _moments(a)
@@ -84,7 +84,7 @@ def _step_forward(z, a, s, gains, c_prev, c, h):
 
 @inner
 def _step_backward(rows, gains, c_prev, c, d, dh, dh_next, dc_next):
-    """One row: d, the six rows (4H,) of dz, is written; dc_next (H,) becomes the gradient of the cells before.
+    """One row of a step: write d, its six rows (4H,) of dz; dc_next (H,) becomes the gradient of c_prev.
 
     rows are the activated gates, a and s.
     """
@@ -99,7 +99,7 @@ def _step_backward(rows, gains, c_prev, c, d, dh, dh_next, dc_next):
         dz[3 * H + j] = dh_t * tanh_n * o * (one - o)
         dn[j] = dh_t * o * (one - tanh_n * tanh_n)
         dn[H + j] = dn[j] * normal
-        da[j] = dn[j] * gain_c[j]  # for a moment: of LN(c)
+        da[j] = dn[j] * gain_c[j]  # temporarily the gradient of LN(c)
     _through_norm(da[:H], c, da[:H])
     for j in range(H):
         i, f, g, dc = z[j], z[H + j], z[2 * H + j], dc_next[j] + da[j]
@@ -120,7 +120,7 @@ def _step_backward(rows, gains, c_prev, c, d, dh, dh_next, dc_next):
 
 @inner
 def run_forward(weights, gains, h, c, gates, t0, t1, share):
-    """Run steps t0:t1 from h[t0], c[t0]; of gates, flat, the second matrix holds x W_x. h, c are (T+1, B, H)."""
+    """Run steps t0:t1 from h[t0], c[t0] of h, c (T+1, B, H); the second matrix of the flat gates holds x W_x."""
     T, B, H = h.shape[0] - 1, h.shape[1], h.shape[2]
     N, R = 4 * H, share.b1 - share.b0
     plane = T * B * N
@@ -136,7 +136,7 @@ def run_forward(weights, gains, h, c, gates, t0, t1, share):
 
 @inner
 def run_backward(weights, gains, dh, c, gates, dz, dh_next, dc_next, t0, t1, share):
-    """Run steps t0:t1 backward: dz is written; dh_next, dc_next (B, H) go from the state's after to that before."""
+    """Run steps t0:t1 backward: write dz; dh_next, dc_next (B, H) change from the gradients after to those before."""
     T, B, H = dh.shape
     N = 4 * H
     plane = T * B * N
@@ -158,7 +158,7 @@ def run_backward(weights, gains, dh, c, gates, dz, dh_next, dc_next, t0, t1, sha
 # --------------------------------------------------------------------------------------------------- inside a model
 @inner
 def prepare(net, ws, share):
-    """Nothing: matrices are read as they lie."""
+    """Do nothing: this cell needs no packed or rounded matrices."""
 
 
 @inner
@@ -170,7 +170,7 @@ def _gains(net, layer):
 
 @thin
 def layer_forward(net, x, ws, extra, layer, share):
-    """Run a layer over all steps: the member's part."""
+    """Run the thread's part of a layer over all steps."""
     T, B = x.shape
     z, gains, steps = flat(ws.gates[layer]), _gains(net, layer), stretch_of(T, B)
     weights = Weights(block(net, 7 * layer + 1), z[:0], None)
@@ -181,7 +181,7 @@ def layer_forward(net, x, ws, extra, layer, share):
 
 @thin
 def layer_backward(net, ws, layer, share):
-    """From ws.dh of what the layer passed up to its dz, and to ws.dh of what it read: the member's part."""
+    """Compute the thread's part of dz from ws.dh of the layer's output; ws.dh becomes the gradient of its input."""
     T, B, _ = ws.dh.shape
     z, d, gains, steps = flat(ws.gates[layer]), flat(ws.dz[layer]), _gains(net, layer), stretch_of(T, B)
     W_x, weights = Weights(block(net, 7 * layer), d[:0], None), Weights(block(net, 7 * layer + 1), d[:0], None)
@@ -194,7 +194,7 @@ def layer_backward(net, ws, layer, share):
 # ---------------------------------------------------------------------------------------------------- a single layer
 @entry
 def lnlstm_layer_forward(x, W_x, W_h, gains, h, c, gates, pieces, counter):
-    """One layer over ids (T, B) or floats (T, B, D): h, c (T+1, B, H), gates are written, but for h[0], c[0]."""
+    """Run one layer over ids (T, B) or floats (T, B, D): write gates and h, c (T+1, B, H), except h[0], c[0]."""
     share, z = alone(h.shape[1], pieces, counter), flat(gates)
     project(4, x, Weights(flat(W_x), z[:0], None), None, z, z.shape[0] // 3, 0, x.shape[0], share)
     run_forward(Weights(flat(W_h), z[:0], None), gains, h, c, z, 0, x.shape[0], share)
@@ -202,7 +202,7 @@ def lnlstm_layer_forward(x, W_x, W_h, gains, h, c, gates, pieces, counter):
 
 @entry
 def lnlstm_layer_backward(dh, cache, out, dz, pieces, counter):
-    """Gradients of one layer; out.dh0, out.dc0 hold those of the last state and become those of the first."""
+    """Write the gradients of one layer; out.dh0, out.dc0 hold the gradients of the last states at first."""
     T, B, H = dh.shape
     N = 4 * H
     rows, plane = T * B, T * B * N
@@ -225,7 +225,7 @@ def lnlstm_forward(
 ) -> tuple[np.ndarray, np.ndarray, Cache]:  # fmt: skip
     """Run one layer-normalised LSTM layer over T steps and B streams, as :func:`kernels.reference.lnlstm_forward`.
 
-    Allocates nothing where `out` = (h, c, gates) is given.
+    With `out` = (h, c, gates), no buffers are allocated.
     """
     vectors = (b, gain_x, gain_h, gain_c, b_c)
     sizes = checks.forward("lnlstm", x, (h0, c0), W_x, W_h, vectors, out)
@@ -243,7 +243,7 @@ def lnlstm_backward(
 ) -> Grads:
     """Backpropagate through one layer-normalised LSTM layer, as :func:`kernels.reference.lnlstm_backward`.
 
-    Allocates nothing where `out` and `dz` (6, T, B, 4H) are given.
+    With `out` and `dz` (6, T, B, 4H), no buffers are allocated.
     """
     sizes = checks.backward("lnlstm", dh, cache, (dh_last, dc_last), out, dz)
     out = new_gradients("lnlstm", sizes, cache.x, dh.dtype) if out is None else out

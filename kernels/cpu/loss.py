@@ -8,7 +8,7 @@ from kernels.cpu.emit.activations import exp
 
 @inner
 def softmax_loss(z, target, d):
-    """Write softmax - onehot of one row of logits z (V,) into d (it may be z itself) and return its loss."""
+    """Write softmax - onehot of one row of logits z (V,) to d, which may be z itself; return the loss."""
     V = z.shape[0]
     largest = z[0]
     for j in range(V):
@@ -41,7 +41,7 @@ def log_prob(logits, target):
 
 @entry
 def cross_entropy(logits, targets, dlogits):
-    """The loss of all rows (T, B, V), summed in float64, and its gradient."""
+    """Return the loss of logits (T, B, V), summed in float64; write its gradient to dlogits."""
     loss = 0.0
     for t in range(logits.shape[0]):
         for r in range(logits.shape[1]):

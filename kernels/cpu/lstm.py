@@ -1,7 +1,7 @@
 """The LSTM on the CPU: its steps, its layer inside a model, and its two ops. Equations: kernels/spec/cells.py.
 
-It is the one cell whose hidden units can be shared out (threads.py), whose matrices can be packed (matmul.py) or
-rounded to bfloat16 (bfloat16.py). A row of gates has four blocks, `stride` elements apart.
+Only for this cell can threads split the hidden units (threads.py), and can matrices be packed (matmul.py) or rounded to
+bfloat16 (bfloat16.py). A row of gates has four blocks, `stride` elements apart.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ from kernels.spec import GATE_F, GATE_G, GATE_I, GATE_O, Cache, Grads, LSTMCache
 # ------------------------------------------------------------------------------------------------------------ steps
 @intrinsic
 def lstm_step_forward(typing, zero, z, stride, c_prev, c, h, n):
-    """z (four blocks of n) becomes the activated gates; c and h (n,) are written. zero is of the element type."""
+    """Replace z (four blocks of n) with the activated gates; write c and h (n,). zero gives the element type."""
     address = types.uintp
     signature = types.void(zero, address, types.intp, address, address, address, types.intp)
 
@@ -69,7 +69,7 @@ def lstm_step_forward(typing, zero, z, stride, c_prev, c, h, n):
 
 @intrinsic
 def lstm_step_backward(typing, zero, dh, gates, stride, c_prev, c, dz, dh_next, dc_next, n):
-    """dz (four blocks of n) is written, for the gradient dh + dh_next of h; dc_next (n,) becomes that of c_prev."""
+    """Write dz (four blocks of n), given dh + dh_next, the gradient of h; dc_next (n,) becomes that of c_prev."""
     address = types.uintp
     signature = types.void(zero, address, address, types.intp, address, address, address, address, address, types.intp)
 
@@ -101,9 +101,9 @@ def lstm_step_backward(typing, zero, dh, gates, stride, c_prev, c, dz, dh_next, 
 
 @inner
 def run_forward(weights, h, c, gates, t0, t1, share):
-    """Run steps t0:t1 from h[t0], c[t0] and from gates, which hold the input's part and become the activated gates.
+    """Run steps t0:t1 from h[t0] and c[t0]; gates hold x W_x + b at first and become the activated gates.
 
-    h is (T+1, B, H); c and gates are flat; weights are those of h.
+    h is (T+1, B, H); c and gates are flat; weights are the recurrent ones.
     """
     T, B, H = h.shape[0] - 1, h.shape[1], h.shape[2]
     zero, pieces, b0, b1 = h.dtype.type(0), share.pieces, share.b0, share.b1
@@ -126,7 +126,7 @@ def run_forward(weights, h, c, gates, t0, t1, share):
 
 @inner
 def _step_backward(dh, c, gates, dz, dh_next, dc_next, t, b0, b1, piece):
-    """Rows b0:b1 of step t, a piece's units: dz is written; dc_next (B, H) becomes the gradient of the cells before."""
+    """Write dz for rows b0:b1 of step t and a piece's units; dc_next (B, H) becomes the gradient of c before it."""
     T, B, H = dh.shape
     zero = dh.dtype.type(0)
     j0, n = piece[0], piece[1]
@@ -143,9 +143,9 @@ def _step_backward(dh, c, gates, dz, dh_next, dc_next, t, b0, b1, piece):
 
 @inner
 def run_backward(weights, dh, c, gates, dz, dh_next, dc_next, t0, t1, share):
-    """Run steps t0:t1 backward: dz is written; dh_next, dc_next (B, H) go from the state's after them to that before.
+    """Run steps t0:t1 backward: write dz; dh_next, dc_next (B, H) change from the gradients after to those before.
 
-    dh is (T, B, H); c, gates and dz are flat; weights are those of h.
+    dh is (T, B, H); c, gates and dz are flat; weights are the recurrent ones.
     """
     B, H = dh.shape[1], dh.shape[2]
     pieces, b0, b1 = share.pieces, share.b0, share.b1
@@ -161,7 +161,7 @@ def run_backward(weights, dh, c, gates, dz, dh_next, dc_next, t0, t1, share):
 
 @inner
 def _add_panels(partial, out, piece):
-    """A piece's units of out (B, H) = the sum of what the panels hold for them, partial (P, B, ...), in order."""
+    """Write a piece's units of out (B, H): the sum of the panels' shares partial (P, B, ...), added in order."""
     j0, n = piece[0], piece[1]
     for r in range(out.shape[0]):
         to, part = out[r, j0 : j0 + n], partial[0, r, j0 : j0 + n]
@@ -175,11 +175,11 @@ def _add_panels(partial, out, piece):
 
 @inner
 def _run_backward_panels(weights, W_x, ws, layer, c, gates, dz, share):
-    """Like run_backward, but for pieces that each have their gates and weights to themselves.
+    """Like run_backward, but for panels: pieces whose gates and weights are contiguous.
 
-    What a piece's dz sends back to all units goes into ws.partial (2, 2, P, B, H or more), by turns from one step of
-    one layer to the next, so that one meeting a step is enough. Unless the layer is the first, ws.dh becomes the
-    gradient of its input, for W_x (H 4H,).
+    Each panel's share of the gradients of all units goes to ws.partial (2, 2, P, B, H or more), a double buffer that
+    alternates from step to step, so that one barrier per step is enough. Unless the layer is the first, ws.dh becomes
+    the gradient of its input, for W_x (H 4H,).
     """
     dh, partial, dh_next, dc_next, pieces = ws.dh, ws.partial, ws.carry[0], ws.carry[1], share.pieces
     T, B, H = dh.shape
@@ -205,7 +205,7 @@ def _run_backward_panels(weights, W_x, ws, layer, c, gates, dz, share):
 # --------------------------------------------------------------------------------------------------- inside a model
 @thin
 def prepare(net, ws, share):
-    """Once an iteration: pack the recurrent matrices, or round them to bfloat16, where that is asked for."""
+    """Pack the recurrent matrices, or round them to bfloat16, once per iteration, if the call asks for it."""
     if ws.packed.shape[2] > 0:
         _pack_layers(net, ws.packed, ws.h.shape[3], share)
     bfloat16.pair_layers(ws.pairs, net, ws.h.shape[3], share)
@@ -213,7 +213,7 @@ def prepare(net, ws, share):
 
 @thin
 def _pack_layers(net, packed, H, share):
-    """Pack the recurrent matrices: the member's pieces for itself, or its share of what all members read."""
+    """Pack the matrices: the thread's own pieces, or its share of the matrices that all threads read."""
     N, region, pieces = 4 * H, packed.shape[2] // 4, share.pieces
     thread, threads = (0, 1) if shares_units(share) else (share.thread, share.threads)
     for layer in range(packed.shape[0]):
@@ -230,7 +230,7 @@ def _pack_layers(net, packed, H, share):
 
 @thin
 def layer_forward(net, x, ws, extra, layer, share):
-    """Run a layer over all steps: the member's part."""
+    """Run the thread's part of a layer over all steps."""
     T, B = x.shape
     z, cells, b, steps = flat(ws.gates[layer]), flat(ws.c[layer]), block(net, 3 * layer + 2), stretch_of(T, B)
     weights = Weights(block(net, 3 * layer + 1), ws.packed[layer, 0], bfloat16.of_layer(ws.pairs, layer))
@@ -241,7 +241,7 @@ def layer_forward(net, x, ws, extra, layer, share):
 
 @thin
 def layer_backward(net, ws, layer, share):
-    """From ws.dh of what the layer passed up to its dz, and to ws.dh of what it read: the member's part."""
+    """Compute the thread's part of dz from ws.dh of the layer's output; ws.dh becomes the gradient of its input."""
     T, B, _ = ws.dh.shape
     z, d, cells, steps = flat(ws.gates[layer]), flat(ws.dz[layer]), flat(ws.c[layer]), stretch_of(T, B)
     W_x = block(net, 3 * layer)
@@ -258,7 +258,7 @@ def layer_backward(net, ws, layer, share):
 # ---------------------------------------------------------------------------------------------------- a single layer
 @entry
 def lstm_layer_forward(x, W_x, W_h, b, h, c, gates, pieces, counter):
-    """One layer over ids (T, B) or floats (T, B, D): h, c (T+1, B, H), gates are written, but for h[0], c[0]."""
+    """Run one layer over ids (T, B) or floats (T, B, D): write gates and h, c (T+1, B, H), except h[0], c[0]."""
     share, z = alone(h.shape[1], pieces, counter), flat(gates)
     project(4, x, Weights(flat(W_x), z[:0], None), b, z, 0, 0, x.shape[0], share)
     run_forward(Weights(flat(W_h), z[:0], None), h, flat(c), z, 0, x.shape[0], share)
@@ -266,7 +266,7 @@ def lstm_layer_forward(x, W_x, W_h, b, h, c, gates, pieces, counter):
 
 @entry
 def lstm_layer_backward(dh, cache, out, dz, pieces, counter):
-    """Gradients of one layer; out.dh0, out.dc0 hold those of the last state and become those of the first."""
+    """Write the gradients of one layer; out.dh0, out.dc0 hold the gradients of the last states at first."""
     T, B, H = dh.shape
     share, d = alone(B, pieces, counter), flat(dz)
     weights, gates = Weights(flat(cache.W_h), d[:0], None), flat(cache.gates)
@@ -282,7 +282,7 @@ def lstm_forward(
 ) -> tuple[np.ndarray, np.ndarray, Cache]:
     """Run one LSTM layer over T steps and B streams, as :func:`kernels.reference.lstm_forward`.
 
-    Allocates nothing where `out` = (h, c, gates) is given.
+    With `out` = (h, c, gates), no buffers are allocated.
     """
     sizes = checks.forward("lstm", x, (h0, c0), W_x, W_h, (b,), out)
     h, c, gates = out or new_outputs("lstm", sizes, h0.dtype)
@@ -297,7 +297,7 @@ def lstm_backward(
 ) -> Grads:
     """Backpropagate through one LSTM layer, as :func:`kernels.reference.lstm_backward`.
 
-    Allocates nothing where `out` and `dz` (T, B, 4H) are given.
+    With `out` and `dz` (T, B, 4H), no buffers are allocated.
     """
     sizes = checks.backward("lstm", dh, cache, (dh_last, dc_last), out, dz)
     out = new_gradients("lstm", sizes, cache.x, dh.dtype) if out is None else out

@@ -1,15 +1,15 @@
-"""Matrix products, made of the register tiles of tiles.py.
+"""Matrix products, built from the register tiles of emit/tiles.py.
 
-Tiles of 8 rows serve batches, of 4 and 2 what is left of them, of 1 a single stream, whose matrix-vector product keeps
-as much of the output in registers as there is room for and reads the matrix once, in order. A matrix that many products
-share is packed first: cut into panels as wide as a tile, each contiguous. Then its rows lie side by side, and a panel
-stays in the second-level cache while all rows of the other operand pass by. For the same reason long contractions are
-cut into pieces.
+Tiles of 8 rows compute batches, tiles of 4 and 2 rows their remainder. Tiles of 1 row compute a single stream: its
+matrix-vector product keeps as much of the output in registers as fits, and reads the matrix once, in order. A matrix
+that many products share is packed first: split into contiguous panels as wide as a tile, so that a panel stays in the
+second-level cache while all rows of the other operand are multiplied by it. Long contractions are split for the same
+reason.
 
-Matrices are given as an array, the element where they begin and the length of a row, so that a part of a larger matrix
-is no new array. An element's sum runs over the whole contraction in one fixed order, whichever tile, panel or piece it
-falls into; but a product of one row has an order of its own. So threads may cut a product as they like, as long as
-none of them is left with one row of several. Nothing is allocated.
+A matrix is given as an array, the index of its first element and the row stride, so that a part of a larger matrix
+needs no new array. The summation order of an element is fixed, whichever tile, panel or split it belongs to; only a
+product of a single row has a different order. Threads may therefore split a product anywhere, as long as none of them
+gets one row of several. Nothing is allocated.
 """
 
 import numpy as np
@@ -24,29 +24,29 @@ _tile_8, _tile_4, _tile_2, _tile_1 = (axpy_tile(R, _VECTORS) for R in (8, 4, 2, 
 _tile_row = axpy_tile(1, ROW_VECTORS)
 _dot_rows, _dot_2, _dot_1, _dot_long = dot_tile(DOT_ROWS), dot_tile(2), dot_tile(1), dot_tile(1, 4)
 _update_rows, _update_row = outer_update_tile(TILE_ROWS, _VECTORS), outer_update_tile(1, _VECTORS)
-_LONG = 300  # elements of a row that _dot_long is for
-#: Rows of a contraction that are read for all rows of the output before the next ones are.
+_LONG = 300  # shortest row for which _dot_long is used
+#: Length of the pieces that long contractions are split into.
 DEPTH = 512
 
 
 @inner
 def address(array, elements):
-    """Where an element of a C-contiguous array lies."""
+    """Address of an element of a C-contiguous array."""
     return np.uintp(array.ctypes.data + elements * array.itemsize)
 
 
 @inner
 def _panel_stride(left, size):
-    """Elements of a row of the packed panel that holds the next of `left` columns."""
+    """Row stride, in elements, of the packed panel that holds the first of the `left` remaining columns."""
     lanes = VECTOR_BYTES // size
     return min(_VECTORS * lanes, (left + lanes - 1) // lanes * lanes)
 
 
 @inner
 def _product(zero, size, a, a_row, a_k, w, w_row, out, out_row, R, K, N):
-    """out (R, N) += a (R, K) @ w (K, N), by addresses; a's element (r, k) is a_row r + a_k k elements in.
+    """out (R, N) += a (R, K) @ w (K, N), given as addresses; a's element (r, k) has index a_row r + a_k k.
 
-    w has rows of w_row elements, or is packed where w_row is 0.
+    w has rows of w_row elements; w_row 0 means that it is packed.
     """
     stay_out_of_line()
     lanes = VECTOR_BYTES // size
@@ -79,7 +79,7 @@ def _product(zero, size, a, a_row, a_k, w, w_row, out, out_row, R, K, N):
 
 @inner
 def _row_product(zero, size, a, w, w_row, out, K, N):
-    """out (N,) += a (K,) @ w (K, N), by addresses."""
+    """out (N,) += a (K,) @ w (K, N), given as addresses."""
     stay_out_of_line()
     lanes = VECTOR_BYTES // size
     vectors = (N + lanes - 1) // lanes
@@ -92,7 +92,7 @@ def _row_product(zero, size, a, w, w_row, out, K, N):
 
 @inner
 def _dots(zero, size, a, a_row, w, w_row, out, out_row, R, K, N):
-    """out (R, K) = a (R, N) @ w (K, N)', by addresses."""
+    """out (R, K) = a (R, N) @ w (K, N)', given as addresses."""
     stay_out_of_line()
     lanes = VECTOR_BYTES // size
     split = R == 1 and N >= _LONG
@@ -114,14 +114,14 @@ def _dots(zero, size, a, a_row, w, w_row, out, out_row, R, K, N):
         r += rows
 
 
-# The functions above are compiled once, whatever arrays and literal numbers those below are called with.
+# The functions above are compiled only once, whichever array types and literal numbers the functions below are given.
 
 
 @thin
 def add_product(a, a_at, a_row, w, w_at, w_row, out, out_at, out_row, R, K, N):
-    """out (R, N) += a (R, K) @ w (K, N): matrices that begin at an element of an array, with rows of so many.
+    """out (R, N) += a (R, K) @ w (K, N); x_at is the index of a matrix's first element, x_row its row stride.
 
-    w is packed where w_row is 0.
+    w_row 0 means that w is packed.
     """
     zero, size, one = a.dtype.type(0), np.int64(a.itemsize), np.int64(1)
     at_a, at_w, to, w_row = address(a, a_at), address(w, w_at), address(out, out_at), np.int64(w_row)
@@ -133,23 +133,23 @@ def add_product(a, a_at, a_row, w, w_at, w_row, out, out_at, out_row, R, K, N):
 
 @thin
 def add_outer(a, a_at, a_row, d, d_at, d_row, out, out_at, out_row, R, K, N):
-    """out (K, N) += a (R, K)' @ d (R, N), matrices as in :func:`add_product`."""
+    """out (K, N) += a (R, K)' @ d (R, N), with matrices as in :func:`add_product`."""
     zero, size, one = a.dtype.type(0), np.int64(a.itemsize), np.int64(1)
     _product(zero, size, address(a, a_at), one, a_row, address(d, d_at), d_row, address(out, out_at), out_row, K, R, N)
 
 
 @thin
 def product_transposed(a, a_at, a_row, w, w_at, w_row, out, out_at, out_row, R, K, N):
-    """out (R, K) = a (R, N) @ w (K, N)', matrices as in :func:`add_product`, of which w is not packed."""
+    """out (R, K) = a (R, N) @ w (K, N)', with matrices as in :func:`add_product`; w is never packed."""
     zero, size = a.dtype.type(0), np.int64(a.itemsize)
     _dots(zero, size, address(a, a_at), a_row, address(w, w_at), w_row, address(out, out_at), out_row, R, K, N)
 
 
 @inner
 def apply_outer(a, d, slots, at, R, K, N, rule):
-    """Apply the gradient a' @ d, of R rows of the Matrix a (R, K) and of d (R, N), to the parameters from `at` on.
+    """Update the parameters from index `at` on with the gradient a' @ d, for the Matrices a (R, K) and d (R, N).
 
-    These, and the optimizer's memory of them, are a matrix (K, N) with rows as far apart as those of d (optimizers.py).
+    The parameters and their optimizer state are matrices (K, N) with the row stride of d (optimizers.py).
     """
     stay_out_of_line()
     theta = slots.theta
@@ -171,7 +171,7 @@ def apply_outer(a, d, slots, at, R, K, N, rule):
 # ----------------------------------------------------------------------------------------------------------- packed
 @inner
 def pack(w, w_at, w_row, packed, K, N, thread, threads):
-    """The member's share of packing w (K, N), which begins at w[w_at] with rows of w_row: K N elements, rounded up."""
+    """Pack the thread's share of w (K, N), which begins at w[w_at] with row stride w_row; panels are rounded up."""
     wide = _VECTORS * (VECTOR_BYTES // w.itemsize)
     for n in range(0, N, wide):
         if n // wide % threads != thread:
@@ -185,14 +185,14 @@ def pack(w, w_at, w_row, packed, K, N, thread, threads):
 
 @inner
 def pack_transposed(w, w_at, w_row, packed, K, N, thread, threads):
-    """The same of w', for w (K, N): a matrix (N, K), packed."""
+    """Pack the thread's share of the transpose of w (K, N), a matrix (N, K)."""
     wide = _VECTORS * (VECTOR_BYTES // w.itemsize)
     for k in range(0, K, wide):
         if k // wide % threads != thread:
             continue
         width, stride = min(wide, K - k), _panel_stride(K - k, w.itemsize)
         panel = packed[k * N :]
-        for n in range(0, N, 16):  # sixteen columns of w at a time: its lines are read once
+        for n in range(0, N, 16):  # sixteen columns at a time, so that each cache line of w is read once
             for j in range(width):
                 row = w[w_at + (k + j) * w_row :]
                 for m in range(n, min(n + 16, N)):
@@ -202,7 +202,7 @@ def pack_transposed(w, w_at, w_row, packed, K, N, thread, threads):
 # ------------------------------------------------------------------------------------------------------------- rows
 @inner
 def add_rows(d, d_at, d_row, out, R):
-    """out (N,) += the sum of R rows of d, an array of one dimension: a bias's gradient."""
+    """out (N,) += the sum of R rows of the flat array d: the gradient of a bias."""
     for r in range(R):
         row = d[d_at + r * d_row : d_at + r * d_row + out.shape[0]]
         for j in range(out.shape[0]):
@@ -211,7 +211,7 @@ def add_rows(d, d_at, d_row, out, R):
 
 @inner
 def copy_to_rows(row, out, out_at, out_row, R):
-    """row (N,) into each of R rows of out, an array of one dimension."""
+    """Copy row (N,) to each of R rows of the flat array out."""
     for r in range(R):
         o = out[out_at + r * out_row : out_at + r * out_row + row.shape[0]]
         for j in range(row.shape[0]):
@@ -220,7 +220,7 @@ def copy_to_rows(row, out, out_at, out_row, R):
 
 @inner
 def clear_rows(out, out_at, out_row, R, N):
-    """Zero into N elements of each of R rows of out, an array of one dimension."""
+    """Set N elements of each of R rows of the flat array out to zero."""
     for r in range(R):
         o = out[out_at + r * out_row : out_at + r * out_row + N]
         for j in range(N):

@@ -1,13 +1,12 @@
-"""A whole model, forward and backward, for a member of a team (threads.py).
+"""A whole model, forward and backward, as run by each thread of a team (threads.py).
 
-Layers find their parameters in the flat vectors by `offsets` (spec.offsets). An embedding lies before them. Its product
-with W_x is a table of which ids are rows: all of a text's V rows cost less than those of T B steps, as long as V is the
-smaller number. Backward, the table's gradient gives those of both. Buffers are those of spec.Workspace. Members meet
-within a layer, at every step, where they share its streams, and between the phases of an iteration (steps.py). Nothing
-is allocated.
+Layers find their parameters in the flat vectors by `offsets` (spec.offsets); an embedding lies before them. The
+product of the embedding and W_x is a table with one row per id: computing its V rows costs less than a product at each
+of T B steps, as long as V is smaller than T B. In the backward pass, the gradients of both follow from the table's
+gradient. Buffers are those of spec.Workspace. Barriers separate the phases of an iteration (steps.py); threads that
+split the hidden units also meet at every step of a layer. Nothing is allocated.
 
-What depends on the cell is made for each kind of it, from its file, when it is first asked for: nobody waits for the
-code of a cell that is not used.
+The code for a cell is compiled on first use, so that nobody waits for cells that are not used.
 """
 
 from functools import cache
@@ -32,13 +31,13 @@ class Passes(NamedTuple):
 
 @cache
 def passes(cell: str) -> Passes:
-    """Those of a name of spec.CELLS: its layers, one after the other."""
+    """The passes over all layers, for a cell of spec.CELLS."""
     module = import_module(f"kernels.cpu.{cell}")
     layer_forward, layer_backward = module.layer_forward, module.layer_backward
 
     @thin
     def forward(net, x, ws, extra, n, share):
-        """Run all layers over inputs x (T, B) from ws.h[:, 0], ws.c[:, 0], iteration n of the masks."""
+        """Run all layers over inputs x (T, B) from ws.h[:, 0] and ws.c[:, 0], with the masks of iteration n."""
         for layer in range(ws.h.shape[0]):
             layer_forward(net, x, ws, extra, layer, share)
             if extra is not None and extra.dropped.size > 0:
@@ -48,7 +47,7 @@ def passes(cell: str) -> Passes:
 
     @thin
     def backward(net, ws, extra, n, share):
-        """From ws.dh of what the last layer passed up to ws.dz of all layers."""
+        """Compute ws.dz of all layers from ws.dh, the gradient of the last layer's output."""
         carry, pieces = ws.carry, share.pieces
         for layer in range(ws.h.shape[0] - 1, -1, -1):
             if extra is not None and extra.dropped.size > 0:
@@ -65,14 +64,14 @@ def passes(cell: str) -> Passes:
 # -------------------------------------------------------------------------------------------------------- embedding
 @inner
 def rows_of(R, thread, threads):
-    """The member's range of R rows of a product, never one row of several (matmul.py)."""
+    """The thread's range of R rows of a product; never a single row of several (see matmul.py)."""
     r0, r1 = part_of(R // 8 * 8, 8, thread, threads)
     return r0, R if thread == threads - 1 else r1
 
 
 @thin
 def look_up(net, table, share):
-    """table (V, N) = embedding @ W_x: the member's columns, or its share of the rows that all members read."""
+    """Compute table (V, N) = embedding @ W_x: the thread's columns, or its share of the rows."""
     V, N = table.shape
     theta, first, out = net.theta, net.offsets[0], flat(table)
     E, H = first // V, share.pieces[-1, 0] + share.pieces[-1, 1]
@@ -87,7 +86,7 @@ def look_up(net, table, share):
 
 @inner
 def look_up_gradient(x, dz, table, thread, threads):
-    """The member's columns of the table's gradient, in the table's place, for ids x (T, B)."""
+    """Overwrite the thread's columns of the table with those of its gradient, for ids x (T, B)."""
     V, N = table.shape
     out = flat(table)
     n0, n1 = part_of(N, 48, thread, threads)
@@ -98,7 +97,7 @@ def look_up_gradient(x, dz, table, thread, threads):
 # ---------------------------------------------------------------------------------------------------------- readout
 @inner
 def passed_up(h, extra, layer):
-    """What a layer passes up, (T, B, H) as a Matrix."""
+    """The output of a layer, after dropout, (T, B, H) as a Matrix."""
     _, steps, B, H = h.shape
     if extra is not None and extra.dropped.size > 0:
         return Matrix(flat(extra.dropped), layer * (steps - 1) * B * H, H)
@@ -107,10 +106,10 @@ def passed_up(h, extra, layer):
 
 @thin
 def readout(net, targets, ws, extra, first, share):
-    """Logits, their loss by row (T, B), their gradient in their place, and ws.dh, that of what is passed up last.
+    """Compute the logits, ws.row_loss (T, B), dlogits in place of the logits, and ws.dh of the last layer's output.
 
-    Steps before `first` are not read: their loss and dh are zero. A member with some of the streams takes the rows of
-    those, which it alone has made; else it takes some of all rows.
+    Steps before `first` do not count: their loss and dh are zero. A thread that owns some of the streams handles their
+    rows, which no other thread writes; otherwise it handles a share of all rows.
     """
     T, B, _ = ws.logits.shape
     b0, b1 = share.b0, share.b1
@@ -128,7 +127,7 @@ def readout(net, targets, ws, extra, first, share):
 
 @thin
 def _readout_rows(net, targets, ws, extra, row, R):
-    """The same for R rows from `row` on, of T B rows."""
+    """Like :func:`readout`, for R of the T B rows, from `row` on."""
     L, _, B, H = ws.h.shape
     logits = ws.logits
     V, last = logits.shape[2], net.offsets.shape[0] - 1
@@ -144,7 +143,7 @@ def _readout_rows(net, targets, ws, extra, row, R):
 
 @inner
 def total(row_loss):
-    """The loss of all rows, added in order."""
+    """The sum of the losses of all rows, added in order."""
     loss = 0.0
     for t in range(row_loss.shape[0]):
         for r in range(row_loss.shape[1]):

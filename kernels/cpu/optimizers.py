@@ -1,8 +1,8 @@
-"""Clipping and the optimizers of spec.OPTIMIZERS, as one pass over flat vectors or right after a gradient is made.
+"""Clipping and the optimizers of spec.OPTIMIZERS, as one pass over flat vectors or right after a tile of the gradient.
 
-Every update takes the gradient as ``clamp(scale * grad, limit) * factor``: the trainer's scaling, clipping by element
-(limit is infinite for none) and clipping by norm (factor is 1 for none) cost no pass of their own. A NaN passes the
-clamp. What an update needs is an array of CONSTANTS numbers of the vectors' own dtype, made by :func:`constants`.
+Every update uses the gradient ``clamp(scale * grad, limit) * factor``, so that scaling, clipping by element (limit is
+infinite for no clipping) and clipping by norm (factor is 1 for no clipping) need no passes of their own. NaN is not
+clamped. :func:`constants` writes the numbers that an update needs, an array of CONSTANTS numbers of the vectors' dtype.
 """
 
 from collections.abc import Callable
@@ -20,48 +20,48 @@ from kernels.cpu.emit.tiles import each_width, products_of
 from kernels.cpu.emit.vectors import I64, VECTOR_BYTES, Number, Vectors, for_each_vector, loop, real_type
 from kernels.spec import MOST_CONSTANTS, OPTIMIZERS
 
-#: Numbers by which compiled code knows the optimizers.
+#: Number of each optimizer in compiled code.
 CODES = {name: code for code, name in enumerate(OPTIMIZERS)}
-#: Where a gradient is only written: the number of no optimizer.
+#: Number of no optimizer, for passes that only write the gradient.
 NO_UPDATE = -1
 
 
 class Chosen(NamedTuple):
-    """An optimizer with its constants, as compiled loops take it."""
+    """An optimizer and its constants, as compiled loops take them."""
 
     code: int
-    hyper: Any  # (MOST_CONSTANTS,) float64, zeros after the optimizer's own
-    skips_zeros: bool  # these three as in spec.Optimizer
+    hyper: Any  # (MOST_CONSTANTS,) float64, padded with zeros
+    skips_zeros: bool  # this and the next two as in spec.Optimizer
     in_tile: bool
     corrects_bias: bool
 
 
 def chosen(optimizer: str, hyper: dict[str, float]) -> Chosen:
-    """A row of spec.OPTIMIZERS with its constants."""
+    """A row of spec.OPTIMIZERS with its constants, as compiled loops take it."""
     row, padded = OPTIMIZERS[optimizer], np.zeros(MOST_CONSTANTS)
     padded[: len(hyper)] = list(hyper.values())
     return Chosen(CODES[optimizer], padded, row.skips_zeros, row.in_tile, row.corrects_bias)
 
 
 class Constants(NamedTuple):
-    """What every update has at hand, each of the vectors' own dtype; see :func:`constants`.
+    """The numbers that an update needs, in the vectors' dtype; see :func:`constants`.
 
-    The order is part of the results' last bits: of two products that are added, LLVM fuses one with the sum, and which
-    one depends on the order in which their factors are loaded.
+    Their order affects the last bits of results: when two products are added, LLVM fuses one of them with the sum, and
+    the order in which the factors are loaded decides which one.
     """
 
     scale: Number
     limit: Number
     factor: Number
     learning_rate: Number
-    rate: Number  # the learning rate with the bias correction of the first memory, where the optimizer corrects it
-    a: Number  # the optimizer's constants, in the table's order
+    rate: Number  # the learning rate, with the bias correction of the first state array if the optimizer has one
+    a: Number  # a, b, c, d: the optimizer's constants, in the table's order
     rest_a: Number  # 1 - a
     b: Number
     rest_b: Number  # 1 - b
     c: Number
     d: Number
-    root: Number  # the bias correction of the second memory, or 1
+    root: Number  # the bias correction of the second state array, or 1
 
 
 CONSTANTS = len(Constants._fields)
@@ -70,9 +70,9 @@ _SCALE, _LIMIT, _FACTOR, _LEARNING_RATE, _RATE, _A, _REST_A, _B, _REST_B, _C, _D
 
 @inner
 def constants(chosen, step, rate, scale, limit, factor, k):
-    """Write what an update needs into k (CONSTANTS,), from the optimizer and `step`, computed in float64.
+    """Write the numbers that an update needs to k (CONSTANTS,), computed in float64 for the given optimizer and step.
 
-    The rests, 1 - decay, are taken before rounding: float32 would lose five digits of them.
+    rest_a and rest_b, 1 - decay, are computed before rounding to float32, which would lose five digits of them.
     """
     hyper = chosen.hyper
     k[_SCALE], k[_LIMIT], k[_FACTOR] = scale, limit, factor
@@ -113,7 +113,7 @@ def _adamw(k: Constants, g: Number, theta: Number, m: Number, v: Number) -> list
     return _adam(k, g, theta - k.learning_rate * k.d * theta, m, v)
 
 
-#: theta and the memory after an update by the clipped gradient g, for each row of spec.OPTIMIZERS.
+#: Function that returns theta and the state after an update with the clipped gradient g, per row of spec.OPTIMIZERS.
 UPDATES: dict[str, Callable[..., list[Number]]] = {
     "sgd": _sgd,
     "momentum": _momentum,
@@ -125,18 +125,21 @@ UPDATES: dict[str, Callable[..., list[Number]]] = {
 
 
 def _new_values(optimizer: str, k: Constants, grad: Number, old: list[Callable[[], Number]]) -> list[Number]:
-    """theta and as much memory as the optimizer has, after the update; the functions in `old` give each before it."""
+    """theta and the optimizer's state after the update; the functions in `old` return the values before it."""
     g = _clamp(k.scale * grad, k.limit) * k.factor
     return UPDATES[optimizer](k, g, *(value() for value in old[: 1 + OPTIMIZERS[optimizer].slots]))
 
 
 def _clamp(g: Number, limit: Number) -> Number:
-    """g held to [-limit, limit]; NaN stays."""
+    """g clamped to [-limit, limit]; NaN stays NaN."""
     return g.at_most(limit).at_least(-limit)
 
 
 def _emit(builder: Any, vec: Vectors, names: list[str], optimizer: Any, k: Any, arrays: list[Any], body: Any) -> None:
-    """Emit ``body(step)`` for the one of the optimizers `names` that it is; step(grad, at, mask) updates a vector."""
+    """Emit a switch over the optimizers `names`, with ``body(step)`` in each case.
+
+    step(grad, at, mask) updates one vector.
+    """
     end, never = builder.append_basic_block("end"), builder.append_basic_block("never")
     choice = builder.switch(optimizer, never)
     builder.position_at_end(never)
@@ -161,7 +164,7 @@ def _emit(builder: Any, vec: Vectors, names: list[str], optimizer: Any, k: Any, 
 
 @intrinsic
 def apply_tile(typing, zero, optimizer, k, grad, theta, s0, s1, n):
-    """Apply grad (n,) to theta (n,) and to the optimizer's memory; zero is of the element type."""
+    """Update theta (n,) and its optimizer state with grad (n,); the type of `zero` is the element type."""
     address = types.uintp
     signature = types.void(zero, types.intp, address, address, address, address, address, types.intp)
 
@@ -183,9 +186,9 @@ def apply_tile(typing, zero, optimizer, k, grad, theta, s0, s1, n):
 
 @cache
 def outer_update_tile(R: int, C: int) -> Any:
-    """``tile(zero, optimizer, k, a, a_k, d, d_k, theta, s0, s1, row, K, N)``: apply the gradient a' @ d, never stored.
+    """``tile(zero, optimizer, k, a, a_k, d, d_k, theta, s0, s1, row, K, N)``: update with gradient a' @ d, unstored.
 
-    a is (K, R), d is (K, N) with N <= C vectors; theta and the memory are (R, N), with rows of `row` elements.
+    a is (K, R), d is (K, N) with N <= C vectors; theta and the optimizer state are (R, N), with row stride `row`.
     """
     in_tile = [name for name, row in OPTIMIZERS.items() if row.in_tile]
 
@@ -203,8 +206,8 @@ def outer_update_tile(R: int, C: int) -> Any:
                 builder.inttoptr(place, vec.real.as_pointer()) for place in (k, a, d, theta, s0, s1)
             )  # fmt: skip
 
-            # The sums wait in memory: the optimizers' code for each of them would be long. (On the stack, once: a tile
-            # is inlined into a loop.)
+            # The sums are stored on the stack and updated in a loop: code for each of them would be too long.
+            # (alloca_once, because a tile is inlined into a loop.)
             kept = cgutils.alloca_once(builder, ir.ArrayType(vec.type, R * C))
             kept.align = VECTOR_BYTES
 
@@ -236,7 +239,7 @@ def outer_update_tile(R: int, C: int) -> Any:
 
 @inner
 def square_sum(grad, scale, limit):
-    """The sum of squares of a gradient, scaled and clamped, in float64."""
+    """The sum of squares, in float64, of a gradient after scaling and clamping."""
     total = 0.0
     for j in range(grad.shape[0]):
         g = scale * grad[j]

@@ -1,48 +1,48 @@
-"""Whether a team or one thread runs the next iterations, and how many of them: by what either has taken so far."""
+"""Decides, from measured times, how many iterations to run next and whether the whole team or one thread runs them."""
 
 import math
 
 
 class TeamSwitch:
-    """How many iterations of a kind of training call to run at a stretch, and whether by its team or by one thread.
+    """Chooses the length of each stretch of iterations, and whether its team or a single thread runs it.
 
-    Any number of threads, and of stretches, gives the same bits, so both may change at any time. A stretch takes about
-    a tenth of a second: between two of them Python hears of signals.
+    Any number of threads and any split into stretches gives the same bits, so both may change at any time. A stretch
+    takes about a tenth of a second; Python runs signal handlers between two of them.
 
-    Members that meet at every step advance only while all of them have a core: one busy neighbour on two cores takes
-    two thirds of that. When members wait for each other too often, one thread is tried for a moment, and the faster way
-    kept for a while.
+    Threads that meet at every step advance only while all of them have a core: one other busy process on two cores
+    takes two thirds of that time away. When the threads wait for each other too often, a single thread is tried for a
+    moment, and the faster choice is kept for a while.
     """
 
     STRETCH = 0.1  # seconds
-    TRIAL, HOLD = 0.05, 2.0  # seconds of each of a trial's stretches, and until the next one
-    OFTEN = 50.0  # long waits a second
+    TRIAL, HOLD = 0.05, 2.0  # seconds per stretch of a trial, and seconds until the next trial
+    OFTEN = 50.0  # long waits per second that count as too often
 
     def __init__(self, has_team: bool = True) -> None:
         self.alone = not has_team
-        self._trial = 0  # stretches left: of two in one way the first wakes threads and warms caches, the second counts
+        self._trial = 0  # stretches left of a trial; of each pair the first warms up caches, the second counts
         self._next_trial = 0.0 if has_team else math.inf
         self._waited = 0  # stretches in a row with too many long waits
-        self._seconds: dict[bool, float] = {}  # of an iteration, by whether it was alone
+        self._seconds: dict[bool, float] = {}  # per iteration, by whether one thread ran it
 
     @property
     def is_new(self) -> bool:
-        """Whether nothing has been run yet, so that it may have to be compiled."""
+        """Whether nothing has run yet, so that the kernel may still have to be compiled."""
         return not self._seconds
 
     def iterations(self, left: int, now: float) -> int:
-        """How many of `left` iterations to run next, in the way that `alone` says."""
+        """Number of the `left` iterations to run next; `alone` tells whether one thread runs them."""
         if self.alone and not self._trial and now >= self._next_trial:
             self._start_trial()
         seconds = self._seconds.get(self.alone)
-        if seconds is None:  # never run yet: it may have to be compiled
+        if seconds is None:  # first run: the kernel may have to be compiled
             return 1
         if self._trial:
             return max(1, min(left, int(self.TRIAL / seconds)))
         return -(-left // max(1, round(left * seconds / self.STRETCH)))  # stretches of equal length
 
     def record(self, iterations: int, seconds: float, waits: int, now: float) -> None:
-        """Take note of how long that many iterations took, and of the long waits in them."""
+        """Record the time that a stretch of iterations took, and the number of long waits in it."""
         is_first = self.alone not in self._seconds
         self._seconds[self.alone] = max(seconds / iterations, 1e-9)
         if is_first:
@@ -60,6 +60,6 @@ class TeamSwitch:
                 self._start_trial()
 
     def _start_trial(self) -> None:
-        """Try the other way; the team is judged anew after one thread was, as what it was before may be long past."""
+        """Start to time the other choice; after one thread, the team is timed again: its old time may be outdated."""
         self._waited, self._trial = 0, 2 if self.alone else 4
         self.alone = not self.alone

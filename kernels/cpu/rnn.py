@@ -1,7 +1,7 @@
-"""The plain recurrent network on the CPU: its steps, its layer inside a model, its two ops. Equations: spec/cells.py.
+"""The plain RNN on the CPU: its steps, its layer inside a model, and its two ops. Equations: kernels/spec/cells.py.
 
-z, the argument of tanh, is one matrix (T B, H) that input and state add to. It lies where h from the second state on
-will: nothing else is kept. Streams alone are shared out.
+z, the argument of tanh, is a matrix (T B, H) in the memory of h[1:], which overwrites it; nothing else is kept. Threads
+split the streams only, not the hidden units.
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ from kernels.spec import Cache, Grads, RNNCache, checks
 # ------------------------------------------------------------------------------------------------------------ steps
 @intrinsic
 def rnn_step_forward(typing, zero, h, n):
-    """h (n,), the argument of tanh, becomes the state."""
+    """Replace h (n,), the argument of tanh, with the state."""
     signature = types.void(zero, types.uintp, types.intp)
 
     def emit(context, builder, signature, arguments):
@@ -58,7 +58,7 @@ def rnn_step_forward(typing, zero, h, n):
 
 @intrinsic
 def rnn_step_backward(typing, zero, dh, h, dz, dh_next, n):
-    """dz (n,) is written, for the gradient dh + dh_next of h."""
+    """Write dz (n,), given dh + dh_next, the gradient of h."""
     address = types.uintp
     signature = types.void(zero, address, address, address, address, types.intp)
 
@@ -80,7 +80,7 @@ def rnn_step_backward(typing, zero, dh, h, dz, dh_next, n):
 
 @inner
 def run_forward(weights, h, t0, t1, share):
-    """Run steps t0:t1 from h[t0]; the states after it hold the input's part. h is (T+1, B, H)."""
+    """Run steps t0:t1 from h[t0] of h (T+1, B, H), whose later rows hold x W_x + b at first."""
     B, H, b0 = h.shape[1], h.shape[2], share.b0
     R, z, zero = share.b1 - share.b0, flat(h), h.dtype.type(0)
     for t in range(t0, t1):
@@ -91,7 +91,7 @@ def run_forward(weights, h, t0, t1, share):
 
 @inner
 def run_backward(weights, dh, h, dz, dh_next, t0, t1, share):
-    """Run steps t0:t1 backward: dz, flat, is written; dh_next (B, H) goes from the state's after to that before."""
+    """Run steps t0:t1 backward: write the flat dz; dh_next (B, H) changes from the gradient after to that before."""
     _, B, H = dh.shape
     b0, R, zero = share.b0, share.b1 - share.b0, dh.dtype.type(0)
     for t in range(t1 - 1, t0 - 1, -1):
@@ -105,12 +105,12 @@ def run_backward(weights, dh, h, dz, dh_next, t0, t1, share):
 # --------------------------------------------------------------------------------------------------- inside a model
 @inner
 def prepare(net, ws, share):
-    """Nothing: matrices are read as they lie."""
+    """Do nothing: this cell needs no packed or rounded matrices."""
 
 
 @thin
 def layer_forward(net, x, ws, extra, layer, share):
-    """Run a layer over all steps: the member's part."""
+    """Run the thread's part of a layer over all steps."""
     T, B = x.shape
     h, b, steps = ws.h[layer], block(net, 3 * layer + 2), stretch_of(T, B)
     z = flat(h)
@@ -122,7 +122,7 @@ def layer_forward(net, x, ws, extra, layer, share):
 
 @thin
 def layer_backward(net, ws, layer, share):
-    """From ws.dh of what the layer passed up to its dz, and to ws.dh of what it read: the member's part."""
+    """Compute the thread's part of dz from ws.dh of the layer's output; ws.dh becomes the gradient of its input."""
     T, B, _ = ws.dh.shape
     d, steps = flat(ws.dz[layer]), stretch_of(T, B)
     W_x, weights = Weights(block(net, 3 * layer), d[:0], None), Weights(block(net, 3 * layer + 1), d[:0], None)
@@ -135,7 +135,7 @@ def layer_backward(net, ws, layer, share):
 # ---------------------------------------------------------------------------------------------------- a single layer
 @entry
 def rnn_layer_forward(x, W_x, W_h, b, h, pieces, counter):
-    """One layer over ids (T, B) or floats (T, B, D): h (T+1, B, H) is written, but for h[0]."""
+    """Run one layer over ids (T, B) or floats (T, B, D): write h (T+1, B, H), except h[0], which is read."""
     share, z = alone(h.shape[1], pieces, counter), flat(h)
     project(1, x, Weights(flat(W_x), z[:0], None), b, z, h.shape[1] * h.shape[2], 0, x.shape[0], share)
     run_forward(Weights(flat(W_h), z[:0], None), h, 0, x.shape[0], share)
@@ -143,7 +143,7 @@ def rnn_layer_forward(x, W_x, W_h, b, h, pieces, counter):
 
 @entry
 def rnn_layer_backward(dh, cache, out, dz, pieces, counter):
-    """Gradients of one layer; out.dh0 holds that of the last state and becomes that of the first."""
+    """Write the gradients of one layer; out.dh0 holds the gradient of the last state at first."""
     T, B, H = dh.shape
     share, d = alone(B, pieces, counter), flat(dz)
     run_backward(Weights(flat(cache.W_h), d[:0], None), dh, cache.h, d, out.dh0, 0, T, share)
@@ -154,9 +154,9 @@ def rnn_layer_backward(dh, cache, out, dz, pieces, counter):
 
 
 def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None) -> tuple[np.ndarray, Cache]:
-    """Run one layer of the plain recurrent network, as :func:`kernels.reference.rnn_forward`.
+    """Run one plain RNN layer, as :func:`kernels.reference.rnn_forward`.
 
-    Allocates nothing where `out` is given.
+    With `out`, no buffers are allocated.
     """
     sizes = checks.forward("rnn", x, (h0,), W_x, W_h, (b,), out)
     h = new_outputs("rnn", sizes, h0.dtype)[0] if out is None else out
@@ -166,9 +166,9 @@ def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None)
 
 
 def rnn_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | None = None, dz: Any = None) -> Grads:
-    """Backpropagate through one layer of the plain recurrent network, as :func:`kernels.reference.rnn_backward`.
+    """Backpropagate through one plain RNN layer, as :func:`kernels.reference.rnn_backward`.
 
-    Allocates nothing where `out` and `dz` (T, B, H) are given.
+    With `out` and `dz` (T, B, H), no buffers are allocated.
     """
     sizes = checks.backward("rnn", dh, cache, (dh_last,), out, dz)
     out = new_gradients("rnn", sizes, cache.x, dh.dtype) if out is None else out

@@ -1,4 +1,4 @@
-"""What Python calls of a model that is done learning: log probabilities of a text, and many drawn characters."""
+"""Entry points for a trained model: log probabilities of a text, and sampling of many characters."""
 
 import math
 from functools import cache
@@ -16,12 +16,12 @@ from kernels.cpu.values import block, flat
 
 @cache
 def _logits_of(cell: str) -> Any:
-    """The compiled pass from ids to logits of a model with one kind of cell."""
+    """The compiled pass from ids to logits for one kind of cell."""
     _, forward, _ = passes(cell)
 
     @thin
     def logits(net, x, ws, extra, share):
-        """Write ws.logits (T, B, V) after each of the inputs x[:T]; ws.h, ws.c hold the states, [:, 0] what came in."""
+        """Write ws.logits (T, B, V) after each of the inputs x[:T]; ws.h[:, 0], ws.c[:, 0] hold the initial state."""
         L, steps, B, H = ws.h.shape
         T, _, V = ws.logits.shape
         last = net.offsets.shape[0] - 1
@@ -34,13 +34,13 @@ def _logits_of(cell: str) -> Any:
 
 @cache
 def score_pass(cell: str) -> Any:
-    """The compiled score of a model with one kind of cell."""
+    """The compiled scoring pass for one kind of cell."""
     logits_of = _logits_of(cell)
 
     @entry
     @named(f"score_pass_{cell}")
     def score_pass(net, x, extra, ws, pieces, log_probs):
-        """Log probabilities (T, B) of x[1:]; ws.h and ws.c hold the states of all steps, [:, 0] what came in."""
+        """Write the log probabilities (T, B) of x[1:]; ws.h[:, 0], ws.c[:, 0] hold the initial state."""
         share = alone(x.shape[1], pieces, ws.counter)
         if extra is not None and extra.table.size > 0:
             look_up(net, extra.table, share)
@@ -54,7 +54,7 @@ def score_pass(cell: str) -> Any:
 
 @inner
 def _can_be_drawn_of(logits):
-    """Whether the largest of the logits (V,) is finite, and none is NaN; -inf rules a character out."""
+    """Whether the largest of the logits (V,) is finite and none is NaN; -inf excludes a character."""
     largest = logits[0]
     for j in range(logits.shape[0]):
         if math.isnan(logits[j]):
@@ -65,13 +65,13 @@ def _can_be_drawn_of(logits):
 
 @inner
 def _comes_first(logits, a, b):
-    """Whether id a is more probable than b, or as probable and lower."""
+    """Whether id a is more probable than b, or equally probable and lower."""
     return logits[a] > logits[b] or (logits[a] == logits[b] and a < b)
 
 
 @inner
 def _sink(order, at, size, logits):
-    """Let the id at `at` sink to its place in the heap order[:size], whose first is the most probable."""
+    """Move the id at `at` down to its place in the heap order[:size], whose root is the most probable id."""
     moved = order[at]
     while 2 * at + 1 < size:
         child = 2 * at + 1
@@ -86,16 +86,16 @@ def _sink(order, at, size, logits):
 
 @inner
 def _take(order, size, logits):
-    """Take the most probable id from the heap order[:size] and put it right behind what is left of that."""
+    """Pop the most probable id from the heap order[:size] and store it right behind the shorter heap."""
     order[0], order[size - 1] = order[size - 1], order[0]
     _sink(order, 0, size - 1, logits)
 
 
 @inner
 def _truncate(logits, weights, order, top_k, top_p):
-    """Set the weights to zero that top_k and top_p rule out; return the highest id that is left. order is (V,).
+    """Set the weights that top_k and top_p exclude to zero; return the highest remaining id. order is (V,) scratch.
 
-    A heap, as few of all ids may have to be put in order.
+    A heap avoids sorting all ids when few of them are needed.
     """
     V = logits.shape[0]
     total = 0.0
@@ -127,7 +127,7 @@ def _truncate(logits, weights, order, top_k, top_p):
 
 @inner
 def _draw(logits, weights, order, u, temperature, top_k, top_p):
-    """The id that u in [0, 1) falls on, with probabilities softmax(logits / temperature), truncated, in float64."""
+    """The id that u in [0, 1) selects, by the truncated probabilities softmax(logits / temperature), in float64."""
     V = logits.shape[0]
     best = 0
     for j in range(V):
@@ -152,16 +152,16 @@ def _draw(logits, weights, order, u, temperature, top_k, top_p):
 
 @cache
 def sample_loop(cell: str) -> Any:
-    """The compiled loop that draws from a model with one kind of cell."""
+    """The compiled sampling loop for one kind of cell."""
     logits_of = _logits_of(cell)
 
     @entry
     @named(f"sample_loop_{cell}")
     def sample_loop(net, x, uniforms, how, extra, ws, weights, order, pieces, drawn, log_probs):
-        """Draw characters; return how many, which is less than asked for where logits are not finite.
+        """Sample characters; return their number, which is less than requested if logits are not finite.
 
         `how` is (temperature, top_k, top_p). The buffers of ws are those of a model with T = 1; x (1, B) is written.
-        log_probs is (n, B), or of no size where nobody asks for them.
+        log_probs is (n, B), or empty if it is not needed.
         """
         B, logits = x.shape[1], ws.logits
         share = alone(B, pieces, ws.counter)

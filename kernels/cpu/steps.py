@@ -1,4 +1,4 @@
-"""What Python calls to train: many iterations of one team's member, one pass over a model, one update."""
+"""Entry points for training: many iterations of one thread of a team, one pass over a model, one update."""
 
 import math
 from functools import cache
@@ -16,12 +16,12 @@ from kernels.cpu.threads import Share, alone, barrier
 from kernels.cpu.values import Rule, Slots, flat, has_embedding, slot
 from kernels.spec import SMOOTHING
 
-#: Rows of a gradient's contraction (T B) up to which it is applied as it is made.
+#: Largest T B for which the update is applied right after each tile of the gradient.
 AT_ONCE_ROWS = 64
 
 
 class Batches(NamedTuple):
-    """What the iterations of a stretch read: see train_steps."""
+    """The input of a stretch of iterations: see train_steps."""
 
     ids: Any
     starts: Any
@@ -30,16 +30,16 @@ class Batches(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """How a call updates: its optimizer and its limits, and what was done before."""
+    """The optimizer and the limits of a call, and the number of updates made before."""
 
     optimizer: Chosen
-    limits: Any  # (grad_scale, grad_clip, grad_clip_norm), infinite for none
-    first: int  # the first step whose loss counts
-    step: int  # updates made before this stretch
+    limits: Any  # (grad_scale, grad_clip, grad_clip_norm), infinite for no limit
+    first: int  # first step whose loss counts
+    step: int  # number of updates made before this stretch
 
 
 class Team(NamedTuple):
-    """Who works on a stretch: members and pieces are threads.Plan's; numbers (members, CONSTANTS or more) is theirs."""
+    """The team of a stretch: members and pieces of threads.Plan; numbers (members, CONSTANTS or more) for updates."""
 
     members: Any
     pieces: Any
@@ -48,7 +48,7 @@ class Team(NamedTuple):
 
 @inner
 def _carry(before, last, zero):
-    """`before` becomes `last`, or zero."""
+    """Set `before` to `last`, or to zero."""
     if zero:
         before[:] = 0
     else:
@@ -58,7 +58,7 @@ def _carry(before, last, zero):
 
 @inner
 def carry_state(h, c, zero, share):
-    """The member's part of the state before the first step: that after the last one, or zero."""
+    """Set the thread's part of the initial state to the state after the last step, or to zero."""
     L, steps, B, H = h.shape
     cells = flat(c)
     for layer in range(L):
@@ -75,7 +75,7 @@ def carry_state(h, c, zero, share):
 
 @inner
 def _read(ids, starts, x, V):
-    """Fill x (T+1, B) with the sequences that begin at `starts`; return -1, or the place of an id not below V."""
+    """Fill x (T+1, B) with the sequences that begin at `starts`; return -1, or the position of an id not below V."""
     for r in range(x.shape[1]):
         for t in range(x.shape[0]):
             value = np.int32(ids[starts[r] + t])
@@ -87,25 +87,25 @@ def _read(ids, starts, x, V):
 
 @exact
 def _smoothed(smooth, loss):
-    """The running mean of losses that training reports, one loss later: to the bit what Python makes of it."""
+    """The smoothed loss after one more loss, with the same bits as in Python."""
     return SMOOTHING * smooth + (1.0 - SMOOTHING) * loss
 
 
 @cache
 def train_loop(cell: str) -> Any:
-    """The compiled loop of a model with one kind of cell."""
+    """The compiled training loop for one kind of cell."""
     prepare, forward, backward = passes(cell)
     update = update_of(cell)
 
     @entry
     @named(f"train_loop_{cell}")
     def train_loop(net, state, batches, recipe, extra, ws, watch, losses, team, thread):
-        """Run iterations, as one of a team whose members are all given the same arrays; return how many losses.
+        """Run iterations as one thread of a team, whose threads all get the same arrays; return the number of losses.
 
-        `watch` is (smooth_loss, stop_below), the first of which is written; extra is None or a values.Extra; ws.h and
-        ws.c hold the state carried in after their last step, the one carried out before their first, and after the last
-        as well but where the smoothed loss ends the call; ws.status[0] becomes the place of an id outside the
-        vocabulary, which ends the call, and is -1 otherwise; theta and state are in the order of the team's panels; the
+        `watch` is (smooth_loss, stop_below), of which smooth_loss is updated; extra is None or a values.Extra. On
+        entry the last rows of ws.h and ws.c hold the initial state; on return their first rows hold the final state, as
+        do the last ones unless the smoothed loss ended the call. An id outside the vocabulary ends the call;
+        ws.status[0] is then its position, otherwise -1. theta and state are in the order of the team's panels. The
         rest is as in reference.train_steps and spec.Workspace.
         """
         x, V, status, counter, limits = ws.x, ws.logits.shape[2], ws.status, ws.counter, recipe.limits
@@ -117,10 +117,10 @@ def train_loop(cell: str) -> Any:
         rule = Rule(optimizer.code, team.numbers[thread])
         panelled = ws.partial.shape[2] > 0
         has_norm = limits[2] < np.inf
-        # A zero gradient leaves some optimizers' parameters and memory as they are: most rows of W_x need no work.
+        # With some optimizers a zero gradient changes neither parameters nor state: most rows of W_x can be skipped.
         embeds = has_embedding(extra)
         sparse = optimizer.skips_zeros and not has_norm and T * B < 2 * V and not embeds
-        # Few rows of dz stay in the first-level cache while the weights pass by once, for gradient and update together.
+        # If dz fits in the first-level cache, one pass over the weights computes gradient and update.
         at_once = not has_norm and T * B <= AT_ONCE_ROWS and optimizer.in_tile and not embeds
         if thread == 0:
             ws.rows[:] = 0
@@ -138,7 +138,7 @@ def train_loop(cell: str) -> Any:
             prepare(net, ws, share)
             if extra is not None and extra.table.size > 0:
                 look_up(net, extra.table, share)
-            barrier(counter, threads)  # the sequence, the state before it and the rows that it touches are there
+            barrier(counter, threads)  # the sequence, its initial state and the list of its rows are complete
             if status[0] >= 0 or counter[1] != 0:
                 done = n
                 break
@@ -146,7 +146,7 @@ def train_loop(cell: str) -> Any:
             # forward: states, logits, loss
             forward(net, x[:T], ws, extra, n, share)
             readout(net, x[1:], ws, extra, recipe.first, share)
-            barrier(counter, threads)  # the losses of all rows are there, and dh
+            barrier(counter, threads)  # the losses of all rows and dh are complete
             loss = total(ws.row_loss)
             if thread == 0:
                 losses[n] = loss
@@ -160,31 +160,31 @@ def train_loop(cell: str) -> Any:
 
             # backward: dz of all layers
             backward(net, ws, extra, n, share)
-            if not panelled:  # a panel's own dz is all that its weights wait for
-                barrier(counter, threads)  # dz of all layers is there, and nobody reads the weights any more
+            if not panelled:  # the weights of a panel need only the panel's own dz
+                barrier(counter, threads)  # dz of all layers is complete, and no thread reads the weights any more
             if extra is not None and extra.table.size > 0:
                 look_up_gradient(x[:T], ws.dz, extra.table, thread, threads)
-                barrier(counter, threads)  # all columns of the table's gradient are there
+                barrier(counter, threads)  # all columns of the table's gradient are complete
 
-            # update: the gradient, its norm where that is limited, and the parameters
+            # update: the gradient, its norm if that is limited, and the parameters
             constants(optimizer, recipe.step + n, batches.rates[n], limits[0], limits[1], 1.0, rule.k)
             phase = BOTH if at_once else GRADIENT
             update(phase, net, slots, x[:T], ws, extra, recipe.first, status[1], rule, share)
             if has_norm or embeds:
-                barrier(counter, threads)  # the gradient is there
+                barrier(counter, threads)  # the gradient is complete
             if has_norm:
                 square_sums(ws.grad, limits[0], limits[1], ws.panels, thread, threads)
-                barrier(counter, threads)  # the sums of squares are there
+                barrier(counter, threads)  # the sums of squares are complete
                 factor = norm_factor(ws.panels, limits[2])
                 constants(optimizer, recipe.step + n, batches.rates[n], limits[0], limits[1], factor, rule.k)
             if not at_once:
                 update(APPLY, net, slots, x[:T], ws, extra, recipe.first, status[1], rule, share)
-            barrier(counter, threads)  # all parameters are updated, nobody reads this sequence and its states any more
+            barrier(counter, threads)  # all parameters are updated, no thread reads this sequence and its states now
         if thread == 0:
             watch[0] = smooth
-        if iterations > 0 and not stopped:  # else the state before that iteration stays: it can be run again
+        if iterations > 0 and not stopped:  # else keep the state before that iteration, so that it can be repeated
             carry_state(ws.h, ws.c, False, share)
-        barrier(counter, threads)  # the state is there: nobody writes any more
+        barrier(counter, threads)  # the state is complete, no thread writes any more
         restore(setting)
         return done
 
@@ -193,14 +193,14 @@ def train_loop(cell: str) -> Any:
 
 @cache
 def model_pass(cell: str) -> Any:
-    """The compiled loss and gradient of a model with one kind of cell."""
+    """The compiled loss and gradient for one kind of cell."""
     _, forward, backward = passes(cell)
     update = update_of(cell)
 
     @entry
     @named(f"model_pass_{cell}")
     def model_pass(net, x, extra, ws, first, pieces):
-        """Loss and gradient of one sequence x (T+1, B); ws.h, ws.c hold the states of all steps: [:, 0] came in."""
+        """Return the loss of one sequence x (T+1, B), write ws.grad; ws.h[:, 0], ws.c[:, 0] hold the initial state."""
         T, theta, share = x.shape[0] - 1, net.theta, alone(x.shape[1], pieces, ws.counter)
         if extra is not None and extra.table.size > 0:
             look_up(net, extra.table, share)
@@ -212,7 +212,7 @@ def model_pass(cell: str) -> Any:
         slots, rule = (
             Slots(theta, ws.grad, theta, theta),
             Rule(NO_UPDATE, ws.carry[0, 0]),
-        )  # which GRADIENT does not read
+        )  # GRADIENT does not read these
         update(GRADIENT, net, slots, x[:T], ws, extra, first, -1, rule, share)
         return total(ws.row_loss)
 
@@ -221,7 +221,7 @@ def model_pass(cell: str) -> Any:
 
 @entry
 def update(theta, grad, state, optimizer, step, rate, limit):
-    """One optimizer step on flat vectors."""
+    """Make one optimizer update on flat vectors."""
     setting = flush_denormals()
     slots = Slots(theta, grad, slot(state, 0, theta), slot(state, 1, theta))
     rule = Rule(optimizer.code, np.zeros(CONSTANTS, theta.dtype))

@@ -1,12 +1,12 @@
-"""A team at work: the threads that its members run on, and how fast it goes with all of them or with one.
+"""The threads of a team, and the choice between running with all of them or with one.
 
-The first member runs on the thread that calls, each other one on a worker: a thread of this process that waits for the
-next piece of work. Workers are started when a team lacks them, and kept. A team gets all of its workers before any of
-them begins, or none: members wait for each other, and would for ever for one that has no thread.
+The first member of a team runs on the calling thread, each other one on a worker: a thread that waits for work. Workers
+are started when needed and kept. A team gets either all of its workers before any of them begins, or none: its members
+wait for each other, and would wait forever for one without a thread.
 
-Workers are daemon threads. Idle ones hold nothing, and do not keep the interpreter from ending; training from `atexit`
-and from threads that outlive the main one goes on with those that there are. A forked child has none of its parent's
-threads and begins without workers, whatever its parent was about, and without what its parent measured.
+Workers are daemon threads. Idle ones hold no arrays and do not keep the interpreter from exiting; training in `atexit`
+handlers, or in threads that outlive the main one, continues with the workers that exist. A forked child has none of its
+parent's threads, so it begins without workers, and without its parent's measurements.
 """
 
 import os
@@ -26,11 +26,11 @@ from kernels.cpu.pace import TeamSwitch
 from kernels.cpu.threads import Plan, move_apart, own_core
 from kernels.spec import atomic
 
-_KINDS = 64  # of calls, whose pace is remembered
+_KINDS = 64  # number of kinds of calls whose measured times are kept
 
 
 class _Worker(Thread):
-    """A thread that does one piece of work after the other, and counts as idle in between."""
+    """A thread that runs one piece of work after another, and is listed as idle in between."""
 
     def __init__(self, idle: "list[_Worker]") -> None:
         super().__init__(name="charlstm", daemon=True)
@@ -38,7 +38,7 @@ class _Worker(Thread):
         self.inbox: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]]] = SimpleQueue()
 
     def run(self) -> None:
-        """Do what comes, and report what it returns: by then this thread may have been given the next."""
+        """Run each piece of work and report its result; the worker is idle again before it reports."""
         while True:
             work, report = self.inbox.get()
             outcome = work()
@@ -54,14 +54,14 @@ class _Crew:
         self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Know of no workers: a forked child has no threads but the one that forked."""
+        """Forget all workers: a forked child has only the thread that forked."""
         self._idle: list[_Worker] = []
 
     def take(self, count: int) -> list[_Worker] | None:
-        """That many workers, or None where they cannot be had: at the system's limit, or while Python shuts down."""
+        """Take that many workers; None if the system cannot start more threads, or while Python shuts down."""
         taken: list[_Worker] = []
         if sys.is_finalizing():
-            return None  # a worker that waits will never wake up
+            return None  # a waiting worker would never wake up
         try:
             while len(taken) < count:
                 taken.append(self._idle_one() or self._started())
@@ -89,18 +89,19 @@ _paces: OrderedDict[Hashable, TeamSwitch] = OrderedDict()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_crew.begin_anew)
-    os.register_at_fork(after_in_child=_paces.clear)  # the child shares the cores they were measured on
+    os.register_at_fork(after_in_child=_paces.clear)  # the child shares its parent's cores: the times change
 
 
 def together(member: Callable[[int], int], threads: int, counter: np.ndarray) -> int | None:
-    """Run member(0) here and the others on workers; return what member(0) returns, or None: nothing was run.
+    """Run member(0) on this thread and the others on workers; return the result of member(0).
 
-    None is for want of threads. An exception of any member ends the team: who waits for it (threads.barrier) goes on.
+    Return None, without running anything, if there are not enough threads. An exception in any member ends the team:
+    the others stop waiting for it (threads.barrier).
 
     Raises
     ------
     BaseException
-        That of a member, here or elsewhere.
+        The exception of a member.
     """
     if threads == 1:
         return member(0)
@@ -139,7 +140,7 @@ def together(member: Callable[[int], int], threads: int, counter: np.ndarray) ->
 
 
 def _wait(outcomes: list[BaseException | None], count: int, ended: "SimpleQueue[None]") -> None:
-    """Wait for that many outcomes, of members that use arrays of the call: what a signal raises comes after that."""
+    """Wait for that many outcomes; raise an exception of a signal handler only then: members still use the arrays."""
     interruption = None
     while True:
         try:
@@ -154,7 +155,7 @@ def _wait(outcomes: list[BaseException | None], count: int, ended: "SimpleQueue[
 
 @contextmanager
 def known_pace(kind: Hashable, has_team: bool) -> Iterator[TeamSwitch]:
-    """What is known of the pace of one kind of call; of two at once the second begins anew."""
+    """The TeamSwitch of one kind of call, as a context manager; a second call at the same time gets a new one."""
     pace = _paces.pop(kind, None) or TeamSwitch(has_team)
     try:
         yield pace
@@ -173,10 +174,10 @@ def at_best_pace(
     single: Plan,
     counter: np.ndarray,
 ) -> int:
-    """Run iterations 0 to total - 1 in stretches, each by the team or by one thread; return how many were run.
+    """Run iterations 0 to total - 1 in stretches, each by the team or by one thread; return the number run.
 
-    `is_last` tells of the last one of a stretch whether it ends the call, without its update. Between two stretches
-    Python runs its signal handlers.
+    `is_last(n)` tells whether iteration n, the last of a stretch, ends the call without its update. Python runs signal
+    handlers between two stretches.
     """
     done = 0
     while done < total:

@@ -1,10 +1,10 @@
-"""Threads that work on one call together: who does what, and where they wait for each other.
+"""How the threads of a team split the work of one call, and the barrier at which they wait for each other.
 
-A member is ``(thread, threads)``. Each runs the whole loop on its own share and meets the others at barriers. The
-arithmetic of an element never depends on the share it falls into, so any number of threads gives the same bits.
+Each thread of a team runs the whole loop on its own share of the work, with barriers in between. The arithmetic of an
+element never depends on the share that it belongs to, so any number of threads gives the same bits.
 
-A barrier is one counter in shared memory: arriving adds one, and whoever arrives waits until a whole round is complete.
-A member that waits for long gives its core away between looks, so that a busy neighbour costs no more than its share.
+A barrier is one counter in shared memory: an arriving thread adds one and waits until all threads have arrived. A
+thread that waits for long yields its core between checks, so that another busy process costs no more than its share.
 """
 
 import os
@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from kernels.cpu.compiler import inner
 from kernels.spec import CELLS, unit_panels
 
-#: Threads need a way to yield that compiled code can call and the cache can keep: POSIX has one.
+#: Whether compiled code that can be cached can yield its core, which teams need: POSIX has sched_yield.
 CAN_YIELD = os.name == "posix"
 _SPINS = 4000
 
@@ -28,7 +28,7 @@ _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 
 
 class Share(NamedTuple):
-    """What a member of a team works on, and where it meets the others: streams b0:b1 and pieces q0:q1."""
+    """The work of one thread of a team, streams b0:b1 and pieces q0:q1, and the barrier's counter."""
 
     thread: int
     threads: int
@@ -41,23 +41,23 @@ class Share(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Who works on what in a training call."""
+    """How a training call is split among threads."""
 
-    members: Any  # (members, 4) int64: streams b0, b1 and pieces q0, q1 of each
-    pieces: Any  # (Q, 4) int64: first hidden unit, how many, and in a row of gates where gate i begins, and how far it
-    # is to the next gate
-    panelled: bool  # whether gates, cells, weights and optimizer memory lie piece by piece
+    members: Any  # (threads, 4) int64: streams b0, b1 and pieces q0, q1 of each thread
+    pieces: Any  # (Q, 4) int64: first hidden unit, number of units; in a row of gates, begin of gate i and distance
+    # between gates
+    panelled: bool  # whether gates, cells, weights and optimizer state are stored piece by piece
 
 
 def plan(
     hidden_size: int, batch_size: int, threads: int, cell: str = "lstm", bfloat16: bool = False, embedding_size: int = 0
 ) -> Plan:
-    """Choose what is shared out, and among how many of `threads`: the one place that decides.
+    """Choose how to split the work, and how many of `threads` to use.
 
-    Small batches of middling models are cut into panels of hidden units (spec.unit_panels). Otherwise streams are
-    shared out, where each member gets a tile of four; where it would get less, hidden units, if there are enough of
-    them. A member with streams has at least two: one row has sums of its own (matmul.py). Measured:
-    docs/performance.md. Of cells other than the LSTM nothing but streams is shared out.
+    Medium-sized models with small batches are split into panels of hidden units (spec.unit_panels). Otherwise the
+    streams are split if each thread gets at least a tile of four; if not, the hidden units, if there are enough. A
+    thread with some of the streams gets at least two, because a single row has a different summation order
+    (matmul.py). Measurements: docs/performance.md. For cells other than the LSTM, only streams are split.
     """
     H, B, threads = hidden_size, batch_size, threads if CAN_YIELD else 1
     panels = unit_panels(H, B, cell, bfloat16, embedding_size)
@@ -80,26 +80,26 @@ def plan(
 
 @cache
 def whole(hidden_size: int) -> Any:
-    """The pieces (1, 4) of a layer that is not shared."""
+    """The pieces (1, 4) of a layer that is not split."""
     return np.array([(0, hidden_size, 0, hidden_size)], np.int64)
 
 
 @inner
 def is_apart(piece):
-    """Whether a piece has its gates, cells and weights to itself: a panel, or all of a layer."""
+    """Whether a piece's gates, cells and weights are contiguous: it is a panel, or the whole layer."""
     return piece[1] == piece[3]
 
 
 @inner
 def column_ranges(gates, piece):
-    """The ranges of columns that a piece has in a row of `gates` blocks: how many, of what length, how far apart."""
+    """A piece's column ranges in a row of `gates` blocks: their number, their length, their distance."""
     if is_apart(piece):
         return 1, gates * piece[1], 0
     return gates, piece[1], piece[3]
 
 
 def own_core() -> int | None:
-    """The core that this thread runs on, where the system tells (Linux)."""
+    """Number of the core that this thread runs on (Linux), or None if it is unknown."""
     try:
         with open("/proc/thread-self/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[36])
@@ -108,11 +108,11 @@ def own_core() -> int | None:
 
 
 def move_apart(thread: int, first: int | None) -> None:
-    """Move this thread, the member `thread` of a team, to another core than the first member's, and leave it free.
+    """Move this thread, number `thread` of a team, to a core other than the first thread's, without pinning it there.
 
-    A scheduler may start members on one core and see no reason to part them for seconds, since they yield to each
-    other: the team then takes more than twice its time. The threads stay as movable as they were. Where the system
-    refuses, they stay where they are: nothing but speed depends on it.
+    A scheduler may start the threads on one core and leave them there for seconds, because they yield to each other;
+    the team then takes more than twice as long. The thread's affinity stays as it was. If the system refuses, the
+    thread stays where it is: only speed depends on it.
     """
     if first is None or not hasattr(os, "sched_setaffinity"):
         return
@@ -128,7 +128,7 @@ def move_apart(thread: int, first: int | None) -> None:
 
 @intrinsic
 def _add_one(typing, address):
-    """Add one to the int64 at `address`, atomically; return what it was."""
+    """Add one to the int64 at `address`, atomically; return the old value."""
 
     def emit(context, builder, signature, arguments):
         counter = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
@@ -139,7 +139,7 @@ def _add_one(typing, address):
 
 @intrinsic
 def _look(typing, address):
-    """The int64 at `address`, with all that others wrote before they changed it."""
+    """Load the int64 at `address` atomically; everything written before its last change is then visible."""
 
     def emit(context, builder, signature, arguments):
         counter = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
@@ -163,9 +163,9 @@ else:
 
 @inner
 def barrier(counter, threads):
-    """Wait until all members of the team have come here, or one will never come: then counter[1] is not zero.
+    """Wait until all threads of the team have arrived, or until one has failed: then counter[1] is not zero.
 
-    counter is (3,) int64 or longer, zero at first; counter[2] counts the waits that were long.
+    counter is int64, (3,) or longer, initially zero; counter[2] counts the long waits.
     """
     if threads == 1:
         return
@@ -183,18 +183,18 @@ def barrier(counter, threads):
 
 @inner
 def alone(B, pieces, counter):
-    """The share of a member that works by itself, on B streams and the one piece that there is."""
+    """The share of a single thread: all B streams and the only piece."""
     return Share(0, 1, 0, B, 0, 1, pieces, counter)
 
 
 @inner
 def shares_units(share):
-    """Whether the members of a team share out hidden units, not streams: they meet at every step then."""
+    """Whether the threads split the hidden units, not the streams; they then meet at every step."""
     return share.q1 - share.q0 < share.pieces.shape[0]
 
 
 @inner
 def part_of(n, grain, thread, threads):
-    """The range of 0..n that a member works on, cut at multiples of `grain`."""
+    """The thread's range of 0..n, split at multiples of `grain`."""
     blocks = (n + grain - 1) // grain
     return min(blocks * thread // threads * grain, n), min(blocks * (thread + 1) // threads * grain, n)

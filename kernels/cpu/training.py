@@ -1,4 +1,4 @@
-"""A training call: its iterations in stretches, by a team or by one thread, and what is arranged for them and back."""
+"""A training call: rearranges arrays, and runs the iterations in stretches, each by a team or by one thread."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -19,8 +19,8 @@ from kernels.spec.checks import Training
 def train(call: Training) -> np.ndarray:
     """Run the iterations of a checked call; return their losses.
 
-    Whatever ends the call between two stretches, theta, state, h and c are those of one and the same iteration, and
-    the losses that are written are those of the iterations up to it.
+    Even if an exception ends the call between two stretches, theta, state, h and c belong to the same iteration, and
+    the losses written are those of the iterations up to it.
     """
     if call.workspace is None:
         made = spec.workspace(
@@ -42,7 +42,7 @@ def train(call: Training) -> np.ndarray:
 
 
 class _Run:
-    """A call's iterations: who works on them, on which arrays."""
+    """The iterations of a call: the plan of their threads, and their arrays."""
 
     def __init__(self, call: Training) -> None:
         shape, B, ws = call.shape, call.starts.shape[1], call.workspace
@@ -63,17 +63,17 @@ class _Run:
         self._loop = train_loop(shape.cell)
 
     def all_stretches(self) -> int:
-        """Run all iterations, at the pace that is best for their kind; return how many there were."""
+        """Run all iterations, choosing between the team and one thread by measured times; return the number run."""
         call, kind = self.call, self._kind()
         with known_pace(kind, self.has_team) as pace:
             if self.has_team and pace.is_new:
-                self.stretch(0, 0, self.single)  # what has to be compiled, is: here, and not while others wait for it
+                self.stretch(0, 0, self.single)  # compile first, not while other threads wait
             return at_best_pace(
                 pace, self.stretch, self._is_last, len(call.starts), self.team, self.single, self.ws.counter
             )
 
     def _kind(self) -> tuple[Any, ...]:
-        """What the time that an iteration takes depends on."""
+        """The properties of the call that determine the time of an iteration."""
         call = self.call
         return (
             call.shape, call.starts.shape[1], call.seq_length, call.optimizer, call.theta.dtype.char,
@@ -81,7 +81,7 @@ class _Run:
         )  # fmt: skip
 
     def stretch(self, begin: int, end: int, who: Plan) -> int:
-        """Run iterations begin to end - 1, or fewer where one ends the call; return how many."""
+        """Run iterations begin to end - 1, or fewer if one ends the call; return the number run."""
         call, ws = self.call, self.ws
         ws.counter[:], ws.status[:] = 0, -1
         masks = None if call.masks is None else call.masks[begin:end]
@@ -99,7 +99,7 @@ class _Run:
         return bool(self._watch[0] < self._watch[1]) or not np.isfinite(self.call.losses[n])
 
     def arrangements(self) -> tuple[Callable[[], None], Callable[[], None]]:
-        """What puts parameters and state where kernels want them, and what brings them back (atomic.assignments)."""
+        """Functions that copy parameters and state to where kernels expect them, and back (atomic.assignments)."""
         call, ws, last = self.call, self.ws, self.call.seq_length
         into = [(ws.h[:, t], call.h) for t in (0, last)]
         into += [(cells, call.c[:, :, units]) for t in (0, last) for cells, units in _cells_at(ws.c, self.team, t)]
@@ -112,7 +112,7 @@ class _Run:
 
 
 def _cells_at(c: np.ndarray, who: Plan, t: int) -> list[tuple[np.ndarray, slice]]:
-    """Views (L, B, n) of the cells before step t in c (L, T+1, B, H), and the units that each is of."""
+    """Views (L, B, n) of the cell states before step t in c (L, T+1, B, H), each with its range of units."""
     if c.size == 0:
         return []
     if not who.panelled:
@@ -129,7 +129,7 @@ def _cells_at(c: np.ndarray, who: Plan, t: int) -> list[tuple[np.ndarray, slice]
 def _rearranged(
     who: Plan, theta: Any, state: Any, offsets: Any, spare: Any, *, into: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Bring the blocks with 4H columns into the order of a plan's panels, each by itself, or back: assignments.
+    """Yield assignments that reorder the blocks with 4H columns into a plan's contiguous panels, or back.
 
     spare is (N,) and overwritten.
     """

@@ -1,4 +1,4 @@
-"""What travels together through compiled code, as one value."""
+"""Named tuples of arguments that compiled functions pass on together."""
 
 from typing import Any, NamedTuple
 
@@ -8,14 +8,14 @@ from kernels.cpu.compiler import inner
 
 
 class Net(NamedTuple):
-    """A model's parameters, and where their blocks begin: W_x, W_h and the vectors of each layer, then W_y, b_y."""
+    """A model's parameters and the offsets of their blocks: W_x, W_h and the vectors of each layer, then W_y, b_y."""
 
     theta: Any  # (N,)
-    offsets: Any  # as spec.offsets gives them
+    offsets: Any  # from spec.offsets
 
 
 class Slots(NamedTuple):
-    """What an update changes, and the gradient, (N,) each: parameters and up to two arrays of optimizer memory."""
+    """The arrays of an update, (N,) each: parameters, gradient, and up to two arrays of optimizer state."""
 
     theta: Any
     grad: Any
@@ -24,22 +24,22 @@ class Slots(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """How an update is made: the number of the optimizer, and what it needs (optimizers.constants)."""
+    """The number of an optimizer, and its constants for one update (optimizers.constants)."""
 
     optimizer: int
     k: Any
 
 
 class Weights(NamedTuple):
-    """A matrix in one, two or three forms, of which the last that there is is read."""
+    """A matrix in up to three forms; products read the last one that exists."""
 
-    flat: Any  # as it lies in theta
-    packed: Any  # in the order in which products read it (matmul.pack); of no size where it is not
-    pairs: Any  # rounded to bfloat16, two numbers in a word (bfloat16.py); None where it is not
+    flat: Any  # its elements in theta
+    packed: Any  # copy in the order in which products read it (matmul.pack), or empty
+    pairs: Any  # copy rounded to bfloat16, two numbers in a word (bfloat16.py), or None
 
 
 class Matrix(NamedTuple):
-    """Rows in a flat array: where the first one begins, and how far it is to the next."""
+    """Rows of a flat array: index of the first element, and row stride."""
 
     flat: Any
     at: int
@@ -47,7 +47,7 @@ class Matrix(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Rows k0:k1 and columns n0:n1 of a block of parameters that begins at `at` and has rows of `row` columns."""
+    """Rows k0:k1 and columns n0:n1 of a block of parameters that begins at `at` and has `row` columns."""
 
     at: int
     row: int
@@ -58,16 +58,16 @@ class Block(NamedTuple):
 
 
 class Extra(NamedTuple):
-    """What dropout and an embedding need. Who has neither passes None, and is compiled without any of it."""
+    """Arrays for dropout and an embedding. A model with neither passes None, and is compiled without that code."""
 
     table: Any  # as in spec.Workspace
-    dropped: Any  # likewise
-    masks: Any  # (n, L, T, B, H) uint8, read; of no size without dropout
-    scale: float  # by which kept values are multiplied
+    dropped: Any  # as in spec.Workspace
+    masks: Any  # (n, L, T, B, H) uint8, read; empty without dropout
+    scale: float  # factor of the values that are kept
 
 
 class _Alias:
-    """An array's memory, described as writeable; keeps the array alive."""
+    """An array's memory, declared writeable; keeps the array alive."""
 
     def __init__(self, array: np.ndarray) -> None:
         interface = array.__array_interface__
@@ -76,16 +76,16 @@ class _Alias:
 
 
 def readable(array: np.ndarray) -> np.ndarray:
-    """An array that is only read, as the one kind of array that entries are compiled for.
+    """Return an array that kernels only read, as a writeable view if it is read-only.
 
-    Numba compiles anew for a read-only array. Where one is given, its memory goes to the kernel as an array that says
-    it can be written: which of its arguments a kernel writes, checks.ARRAYS says, and those were checked.
+    Numba would compile a kernel again for a read-only array. The view is safe, because checks.ARRAYS states which
+    arguments a kernel writes, and the checks have refused those that are read-only.
     """
     return array if array.flags.writeable else np.asarray(_Alias(array))
 
 
 def extra_of(table: Any, dropped: Any, masks: Any = None, dropout: float = 0.0) -> Extra | None:
-    """What a pass with dropout, masks (n, L, T, B, H), or with an embedding needs; None where there is neither.
+    """The Extra of a pass with dropout, with masks (n, L, T, B, H), or with an embedding; None with neither.
 
     table and dropped are as in Workspace.
     """
@@ -97,23 +97,23 @@ def extra_of(table: Any, dropped: Any, masks: Any = None, dropout: float = 0.0) 
 
 @inner
 def block(net, k):
-    """Block k of the parameters, but for the last."""
+    """Block k of the parameters, for any block except the last."""
     return net.theta[net.offsets[k] : net.offsets[k + 1]]
 
 
 @inner
 def has_embedding(extra):
-    """Whether ids are rows of an embedding."""
+    """Whether the model has an embedding."""
     return extra is not None and extra.table.size > 0
 
 
 @inner
 def slot(state, k, theta):
-    """Array k of the optimizer's memory; where it has none, theta, which that optimizer will not touch as memory."""
+    """Array k of the optimizer state; theta if there is no such array, as a placeholder that is never accessed."""
     return state[k] if k < state.shape[0] else theta
 
 
 @inner
 def flat(array):
-    """An array's elements as an array of one dimension."""
+    """A one-dimensional view of an array."""
     return array.reshape(array.size)

@@ -1,9 +1,9 @@
-"""Every op on an NVIDIA GPU through CuPy, float32 and float64; :mod:`kernels.reference` documents and judges them.
+"""Every op on an NVIDIA GPU through CuPy, float32 and float64; :mod:`kernels.reference` documents and tests them.
 
-CUDA C++ is in the .cu files, launch.py compiles and launches it, matmul.py calls cuBLAS; layers.py has one layer,
-persistent.py its steps in one launch of several blocks, model.py a whole one, small.py training of a small model in one
-block (block.py its layout); presence.py says what is missing on this machine; ops.py is the door (arrays in and out are
-on the device), host.py the same door for NumPy arrays.
+The .cu files contain CUDA C++; launch.py compiles and launches it, matmul.py calls cuBLAS. layers.py runs one layer,
+persistent.py all steps of a layer in one launch of several blocks, model.py a whole model, small.py the training of a
+small model in one block (block.py has its layout). presence.py reports what is missing on this machine. ops.py has the
+public ops for arrays on the GPU, host.py the same ops for NumPy arrays.
 
-Only this folder names CuPy. How it works and what is proven of it: docs/gpu.md.
+Only this folder uses CuPy. docs/gpu.md describes the design and how it is tested.
 """

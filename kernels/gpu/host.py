@@ -1,7 +1,7 @@
-"""The same ops for NumPy arrays, and for arrays that are on the device already: results are NumPy's.
+"""The ops for NumPy arrays, mixed with arrays that are on the GPU already; results are NumPy arrays.
 
-What an op takes is copied to the device, what it writes is copied back. Whoever calls often keeps on the device what is
-large (:func:`to_device`): that is passed on as it is, and stays there.
+NumPy arguments are copied to the GPU, and those that an op writes are copied back. Callers of many ops keep large
+arrays on the GPU (:func:`to_device`); these are passed on without a copy.
 """
 
 from functools import wraps
@@ -19,18 +19,18 @@ from kernels.spec.checks import ARRAYS
 
 
 def to_device(array: np.ndarray) -> Any:
-    """A copy on the device."""
+    """Copy an array to the GPU."""
     return cupy.asarray(array)
 
 
 def device_name() -> str:
-    """What the current device is called."""
+    """Name of the current GPU."""
     runtime = cupy.cuda.runtime
     return str(runtime.getDeviceProperties(runtime.getDevice())["name"].decode())
 
 
 class _Call:
-    """The arrays of one call: those of the host, and their copies."""
+    """The host arrays of one call, and their copies on the GPU."""
 
     def __init__(self, op: str) -> None:
         self._patterns = ARRAYS[op]
@@ -39,7 +39,7 @@ class _Call:
         self._hosts: list[tuple[str, np.ndarray]] = []
 
     def copied(self, name: str, value: Any) -> Any:
-        """What stands for an argument on the device; an array that is given twice is one there, too."""
+        """Return an argument as passed to the GPU op; an array that is given twice gets a single copy."""
         if type(value) in HOST.types:
             self._hosts.append((name, value))
             if name in self._written:
@@ -50,7 +50,7 @@ class _Call:
         return _mapped(self.copied, name, value)
 
     def check_memory(self) -> None:
-        """Refuse an array that is written and shares memory with another, which is a copy of its own on the device."""
+        """Refuse a written array that overlaps another: their copies on the GPU would not overlap."""
         for name, array in self._hosts:
             for other, part in self._hosts if name in self._written else ():
                 is_held = f"may hold {other}" in self._patterns[name] and is_part(part, array)
@@ -58,12 +58,12 @@ class _Call:
                     raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other}")
 
     def put_back(self) -> None:
-        """Bring the arguments of the host that are written up to date, all at once."""
+        """Copy the written arguments back to their host arrays, all at once."""
         written = [array for name, array in self._hosts if name in self._written]
         assignments((array, self._copies[id(array)][1].get()) for array in written)()
 
     def returned(self, name: str, value: Any) -> Any:
-        """A result as NumPy's: the caller's own array where it is one."""
+        """Convert a result to NumPy; return the caller's own array if the result is its copy."""
         if isinstance(value, cupy.ndarray):
             own = [host for host, copy in self._copies.values() if copy is value]
             return own[0] if own else value.get()
@@ -71,7 +71,7 @@ class _Call:
 
 
 def _mapped(function: Any, name: str, value: Any) -> Any:
-    """A tuple, named or not, with a function applied to what is in it, by name; anything else as it is."""
+    """Apply a function to the named items of a tuple or named tuple; return anything else unchanged."""
     if not isinstance(value, tuple) or isinstance(value, spec.Shape):
         return value
     if hasattr(value, "_fields"):
@@ -82,7 +82,7 @@ def _mapped(function: Any, name: str, value: Any) -> Any:
     return tuple(function(f"{name}.{field}", part) for field, part in zip(fields, value, strict=True))
 
 
-#: What the plain tuples `out` of the forward ops hold.
+#: Names of the items of the plain tuples `out` of forward ops, by length.
 _OUT_FIELDS = {3: ("h", "c", "gates"), 2: ("h", "gates")}
 
 
@@ -99,7 +99,7 @@ def _for_the_host(name: str) -> Any:
         call.check_memory()
         try:
             result = op(*bound.args, **bound.kwargs)
-        finally:  # what was made before an interruption counts
+        finally:  # also after an interruption: completed iterations count
             call.put_back()
         return call.returned("", result)
 

@@ -1,7 +1,7 @@
 """Compiles the CUDA source on first use and launches it on the current stream, for one dtype at a time.
 
-CuPy keeps what it has compiled in a folder of its own. Scalars are passed as NumPy numbers of exactly the kernel's
-type: CuPy hands over their bytes, and checks nothing.
+CuPy caches compiled code in its own folder. Scalars must be NumPy numbers of exactly the kernel's type, because CuPy
+passes their bytes without any check.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,15 +17,15 @@ from kernels.spec.arguments import Family
 _FOLDER = Path(__file__).parent / "cuda"
 _REALS = {"float32": "float", "float64": "double"}
 _BLOCK = 256
-_MOST_BLOCKS = 1024  # of kernels whose threads take elements by turns
+_MOST_BLOCKS = 1024  # for kernels with a grid-stride loop
 _COOPERATIVE = {"persistent"}  # files with kernels whose blocks wait for each other
 
-#: A kernel with all its arguments, to be called again and again.
+#: A kernel with all its arguments, to be called any number of times.
 Call = Callable[[], Any]
 
 
 def _span(array: Any) -> tuple[int, int]:
-    """The addresses of an array's first byte on the device, and of the one behind its last."""
+    """Addresses of an array's first byte on the GPU and of the byte after its last."""
     return array.data.ptr, array.data.ptr + array.nbytes
 
 
@@ -34,7 +34,7 @@ def _overlap(one: Any, other: Any) -> bool:
     return max(a, c) < min(b, d)
 
 
-#: Arrays of CuPy.
+#: CuPy arrays.
 DEVICE = Family(
     (cupy.ndarray,), "an array on the device", _span, _overlap, False, lambda array: array.copy(),
     lambda array: array.get(), cupy.empty, "cupy.asarray({}) copies it there",
@@ -42,12 +42,12 @@ DEVICE = Family(
 
 
 def source(file: str) -> str:
-    """The CUDA C++ of a file of this folder, with what all of them share in front."""
+    """The CUDA C++ of a file of cuda/, preceded by common.cu."""
     return (_FOLDER / "common.cu").read_text() + (_FOLDER / f"{file}.cu").read_text()
 
 
 def options(dtype: Any, defines: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-    """The compiler's options for kernels of a dtype, and numbers that are to be known at compile time."""
+    """The compiler's options for kernels of a dtype and for compile-time constants."""
     numbers = [f"-D{name}={value}" for name, value in (defines or {}).items()]
     return ("--std=c++17", f"-DREAL={_REALS[str(dtype)]}", *numbers)
 
@@ -64,7 +64,7 @@ def _function(file: str, name: str, dtype: str, defines: tuple[tuple[str, Any], 
 
 
 def function(file: str, name: str, dtype: Any, defines: Mapping[str, Any] | None = None) -> Any:
-    """A kernel of a file, compiled for a dtype (and, where it has sizes to be known, for them)."""
+    """A kernel of a file, compiled for a dtype and for compile-time constants."""
     return _function(file, name, str(dtype), tuple((defines or {}).items()))
 
 
@@ -72,10 +72,10 @@ def launch(
     file: str, name: str, dtype: Any, blocks: int, *arguments: Any, threads: int = _BLOCK, memory: int = 0,
     defines: Mapping[str, Any] | None = None,
 ) -> Call:  # fmt: skip
-    """A launch of that many blocks; it happens when the result is called. Whole numbers among the arguments are int32.
+    """Return a call that launches a kernel with that many blocks. Python ints among the arguments become int32.
 
-    Those that are int64 or double in the kernel are passed as such. memory: bytes of shared memory; defines: what is to
-    be known at compile time.
+    Callers pass int64 and double arguments as NumPy numbers. memory: bytes of shared memory; defines: compile-time
+    constants.
     """
     fixed = tuple(np.int32(value) if type(value) is int else value for value in arguments)
     return partial(function(file, name, dtype, defines), (blocks,), (threads,), fixed, shared_mem=memory)
@@ -84,7 +84,7 @@ def launch(
 def each(
     file: str, name: str, dtype: Any, count: int, *arguments: Any, defines: Mapping[str, Any] | None = None
 ) -> Call:
-    """A launch of a kernel whose threads take `count` elements by turns; nothing for none of them."""
+    """Return a call that launches a kernel with a grid-stride loop over `count` elements; does nothing for zero."""
     if count == 0:
         return _nothing
     return launch(file, name, dtype, min(-(-count // _BLOCK), _MOST_BLOCKS), *arguments, defines=defines)
@@ -95,22 +95,22 @@ def _nothing() -> None:
 
 
 def run(calls: list[Call]) -> None:
-    """Make the calls, in their order."""
+    """Make the calls, in order."""
     for call in calls:
         call()
 
 
 def most_shared_memory() -> int:
-    """Bytes of shared memory that a block may have on the current device."""
+    """Bytes of shared memory that a block may have on the current GPU."""
     runtime = cupy.cuda.runtime
     attribute = runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin
     return int(runtime.deviceGetAttribute(attribute, runtime.getDevice()))
 
 
 def on_device(array: Any) -> Any:
-    """An array as CuPy's own, without copying: of CuPy, or of whoever has memory on the device and says so.
+    """Convert an array in GPU memory to a CuPy array without a copy, by ``__cuda_array_interface__`` or DLPack.
 
-    What is neither is given back as it is, to be refused by name.
+    Anything else is returned unchanged, for later checks to refuse.
     """
     if isinstance(array, cupy.ndarray):
         return array

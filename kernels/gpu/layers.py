@@ -1,8 +1,8 @@
-"""One layer on the device, forward and backward, as a list of calls: products of cuBLAS and a kernel for each step, or,
-for an LSTM that a device can hold, one launch for all steps (persistent.py).
+"""One layer on the GPU, forward and backward, as a list of calls: cuBLAS products and a kernel for each step, or, for
+an LSTM that fits, one launch for all steps (persistent.py).
 
-Buffers are fixed when the list is made, so that a pass that is made again and again costs Python nothing but its
-launches. What comes from the input is one product over all steps; so are the gradients of the weights.
+Buffers are fixed when the list is made, so that repeating a pass costs Python only its launches. The product with the
+input is one product over all steps, and so are the gradients of the weights.
 """
 
 from typing import Any
@@ -16,17 +16,17 @@ _FILE = "cells"
 
 
 def forward(cell: str, x: Any, parameters: Any, h: Any, c: Any, gates: Any, W_h: Any = None) -> list[Call]:
-    """The calls that run a layer over all steps, from the state in h[0] (and c[0]) on.
+    """Return the calls that run a layer over all steps, from the state in h[0] (and c[0]) on.
 
     Parameters
     ----------
-    cell : of spec.CELLS
+    cell : a name of spec.CELLS
     x : (T, B) int32 ids or (T, B, D) floats; read
     parameters : LayerParams or GRULayerParams; read
-    h : (T+1, B, H); written but for h[0]
-    c : the same for an LSTM, else not used
+    h : (T+1, B, H); written, except h[0], which is read
+    c : as h for an LSTM, else not used
     gates : LSTM (T, B, 4H); GRU (2, T, B, 3H); RNN not used; written
-    W_h : a copy of the recurrent matrix to be read instead of it
+    W_h : copy of the recurrent matrix to be read in its place, or None
     """
     T, B, H = h.shape[0] - 1, h.shape[1], h.shape[2]
     W_h = parameters.W_h if W_h is None else W_h
@@ -45,13 +45,13 @@ def forward(cell: str, x: Any, parameters: Any, h: Any, c: Any, gates: Any, W_h:
 
 
 def _z(cell: str, h: Any, gates: Any) -> Any:
-    """Where the input's part goes (T, B, gates H): into the first of the matrices that are kept, or where h will be."""
+    """The buffer (T, B, gates H) for x W_x + b: the first kept matrix of gates, or h[1:] if none is kept."""
     kept = CELLS[cell].kept
     return h[1:] if kept == 0 else gates if kept == 1 else gates[0]
 
 
 def _step(name: str, *arrays: Any) -> Call:
-    """A kernel of a step; the last of the arrays before the sizes is (B, H)."""
+    """Return a call of a step's kernel; the last of `arrays` is (B, H)."""
     B, H = arrays[-1].shape
     return each(_FILE, name, arrays[-1].dtype, B * H, *arrays, B, H)
 
@@ -71,18 +71,18 @@ def backward(
     cell: str, dh: Any, x: Any, parameters: Any, states: tuple[Any, Any, Any], dz: Any, carry: tuple[Any, Any],
     grads: Any, dx: Any, one_hot: Any, W_h: Any = None,
 ) -> list[Call]:  # fmt: skip
-    """The calls that backpropagate through a layer.
+    """Return the calls that backpropagate through a layer.
 
     Parameters
     ----------
     cell, x, parameters, W_h : as for :func:`forward`; read
     dh : (T, B, H), gradient with respect to h[1:]; read before dx is written, so they may be the same
     states : h, c, gates, as :func:`forward` left them; read
-    dz : the shape of gates, of an RNN (T, B, H); written
-    carry : dh_next and dc_next (B, H): the gradient with respect to the last state, then that to the first; written
+    dz : shape of gates, for an RNN (T, B, H); written
+    carry : dh_next and dc_next (B, H): gradients with respect to the last state, overwritten with those to the first
     grads : dW_x, dW_h and the biases' gradients; written
-    dx : (T, B, D) where x holds floats; written
-    one_hot : (T B, V) where it holds ids: each one's row of the unit matrix; read
+    dx : (T, B, D) if x holds floats; written
+    one_hot : (T B, V) if x holds ids: their one-hot rows; read
     """
     h, c, gates = states
     dh_next, dc = carry
@@ -106,7 +106,7 @@ def backward(
 
 
 def _weights(x: Any, h: Any, W_x: Any, sides: tuple[Any, Any], grads: Any, dx: Any, one_hot: Any) -> list[Call]:
-    """The gradients of what all steps share, given those (T, B, ...) of x W_x and of h W_h."""
+    """Return the calls for dW_x, dW_h, the biases and dx, given the gradients (T, B, ...) of x W_x and of h W_h."""
     from_x, from_h = map(flat, sides)
     calls = [product(flat(h[:-1]), from_h, grads[1], turn_a=True)]
     if x.ndim == 2:
@@ -123,5 +123,5 @@ def column_sums(a: Any, out: Any) -> Call:
 
 
 def one_hot(x: Any, out: Any) -> Call:
-    """Row n of out (T B, V) = that of the unit matrix for the n-th id."""
+    """Return a call that writes out (T B, V), the one-hot row of each id."""
     return each("model", "one_hot", out.dtype, out.size, x, out, *out.shape)

@@ -1,6 +1,6 @@
-"""Matrix products by cuBLAS, straight into buffers of ours.
+"""Matrix products by cuBLAS, written directly to given buffers.
 
-In full precision: TF32, which keeps ten bits of each factor, is never used.
+They run in full precision: TF32, which keeps ten bits of each factor, is never used.
 """
 
 from functools import cache
@@ -18,21 +18,21 @@ _DEFAULT_MATH = 0  # cublasMath_t: full precision
 
 @cache
 def _numbers(dtype: str) -> tuple[Any, Any]:
-    """0 and 1 in memory of the host, where cuBLAS reads its factors."""
+    """0 and 1 in host memory, where cuBLAS reads its scalar factors."""
     return np.zeros(1, dtype), np.ones(1, dtype)
 
 
 def product(a: Any, b: Any, out: Any, *, turn_a: bool = False, turn_b: bool = False, add: bool = False) -> Call:
-    """``out = a b``, or with `add` ``out += a b``, of C-contiguous matrices; turned ones are transposed.
+    """Return a call for ``out = a b``, or with `add` ``out += a b``, of C-contiguous matrices.
 
-    It happens when the result is called, on the stream that is current then. cuBLAS reads memory by columns, and so
-    takes each of our matrices for its transpose: we ask it for ``out' = b' a'``.
+    turn_a and turn_b transpose a factor. The call uses the stream that is current when it is made. cuBLAS reads
+    matrices by columns, which transposes each of ours, so the call computes ``out' = b' a'``.
     """
     rows, columns = out.shape
     inner = a.shape[0] if turn_a else a.shape[1]
     zero, one = _numbers(str(out.dtype))
     gemm = cublas.sgemm if out.dtype == np.float32 else cublas.dgemm
-    kept = (a, b, out)  # whose memory the addresses below are of
+    kept = (a, b, out)  # keeps the arrays alive: the call uses their addresses
 
     def call(_: Any = kept) -> None:
         handle = device.get_cublas_handle()
@@ -47,15 +47,15 @@ def product(a: Any, b: Any, out: Any, *, turn_a: bool = False, turn_b: bool = Fa
 
 
 def flat(array: Any) -> Any:
-    """A matrix of the last axis by all others, the same memory."""
+    """A view as a matrix: all axes but the last are merged into rows."""
     return array.reshape(-1, array.shape[-1])
 
 
 def zeros(dims: tuple[int, ...], dtype: Any) -> Any:
-    """Zeros on the device."""
+    """Zeros on the GPU."""
     return cupy.zeros(dims, dtype)
 
 
 def empty(dims: tuple[int, ...], dtype: Any) -> Any:
-    """Memory on the device, whatever it holds."""
+    """An uninitialized array on the GPU."""
     return cupy.empty(dims, dtype)

@@ -1,4 +1,4 @@
-"""A whole model on the device: layers, readout and loss as lists of calls over buffers that one object owns."""
+"""A whole model on the GPU: layers, readout and loss as lists of calls over buffers that one object owns."""
 
 from functools import partial
 from operator import setitem
@@ -15,17 +15,17 @@ from kernels.spec import Shape
 
 
 class Model:
-    """Passes over a model of fixed sizes; the parameters are read where they lie, so they may change between passes.
+    """Passes over a model of fixed sizes; each pass reads theta in place, so it may change between passes.
 
     Parameters
     ----------
     theta : (N,)
     shape : Shape
     T, B : steps and streams
-    first : the first step whose prediction counts
+    first : first step whose prediction counts
     dropout : as for train_steps
     bfloat16 : whether recurrent matrices are read as copies rounded to bfloat16
-    grad : (N,) for the gradient; without one there is no way back
+    grad : (N,) buffer for the gradient; None if no backward pass is needed
     """
 
     def __init__(
@@ -53,50 +53,50 @@ class Model:
 
     # ------------------------------------------------------------------------------------------------------ state
     def carry_in(self, h: Any, c: Any) -> None:
-        """Put a state, h and c (L, B, H), before the first step."""
+        """Set the initial state to h and c (L, B, H)."""
         self.h[:, 0] = h
         if self.c.size:
             self.c[:, 0] = c
 
     def clear_state(self) -> None:
-        """Put zeros before the first step."""
+        """Set the initial state to zero."""
         self.h[:, 0] = 0
         self.c[:, :1] = 0
 
     def carried_out(self, t: int, h: Any, c: Any) -> list[Call]:
-        """What writes the state before step t into h and c; c stays where there are no cells."""
+        """Return calls that copy the state before step t to h and c; c stays unchanged if the cell has none."""
         pairs = [(h, self.h[:, t])] + ([(c, self.c[:, t])] if self.c.size else [])
         return [partial(setitem, target, ..., source) for target, source in pairs]
 
     def carry_out(self, t: int, h: Any, c: Any) -> None:
-        """Write the state before step t into h and c; c stays where there are no cells."""
+        """Copy the state before step t to h and c; c stays unchanged if the cell has none."""
         run(self.carried_out(t, h, c))
 
     # ------------------------------------------------------------------------------------------------------ passes
     def forward(self) -> None:
-        """From ids in x and a state before the first step to states and logits."""
+        """Compute all states and logits from the ids in x and the initial state."""
         run(self._forward)
 
     def backward(self) -> None:
-        """From logits to their gradient, the loss and the gradient; :meth:`forward` comes before."""
+        """Compute the loss and the gradient, after :meth:`forward`; dlogits overwrite the logits."""
         run(self._backward)
 
     def loss(self) -> float:
-        """The loss of the last :meth:`backward`; waits for it."""
+        """The loss of the last :meth:`backward`; waits for the GPU."""
         return float(self._loss.get()[0])
 
     def loss_into(self, out: Any) -> Call:
-        """What writes that loss into out (1,) float64."""
+        """Return a call that copies the loss to out (1,) float64."""
         return partial(setitem, out, ..., self._loss)
 
     def log_probs(self, out: Any) -> None:
-        """Write ln softmax(logits)[target] into out (T, B) float64; :meth:`forward` comes before."""
+        """Write log softmax(logits)[target] to out (T, B) float64, after :meth:`forward`."""
         rows, V = self.logits.shape
         launch("model", "log_probs", self._real, -(-rows // 8), self.logits, self.x[1:], out, rows, V)()
 
     # ------------------------------------------------------------------------------------------------------- calls
     def _rows_below(self, layer: int) -> Any:
-        """What a layer reads: ids, their embedding, or what the layer below passes up."""
+        """Input of a layer: ids, their embedding, or the output of the layer below."""
         if layer == 0:
             return self.x[:-1] if self._params.embedding is None else self._embedded
         return self._passed_up(layer - 1)
@@ -108,7 +108,7 @@ class Model:
         return self.c[layer] if self.c.size else None
 
     def _drop(self, layer: int, into: Any, values: Any) -> list[Call]:
-        """What dropout does to (T, B, H)."""
+        """Return the calls that apply dropout to (T, B, H)."""
         if not self._dropped.size:
             return []
         mask, n = self.masks[layer], np.int64(values.size)
@@ -148,7 +148,7 @@ class Model:
         L, rows_of_h, B, H = self.h.shape
         T = rows_of_h - 1
         read = self._passed_up(L - 1)[self._first :]
-        dh = zeros((T, B, H), real)  # of the last layer, where steps that do not count stay zero
+        dh = zeros((T, B, H), real)  # of the last layer; steps that do not count stay zero
         below = empty((T, B, H), real)
         row = spec.CELLS[self.shape.cell]
         dz = empty((*_planes(row.planes), T, B, row.gates * H), real)
@@ -176,7 +176,7 @@ class Model:
 
 
 def _planes(count: int) -> tuple[int, ...]:
-    """The axis of several matrices (T, B, ...), or none for one: the ops of a layer have it so."""
+    """The leading axis of several matrices (T, B, ...), or no axis for one, as in the ops of a layer."""
     return () if count == 1 else (count,)
 
 
@@ -186,12 +186,12 @@ def _cleared(array: Any) -> Call:
 
 
 def gather(ids: Any, starts: Any, steps: int, V: int) -> Any:
-    """The ids that iterations read, (n, steps, B) int32: ``ids[starts[n, b] + t]``.
+    """Return the input ids of all iterations, (n, steps, B) int32: ``ids[starts[n, b] + t]``.
 
     Raises
     ------
     ValueError
-        ``ids: expected ids in [0, 71), got 71 at 7``: of those that are read, the first that is none of V.
+        ``ids: expected ids in [0, 71), got 71 at 7``, for the first id out of range among those that are read.
     """
     n, B = starts.shape
     x, bad = empty((n, steps, B), np.int32), cupy.asarray(np.array([np.iinfo(np.uint64).max], np.uint64))

@@ -1,9 +1,9 @@
-"""The door: every op of spec.OPS for arrays on the device.
+"""The public ops: every op of spec.OPS for arrays on the GPU.
 
-Arrays in are CuPy's, or anything that has memory on the device and says so (``__cuda_array_interface__``, DLPack): it
-is taken as it is, without copying. A NumPy array is refused, as by CuPy itself; :mod:`kernels.gpu.host` takes those.
-Arrays out are CuPy's. Work is queued on the current stream. `threads` is for processors and means nothing here; of a
-`workspace` the sizes alone are checked: CuPy keeps freed memory at hand by itself.
+Array arguments are CuPy arrays, or anything else in GPU memory that has ``__cuda_array_interface__`` or DLPack, used
+without a copy. NumPy arrays are refused, as by CuPy itself; :mod:`kernels.gpu.host` takes those. Results are CuPy
+arrays. Work is queued on the current stream. `threads` has no effect here, and a `workspace` is only checked, because
+CuPy reuses freed memory by itself.
 """
 
 from functools import wraps
@@ -39,7 +39,7 @@ _ARRAYS = {name.partition(".")[0] for arrays in checks.ARRAYS.values() for name 
 
 
 def _taking_device_arrays(op: Any) -> Any:
-    """Let an op have what lies on the device as CuPy arrays."""
+    """Decorator that converts array arguments in GPU memory to CuPy arrays."""
     parameters = signature(op)
 
     def taken(value: Any) -> Any:
@@ -90,7 +90,7 @@ def lstm_backward(
 
 @_taking_device_arrays
 def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None) -> tuple[Any, Cache]:
-    """Run one layer of the plain recurrent network, as :func:`kernels.reference.rnn_forward`."""
+    """Run one plain RNN layer, as :func:`kernels.reference.rnn_forward`."""
     sizes = checks.forward("rnn", x, (h0,), W_x, W_h, (b,), out, DEVICE)
     h = empty((sizes["T"] + 1, *h0.shape), h0.dtype) if out is None else out
     h[0] = h0
@@ -100,7 +100,7 @@ def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None)
 
 @_taking_device_arrays
 def rnn_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | None = None, dz: Any = None) -> Grads:
-    """Backpropagate through one layer of the plain network, as :func:`kernels.reference.rnn_backward`."""
+    """Backpropagate through one plain RNN layer, as :func:`kernels.reference.rnn_backward`."""
     checks.backward("rnn", dh, cache, (dh_last,), out, dz, DEVICE)
     x, h, W_x, W_h = cache
     if out is None:
@@ -155,7 +155,7 @@ def _like_floats(x: Any) -> Any:
 def _backward(
     cell: str, dh: Any, cache: Any, states: Any, dh_last: Any, out: Any, dz: Any, dc: Any, grads: Any
 ) -> None:
-    """Backpropagate through a layer into `out`; dc holds what comes from the last cell state."""
+    """Backpropagate through a layer and write `out`; dc holds the gradient of the last cell state at first."""
     x, W_x, W_h = cache.x, cache.W_x, cache.W_h
     out.dh0[...] = 0 if dh_last is None else dh_last
     table = None
@@ -170,7 +170,7 @@ def _backward(
 # ------------------------------------------------------------------------------------------------ loss and optimizers
 @_taking_device_arrays
 def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tuple[float, Any]:
-    """Loss and gradient of a softmax readout, as :func:`kernels.reference.softmax_cross_entropy`."""
+    """Compute loss and gradient of a softmax readout, as :func:`kernels.reference.softmax_cross_entropy`."""
     checks.softmax_cross_entropy(logits, targets, out, DEVICE)
     dlogits = cupy.empty_like(logits) if out is None else out
     dlogits[...] = logits
@@ -207,7 +207,7 @@ def loss_and_grad(
     theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, last_only: bool = False, dropout: float = 0.0,
     masks: Any = None, workspace: Workspace | None = None,
 ) -> tuple[float, Any, Any, Any]:  # fmt: skip
-    """Loss and gradient of a whole model over one sequence, as :func:`kernels.reference.loss_and_grad`."""
+    """Compute loss and gradient of a model over one sequence, as :func:`kernels.reference.loss_and_grad`."""
     T = checks.loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, workspace, DEVICE)
     grad = cupy.empty_like(theta)
     model = Model(theta, shape, T, x.shape[1], first=T - 1 if last_only else 0, dropout=dropout, grad=grad)
@@ -233,8 +233,8 @@ def train_steps(
 ) -> Any:  # fmt: skip
     """Run n iterations, as :func:`kernels.reference.train_steps`.
 
-    A small model (small.py says which) is trained by one block of threads, thousands of iterations to a launch; others
-    by a launch or a product for each step, with the loss read back after each iteration.
+    One thread block trains a small model (see small.py), with thousands of iterations per launch. Larger models take a
+    launch or a product for each step, and the loss is read back after each iteration.
     """
     given = checks.train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, DEVICE, shape=shape, seq_length=seq_length, step=step,
@@ -258,7 +258,7 @@ def train_steps(
 
 
 def _train(given: checks.Training, rates: Any) -> Any:
-    """Run the iterations of a checked call, each a launch or a product for each step."""
+    """Run the iterations of a checked call, with a launch or a product for each step."""
     theta, state, h, c, ids, starts, reset, _, shape, T, *_ = given
     B, losses, smooth_loss = starts.shape[1], given.losses, given.smooth_loss
     grad = cupy.empty_like(theta)
@@ -296,7 +296,7 @@ def _train(given: checks.Training, rates: Any) -> Any:
 def score(
     theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, out: Any = None
 ) -> Any:
-    """Log probability of each character of a text, as :func:`kernels.reference.score`."""
+    """Compute the log probability of each character of a text, as :func:`kernels.reference.score`."""
     checks.score(theta, h, c, x, shape, workspace, out, DEVICE)
     T, B = len(x) - 1, x.shape[1]
     log_probs = empty((T, B), np.float64) if out is None else out
@@ -314,9 +314,9 @@ def sample(
     theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, temperature: float = 1.0, top_k: int = 0,
     top_p: float = 1.0, log_probs: Any = None,
 ) -> Any:  # fmt: skip
-    """Draw many characters, as :func:`kernels.reference.sample`.
+    """Sample many characters, as :func:`kernels.reference.sample`.
 
-    What is drawn is fed back on the device.
+    Each character is fed back on the GPU.
     """
     uniforms, temperature, top_k, top_p = checks.sample(
         theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs, DEVICE

@@ -1,4 +1,4 @@
-"""Clipping and the optimizers on the device."""
+"""Clipping and the optimizers on the GPU."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _CLIPPING = "clipping"
 
 
 class Clipping:
-    """The scale and limits of gradients (N,) of a dtype, and the buffers that a norm needs."""
+    """Scale and limits of a gradient (N,), and the buffers for its norm."""
 
     def __init__(
         self, N: int, dtype: Any, scale: float = 1.0, grad_clip: float | None = None, norm: float | None = None
@@ -26,7 +26,7 @@ class Clipping:
         self._panels = empty((spec.norm_panels(N),), np.float64)
 
     def measure(self, grad: Any) -> None:
-        """Set the factor that holds the norm of what is scaled and clipped by element."""
+        """Set the factor that limits the norm of the gradient after scaling and clipping by element."""
         if self._norm is None:
             return
         count, n = len(self._panels), np.int64(grad.size)
@@ -36,15 +36,15 @@ class Clipping:
 
 
 def constants(hyper: dict[str, float], dtype: Any) -> list[Any]:
-    """The optimizer's constants a, b, c, d in the order of the table, what it has not being 0; 1 - a and 1 - b."""
+    """The optimizer's constants a, b, c, d in the table's order, padded with 0; then 1 - a and 1 - b."""
     a, b, c, d = [*hyper.values(), *[0.0] * spec.MOST_CONSTANTS][: spec.MOST_CONSTANTS]
     return [dtype.type(value) for value in (a, b, c, d, 1 - a, 1 - b)]
 
 
 def rates(optimizer: str, hyper: dict[str, float], step: int, learning_rate: Any) -> np.ndarray:
-    """Of updates from the step-th on, (3, n) float64: learning rate, the same and 1 with bias correction if there is.
+    """The rows learning_rate, rate and root of common.cu, (3, n) float64, for n updates from number `step` on.
 
-    They are what common.cu calls learning_rate, rate and root.
+    rate is the learning rate, and root 1, each with bias correction if the optimizer has one.
     """
     rate = np.asarray(learning_rate, np.float64)
     if not spec.OPTIMIZERS[optimizer].corrects_bias:
@@ -57,9 +57,9 @@ def rates(optimizer: str, hyper: dict[str, float], step: int, learning_rate: Any
 def updating(
     optimizer: str, hyper: dict[str, float], theta: Any, grad: Any, state: Any, rates: Any, clipping: Clipping
 ) -> Call:
-    """What makes one update by the gradient as `clipping` has measured it, with three of :func:`rates`.
+    """Return a call that makes one update of theta and state, after ``clipping.measure(grad)``.
 
-    theta and state are written.
+    `rates` is one column of :func:`rates`.
     """
     real, count = theta.dtype, np.int64(theta.size)
     return each(

@@ -1,4 +1,4 @@
-"""What is missing for the GPU on this machine, found without importing CuPy: package, driver, device, library."""
+"""Finds out, without importing CuPy, what the GPU backend lacks on this machine: package, driver, GPU or library."""
 
 import ctypes
 import sys
@@ -7,12 +7,12 @@ from importlib.util import find_spec
 
 _CUDA_SUCCESS = 0
 _LIBRARIES = {"nvrtc": "the compiler", "cublas": "the matrix products"}
-_OLDEST_FOR_13 = 13000  # what the driver says of itself: 1000 times the version of CUDA that it knows
+_OLDEST_FOR_13 = 13000  # the driver reports 1000 times its CUDA version
 
 
 @cache
 def problem() -> str | None:
-    """Why the GPU cannot be used, in one line with what would help; None where it can."""
+    """The reason why the GPU cannot be used, in one line with a remedy; None if it can be used."""
     if find_spec("cupy") is None:
         return f"needs CuPy: {_install(_driver_version())}"
     version = _driver_version()
@@ -28,7 +28,7 @@ def problem() -> str | None:
 
 
 def _install(driver_version: int | None) -> str:
-    """The line that installs what runs with nothing but the driver."""
+    """The command that installs a CuPy which needs only the driver."""
     extra = "cuda12" if driver_version is not None and driver_version < _OLDEST_FOR_13 else "cuda13"
     return f"pip install 'charlstm[{extra}]'" + ("" if driver_version else " (cuda12 for drivers before 580)")
 
@@ -41,7 +41,7 @@ def _driver() -> ctypes.CDLL | None:
 
 
 def _driver_version() -> int | None:
-    """The driver's version; None where there is none."""
+    """The driver's CUDA version; None if there is no driver."""
     driver, version = _driver(), ctypes.c_int()
     if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)) != _CUDA_SUCCESS:
         return None
@@ -49,7 +49,7 @@ def _driver_version() -> int | None:
 
 
 def _devices() -> int:
-    """Devices that the driver offers to this process."""
+    """Number of GPUs that this process can use."""
     driver, count = _driver(), ctypes.c_int()
     if driver is None or driver.cuInit(0) != _CUDA_SUCCESS:
         return 0
@@ -57,7 +57,7 @@ def _devices() -> int:
 
 
 def _loads(library: str) -> bool:
-    """Whether a library of CUDA is where CuPy looks for it."""
+    """Whether CuPy will find a CUDA library."""
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib  # noqa: PLC0415
     except ImportError:  # an older CuPy finds its libraries by itself

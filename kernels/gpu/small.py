@@ -1,8 +1,8 @@
-"""Training of a small LSTM in one block of threads: many iterations to a launch, as small.cu says.
+"""Training of a small LSTM in one thread block, with many iterations per launch (small.cu).
 
-For one layer, one stream and plain ids, where the recurrent matrix fits the block's registers and a sequence its shared
-memory. Launches are kept to about a tenth of a second, so that a display is drawn and Ctrl-C is heard in between; how
-iterations are cut into launches changes no bit.
+It handles one layer, one stream and no embedding, if the recurrent matrix fits in the block's registers and a sequence
+in its shared memory. A launch takes about a tenth of a second, so that progress is shown and Ctrl-C works in between.
+The split of iterations into launches does not change any bit.
 """
 
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ from kernels.spec import Shape
 
 _LAUNCH_SECONDS = 0.1
 _FIRST_LAUNCH = 50  # iterations
-_MOST_ITERATIONS = 2**15  # whose ids are gathered at once
+_MOST_ITERATIONS = 2**15  # per gather of ids
 
 
 def fits(shape: Shape, T: int, B: int, dtype: Any) -> bool:
-    """Whether one block can train such a model."""
+    """Whether one block can train a model of these sizes."""
     V, H, L, cell, E = shape
     if (B, L, cell, E) != (1, 1, "lstm", 0):
         return False
@@ -36,10 +36,10 @@ def train(
     theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, rates: Any, shape: Shape, T: int, *,
     rule: tuple[str, dict[str, float]], limits: tuple[float, float | None], watch: tuple[float, float], losses: Any,
 ) -> Any:  # fmt: skip
-    """Run the iterations that train_steps was asked for; arguments as there, and its result.
+    """Run the iterations of train_steps; arguments and result are as there, except:
 
-    rates (3, n) are on the host, from optimizers.rates; rule: the optimizer and its constants; limits:
-    grad_scale and grad_clip; watch: smooth_loss and stop_below; losses (n,) is written.
+    rates (3, n), from optimizers.rates, in host memory; rule: the optimizer and its constants; limits: grad_scale and
+    grad_clip; watch: smooth_loss and stop_below; losses (n,) is written.
     """
     n, real = len(starts), theta.dtype
     block = _Block(theta, state, h, c, shape, T, rule, limits, watch)
@@ -61,7 +61,7 @@ def train(
 
 
 class _Block:
-    """The launches of one call: its kernel, its buffers, and what does not change from one to the next."""
+    """The kernel, the buffers and the constant arguments of the launches of one call."""
 
     def __init__(
         self, theta: Any, state: Any, h: Any, c: Any, shape: Shape, T: int, rule: tuple[str, dict[str, float]],
@@ -77,7 +77,7 @@ class _Block:
         self._memory = place.size
         self._kernel.max_dynamic_shared_size_bytes = max(place.size, 48 * 1024)
         scale, clip = limits
-        slots = [state[k] if k < len(state) else theta for k in range(2)]  # what a rule does not have, it never touches
+        slots = [state[k] if k < len(state) else theta for k in range(2)]  # theta: a placeholder, never accessed
         self._state = (theta, *slots)
         self._carried = (h, c, cupy.asarray(np.array(watch, np.float64)))
         self._status, self._scratch = empty((2,), np.int32), empty((max(1, place.scratch),), real)
@@ -85,9 +85,9 @@ class _Block:
         self._numbers = (real.type(scale), limit, *optimizers.constants(hyper, real))
 
     def run(self, x: Any, reset: Any, rates: list[Any], losses: Any) -> tuple[int, int]:
-        """Run the iterations whose ids are x (count, T+1, 1); return how many losses are known, and why it ended.
+        """Run the iterations with ids x (count, T+1, 1) and wait; return the number of losses, and why it ended.
 
-        Waits for it: 0 is for the end of the iterations, 1 for a smoothed loss that is low, 2 for one not finite.
+        The reason is 0 if all iterations ran, 1 if the smoothed loss is below stop_below, 2 if a loss is not finite.
         """
         arrays = (*self._state, x, reset, *rates, *self._carried, losses, self._status, self._scratch)
         arguments = (*arrays, np.int32(len(x)), *self._numbers)
@@ -97,13 +97,13 @@ class _Block:
 
 
 class _Pace:
-    """How many iterations go into a launch: as many as take about a tenth of a second."""
+    """Chooses the number of iterations per launch, so that a launch takes about a tenth of a second."""
 
     def __init__(self) -> None:
         self._count = _FIRST_LAUNCH
 
     def launches(self, total: int) -> Iterator[tuple[int, int]]:
-        """Yield begin and count of each launch; each has ended when the next is asked for."""
+        """Yield begin and count of each launch; the caller finishes one before it asks for the next."""
         begin = 0
         while begin < total:
             count = min(self._count, total - begin)

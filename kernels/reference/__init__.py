@@ -1,8 +1,8 @@
-"""Every op in plain NumPy, written to be read. It is judged by finite differences and judges every other backend.
+"""Every op in plain NumPy, written for readability. Finite differences verify it; it verifies every other backend.
 
 T seq_length, B batch_size, V vocab_size, H hidden_size, L num_layers, E embedding_size, D width of a layer's input, N
-parameters. Equations, gate order and the layout of flat vectors: :mod:`kernels.spec`. Ops check their arguments and
-take any C-contiguous float32 or float64 arrays; what an op writes in place is said in its docstring.
+number of parameters. Equations, gate order and the layout of flat vectors: :mod:`kernels.spec`. Ops check their
+arguments and take any C-contiguous float32 or float64 arrays; each docstring says what the op writes in place.
 """
 
 from kernels.reference import optimizers

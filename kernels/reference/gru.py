@@ -16,19 +16,19 @@ def gru_forward(
     *,
     out: tuple[Floats, Floats] | None = None,
 ) -> tuple[Array, Cache]:
-    """Run one GRU layer over T steps and B streams, by PyTorch's equations.
+    """Run one GRU layer over T steps and B streams, with PyTorch's equations.
 
     Parameters
     ----------
-    x : (T, B) int32 ids, each a row of W_x, or (T, B, D) floats; read
-    h0 : (B, H), the state carried in; read
+    x : (T, B) int32 ids, each selecting a row of W_x, or (T, B, D) floats; read
+    h0 : (B, H), initial state; read
     W_x, W_h, b_x, b_h : (D, 3H), (H, 3H), (3H,), (3H,); read
-    out : buffers (h, gates), (T+1, B, H) and (2, T, B, 3H), to be written instead of new ones
+    out : buffers (h, gates), (T+1, B, H) and (2, T, B, 3H), for the results; None allocates new ones
 
     Returns
     -------
-    h : (T+1, B, H), [0] is what came in, [t+1] is after step t
-    cache : GRUCache for :func:`gru_backward`; it holds the arrays themselves, no copies
+    h : (T+1, B, H), h[0] is h0 and h[t+1] the state after step t
+    cache : GRUCache for :func:`gru_backward`; it holds the arrays themselves, not copies
 
     Raises
     ------
@@ -37,8 +37,8 @@ def gru_forward(
 
     Notes
     -----
-    Equations: see kernels.spec. Cost: 6 T B H (H + D) flops, 6 T B H H for ids. Accuracy: as :func:`lstm_forward`.
-    Source: see kernels.spec.
+    Equations and source: kernels/spec/cells.py. Cost: 6 T B H (H + D) flops, 6 T B H H for ids. Accuracy: as
+    :func:`lstm_forward`.
     """
     sizes = checks.forward("gru", x, (h0,), W_x, W_h, (b_x, b_h), out)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
@@ -63,10 +63,10 @@ def gru_backward(
     Parameters
     ----------
     dh : (T, B, H), gradient of the loss with respect to h[1:]; read
-    cache : what :func:`gru_forward` returned; read
-    dh_last : (B, H), gradient with respect to the state after the last step; zero where None; read
-    out : GRUGrads of buffers, overwritten, instead of new ones (dx is None for ids)
-    dz : (2, T, B, 3H) buffer for the gradients of both sides of the gates, da and ds of spec/cells.py, overwritten
+    cache : the cache that :func:`gru_forward` returned; read
+    dh_last : (B, H), gradient with respect to the state after the last step, None for zero; read
+    out : GRUGrads of buffers for the results (dx is None for ids), overwritten; None allocates new ones
+    dz : (2, T, B, 3H) buffer for da and ds of spec/cells.py, the gradients of x W_x and h W_h; overwritten
 
     Returns
     -------
@@ -80,7 +80,7 @@ def gru_backward(
 
     Notes
     -----
-    Equations: see kernels.spec. Cost: twice that of the forward pass. Source: see kernels.spec.
+    Equations and source: kernels/spec/cells.py. Cost: twice that of the forward pass.
     """
     checks.backward("gru", dh, cache, (dh_last,), out, dz)
     x, h, gates, W_x, W_h = cache

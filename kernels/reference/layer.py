@@ -1,4 +1,4 @@
-"""What the layers share: gates, the product with the input, the gradients of the weights."""
+"""Functions that all layers share: gates, the product with the input, the gradients of the weights."""
 
 from typing import Any
 
@@ -6,26 +6,26 @@ import numpy as np
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)), without overflow: exp is only ever taken of a number that is not positive."""
+    """1 / (1 + exp(-x)), without overflow: the argument of exp is never positive."""
     e = np.exp(-np.abs(x))
     return np.where(x >= 0, 1, e) / (1 + e)
 
 
 def split_gates(a: np.ndarray, gates: int = 4) -> list[np.ndarray]:
-    """Views of the gate blocks of the last axis: i, f, g, o, or the GRU's r, z, n."""
+    """Views of the gate blocks of the last axis: i, f, g, o, or r, z, n for the GRU."""
     H = a.shape[-1] // gates
     return [a[..., k * H : (k + 1) * H] for k in range(gates)]
 
 
 def from_input(x: np.ndarray, W_x: np.ndarray) -> np.ndarray:
-    """One step's x W_x, (B, ...): rows of W_x for ids."""
+    """x W_x of one step, (B, ...); for ids, the selected rows of W_x."""
     return W_x[x] if x.ndim == 1 else x @ W_x
 
 
 def weight_gradients(x: Any, h: Any, W_x: Any, from_x: np.ndarray, from_h: np.ndarray, out: Any) -> None:
-    """Write dx, dW_x and dW_h, given the gradients (T, B, ...) of x W_x and of h W_h.
+    """Write dx, dW_x and dW_h into out, given the gradients (T, B, ...) of x W_x and of h W_h.
 
-    The weights are shared by all steps and streams: sum over T and B.
+    All steps and streams share the weights, so their gradients are sums over T and B.
     """
     flat_x, flat_h = (d.reshape(-1, d.shape[-1]) for d in (from_x, from_h))
     if x.ndim == 2:

@@ -7,14 +7,14 @@ from kernels.spec import LAYER_NORM_EPSILON, Array, Cache, Floats, Grads, LNLSTM
 
 
 def _normalise(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """LN(v), and by what it was multiplied, for each row of v (B, ...)."""
+    """LN(v) for each row of v (B, ...), and 1 / sqrt(var + epsilon), the factor that it contains."""
     centred = v - v.mean(axis=-1, keepdims=True)
     scale = 1 / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + v.dtype.type(LAYER_NORM_EPSILON))
     return centred * scale, scale
 
 
 def _through_normalise(d: np.ndarray, normal: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """LN'(d): the gradient with respect to v, given that with respect to LN(v)."""
+    """LN'(d, v): the gradient with respect to v, given d, the gradient with respect to LN(v)."""
     return scale * (d - d.mean(axis=-1, keepdims=True) - normal * (d * normal).mean(axis=-1, keepdims=True))
 
 
@@ -26,17 +26,17 @@ def lnlstm_forward(
 
     Parameters
     ----------
-    x : (T, B) int32 ids, each a row of W_x, or (T, B, D) floats; read
-    h0, c0 : (B, H), the state carried in; read
+    x : (T, B) int32 ids, each selecting a row of W_x, or (T, B, D) floats; read
+    h0, c0 : (B, H), initial hidden and cell state; read
     W_x, W_h, b : (D, 4H), (H, 4H), (4H,); read
-    gain_x, gain_h : (4H,), by which the normalised products with x and with h are multiplied; read
+    gain_x, gain_h : (4H,), gains of the normalised products x W_x and h W_h; read
     gain_c, b_c : (H,), gain and bias of the normalised cell state; read
-    out : buffers (h, c, gates) of the shapes below, to be written instead of new ones
+    out : buffers (h, c, gates) of the shapes below, for the results; None allocates new ones
 
     Returns
     -------
-    h, c : (T+1, B, H), [0] is what came in, [t+1] is after step t
-    cache : LNLSTMCache for :func:`lnlstm_backward`; it holds the arrays themselves, no copies. Its gates (3, T, B, 4H)
+    h, c : (T+1, B, H), [0] is the initial state and [t+1] the state after step t
+    cache : LNLSTMCache for :func:`lnlstm_backward`; it holds the arrays themselves, not copies. Its gates (3, T, B, 4H)
         are the activated gates, x W_x and h W_h.
 
     Raises
@@ -46,8 +46,9 @@ def lnlstm_forward(
 
     Notes
     -----
-    Equations: see kernels/spec/cells.py. Cost: 8 T B H (H + D) flops, 8 T B H H for ids.
-    Accuracy: tests/kernel/test_chain.py, by central differences of every element. Source: Ba, Kiros and Hinton (2016).
+    Equations: kernels/spec/cells.py. Cost: 8 T B H (H + D) flops, 8 T B H H for ids.
+    Accuracy: tests/kernel/test_chain.py checks every element of the gradients against central differences.
+    Source: Ba, Kiros and Hinton (2016).
     """
     sizes = checks.forward("lnlstm", x, (h0, c0), W_x, W_h, (b, gain_x, gain_h, gain_c, b_c), out)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
@@ -79,11 +80,11 @@ def lnlstm_backward(
     Parameters
     ----------
     dh : (T, B, H), gradient of the loss with respect to h[1:]; read
-    cache : what :func:`lnlstm_forward` returned; read
-    dh_last, dc_last : (B, H), gradient with respect to the state after the last step; zero where None; read
-    out : LNLSTMGrads of buffers, overwritten, instead of new ones (dx is None for ids)
-    dz : (6, T, B, 4H) buffer, overwritten: the gradients of x W_x, of h W_h and of z; that of z times LN(x W_x), and
-        times LN(h W_h); and in the first H columns that of n, in the next H that times LN(c)
+    cache : the cache that :func:`lnlstm_forward` returned; read
+    dh_last, dc_last : (B, H), gradients with respect to h and c after the last step, None for zero; read
+    out : LNLSTMGrads of buffers for the results (dx is None for ids), overwritten; None allocates new ones
+    dz : (6, T, B, 4H) buffer, overwritten, with the planes da, ds, dz, dz LN(a), dz LN(s) of spec/cells.py; the sixth
+        has dn in its first H columns and dn LN(c) in the next H
 
     Returns
     -------
@@ -97,7 +98,7 @@ def lnlstm_backward(
 
     Notes
     -----
-    Equations: see kernels/spec/cells.py. Cost: twice that of the forward pass. Source: Ba, Kiros and Hinton (2016).
+    Equations: kernels/spec/cells.py. Cost: twice that of the forward pass. Source: Ba, Kiros and Hinton (2016).
     """
     checks.backward("lnlstm", dh, cache, (dh_last, dc_last), out, dz)
     x, h, c, gates, W_x, W_h, gain_x, gain_h, gain_c, b_c = cache

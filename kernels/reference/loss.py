@@ -8,7 +8,7 @@ from kernels.spec import Array, Floats, Ids, checks
 
 
 def softmax_cross_entropy(logits: Floats, targets: Ids, *, out: Floats | None = None) -> tuple[float, Array]:
-    """Cross entropy of softmax(logits) against the targets, and its gradient.
+    """Compute the cross entropy of softmax(logits) against the targets, and its gradient.
 
     ``loss = -sum log softmax(logits)[target]``; ``dlogits = softmax(logits) - onehot(target)``.
 
@@ -30,7 +30,7 @@ def softmax_cross_entropy(logits: Floats, targets: Ids, *, out: Floats | None = 
 
     Notes
     -----
-    Stable for logits of any finite size: the largest is subtracted first. The loss is summed in float64.
+    Stable for any finite logits, because the largest one is subtracted first. The loss is summed in float64.
     """
     checks.softmax_cross_entropy(logits, targets, out)
     shifted = logits - logits.max(axis=-1, keepdims=True)
@@ -46,7 +46,7 @@ def softmax_cross_entropy(logits: Floats, targets: Ids, *, out: Floats | None = 
 
 
 def log_prob(logits: Any, ids: Any) -> np.ndarray:
-    """Log softmax(logits (..., V)) at the ids (...), nats, in float64 for either dtype."""
+    """Log softmax(logits (..., V)) at the ids (...), in nats, computed in float64 for either dtype."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     at_ids = np.take_along_axis(shifted, ids[..., None].astype(np.intp), axis=-1)[..., 0]
     return at_ids - np.log(np.exp(shifted).sum(axis=-1))

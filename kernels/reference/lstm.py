@@ -20,15 +20,15 @@ def lstm_forward(
 
     Parameters
     ----------
-    x : (T, B) int32 ids, each a row of W_x, or (T, B, D) floats; read
-    h0, c0 : (B, H), the state carried in; read
+    x : (T, B) int32 ids, each selecting a row of W_x, or (T, B, D) floats; read
+    h0, c0 : (B, H), initial hidden and cell state; read
     W_x, W_h, b : (D, 4H), (H, 4H), (4H,); read
-    out : buffers (h, c, gates) of the shapes below, to be written instead of new ones
+    out : buffers (h, c, gates), (T+1, B, H) twice and (T, B, 4H), for the results; None allocates new ones
 
     Returns
     -------
-    h, c : (T+1, B, H), [0] is what came in, [t+1] is after step t
-    cache : LSTMCache for :func:`lstm_backward`; it holds the arrays themselves, no copies
+    h, c : (T+1, B, H), [0] is the initial state and [t+1] the state after step t
+    cache : LSTMCache for :func:`lstm_backward`; it holds the arrays themselves, not copies
 
     Raises
     ------
@@ -37,8 +37,8 @@ def lstm_forward(
 
     Notes
     -----
-    Equations: see kernels/spec/cells.py. Cost: 8 T B H (H + D) flops, 8 T B H H for ids.
-    Accuracy: tests/kernel/test_chain.py, by central differences of every element. Source: see kernels/spec/cells.py.
+    Equations and source: kernels/spec/cells.py. Cost: 8 T B H (H + D) flops, 8 T B H H for ids.
+    Accuracy: tests/kernel/test_chain.py checks every element of the gradients against central differences.
     """
     sizes = checks.forward("lstm", x, (h0, c0), W_x, W_h, (b,), out)
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
@@ -68,10 +68,10 @@ def lstm_backward(
     Parameters
     ----------
     dh : (T, B, H), gradient of the loss with respect to h[1:]; read
-    cache : what :func:`lstm_forward` returned; read
-    dh_last, dc_last : (B, H), gradient with respect to the state after the last step; zero where None; read
-    out : LSTMGrads of buffers, overwritten, instead of new ones (dx is None for ids)
-    dz : (T, B, 4H) buffer for the gradient of the gates' inputs, overwritten
+    cache : the cache that :func:`lstm_forward` returned; read
+    dh_last, dc_last : (B, H), gradients with respect to h and c after the last step, None for zero; read
+    out : LSTMGrads of buffers for the results (dx is None for ids), overwritten; None allocates new ones
+    dz : (T, B, 4H) buffer for the gradient of the gate pre-activations, overwritten
 
     Returns
     -------
@@ -85,7 +85,7 @@ def lstm_backward(
 
     Notes
     -----
-    Equations: see kernels/spec/cells.py. Cost: twice that of the forward pass. Source: see kernels/spec/cells.py.
+    Equations and source: kernels/spec/cells.py. Cost: twice that of the forward pass.
     """
     checks.backward("lstm", dh, cache, (dh_last, dc_last), out, dz)
     x, h, c, gates, W_x, W_h = cache

@@ -1,4 +1,4 @@
-"""A whole model: loss and gradient of a sequence, training, and how probable a text is."""
+"""A whole model: loss and gradient of a sequence, training, and log probabilities of a text."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from kernels.reference.rnn import rnn_backward, rnn_forward
 from kernels.spec import CELLS, Array, Floats, Ids, Shape, Workspace, checks
 from kernels.spec.atomic import assignments
 
-#: The two ops of a layer, by kind of cell.
+#: Forward and backward op of a layer, by kind of cell.
 _LAYERS: dict[str, Any] = {
     "lstm": (lstm_forward, lstm_backward),
     "gru": (gru_forward, gru_backward),
@@ -24,14 +24,14 @@ _LAYERS: dict[str, Any] = {
 
 
 def _layer_forward(cell: str, x: Any, h0: Any, c0: Any, parameters: Any) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Run one layer; return h (T+1, B, H), the last c (B, H), which is c0 for a cell that has none, and the cache."""
+    """Run one layer; return h (T+1, B, H), the last c (B, H) (c0 for a cell without c), and the cache."""
     has_c = CELLS[cell].has_c
     h, *c, cache = _LAYERS[cell][0](x, h0, *((c0,) if has_c else ()), *parameters)
     return h, c[0][-1] if has_c else c0, cache
 
 
 def _dropped(a: np.ndarray, mask: Any, dropout: float) -> np.ndarray:
-    """What dropout leaves of a (T, B, H), and of its gradient; without a mask (T, B, H) all of it."""
+    """Apply dropout to a (T, B, H), or to its gradient; mask is (T, B, H), or None for no dropout."""
     real = a.dtype.type
     return a if mask is None else np.where(mask, a * real(1 / (1 - dropout)), real(0))
 
@@ -48,24 +48,24 @@ def loss_and_grad(
     masks: Ids | None = None,
     workspace: Workspace | None = None,
 ) -> tuple[float, Array, Array, Array]:
-    """Loss of L stacked layers and a readout over one sequence, and its gradient.
+    """Compute the loss of a model (L stacked layers and a readout) over one sequence, and its gradient.
 
     Parameters
     ----------
     theta : (N,) parameters; read
-    h, c : (L, B, H) state carried in; read (c means nothing to cells that have none, here and below)
+    h, c : (L, B, H) initial state; read (cells without a cell state ignore c, here and below)
     x : (T+1, B) int32 ids: inputs x[:-1], targets x[1:]; read
     shape : Shape
-    last_only : the loss is that of the last step alone, as for windows that predict the one character after them
-    dropout : which part of each layer's output is dropped; the others are divided by 1 - dropout
-    masks : (L, T, B, H) uint8, zero for what is dropped; None without dropout; read
+    last_only : count only the last step's loss, as for windows that predict one character
+    dropout : dropout rate, the fraction of each layer's outputs that is zeroed; the others are divided by 1 - dropout
+    masks : (L, T, B, H) uint8, zero where an output is zeroed; None without dropout; read
     workspace : Workspace of these sizes; the results may then be views of it
 
     Returns
     -------
     loss : float, nats, summed over T and B
     grad : (N,)
-    h_last, c_last : (L, B, H), the state after the last step; no gradient flows into the next sequence (truncation)
+    h_last, c_last : (L, B, H), the state after the last step; no gradient flows back through it (truncated BPTT)
 
     Raises
     ------
@@ -81,7 +81,7 @@ def loss_and_grad(
 def _loss_and_grad(
     theta: Any, h: Any, c: Any, x: Any, shape: Shape, last_only: bool, dropout: float, masks: Any, grad: Any
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """Write the gradient into grad (N,); return what :func:`loss_and_grad` does."""
+    """Write the gradient into grad (N,); return the results of :func:`loss_and_grad`."""
     V, H, first = shape.vocab_size, shape.hidden_size, len(x) - 2 if last_only else 0
     views, masks = spec.params(theta, shape), [None] * shape.num_layers if masks is None else masks
     caches, c_all, below = [], [], x[:-1] if views.embedding is None else views.embedding[x[:-1]]
@@ -112,7 +112,7 @@ def _loss_and_grad(
 
 
 def _rounded(theta: Any, shape: Shape) -> np.ndarray:
-    """The parameters with the recurrent matrices rounded to bfloat16."""
+    """A copy of the parameters with the recurrent matrices rounded to bfloat16."""
     rounded = theta.copy()
     for layer in spec.params(rounded, shape).layers:
         layer.W_h[...] = spec.round_to_bfloat16(layer.W_h)
@@ -147,53 +147,54 @@ def train_steps(
     threads: int = 1,
     out: Floats | None = None,
 ) -> Array:
-    """Run n iterations of truncated backpropagation through time: forward, backward, clip, update, state carried.
+    """Run n iterations of truncated backpropagation through time: forward, backward, clip, update, carry the state.
 
     Parameters
     ----------
     theta : (N,) parameters; written
-    state : (S, N) optimizer memory, S as spec.slots says; written
-    h, c : (L, B, H) state, carried from one iteration to the next; written (c as it was for cells that have none)
+    state : (S, N) optimizer state, S from spec.slots; written
+    h, c : (L, B, H) state, carried from one iteration to the next; written (c stays unchanged for cells without one)
     ids : (M,) uint8, uint16 or uint32, the text; read
-    starts : (n, B) int64, where each stream's sequence begins: inputs ids[start : start+T], targets one later; read
-    reset : (n,) bool, where True h and c are set to zero before that iteration; read
-    learning_rate : (n,) float64, the rate of each iteration, so that any schedule is an array; read
+    starts : (n, B) int64, start of each stream's sequence: inputs ids[start : start+T], targets one later; read
+    reset : (n,) bool, whether h and c are set to zero before the iteration; read
+    learning_rate : (n,) float64, one learning rate per iteration, or one number for all; read
     shape : Shape
-    seq_length : T
-    step : updates made before the first of these, for Adam's bias correction
-    optimizer, hyper : a name of spec.OPTIMIZERS, and its constants where they differ from the defaults
-    grad_scale : the gradient of the summed loss is multiplied by this first (1 / (T B) for a mean)
-    grad_clip, grad_clip_norm : by element, then by Euclidean norm, after the scaling; None for none
-    last_only : the loss is that of the last step alone: windows, which usually go with reset
-    dropout, masks : as for :func:`loss_and_grad`, but masks are (n, L, T, B, H): random numbers enter as arrays
-    bfloat16 : the recurrent matrices are read as copies rounded to bfloat16 (spec.round_to_bfloat16), forward and
-        backward; gradients, sums and the parameters that are updated stay float32. For one stream: half the bytes to
-        read at each step. The gradient is that of the loss at the rounded weights.
-    smooth_loss : the running mean of losses of one stream before these: 0.999 of it and 0.001 of the new one, each time
-    stop_below : the call ends at the first iteration whose smoothed loss is less
-    workspace : Workspace of these sizes, made for dropout or bfloat16 where there is any
-    threads : how many may work on it; any number gives the same bits (the reference uses one)
-    out : (n,) float64 buffer for the losses, overwritten: with NaN at first, then by iterations as they are made
+    seq_length : T, the truncated-BPTT length
+    step : number of updates made before this call, for Adam's bias correction
+    optimizer, hyper : a name of spec.OPTIMIZERS, and those of its constants that differ from the defaults
+    grad_scale : factor applied first to the gradient of the summed loss (1 / (T B) for the mean)
+    grad_clip, grad_clip_norm : limits by element, then by Euclidean norm, applied after the scaling; None for no limit
+    last_only : count only the last step's loss, as for windows that predict one character; usually used with reset
+    dropout, masks : as for :func:`loss_and_grad`, but masks are (n, L, T, B, H): the caller draws the random numbers
+    bfloat16 : read the recurrent matrices as copies rounded to bfloat16 (spec.round_to_bfloat16), forward and backward;
+        gradients, sums and the updated parameters stay float32. With one stream this halves the bytes read at each
+        step. The gradient is that of the loss at the rounded weights.
+    smooth_loss : smoothed loss per stream before this call; each iteration makes it 0.999 smooth_loss + 0.001 loss / B
+    stop_below : the call ends at the first iteration whose smoothed loss is below this
+    workspace : Workspace of these sizes, made for dropout or bfloat16 if the call uses them
+    threads : most threads that may be used; any number gives the same bits (the reference uses one)
+    out : (n,) float64 buffer for the losses, overwritten: first with NaN, then after each iteration with its loss
 
     Returns
     -------
-    losses : (k,) float64, nats, summed over T (but for `last_only`) and B, each before its own update; the first k of
-        `out` where that is given. k is n, or less where a loss was not finite, or `stop_below` was reached: that loss
-        is the last one, and its update was not made. With `stop_below`, h and c are then those before that iteration,
-        so that it can be run again.
+    losses : (k,) float64, nats, summed over T (except with `last_only`) and B, each computed before its own update; the
+        first k elements of `out` if given. k is n, or less if a loss was not finite or `stop_below` was reached: that
+        loss is the last one, and its update was not made. After `stop_below`, h and c are those before that iteration,
+        so that it can be repeated.
 
     Raises
     ------
     ValueError
-        For shapes, dtypes, ids or starts out of range, an unknown optimizer.
+        For wrong shapes or dtypes, ids or starts out of range, or an unknown optimizer.
 
     Notes
     -----
     n iterations in one call or in several give the same bits.
 
-    Ctrl-C, or whatever else a signal handler raises, is heard between iterations, at least every tenth of a second or
-    so. theta, state, h, c and `out` are then those of the same number of iterations, ``np.isfinite(out).sum()``, and a
-    call for those that are left goes on as if nothing had happened. An id out of range ends a call likewise.
+    Ctrl-C, or any other exception from a signal handler, takes effect between iterations, at least about every tenth of
+    a second. theta, state, h, c and `out` are then those after the same number of iterations,
+    ``np.isfinite(out).sum()``, and a call for the remaining ones continues as if there had been no interruption. An id
+    out of range ends a call in the same way.
     """
     given = checks.train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, step=step,
@@ -201,8 +202,8 @@ def train_steps(
         last_only=last_only, dropout=dropout, masks=masks, bfloat16=bfloat16, smooth_loss=smooth_loss,
         stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip
-    with checks.exclusive(workspace), np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is
-        return _train(given)  # returned, not warned of
+    with checks.exclusive(workspace), np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite
+        return _train(given)  # is returned, without a warning
 
 
 def _train(given: checks.Training) -> np.ndarray:
@@ -235,16 +236,16 @@ def _train(given: checks.Training) -> np.ndarray:
 
 
 def _sequence(ids: Any, at: np.ndarray, V: int) -> np.ndarray:
-    """The ids at `at` as int32, each checked: a text is read as training goes on."""
+    """Return the ids at the positions `at` as int32, after checking them."""
     x = ids[at]
     if x.max() >= V:
-        wrong = at.T[x.T >= V][0]  # the first stream's first
+        wrong = at.T[x.T >= V][0]  # the first one of the first stream
         raise ValueError(f"ids: expected ids in [0, {V}), got {ids[wrong]} at {wrong}")
     return np.asarray(x.astype(np.int32))
 
 
 def read(theta: Any, shape: Shape, h: Any, c: Any, x: Any) -> np.ndarray:
-    """Logits (T, B, V) after each of the inputs x (T, B); h, c (L, B, H) go from the state before to that after."""
+    """Return the logits (T, B, V) after each of the inputs x (T, B); update the state h, c (L, B, H) in place."""
     views = spec.params(theta, shape)
     below = x if views.embedding is None else views.embedding[x]
     for k, layer in enumerate(views.layers):
@@ -263,22 +264,22 @@ def score(
     workspace: Workspace | None = None,
     out: Floats | None = None,
 ) -> Array:
-    """Log probability of each character of a text, given those before it.
+    """Compute the log probability of each character of a text, given the characters before it.
 
-    ``log softmax(logits)[target]``, see spec/cells.py: the terms of the loss, with their sign turned.
+    These are ``log softmax(logits)[target]`` of spec/cells.py: the terms of the loss with the opposite sign.
 
     Parameters
     ----------
     theta : (N,) parameters; read
-    h, c : (L, B, H) state carried in; written, so that a next call goes on where this one ended
-    x : (T+1, B) int32 ids: inputs x[:-1], targets x[1:]; read. A next call begins with this one's last row
+    h, c : (L, B, H) initial state; overwritten with the last one, so that the next call continues the text
+    x : (T+1, B) int32 ids: inputs x[:-1], targets x[1:]; read. The next call's x begins with this one's last row
     shape : Shape
     workspace : Workspace of these sizes
     out : (T, B) float64 buffer for the result, overwritten
 
     Returns
     -------
-    log_probs : (T, B) float64, nats; from the logits on computed in float64 for either dtype
+    log_probs : (T, B) float64, nats; computed from the logits in float64 for either dtype
 
     Raises
     ------
@@ -287,7 +288,7 @@ def score(
 
     Notes
     -----
-    A text in one call or in several gives the same numbers up to rounding.
+    Scoring a text in one call or in several gives the same numbers up to rounding.
     """
     checks.score(theta, h, c, x, shape, workspace, out)
     log_probs = np.empty((len(x) - 1, x.shape[1])) if out is None else out

@@ -11,12 +11,12 @@ from kernels.spec.updates import optimizer_ops
 def clip(grad: Floats, *, grad_clip: float | None = None, grad_clip_norm: float | None = None) -> None:
     """Clip a flat gradient (N,) in place: to [-grad_clip, grad_clip] by element, then to the norm grad_clip_norm.
 
-    None clips nothing. The norm is ``sqrt(sum grad^2)``, summed in float64; a smaller gradient is left as it is.
+    The norm is ``sqrt(sum grad^2)``, summed in float64; a gradient with a smaller norm stays unchanged.
 
     Parameters
     ----------
     grad : (N,) gradient; read and written
-    grad_clip, grad_clip_norm : numbers of at least 0, or None
+    grad_clip, grad_clip_norm : numbers of at least 0, or None for no limit
 
     Raises
     ------
@@ -28,7 +28,7 @@ def clip(grad: Floats, *, grad_clip: float | None = None, grad_clip_norm: float 
 
 
 def clip_checked(grad: Any, grad_clip: float | None, grad_clip_norm: float | None) -> None:
-    """Clip a flat gradient in place."""
+    """Clip a flat gradient in place, without checking the arguments."""
     if grad_clip is not None:
         np.clip(grad, -grad_clip, grad_clip, out=grad)
     if grad_clip_norm is not None:
@@ -76,7 +76,7 @@ def _adamw(
     _adam(theta, g, state, step, learning_rate, **adam)
 
 
-#: The update of theta and state, in place, by the clipped gradient g, for each row of the table.
+#: Function that updates theta and state in place with the clipped gradient g, for each row of the table.
 UPDATES: dict[str, Any] = {
     "sgd": _sgd,
     "momentum": _momentum,
@@ -88,7 +88,7 @@ UPDATES: dict[str, Any] = {
 
 
 def _update(theta: Any, grad: Any, state: Any, given: checks.Update) -> None:
-    """Make one update by a gradient, clipped by element where that is asked for."""
+    """Make one update with a gradient, clipped by element if there is a limit."""
     g = grad if given.grad_clip is None else np.clip(grad, -given.grad_clip, given.grad_clip)
     UPDATES[given.optimizer](theta, g, state, given.step, given.learning_rate, **given.hyper)
 

@@ -1,4 +1,4 @@
-"""The plain recurrent layer, forward and backward, in plain NumPy. Equations: :mod:`kernels.spec.cells`."""
+"""The plain RNN layer, forward and backward, in plain NumPy. Equations: :mod:`kernels.spec.cells`."""
 
 import numpy as np
 
@@ -9,19 +9,19 @@ from kernels.spec import Array, Cache, Floats, Grads, RNNCache, RNNGrads, checks
 def rnn_forward(
     x: Array, h0: Floats, W_x: Floats, W_h: Floats, b: Floats, *, out: Floats | None = None
 ) -> tuple[Array, Cache]:
-    """Run one layer of the plain recurrent network over T steps and B streams: ``h_t = tanh(x W_x + h_{t-1} W_h + b)``.
+    """Run one plain RNN layer over T steps and B streams: ``h_t = tanh(x_t W_x + h_{t-1} W_h + b)``.
 
     Parameters
     ----------
-    x : (T, B) int32 ids, each a row of W_x, or (T, B, D) floats; read
-    h0 : (B, H), the state carried in; read
+    x : (T, B) int32 ids, each selecting a row of W_x, or (T, B, D) floats; read
+    h0 : (B, H), initial state; read
     W_x, W_h, b : (D, H), (H, H), (H,); read
-    out : (T+1, B, H) buffer for h, to be written instead of a new one
+    out : (T+1, B, H) buffer for h, overwritten; None allocates a new one
 
     Returns
     -------
-    h : (T+1, B, H), [0] is what came in, [t+1] is after step t
-    cache : RNNCache for :func:`rnn_backward`; it holds the arrays themselves, no copies
+    h : (T+1, B, H), h[0] is h0 and h[t+1] the state after step t
+    cache : RNNCache for :func:`rnn_backward`; it holds the arrays themselves, not copies
 
     Raises
     ------
@@ -30,7 +30,8 @@ def rnn_forward(
 
     Notes
     -----
-    Cost: 2 T B H (H + D) flops, 2 T B H H for ids. Accuracy: as :func:`lstm_forward`. Source: see kernels.spec.
+    Equations and source: kernels/spec/cells.py. Cost: 2 T B H (H + D) flops, 2 T B H H for ids. Accuracy: as
+    :func:`lstm_forward`.
     """
     sizes = checks.forward("rnn", x, (h0,), W_x, W_h, (b,), out)
     h = np.empty((sizes["T"] + 1, *h0.shape), h0.dtype) if out is None else out
@@ -43,14 +44,14 @@ def rnn_forward(
 def rnn_backward(
     dh: Floats, cache: Cache, dh_last: Floats | None = None, *, out: Grads | None = None, dz: Floats | None = None
 ) -> Grads:
-    """Backpropagate through one layer of the plain recurrent network, over all T steps.
+    """Backpropagate through one plain RNN layer, over all T steps.
 
     Parameters
     ----------
     dh : (T, B, H), gradient of the loss with respect to h[1:]; read
-    cache : what :func:`rnn_forward` returned; read
-    dh_last : (B, H), gradient with respect to the state after the last step; zero where None; read
-    out : RNNGrads of buffers, overwritten, instead of new ones (dx is None for ids)
+    cache : the cache that :func:`rnn_forward` returned; read
+    dh_last : (B, H), gradient with respect to the state after the last step, None for zero; read
+    out : RNNGrads of buffers for the results (dx is None for ids), overwritten; None allocates new ones
     dz : (T, B, H) buffer for the gradient of tanh's argument, overwritten
 
     Returns
@@ -65,7 +66,7 @@ def rnn_backward(
 
     Notes
     -----
-    Equations: see kernels.spec. Cost: twice that of the forward pass. Source: see kernels.spec.
+    Equations and source: kernels/spec/cells.py. Cost: twice that of the forward pass.
     """
     checks.backward("rnn", dh, cache, (dh_last,), out, dz)
     x, h, W_x, W_h = cache

@@ -1,4 +1,4 @@
-"""Drawing characters, each fed back as the next input."""
+"""Sampling characters, each fed back as the next input."""
 
 from typing import Any
 
@@ -22,20 +22,21 @@ def sample(
     top_p: float = 1.0,
     log_probs: Floats | None = None,
 ) -> Array:
-    """Draw n characters for each of B streams, each fed back as the next input.
+    """Sample n characters for each of B streams, each fed back as the next input.
 
     Parameters
     ----------
     theta : (N,) parameters; read
-    h, c : (L, B, H) state; written, so that a next call goes on where this one ended
-    x : (B,) int32, the ids to be fed first; read
-    uniforms : (n, B) float64 in [0, 1), one draw each, so that one seed gives one text on every backend; read
+    h, c : (L, B, H) state; written, so that the next call continues the text
+    x : (B,) int32, the first input ids; read
+    uniforms : (n, B) float64 in [0, 1), one per character, so that a seed gives the same text on every backend; read
     shape : Shape
-    temperature : logits are divided by it; 0 takes the most probable character (the first of equals)
-    top_k : draw among that many of the most probable characters (of equals the first); 0 among all
-    top_p : of those, draw among the fewest most probable whose share of them reaches top_p; 1 among all
-    log_probs : (n, B) float64 buffer for the log probability of each character drawn, nats, overwritten: as the model
-        believes, that is at temperature 1 and among all characters
+    temperature : the logits are divided by it; 0 takes the most probable character (of equally probable ones the first)
+    top_k : sample from the top_k most probable characters (of equally probable ones the first); 0 samples from all
+    top_p : nucleus sampling: of these, sample from the smallest set of most probable characters whose total probability
+        (renormalised after top_k) is at least top_p; 1 samples from all
+    log_probs : (n, B) float64 buffer for the log probability of each sampled character, nats, overwritten: that of the
+        model itself, at temperature 1 and without top_k and top_p
 
     Returns
     -------
@@ -46,14 +47,14 @@ def sample(
     ValueError
         ``top_k: expected a whole number of at least 0, got -1`` and the like.
     NotFinite
-        Where a logit is NaN or inf. Nothing is drawn then, and h and c stay.
+        If a logit is NaN or inf. Then h and c stay unchanged.
 
     Notes
     -----
-    The character is the first whose cumulative probability, normalised, exceeds the uniform number; probabilities are
-    computed in float64 for either dtype. That is what ``numpy.random.RandomState.choice`` does with its one draw.
-    Temperature comes before top_k, and that before top_p. Sources: Fan, Lewis and Dauphin (2018), section 5.1, for
-    top_k; Holtzman et al. (2020), section 3.1, for top_p.
+    The sampled character is the first one whose normalised cumulative probability exceeds the uniform number, as in
+    ``numpy.random.RandomState.choice``. Probabilities are computed in float64 for either dtype. Temperature is applied
+    first, then top_k, then top_p. Sources: Fan, Lewis and Dauphin (2018), section 5.1, for top_k; Holtzman et al.
+    (2020), section 3.1, for top_p.
     """
     uniforms, temperature, top_k, top_p = checks.sample(
         theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs
@@ -61,7 +62,7 @@ def sample(
     drawn, h_next, c_next = np.empty(uniforms.shape, np.int32), h.copy(), c.copy()
     for n, u in enumerate(uniforms):
         logits = read(theta, shape, h_next, c_next, x[None])[0].astype(np.float64)
-        if not np.isfinite(logits.max(axis=-1)).all():  # NaN, or inf, or nothing but -inf
+        if not np.isfinite(logits.max(axis=-1)).all():  # a NaN or inf, or all of them -inf
             raise checks.not_finite(n)
         if temperature == 0:
             x = logits.argmax(axis=-1).astype(np.int32)
@@ -79,12 +80,12 @@ def sample(
 
 
 def _truncate(weights: Any, logits: Any, top_k: int, top_p: float) -> None:
-    """Set the weights (B, V) of the characters to zero that top_k and top_p rule out."""
+    """Set the weights (B, V) of the characters that top_k and top_p exclude to zero."""
     order = np.argsort(-logits, axis=-1, kind="stable")
     ranked = np.take_along_axis(weights, order, axis=-1)
     if top_k > 0:
         ranked[:, top_k:] = 0
     if top_p < 1:
         reached = ranked.cumsum(axis=-1) >= top_p * ranked.sum(axis=-1, keepdims=True)
-        ranked[:, 1:][reached[:, :-1]] = 0  # the one that reaches it stays
+        ranked[:, 1:][reached[:, :-1]] = 0  # the character that reaches top_p stays
     np.put_along_axis(weights, order, ranked, axis=-1)

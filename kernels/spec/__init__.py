@@ -1,7 +1,7 @@
-"""The contract that every backend keeps: cells, parameters, optimizers, ops and what an argument must be.
+"""The contract that every backend keeps: cells, parameters, optimizers, ops and the checks of their arguments.
 
-It names no backend. Equations: :mod:`kernels.spec.cells`. A name is looked up in the files below when it is first used:
-cells and optimizers can be had without NumPy.
+Nothing here depends on a backend. Equations: :mod:`kernels.spec.cells`. Each name is imported from its file on first
+use, so that cells and optimizers can be used without NumPy.
 """
 
 from importlib import import_module

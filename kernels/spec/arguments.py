@@ -1,16 +1,16 @@
-"""How an argument is described and checked: once for all backends, at the Python boundary. Kernels check nothing.
+"""Descriptions and checks of arguments, shared by all backends. Checks run in Python, before a kernel starts.
 
-An array is described by a line such as ``"out float T+1 B H, may hold h0"``:
+Kernels themselves check nothing. A line such as ``"out float T+1 B H, may hold h0"`` describes an array:
 
 - ``out``: the op writes it, so it must be writeable and overlap no other array of the call.
 - A kind: ``float`` (float32 or float64, one of them per call), ``double`` (float64), ``ids`` (int32), ``text`` (uint8,
   uint16 or uint32), ``mask`` (uint8), ``int64``, ``bool``. ``ids<V`` asks for ids in [0, V).
-- Its dimensions: a letter stands for the same size everywhere in a call, a number in front multiplies it.
-- ``may hold NAME``: the named array may be a part of this one, as the op copies it before it writes.
-- ``optional``: None is accepted. ``or a number``: a number is, and stands for all elements.
+- Its dimensions: a letter stands for the same size everywhere in a call; a number in front multiplies it.
+- ``may hold NAME``: the named array may be a part of this one, because the op copies it before it writes.
+- ``optional``: None is accepted. ``or a number``: a number is accepted, and stands for all elements.
 - ``|`` separates two forms with different numbers of dimensions.
 
-A number is described by one row of :data:`VALUES`, the same for every op that takes it.
+One row of :data:`VALUES` describes a number, for every op that takes it.
 """
 
 import math
@@ -43,20 +43,20 @@ def _host_span(array: Any) -> tuple[int, int]:
 
 
 class Family(NamedTuple):
-    """A kind of memory: which types of array lie there, and how to ask one where it lies."""
+    """A kind of memory (host or GPU): the array types that live there, and functions that inspect and copy them."""
 
     types: tuple[type, ...]
-    name: str  # what an error message expects
-    span: Callable[[Any], tuple[int, int]]  # the addresses of the first byte, and of the one behind the last
-    overlap: Callable[[Any, Any], bool]  # whether the two spans have a byte in common
-    has_flags: bool  # whether an array says if it is writeable and aligned
-    copied: Callable[[Any], Any]  # a C-contiguous copy in the same memory
+    name: str  # the words of an error message: "expected ..."
+    span: Callable[[Any], tuple[int, int]]  # addresses of the array's first byte and of the byte after its last
+    overlap: Callable[[Any, Any], bool]  # whether two arrays have a byte in common
+    has_flags: bool  # whether an array's flags tell if it is writeable and aligned
+    copied: Callable[[Any], Any]  # returns a C-contiguous copy in the same memory
     to_host: Callable[[Any], np.ndarray]
-    empty: Callable[[int], Any]  # a float64 vector
-    way: str  # how an array of another kind becomes one of the family's
+    empty: Callable[[int], Any]  # returns an uninitialized float64 vector
+    way: str  # hint of an error message: how to convert another array to this family
 
 
-#: Arrays of NumPy: plain ones, and those that are mapped from a file.
+#: NumPy arrays, plain or memory-mapped.
 HOST = Family(
     (np.ndarray, np.memmap), "an array", _host_span, np.may_share_memory, True,
     lambda array: np.array(array, order="C", subok=False), lambda array: array, np.empty,
@@ -65,13 +65,13 @@ HOST = Family(
 
 
 class _Form(NamedTuple):
-    """One of the shapes that an array may have."""
+    """One of the forms (shape and dtypes) that an array may have."""
 
     words: tuple[str, ...]
-    dims: tuple[tuple[str, int, int], ...]  # of each dimension the letter ("" for none), its factor, what is added
+    dims: tuple[tuple[str, int, int], ...]  # per dimension: letter ("" for none), factor, summand
     dtypes: tuple[np.dtype, ...]
-    is_real: bool  # of the call's one floating dtype
-    limit: str  # the letter of the size that ids stay below, or ""
+    is_real: bool  # whether it must have the one floating dtype of the call
+    limit: str  # letter of the size that ids must be below, or ""
 
 
 class _Array(NamedTuple):
@@ -82,7 +82,7 @@ class _Array(NamedTuple):
     forms: dict[int, _Form]  # by number of dimensions
     is_written: bool
     is_optional: bool
-    holds: str  # the array that may be a part of it, or ""
+    holds: str  # name of the array that may be a part of it, or ""
 
 
 _WORD = re.compile(r"(\d*)([A-Z]?)(?:\+(\d))?")
@@ -110,18 +110,18 @@ def _array(name: str, pattern: str) -> _Array:
 
 
 class _Seen(NamedTuple):
-    """What is known of calls whose arrays have certain types, shapes, dtypes and flags, which are right."""
+    """Result of checking one combination of types, shapes, dtypes and flags: all of them valid."""
 
     sizes: dict[str, int]
-    ids: tuple[tuple[int, str], ...]  # places of ids, and the letter of what they stay below
-    same: tuple[tuple[int, int], ...]  # pairs that overlap only if they are one object: both own their memory
+    ids: tuple[tuple[int, str], ...]  # indices of the arrays of ids, each with the letter of its limit
+    same: tuple[tuple[int, int], ...]  # pairs that overlap only if they are one object, since both own their memory
     near: tuple[tuple[int, int, bool], ...]  # pairs that may overlap; whether the second may be a part of the first
 
 
 class Arrays:
-    """The arrays of one op, described by name; calling it checks those of a call, in the same order.
+    """Descriptions, by name, of the arrays of one op; calling it checks the arrays of one call.
 
-    What types, shapes, dtypes and flags decide is looked at once for each combination of them, and remembered.
+    Checks that depend only on types, shapes, dtypes and flags run once per combination of these and are cached.
     """
 
     MOST_SEEN = 256
@@ -131,20 +131,20 @@ class Arrays:
         self._seen: dict[Any, _Seen] = {}
 
     def __call__(self, given: tuple[Any, ...], family: Family = HOST, **sizes: int) -> dict[str, int]:
-        """Check one call's arrays, in the order of their description; `sizes` are known beforehand.
+        """Check the arrays of one call, given in the order of their descriptions; `sizes` are the sizes known already.
 
         Returns
         -------
         dict
-            All sizes, by letter; not to be changed.
+            All sizes, by letter; callers must not change it.
 
         Raises
         ------
         WrongType
             ``theta: expected an array, got list``.
         ValueError
-            ``dh: expected (T, B, H) = (5, 2, 3), got (5, 2, 4)``, or likewise for the dtype, the memory order, whether
-            it is writeable, ids out of range and arrays that overlap.
+            ``dh: expected (T, B, H) = (5, 2, 3), got (5, 2, 4)``; likewise for a wrong dtype or memory order, a
+            read-only array, ids out of range and arrays that overlap.
         """
         seen = None
         if family.has_flags:
@@ -152,7 +152,7 @@ class Arrays:
                 key: Any = [a if a is None else (type(a), a.shape, a.dtype, a.flags.num) for a in given]
                 key = (tuple(key), *sizes.values())
                 seen = self._seen.get(key)
-            except (AttributeError, TypeError):  # something that is no array; what, is said below
+            except (AttributeError, TypeError):  # one of them is not an array; _look names it
                 key = None
         if seen is None:
             seen = self._look(given, family, sizes)
@@ -172,7 +172,7 @@ class Arrays:
         return seen.sizes
 
     def _look(self, given: tuple[Any, ...], family: Family, sizes: dict[str, int]) -> _Seen:
-        """Check all that does not depend on where arrays lie and what is in them."""
+        """Check everything that depends neither on the addresses of the arrays nor on their elements."""
         sizes = {**sizes, "": 1}
         real, ids = None, []
         for k, (array, value) in enumerate(zip(self.arrays, given, strict=True)):
@@ -207,12 +207,12 @@ class Arrays:
 
 
 def is_part(part: Any, whole: Any, family: Family = HOST) -> bool:
-    """Whether an array that overlaps another is all of it, or one of the parts of its own size that it consists of."""
+    """Whether `part`, which overlaps `whole`, is all of it or begins at a multiple of its own size within it."""
     return bool((family.span(part)[0] - family.span(whole)[0]) % part.nbytes == 0)
 
 
 def _fit(dims: tuple[tuple[str, int, int], ...], shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
-    """Match one shape, learning the size of each letter where it is first seen."""
+    """Whether a shape matches `dims`; adds the size of each letter that is seen for the first time to `sizes`."""
     for (letter, factor, extra), got in zip(dims, shape, strict=True):
         known = sizes.get(letter)
         if known is None:
@@ -226,7 +226,7 @@ def _fit(dims: tuple[tuple[str, int, int], ...], shape: tuple[int, ...], sizes: 
 
 
 def _wrong_shape(array: _Array, got: tuple[int, ...], sizes: dict[str, int]) -> ValueError:
-    """The error for a shape that does not fit: what was expected in letters and, as far as known, in numbers."""
+    """The error for a wrong shape: the expected shape in letters and, as far as they are known, in numbers."""
     expected = []
     for form in array.forms.values():
         known = [
@@ -246,7 +246,7 @@ def _tuple_text(words: Any) -> str:
 
 
 def check_type(name: str, value: Any, family: Family = HOST) -> None:
-    """Refuse what is no array of the family, NumPy's subclasses too: a mask, a unit or names would be ignored.
+    """Refuse anything but an array of the family, also NumPy's subclasses, whose masks or units would be ignored.
 
     Raises
     ------
@@ -254,7 +254,7 @@ def check_type(name: str, value: Any, family: Family = HOST) -> None:
         ``theta: expected an array, got list`` and the like.
     """
     if type(value) in family.types or (isinstance(value, family.types) and not family.has_flags):
-        return  # a device's arrays have no such subclasses
+        return  # GPU arrays have no such subclasses
     hint = ""
     if isinstance(value, np.ma.MaskedArray):
         hint = f"; {name}.filled(...) gives one"
@@ -266,7 +266,7 @@ def check_type(name: str, value: Any, family: Family = HOST) -> None:
 
 
 def check_layout(name: str, value: Any, is_written: bool, family: Family = HOST) -> None:
-    """Check that an array is C-contiguous, aligned and, if it is written, writeable.
+    """Check that an array is C-contiguous, aligned and, if the op writes it, writeable.
 
     Raises
     ------
@@ -298,7 +298,7 @@ def check_ids(name: str, ids: Any, size: int) -> None:
 
 
 def unpacked(name: str, value: Any, kind: type) -> Any:
-    """The fields of a named tuple of that kind.
+    """Return `value` after checking that it is a named tuple of type `kind`.
 
     Raises
     ------
@@ -311,7 +311,7 @@ def unpacked(name: str, value: Any, kind: type) -> Any:
 
 
 def parts(name: str, value: Any, *fields: str) -> tuple[Any, ...]:
-    """The arrays of an optional tuple: None for each where there is none.
+    """Return the arrays of an optional tuple; if it is None, return one None per field.
 
     Raises
     ------
@@ -331,9 +331,9 @@ def parts(name: str, value: Any, *fields: str) -> tuple[Any, ...]:
 
 # ------------------------------------------------------------------------------------------------------------ numbers
 class Value(NamedTuple):
-    """What a number may be; the same for every op that takes one of that name."""
+    """The allowed values of a number, the same for every op that has an argument of that name."""
 
-    allowed: str  # in words, for messages and documentation
+    allowed: str  # in words, for error messages and documentation
     fits: Callable[[Any], bool]
     is_whole: bool = False
     may_be_none: bool = False
@@ -359,7 +359,7 @@ VALUES: dict[str, Value] = {
     "beta2": _DECAY,
     "epsilon": Value(
         "0, or a finite number of at least 1.2e-38", lambda value: value == 0 or 1.2e-38 <= value < math.inf
-    ),  # what is less may be flushed to zero
+    ),  # a smaller number may be flushed to zero
     "dropout": _DECAY,
     "smooth_loss": Value("a number or inf", lambda value: value > -math.inf),
     "stop_below": Value("a number or -inf", lambda value: value < math.inf),
@@ -379,7 +379,7 @@ VALUES: dict[str, Value] = {
 
 
 def number(name: str, given: Any) -> Any:
-    """The value of the argument `name` as Python's own int or float, or None where that is allowed.
+    """Return the argument `name` as a Python int or float, or None where that is allowed.
 
     Raises
     ------
@@ -405,7 +405,7 @@ _LARGEST = {np.dtype(name): float(np.finfo(name).max) for name in ("float32", "f
 
 
 def held(dtype: np.dtype, value: Any) -> Any:
-    """A float, or an array of them; what is larger than a floating dtype can hold becomes the largest that it can."""
+    """Limit a float, or an array of floats, to the largest finite number of a floating dtype."""
     largest = _LARGEST[dtype]
     if isinstance(value, float):
         return min(value, largest)
@@ -413,7 +413,7 @@ def held(dtype: np.dtype, value: Any) -> Any:
 
 
 def _plain(given: Any, is_whole: bool) -> int | float | None:
-    """Python's own number for one of its subclasses or of NumPy's scalars; None for what is no such number."""
+    """Convert a subclass of int or float, or a NumPy scalar, to a Python number; None for anything else."""
     if isinstance(given, (bool, np.bool_)):
         return None
     if isinstance(given, (int, np.integer)):
@@ -422,7 +422,7 @@ def _plain(given: Any, is_whole: bool) -> int | float | None:
 
 
 def flag(name: str, given: Any) -> bool:
-    """The value of the argument `name` as True or False.
+    """Return the argument `name` as True or False.
 
     Raises
     ------

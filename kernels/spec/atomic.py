@@ -1,7 +1,7 @@
-"""Changes of several arrays that belong together, made so that a signal cannot leave half of them.
+"""Changes to several arrays at once that a signal such as Ctrl-C cannot interrupt halfway.
 
-Python runs signal handlers, and with them raises KeyboardInterrupt, between two instructions of its own. What happens
-within one call of a function written in C is therefore done in full or not at all.
+Python runs signal handlers, which may raise KeyboardInterrupt, only between two of its own instructions. A call of a
+function written in C therefore happens in full or not at all.
 """
 
 from collections import deque
@@ -11,13 +11,13 @@ from itertools import repeat
 from operator import call, setitem
 from typing import Any
 
-_without_a_pause = deque[Any](maxlen=0).extend  # takes what an iterator gives, and keeps nothing
+_without_a_pause = deque[Any](maxlen=0).extend  # runs an iterator to its end and discards the items
 
 
 def assignments(pairs: Iterable[tuple[Any, Any]]) -> Callable[[], None]:
-    """A function, to be called once, that copies into the first array of each pair the second, in their order.
+    """Return a function, to be called once, that copies the second array of each pair into the first, in order.
 
-    As the first thing in a ``finally`` it is reached without fail: no handler runs between that and its call.
+    When it is called first in a ``finally`` block, it runs for certain: no signal handler can run before the call.
     """
     targets, sources = [], []
     for target, source in pairs:
@@ -27,5 +27,5 @@ def assignments(pairs: Iterable[tuple[Any, Any]]) -> Callable[[], None]:
 
 
 def make(calls: Iterable[Callable[[], Any]]) -> None:
-    """Make the calls, in their order. They are to be of functions written in C."""
+    """Make the calls, in order. All must be calls of functions written in C."""
     _without_a_pause(map(call, calls))

@@ -1,15 +1,15 @@
-"""The cells: dimensions, equations, gate order. Written here once.
+"""The cells: dimensions, equations and gate order, for all backends.
 
 Dimensions
 ----------
 T seq_length, B batch_size, V vocab_size, H hidden_size, L num_layers, E embedding_size, D width of a layer's input (V
-for ids, E for embeddings, else the H of the layer below), N number of parameters, S arrays of optimizer memory.
+for ids, E for embeddings, else the H of the layer below), N number of parameters, S number of optimizer-state arrays.
 
 Equations of one LSTM layer (gates in PyTorch's order i, f, g, o; ``y = x @ W + b`` everywhere)
 -----------------------------------------------------------------------------------------------
 ::
 
-    z   = x_t W_x + h_{t-1} W_h + b                      x_t W_x is the row W_x[x_t] where x holds ids
+    z   = x_t W_x + h_{t-1} W_h + b                      x_t W_x is the row W_x[x_t] if x holds ids
     i, f, o = sigmoid(z_i, z_f, z_o);  g = tanh(z_g)
     c_t = f c_{t-1} + i g
     h_t = o tanh(c_t)
@@ -24,22 +24,22 @@ Backward, from the last step to the first::
     dW_x += x_t' dz;  dW_h += h_{t-1}' dz;  db += dz;  dx_t = dz W_x'
     dh_next = dz W_h';  dc_next = dc f
 
-With an embedding the first layer's x_t is the row embedding[id], of which d embedding[id] += dx_t. With dropout what a
-layer passes up, to the next layer and to the readout but not to its own next step, is ``h_t / (1 - dropout)`` where the
-mask is not zero, else 0; and so is the gradient that comes down to h_t.
+With an embedding, the first layer's x_t is the row embedding[id], and d embedding[id] += dx_t. With dropout, a layer
+passes ``h_t / (1 - dropout)`` up where the mask is nonzero, else 0: to the next layer or the readout, but not to its
+own next step. The gradient that comes down to h_t is scaled and masked in the same way.
 
 Source: Hochreiter and Schmidhuber (1997), with the forget gate of Gers, Schmidhuber and Cummins (2000); truncated
-backpropagation through time as in Williams and Peng (1990); dropout between layers alone as in Zaremba, Sutskever and
-Vinyals (2014).
+backpropagation through time as in Williams and Peng (1990); dropout only on connections between layers, as in
+Zaremba, Sutskever and Vinyals (2014).
 
-The other cells: no cell state; logits, loss and dh (with its dh_next) as above
--------------------------------------------------------------------------------
+The other cells: logits, loss and dh (with its dh_next) as above; RNN and GRU have no cell state
+------------------------------------------------------------------------------------------------
 RNN::
 
     h_t = tanh(x_t W_x + h_{t-1} W_h + b)
     dz  = dh (1 - h_t^2);   dW_x += x_t' dz;  dW_h += h_{t-1}' dz;  db += dz;  dx_t = dz W_x';  dh_next = dz W_h'
 
-GRU, gates in PyTorch's order r, z, n; the reset gate comes after the product, so each side has a bias of its own::
+GRU, gates in PyTorch's order r, z, n; the reset gate applies after the product, so x and h have a bias each::
 
     a   = x_t W_x + b_x;   s = h_{t-1} W_h + b_h
     r, z = sigmoid(a_r + s_r), sigmoid(a_z + s_z);   n = tanh(a_n + r s_n)
@@ -51,7 +51,7 @@ GRU, gates in PyTorch's order r, z, n; the reset gate comes after the product, s
 
 Layer-normalised LSTM::
 
-    LN(v) = (v - mean v) / sqrt(var v + 1e-5)            over all of a row: 4H numbers of a or s, H of c
+    LN(v) = (v - mean v) / sqrt(var v + 1e-5)            over a whole row: 4H numbers of a or s, H of c
     a   = x_t W_x;   s = h_{t-1} W_h
     z   = gain_x LN(a) + gain_h LN(s) + b;   i, f, o = sigmoid(z_i, z_f, z_o);  g = tanh(z_g)
     c_t = f c_{t-1} + i g;   n = gain_c LN(c_t) + b_c;   h_t = o tanh(n)
@@ -62,8 +62,9 @@ Layer-normalised LSTM::
     dW_x += x_t' da;  dW_h += h_{t-1}' ds;  dx_t = da W_x';  dh_next = ds W_h';  dc_next = dc f
     db += dz;  dgain_x += dz LN(a);  dgain_h += dz LN(s);  dgain_c += dn LN(c_t);  db_c += dn
 
-Source: Elman (1990); Cho et al. (2014), with the reset gate where cuDNN and PyTorch have it; Ba, Kiros and Hinton
-(2016), equations 20 to 22, without the two biases that b makes redundant.
+Source: Elman (1990) for the RNN; Cho et al. (2014) for the GRU, with the reset gate placed as in cuDNN and PyTorch; Ba,
+Kiros and Hinton (2016), equations 20 to 22, for the layer-normalised LSTM, without the two biases that b makes
+redundant.
 """
 
 from typing import NamedTuple
@@ -71,25 +72,26 @@ from typing import NamedTuple
 GATE_I, GATE_F, GATE_G, GATE_O = range(4)
 GATE_R, GATE_Z, GATE_N = range(3)
 
-#: What is added to a variance before its root is taken.
+#: Number added to a variance before the square root.
 LAYER_NORM_EPSILON = 1e-5
 
 
 class Vector(NamedTuple):
-    """A parameter of a layer beside its matrices. Its gradient is the sum, over all rows, of some columns of dz."""
+    """A layer's parameter vector (bias or gain). Its gradient is the sum, over T and B, of some columns of dz."""
 
     width: int  # in units of H
-    plane: int  # of dz, which has the columns
-    begin: int = 0  # the first of them, in units of H
-    is_in_cache: bool = False  # whether the backward pass reads it
-    first: float = 0.0  # what training begins with, but for the bias of an LSTM's forget gate
+    plane: int  # index of the plane of dz that has these columns
+    begin: int = 0  # first of these columns, in units of H
+    is_in_cache: bool = False  # whether the backward pass reads the vector
+    first: float = 0.0  # initial value, except for the bias of an LSTM's forget gate
 
 
 class Cell(NamedTuple):
-    """What tells one kind of cell from the others. Layer types, caches, buffers, signatures and checks follow from it.
+    """Description of one kind of cell. Layer types, caches, buffers, signatures and checks follow from it.
 
-    `gates` blocks of H columns are in W_x and W_h. A forward pass keeps `kept` matrices (T, B, gates H), a backward
-    pass writes `planes` of them, dz: the first is the gradient of x W_x, the one numbered `state` that of h W_h.
+    W_x and W_h have `gates` blocks of H columns. A forward pass keeps `kept` arrays of shape (T, B, gates H) for the
+    backward pass, which writes `planes` arrays of that shape, called dz: plane 0 is the gradient of x W_x, plane
+    `state` that of h W_h.
     """
 
     gates: int
@@ -98,14 +100,14 @@ class Cell(NamedTuple):
     planes: int = 1
     state: int = 0
     has_c: bool = False
-    panels: bool = False  # whether threads of a CPU may share out its hidden units
-    on_device: bool = True  # whether the cupy backend has it
+    panels: bool = False  # whether CPU threads may split its hidden units into panels
+    on_device: bool = True  # whether the cupy backend supports it
 
 
 CELLS = {
     "lstm": Cell(4, {"b": Vector(4, 0)}, has_c=True, panels=True),
     "gru": Cell(3, {"b_x": Vector(3, 0), "b_h": Vector(3, 1)}, kept=2, planes=2, state=1),
-    "rnn": Cell(1, {"b": Vector(1, 0)}, kept=0),  # h is all that a backward pass needs
+    "rnn": Cell(1, {"b": Vector(1, 0)}, kept=0),  # the backward pass needs h only
     "lnlstm": Cell(
         4,
         {

@@ -1,8 +1,8 @@
-"""What each op accepts, for every backend: checked once at the Python boundary, never inside a kernel.
+"""Checks of each op's arguments, for every backend: they run once, in Python, before a kernel starts.
 
-:data:`ARRAYS` describes the arrays of each op, :data:`kernels.spec.arguments.VALUES` the numbers; docs/kernels.md
-is made of both. The functions check one call and return what the op goes on with: sizes, numbers as Python's own,
-short vectors without strides. `family` says in which memory the arrays lie.
+:data:`ARRAYS` describes the arrays of each op, :data:`kernels.spec.arguments.VALUES` the numbers; the tables of
+docs/kernels.md are made from both. Each function checks one call and returns what the op continues with: sizes, Python
+numbers, C-contiguous vectors. `family` is the memory that the arrays are in.
 """
 
 import os
@@ -41,7 +41,7 @@ _STATE = {"h": "float L B H", "c": "float L B H"}
 _STATE_OUT = {"h": "out float L B H", "c": "out float L B H"}
 
 
-#: The arrays of each op by name, in the order in which they are checked; the language: :mod:`kernels.spec.arguments`.
+#: Arrays of each op by name, in the order of their checks; :mod:`kernels.spec.arguments` explains the notation.
 ARRAYS: dict[str, dict[str, str]] = {
     **{
         f"{cell}_{way}": arrays
@@ -73,7 +73,7 @@ def forward(
     cell: str, x: Any, states: tuple[Any, ...], W_x: Any, W_h: Any, vectors: tuple[Any, ...], out: Any,
     family: Family = HOST,
 ) -> dict[str, int]:  # fmt: skip
-    """Check the arguments of a layer's forward op; return the sizes by letter."""
+    """Check the arguments of a layer's forward op; return the sizes by letter (see spec/cells.py)."""
     _check_cell(cell, family)
     made = LAYERS[cell].made
     outs = parts("out", out, *made) if len(made) > 1 else (out,)
@@ -83,7 +83,10 @@ def forward(
 def backward(
     cell: str, dh: Any, cache: Any, last: tuple[Any, ...], out: Any, dz: Any, family: Family = HOST
 ) -> dict[str, int]:
-    """Check the arguments of a layer's backward op; `last` are the gradients of the last states. Return the sizes."""
+    """Check the arguments of a layer's backward op; return the sizes by letter.
+
+    `last` are the gradients with respect to the states after the last step.
+    """
     _check_cell(cell, family)
     layer = LAYERS[cell]
     x, *kept = unpacked("cache", cache, layer.cache)
@@ -92,14 +95,14 @@ def backward(
 
 
 def _check_cell(cell: str, family: Family) -> None:
-    """Check that the backend that has these arrays has that cell."""
+    """Check that the backend of this array family supports the cell."""
     if family is not HOST and not CELLS[cell].on_device:
         has = ", ".join(name for name, row in CELLS.items() if row.on_device)
         raise ValueError(f"cell: expected one of {has} on the cupy backend, got {cell!r}")
 
 
 def _gradients(out: Any, kind: Any, x: Any) -> tuple[Any, ...]:
-    """The buffers for gradients: all of them, but for dx of ids, or none."""
+    """Return the gradient buffers of `out`, or one None each; every buffer must be there, except dx for ids."""
     if out is None:
         return (None,) * len(kind._fields)
     unpacked("out", out, kind)
@@ -127,7 +130,7 @@ def clip(grad: Any, grad_clip: Any, grad_clip_norm: Any, family: Family = HOST) 
 class Update(NamedTuple):
     """The checked numbers of one optimizer step."""
 
-    optimizer: str  # the row of spec.OPTIMIZERS, as spec.resolved says
+    optimizer: str  # name of a row of spec.OPTIMIZERS, as spec.resolved returns it
     hyper: dict[str, float]  # its constants, in the table's order
     step: int
     learning_rate: float
@@ -168,20 +171,20 @@ def loss_and_grad(
 
 
 class Training(NamedTuple):
-    """The checked arguments of :func:`train_steps`: numbers as Python's own, short vectors in a row."""
+    """The checked arguments of :func:`train_steps`: Python numbers, and C-contiguous vectors."""
 
     theta: Any  # (N,), written
     state: Any  # (S, N), written
     h: Any  # (L, B, H), written
     c: Any  # (L, B, H), written
-    ids: Any  # (M,); each is checked as it is read
+    ids: Any  # (M,); each id is checked when it is read
     starts: Any  # (K, B) int64
     reset: Any  # (K,) bool, C-contiguous
-    learning_rate: Any  # (K,) float64, C-contiguous, of the host
+    learning_rate: Any  # (K,) float64, C-contiguous, in host memory
     shape: Shape
     seq_length: int
     step: int
-    optimizer: str  # the row of spec.OPTIMIZERS, as spec.resolved says
+    optimizer: str  # name of a row of spec.OPTIMIZERS, as spec.resolved returns it
     hyper: dict[str, float]  # its constants, in the table's order
     grad_scale: float
     grad_clip: float | None
@@ -204,12 +207,12 @@ def train_steps(
     grad_clip_norm: Any, last_only: Any, dropout: Any, masks: Any, bfloat16: Any, smooth_loss: Any, stop_below: Any,
     workspace: Any, threads: Any, out: Any,
 ) -> Training:  # fmt: skip
-    """Check the arguments of :func:`train_steps`, all but the ids, which are checked as they are read."""
+    """Check the arguments of :func:`train_steps`, except the ids, which are checked when they are read."""
     values = {name: number(name, value) for name, value in spec.hyper_values(optimizer, hyper).items()}
     optimizer, values = spec.resolved(optimizer, values)
     row = spec.OPTIMIZERS[optimizer]
     if row.skips_zeros and values.get("epsilon") == 0:
-        # where a gradient has been zero so far: 0 / 0, but for a backend that leaves such rows alone
+        # an element whose gradient has always been zero gives 0 / 0, unless a backend skips such rows
         raise ValueError(f"epsilon: expected at least 1.2e-38 in train_steps with {optimizer}, got 0")
     T, rate, bf16 = number("seq_length", seq_length), number("dropout", dropout), flag("bfloat16", bfloat16)
     known = _sizes(shape, family) | {"S": row.slots, "T": T}
@@ -257,7 +260,7 @@ def score(theta: Any, h: Any, c: Any, x: Any, shape: Any, ws: Any, out: Any, fam
 
 
 class Sampling(NamedTuple):
-    """The checked arguments of :func:`sample` that an op does not take as they are."""
+    """The arguments of :func:`sample` that checking may change."""
 
     uniforms: Any  # (n, B) float64, C-contiguous
     temperature: float
@@ -280,17 +283,17 @@ def sample(
 
 
 def not_finite(n: int) -> NotFinite:
-    """The error for logits of which nothing can be drawn."""
+    """The error for logits from which nothing can be sampled; `n` is the number of the character."""
     return NotFinite(f"theta: expected parameters that give finite logits, got NaN or inf for character {n}")
 
 
 def _contiguous(array: Any, family: Family) -> Any:
-    """A short vector, as a C-contiguous copy where it has strides; what is no array goes on to be refused."""
+    """Return a vector, copied if it is not C-contiguous; return anything else unchanged, for later checks to refuse."""
     return family.copied(array) if type(array) in family.types and not array.flags.c_contiguous else array
 
 
 def _sizes(shape: Any, family: Family) -> dict[str, int]:
-    """The sizes, by letter, that a model's shape fixes."""
+    """The sizes, by letter, that a model's shape determines."""
     if not isinstance(shape, Shape):
         raise WrongType(f"shape: expected kernels.spec.Shape, got {type(shape).__name__}")
     _check_cell(shape.cell, family)
@@ -298,7 +301,7 @@ def _sizes(shape: Any, family: Family) -> dict[str, int]:
 
 
 def _check_masks_given(masks: Any, dropout: float) -> None:
-    """Check that there are masks exactly where there is dropout."""
+    """Check that masks are given if and only if there is dropout."""
     if (masks is None) != (dropout == 0):
         raise ValueError(f"masks: expected {'None' if dropout == 0 else 'an array'} with dropout {dropout}")
 
@@ -308,7 +311,7 @@ def _check_workspace(
     ws: Any, shape: Shape, T: int, B: int, dtype: Any, arrays: tuple[Any, ...], family: Family, dropout: float = 0.0,
     bfloat16: bool = False,
 ) -> None:  # fmt: skip
-    """Check that a workspace was made for these sizes, and that its memory is its own: kernels take theirs from it."""
+    """Check that a workspace has the right sizes, and that none of its buffers overlaps an argument."""
     if ws is None:
         return
     if not isinstance(ws, Workspace):
@@ -323,7 +326,7 @@ def _check_workspace(
         if buffer.dtype != kind:
             raise ValueError(f"workspace.{name}: expected {kind}, got {buffer.dtype}")
         check_layout(f"workspace.{name}", buffer, True)
-    if family is HOST:  # a device has memory of its own
+    if family is HOST:  # a workspace is in host memory, so it cannot overlap arrays on a GPU
         spans = _spans(ws)
         for array in arrays:
             if array is not None and _meets(spans, HOST.span(array)):
@@ -338,28 +341,28 @@ def _layout(
 
 
 def _spans(ws: Workspace) -> list[tuple[int, int]]:
-    """The memory of a workspace's buffers, (begin, end) in order; no two of them overlap."""
+    """Addresses (begin, end) of a workspace's buffers, sorted; raises ValueError if two of them overlap."""
     spans = ws.__dict__.get("spans")
     if spans is None:
         spans = sorted(HOST.span(buffer) for buffer in ws if buffer is not None and buffer.size)
         if any(begin < end for (_, end), (begin, _) in pairwise(spans)):
             raise ValueError("workspace: expected buffers of their own memory, got two that overlap")
-        ws.__dict__["spans"] = spans  # of the buffers' addresses, which do not change
+        ws.__dict__["spans"] = spans  # can be kept: the buffers' addresses do not change
     return spans
 
 
 def _meets(spans: list[tuple[int, int]], span: tuple[int, int]) -> bool:
-    """Whether a span has a byte in common with one of `spans`, which are in order."""
-    at = bisect_left(spans, (span[1], 0)) - 1  # the last that begins before its end
+    """Whether a span has a byte in common with one of `spans`, which are sorted."""
+    at = bisect_left(spans, (span[1], 0)) - 1  # the last of `spans` that begins before the end of `span`
     return span[0] < span[1] and at >= 0 and spans[at][1] > span[0]
 
 
 class _InUse:
-    """The memory of the workspaces that calls of this process use now."""
+    """The memory of the workspaces that are in use by running calls of this process."""
 
     def __init__(self) -> None:
         self._forget()
-        if hasattr(os, "register_at_fork"):  # a forked child has none of the threads that use them
+        if hasattr(os, "register_at_fork"):  # the threads that use the workspaces do not exist in a forked child
             os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
@@ -382,12 +385,12 @@ _in_use = _InUse()
 
 @contextmanager
 def exclusive(ws: Workspace | None) -> Iterator[None]:
-    """Have a checked workspace for one call alone; nothing where there is none.
+    """Reserve a checked workspace for one call, as a context manager; do nothing if it is None.
 
     Raises
     ------
     ValueError
-        If another call uses it, or one that shares a buffer with it.
+        If another running call uses this workspace, or one that shares a buffer with it.
     """
     if ws is None:
         yield
@@ -402,7 +405,7 @@ def exclusive(ws: Workspace | None) -> Iterator[None]:
 
 # ------------------------------------------------------------------------------------------------------- documentation
 def tables() -> str:
-    """The descriptions of all arguments as the tables of docs/kernels.md."""
+    """Return the descriptions of all arguments as Markdown: the tables of docs/kernels.md."""
     lines = []
     for op, arrays in ARRAYS.items():
         lines += ["", f"`{op}{spec.OPS[op]}`", "", "| array | read or written | kind | dimensions | notes |"]

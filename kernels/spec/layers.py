@@ -1,4 +1,4 @@
-"""What follows from a row of CELLS: the types, the signatures and the arrays of the ops of one layer."""
+"""Types, signatures and array descriptions of each layer's ops, derived from its row of CELLS."""
 
 from collections import namedtuple
 from collections.abc import Callable, Iterable
@@ -8,9 +8,9 @@ from kernels.spec.cells import CELLS, Cell
 
 
 class Cache(tuple[Any, ...]):
-    """For annotations: the named tuple that a forward op leaves for its backward op, of any backend for any other.
+    """For annotations: the named tuple that a forward op returns for its backward op; any backend takes any other's.
 
-    It holds arrays, no copies: x, h (T+1, B, H), c and gates as far as the cell has them, W_x, W_h, ...
+    It holds the arrays themselves, not copies: x, h (T+1, B, H), c and gates if the cell has them, W_x, W_h, ...
     """
 
     if TYPE_CHECKING:
@@ -19,9 +19,9 @@ class Cache(tuple[Any, ...]):
 
 
 class Grads(tuple[Any, ...]):
-    """For annotations: the named tuple of a loss's gradients with respect to what a forward op was given.
+    """For annotations: the named tuple of the gradients of a loss with respect to the arguments of a forward op.
 
-    dx (T, B, D), None for ids; dh0 (B, H), dc0 as far as the cell has it, dW_x, dW_h, ...
+    Its fields are dx (T, B, D), None for ids; dh0 (B, H), dc0 if the cell has it, dW_x, dW_h, ...
     """
 
     if TYPE_CHECKING:
@@ -30,17 +30,17 @@ class Grads(tuple[Any, ...]):
 
 
 class Layer(NamedTuple):
-    """What follows from one row of CELLS."""
+    """Everything about a layer that follows from its row of CELLS."""
 
     row: Cell
-    params: Any  # type: W_x, W_h and the vectors
-    cache: Any  # type: see Cache
-    grads: Any  # type: see Grads
-    states: tuple[str, ...]  # h, and c where there is one
-    made: tuple[str, ...]  # what a forward op makes: the states, and gates where any are kept
+    params: Any  # type of W_x, W_h and the vectors
+    cache: Any  # type, see Cache
+    grads: Any  # type, see Grads
+    states: tuple[str, ...]  # h, and c if the cell has it
+    made: tuple[str, ...]  # arrays that a forward op writes: the states, and gates if any are kept
     signatures: tuple[str, str]  # of the forward and of the backward op
-    arrays: tuple[dict[str, str], dict[str, str]]  # of both, in the language of kernels.spec.arguments
-    gates: str  # dimensions of what is kept of the gates, in words; "" where nothing is
+    arrays: tuple[dict[str, str], dict[str, str]]  # of both ops, in the notation of kernels.spec.arguments
+    gates: str  # dimensions of the kept gates, in that notation; "" if none are kept
     dz: str  # dimensions of dz
 
 
@@ -82,9 +82,9 @@ def _layer(cell: str, row: Cell) -> Layer:
         row,
         _type("LayerParams" if cell == "lstm" else f"{title}LayerParams", (*weights, *vectors),
               f"Views of the parameters (or gradients) of one layer: {', '.join((*weights, *vectors))}."),
-        _type(f"{title}Cache", cached, f"What `{cell}_forward` leaves for `{cell}_backward`: {', '.join(cached)}."),
+        _type(f"{title}Cache", cached, f"What `{cell}_forward` returns for `{cell}_backward`: {', '.join(cached)}."),
         _type(f"{title}Grads", ["dx", *(f"d{name}" for name in given)],
-              f"Gradients of the loss with respect to what `{cell}_forward` was given; dx is None for ids."),
+              f"Gradients of the loss with respect to the arguments of `{cell}_forward`; dx is None for ids."),
         states,
         (*states, *kept),
         (f"(x, {', '.join(given)}, *, out=None)",
@@ -95,7 +95,7 @@ def _layer(cell: str, row: Cell) -> Layer:
     )  # fmt: skip
 
 
-#: By kind of cell.
+#: The layers by kind of cell.
 LAYERS = {cell: _layer(cell, row) for cell, row in CELLS.items()}
 
 #: The types of all layers, by name: LSTMCache, GRUGrads, LayerParams, ...

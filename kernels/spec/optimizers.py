@@ -1,7 +1,7 @@
-"""The optimizers: one row each, from which ops, checks, options of the command line and the tests' tables follow.
+"""The optimizers: one row each. Ops, checks, command-line options and the tests' tables follow from it.
 
-What a backend adds for each is the arithmetic: one function in reference/optimizers.py, one in cpu/optimizers.py and
-one in gpu/cuda/common.cu, under the row's name.
+Each backend adds only the arithmetic, as a function with the row's name: in reference/optimizers.py, in
+cpu/optimizers.py and in gpu/cuda/common.cu.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from kernels.shared import WrongType
 
-#: The most constants that a row may have: compiled loops take this many numbers.
+#: Largest number of constants that a row may have: compiled loops take this many numbers.
 MOST_CONSTANTS = 4
 
 
@@ -18,14 +18,14 @@ class Optimizer(NamedTuple):
     """One row of the optimizer table."""
 
     title: str
-    slots: int  # S, arrays of memory as long as theta, all starting at zero
-    hyper: dict[str, float]  # name -> default, in the order in which compiled loops take them: MOST_CONSTANTS at most
-    formula: str  # with g, the gradient scaled and clipped, and k = step + 1
+    slots: int  # S, number of state arrays, each as long as theta and initially zero
+    hyper: dict[str, float]  # name -> default, in the order in which compiled loops take them; at most MOST_CONSTANTS
+    formula: str  # g is the scaled and clipped gradient, k = step + 1
     source: str
-    note: str = ""  # where it differs from other implementations
-    skips_zeros: bool = False  # a zero gradient changes neither theta nor the memory: compiled loops may leave it out
-    in_tile: bool = True  # compiled where a tile of the gradient is made, too; else always a pass of its own
-    corrects_bias: bool = False  # the first two constants are decays, whose bias 1 - decay^k is divided out
+    note: str = ""  # differences from other implementations
+    skips_zeros: bool = False  # a zero gradient changes neither theta nor the state, so compiled loops may skip it
+    in_tile: bool = True  # may run right after a tile of the gradient is computed; else always a pass of its own
+    corrects_bias: bool = False  # the first two constants are decay rates, whose bias 1 - decay^k is divided out
 
 
 OPTIMIZERS = {
@@ -62,7 +62,7 @@ OPTIMIZERS = {
         {"momentum": 0.0},
         "theta -= learning_rate g;  with momentum  v = momentum v + g;  theta -= learning_rate v",
         "Robbins and Monro (1951)",
-        "With a momentum other than 0 it is the optimizer `momentum`, whose memory is (1, N)",
+        "With a momentum other than 0 it is the optimizer `momentum`, whose state is (1, N)",
         skips_zeros=True,
     ),
     "momentum": Optimizer(
@@ -72,7 +72,7 @@ OPTIMIZERS = {
         "v = momentum v + g;  theta -= learning_rate v",
         "Polyak (1964)",
         "PyTorch's momentum, without dampening: the learning rate stands outside v",
-        in_tile=False,  # where its code would cost half a second of compiling
+        in_tile=False,  # compiling it there would take another half a second
     ),
     "adamw": Optimizer(
         "AdamW",
@@ -87,12 +87,12 @@ OPTIMIZERS = {
 
 
 def hyper_values(optimizer: str, hyper: dict[str, float] | None) -> dict[str, float]:
-    """The optimizer's constants: its defaults with `hyper` laid over them, in the table's order.
+    """Return the optimizer's constants, in the table's order: its defaults, overridden by `hyper`.
 
     Raises
     ------
     ValueError
-        For an optimizer or a constant that the table does not have.
+        If the table does not have the optimizer or one of the constants.
     """
     if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {optimizer!r:.60}")
@@ -106,10 +106,10 @@ def hyper_values(optimizer: str, hyper: dict[str, float] | None) -> dict[str, fl
 
 
 def resolved(optimizer: str, constants: dict[str, float]) -> tuple[str, dict[str, float]]:
-    """The row whose arithmetic is to be done, and the constants that it needs, for all constants of an optimizer.
+    """Return the name of the row that computes the update, and the constants that this row needs.
 
-    They are the optimizer itself and its constants, but for sgd: with momentum it is the row `momentum`, without it
-    needs no constant.
+    These are the arguments themselves, except for sgd: with momentum it becomes `momentum`, without it needs no
+    constant.
     """
     if optimizer != "sgd":
         return optimizer, constants
@@ -117,17 +117,17 @@ def resolved(optimizer: str, constants: dict[str, float]) -> tuple[str, dict[str
 
 
 def slots(optimizer: str, hyper: dict[str, float] | None = None) -> int:
-    """S, arrays of memory that an optimizer with these constants needs: plain descent needs none, momentum one."""
+    """Return S, the number of state arrays that an optimizer with these constants needs: sgd 0, with momentum 1."""
     return OPTIMIZERS[resolved(optimizer, hyper_values(optimizer, hyper))[0]].slots
 
 
 def takers(constant: str) -> list[str]:
-    """The optimizers that have a constant of that name."""
+    """Names of the optimizers that have a constant of that name."""
     return [name for name, row in OPTIMIZERS.items() if constant in row.hyper]
 
 
 def signature(optimizer: str, array: Any = Any) -> Signature:
-    """The signature of the op that makes one update; `array` is the type of its arrays."""
+    """The signature of an optimizer's op; `array` is the annotation of its arrays."""
     vectors = [
         Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=array) for name in ("theta", "grad", "state")
     ]
@@ -142,20 +142,20 @@ def _keyword(name: str, default: Any, kind: Any) -> Parameter:
 
 
 def documentation(optimizer: str) -> str:
-    """The docstring of that op."""
+    """The docstring of an optimizer's op."""
     row = OPTIMIZERS[optimizer]
-    memory = f"({row.slots}, N) memory, zero before the first update; written" if row.slots else "(0, N)"
+    memory = f"({row.slots}, N) optimizer state, zero before the first update; written" if row.slots else "(0, N)"
     constants = [f"{name} : a constant of the formula" for name in row.hyper]
     lines = [
-        f"{row.title}, in place on flat vectors: one update.",
+        f"Make one {row.title} update, in place on flat vectors.",
         f"``{row.formula}``",
         "Parameters\n----------",
         "theta : (N,) parameters; written",
         "grad : (N,) gradient; read (g is grad clipped to [-grad_clip, grad_clip] by element)",
         f"state : {memory}",
-        f"step : updates made before this one{'' if row.corrects_bias else '; not used'}",
+        f"step : number of updates made before this one{'' if row.corrects_bias else '; not used'}",
         "learning_rate : step size",
-        "grad_clip : limit of each element of the gradient; None for none",
+        "grad_clip : limit of the absolute value of each element of the gradient; None for no limit",
         *constants,
         "Raises\n------",
         "ValueError",

@@ -1,4 +1,4 @@
-"""Shape, and the layout of flat vectors: which block of parameters begins where."""
+"""Shape of a model, and the layout of its flat vectors: where each block of parameters begins."""
 
 import math
 from collections.abc import Iterable
@@ -16,17 +16,17 @@ class _Sizes(NamedTuple):
     hidden_size: int
     num_layers: int = 1
     cell: str = "lstm"  # of CELLS
-    embedding_size: int = 0  # 0: none, ids are rows of the first W_x
+    embedding_size: int = 0  # 0: no embedding, an id selects a row of the first W_x
 
 
 class Shape(_Sizes):
-    """The sizes and the kind of cell that fix a model's parameters.
+    """The sizes and the kind of cell that determine a model's parameters.
 
     Parameters
     ----------
     vocab_size, hidden_size, num_layers : V, H, L, at least 1
     cell : a name of CELLS
-    embedding_size : E, or 0 for none: ids are then rows of the first W_x
+    embedding_size : E, or 0 for no embedding: an id then selects a row of the first W_x
 
     Raises
     ------
@@ -39,7 +39,7 @@ class Shape(_Sizes):
     def __new__(
         cls, vocab_size: int, hidden_size: int, num_layers: int = 1, cell: str = "lstm", embedding_size: int = 0
     ) -> Self:
-        """Check the sizes: whoever has a Shape has a valid one."""
+        """Check the sizes, so that every Shape is valid."""
         if not isinstance(cell, str) or cell not in CELLS:
             raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r:.60}")
         return super().__new__(
@@ -53,21 +53,21 @@ class Shape(_Sizes):
 
     @classmethod
     def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]
-        """As for any named tuple (also for _replace), but checked."""
+        """Like the method of any named tuple (_replace calls it), but checks the sizes."""
         return cls(*iterable)
 
 
 class Params(NamedTuple):
-    """Views of a flat vector (N,): of all parameters, of all gradients, or of one array of optimizer memory."""
+    """Views of a flat vector (N,): of all parameters, all gradients, or one array of optimizer state."""
 
-    layers: tuple[Any, ...]  # of each layer W_x, W_h and its vectors: see LAYERS[cell].params
+    layers: tuple[Any, ...]  # per layer: W_x, W_h and its vectors, see LAYERS[cell].params
     W_y: Any  # (H, V)
     b_y: Any  # (V,)
-    embedding: Any = None  # (V, E), None where there is none
+    embedding: Any = None  # (V, E), or None
 
 
 def blocks(shape: Shape) -> list[tuple[str, int, tuple[int, ...]]]:
-    """Name, offset and dimensions of every block of the flat vector, in order: the one place that knows them."""
+    """Name, offset and dimensions of every block of the flat vector, in order."""
     V, H, L, cell, E = shape
     row = CELLS[cell]
     columns = row.gates * H
@@ -90,9 +90,9 @@ def num_parameters(shape: Shape) -> int:
 
 
 def offsets(shape: Shape) -> np.ndarray:
-    """Offsets of the blocks, int64 in the order of :func:`blocks`: how compiled loops find their way.
+    """Offsets of the blocks for compiled loops, int64, in the order of :func:`blocks`.
 
-    An embedding is left out: it is what lies before the first of them.
+    The embedding is left out: it always begins at 0 and ends at the first of these offsets.
     """
     return np.array([offset for name, offset, _ in blocks(shape) if name != "embedding"], np.int64)
 
@@ -113,7 +113,7 @@ def params(flat: Any, shape: Shape) -> Params:
 
 
 def aligned_zeros(dims: tuple[int, ...] | int, dtype: Any) -> np.ndarray:
-    """Zeros whose first element sits on a 64-byte boundary, so that vector loads do not straddle cache lines."""
+    """Zeros whose first element is 64-byte aligned, so that vector loads do not straddle cache lines."""
     dims = (dims,) if isinstance(dims, int) else dims
     dtype = np.dtype(dtype)
     raw = np.zeros(math.prod(dims) * dtype.itemsize + 64, np.uint8)

@@ -1,11 +1,11 @@
-"""Types of arrays, for annotations. What an op accepts of them is in :data:`kernels.spec.checks.ARRAYS`."""
+"""Types of arrays, for annotations. :data:`kernels.spec.checks.ARRAYS` lists what each op accepts."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-#: Any array: where ids or floats may stand, or flags, and for results, whose dtype is that of the arguments.
+#: Any array: for arguments that take ids or floats, for flags, and for results, which have the arguments' dtype.
 Array = NDArray[Any]
 
 #: float32 or float64.

@@ -1,4 +1,4 @@
-"""The optimizers' ops of a backend, made from the table: what differs between backends is who does the arithmetic."""
+"""A backend's optimizer ops, made from the table and one function of that backend that computes the update."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,10 @@ from kernels.spec.types import Floats
 def optimizer_ops(
     module: str, update: Callable[[Any, Any, Any, checks.Update], None], family: Family = HOST
 ) -> dict[str, Callable[..., None]]:
-    """The op of each optimizer, for the module of that name: it checks its arguments, then calls `update`.
+    """Return the op of each optimizer by name; each checks its arguments, then calls `update`.
 
-    ``update(theta, grad, state, given)`` writes theta and state; `given` are the numbers, checked.
+    ``update(theta, grad, state, given)`` writes theta and state; `given` are the checked numbers. `module` is the name
+    of the module that the ops will belong to.
     """
     return {name: _op(name, module, update, family) for name in OPTIMIZERS}
 

@@ -1,26 +1,27 @@
-"""Constants and roundings that all backends share."""
+"""Constants and the bfloat16 rounding that all backends share."""
 
 from typing import Any
 
 import numpy as np
 
-#: How much of the smoothed loss stays with each new loss; the rest is that loss.
+#: Decay of the smoothed loss: smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss.
 SMOOTHING = 0.999
 
-#: Elements of a flat vector whose squares are added up together when a norm is taken: a fixed shape for any threads.
+#: Number of elements whose squares form one partial sum of a norm; fixed, so that any number of threads gives the same
+#: bits.
 NORM_PANEL = 4096
 
 
 def norm_panels(length: int) -> int:
-    """Number of panels in a flat vector of `length`."""
+    """Number of partial sums in the norm of a flat vector of `length`."""
     return -(-length // NORM_PANEL)
 
 
 def round_to_bfloat16(array: Any) -> np.ndarray:
-    """A float32 array rounded to the numbers that bfloat16 has, to the nearest, ties to even; it stays float32.
+    """Round a float32 array to the nearest bfloat16 numbers, ties to even; the result stays float32.
 
-    bfloat16 is the upper half of a float32: its exponent and 8 bits of precision, so an element moves by at most 1/256
-    of itself.
+    bfloat16 is the upper half of a float32: its exponent and 8 bits of precision, so an element changes by at most
+    1/256 of itself.
     """
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     odd = (bits >> np.uint32(16)) & np.uint32(1)

@@ -1,4 +1,4 @@
-"""The buffers of a pass over a model, made once and passed again and again."""
+"""The buffers of a pass over a model, allocated once and reused by many calls."""
 
 from typing import Any, NamedTuple
 
@@ -14,12 +14,13 @@ from kernels.spec.values import norm_panels
 def unit_panels(
     hidden_size: int, batch_size: int, cell: str = "lstm", bfloat16: bool = False, embedding_size: int = 0
 ) -> int:
-    """Panels that the hidden units of an LSTM's small batch are cut into, each the business of one thread, or 1.
+    """Number of panels the hidden units are split into (1: no split); one thread owns each panel.
 
-    A panel's gates, weights and their update then stay with one core, and what flows back to all units is added up
-    panel by panel: a fixed shape for any threads. Smaller models are not worth sharing out; the weights of larger ones
-    do not fit a core's cache anyway, and are cut up only where the copies that are rounded to bfloat16 want it. With an
-    embedding, whose gradient needs all panels, there are none.
+    A panel's gates, weights and their update then stay in one core's cache. The gradients that flow back to all units
+    are summed panel by panel, in an order that does not depend on the number of threads. Only an LSTM with a small
+    batch is split. Smaller models are too small to share; the weights of larger ones do not fit a core's cache, so they
+    are split only if they are rounded to bfloat16. With an embedding there is no split, because its gradient needs all
+    panels.
     """
     if not CELLS[cell].panels or embedding_size > 0 or batch_size > 3 or hidden_size < 64:
         return 1
@@ -29,9 +30,10 @@ def unit_panels(
 
 
 def packs(hidden_size: int, batch_size: int, itemsize: int, cell: str = "lstm") -> bool:
-    """Whether an LSTM's recurrent matrix is copied, once an iteration, into the order in which products read it.
+    """Whether an LSTM's recurrent matrix is copied, once per iteration, into the order in which products read it.
 
-    That pays where its rows lie far apart and are read for many streams. What is cut into panels is not packed.
+    The copy pays off if the rows are long and are read for many streams. Weights that are split into panels are not
+    packed.
     """
     size = 4 * hidden_size**2 * itemsize
     return CELLS[cell].panels and size >= 2**22 and batch_size * size >= 2**27
@@ -40,40 +42,38 @@ def packs(hidden_size: int, batch_size: int, itemsize: int, cell: str = "lstm") 
 class _Buffers(NamedTuple):
     x: Any  # (T+1, B) int32: the ids of the sequence, targets one later
     h: Any  # (L, T+1, B, H)
-    c: Any  # (L, T+1, B, H), of no size where the cell has none
-    gates: Any  # (L, kept, T, B, gates H): see kernels.spec.cells.Cell; of no size where none are kept
+    c: Any  # (L, T+1, B, H), empty if the cell has none
+    gates: Any  # (L, kept, T, B, gates H): see kernels.spec.cells.Cell; empty if none are kept
     dz: Any  # (L, planes, T, B, gates H)
     dh: Any  # (T, B, H)
     carry: Any  # (2, B, H): dh_next, and dc_next or the GRU's dh z
-    partial: (
-        Any  # (2, 2, unit panels or 0, B, H or more): by turns, what each panel adds to dh_next and to the dh below
-    )
-    packed: Any  # (L, 4, 4 H (H + 16)) or of no size: W_h, W_h', W_x, W_x' in the order in which products read them
-    table: Any  # (V, 4H), or of no size without an embedding: embedding @ W_x, of which ids are rows; then its gradient
-    dropped: Any  # (L, T, B, H), or of no size without dropout: what it leaves of h
+    partial: Any  # (2, 2, unit panels or 0, B, H or more): two turns of each panel's share of dh_next and the dh below
+    packed: Any  # (L, 4, 4 H (H + 16)) or empty: W_h, W_h', W_x, W_x' in the order in which products read them
+    table: Any  # (V, gates H), empty without an embedding: embedding @ W_x, one row per id; then its gradient
+    dropped: Any  # (L, T, B, H), empty without dropout: h after dropout
     logits: Any  # (T, B, V), then dlogits
     row_loss: Any  # (T, B) float64
     grad: Any  # (N,)
     panels: Any  # (ceil(N / NORM_PANEL),) float64: sums of squares
     rows: Any  # (2V,) int32: the rows of W_x that a sequence touches, and marks
     status: Any  # (8,) int64: what threads tell each other
-    counter: Any  # (8,) int64: where threads meet
-    pairs: Any = None  # (L, 4 H (H + 4)) uint32: the recurrent matrices rounded to bfloat16, two numbers in one
+    counter: Any  # (8,) int64: the threads' barrier
+    pairs: Any = None  # (L, 4 H (H + 4)) uint32: recurrent matrices rounded to bfloat16, two numbers per element
 
 
 class Workspace(_Buffers):
-    """Buffers of one pass over a model, to be passed again and again so that nothing is allocated.
+    """Buffers of one pass over a model; pass it to every call, so that calls allocate nothing.
 
-    Each buffer has memory of its own. A call has a workspace for itself: a second one at the same time is refused.
+    No two buffers overlap. Only one call may use a workspace at a time; a second call raises ValueError.
     """
 
 
 def workspace_layout(
     shape: Shape, seq_length: int, batch_size: int, dtype: Any, dropout: float = 0.0, bfloat16: bool = False
 ) -> dict[str, tuple[Any, np.dtype]]:
-    """Dimensions and dtype of each buffer of a :class:`Workspace`, for passes with dropout, with bfloat16, or without.
+    """Dimensions and dtype of each buffer of a :class:`Workspace`.
 
-    Pairs are there with `bfloat16` alone.
+    `dropout` above 0 and `bfloat16` add the buffers that these need; `pairs` exists only with `bfloat16`.
     """
     V, H, L, cell, E = shape
     T, B, N = seq_length, batch_size, num_parameters(shape)
@@ -108,7 +108,9 @@ def workspace_layout(
 def workspace(
     shape: Shape, seq_length: int, batch_size: int, dtype: Any, dropout: float = 0.0, bfloat16: bool = False
 ) -> Workspace:
-    """Allocate a :class:`Workspace`. Floats start as NaN, so that a value read before it is written shows.
+    """Allocate a :class:`Workspace` for T = `seq_length` and B = `batch_size`, with floats of `dtype`.
+
+    Floats are NaN initially, so that reading a value before writing it has a visible effect.
 
     Raises
     ------

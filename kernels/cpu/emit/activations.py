@@ -1,4 +1,4 @@
-"""exp, sigmoid and tanh, written in arithmetic that becomes vector instructions: emitted into cells.py, and for loops.
+"""exp, sigmoid and tanh as vector arithmetic: emitted into the steps of the cells, or called as scalars in loops.
 
 Numba has no vector maths library: ``math.exp`` and ``math.tanh`` are scalar calls, about ten times as slow as these.
 
@@ -12,7 +12,7 @@ tests/kernel/test_activations.py: within 3 units in the last place of the exact 
 e^-87 (float32) or e^-708 (float64): below, exp and sigmoid stay at that value. NaN gives NaN.
 
 The rounding trick in :func:`_reduce` (add and take away a large number) and the two-part ln 2 are destroyed by
-reassociation, so nothing here is emitted with leave for it: see :class:`kernels.cpu.emit.vectors.Number`.
+reassociation, so nothing here allows it: see :class:`kernels.cpu.emit.vectors.Number`.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class _Format(NamedTuple):
     rounder: float  # 1.5 * 2^(bits of the fraction): adding it leaves the nearest whole number in the low bits
     fraction: int
     bias: int
-    lowest: float  # exp below it stays where it is
+    lowest: float  # smaller arguments of exp are clamped to it
     tanh_bound: float  # of 2|x|, beyond which tanh is 1
     q: tuple[float, ...]
 
@@ -77,7 +77,7 @@ def _reduce(x: Number) -> tuple[Number, Number]:
 
 
 def emit_exp(x: Number) -> Number:
-    """e^x for x <= 0 (or small enough not to overflow); below -87 (float32), -708 (float64) that bound's value."""
+    """e^x for x that does not overflow; x is clamped to at least -87 (float32) or -708 (float64)."""
     s, p = _reduce(x.at_least(_format(x).lowest))
     return s + s * p
 

@@ -1,10 +1,10 @@
-"""Numbers too small for the floating format's full precision, taken as zero while kernels run.
+"""Flushes denormal numbers to zero while kernels run, on x86.
 
-Adam's and RMSprop's memory of a parameter whose gradient stays zero (a rare character's row of W_x) fades for ever:
-after some hundred iterations it is denormal, and each operation on it costs x86 processors a hundred times its usual
-time. Training lost a quarter of its speed so. Results below 1.2e-38 (float32) or 2.3e-308 (float64) become zero.
+The Adam and RMSprop state of a parameter whose gradient stays zero (a rare character's row of W_x) keeps decaying:
+after some hundred iterations it is denormal, and each operation on it takes x86 processors a hundred times longer. This
+cost training a quarter of its speed. Results below 1.2e-38 (float32) or 2.3e-308 (float64) become zero.
 
-Elsewhere (ARM computes with them at full speed) nothing is changed.
+On other processors nothing changes; ARM handles denormals at full speed.
 """
 
 import platform
@@ -25,7 +25,7 @@ def _control(builder, name, place):
 
 @intrinsic
 def flush_denormals(typing):
-    """Take denormals as zero from here on, in this thread; return the setting that was, for :func:`restore`."""
+    """Flush denormals to zero from here on, in this thread; return the previous setting, for :func:`restore`."""
 
     def emit(context, builder, signature, arguments):
         if not _HAS_MXCSR:
@@ -42,7 +42,7 @@ def flush_denormals(typing):
 
 @intrinsic
 def restore(typing, setting):
-    """Go back to what :func:`flush_denormals` returned."""
+    """Restore the setting that :func:`flush_denormals` returned."""
 
     def emit(context, builder, signature, arguments):
         if _HAS_MXCSR:

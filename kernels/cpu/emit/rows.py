@@ -1,4 +1,4 @@
-"""One vector of a row at a time: what the element-wise part of a step is made of, all of it in registers."""
+"""Access to one vector of a row at a time, for the element-wise part of a step, which stays in registers."""
 
 from typing import Any
 
@@ -16,11 +16,11 @@ class Row:
         return self.vec.element(base, at)
 
     def load(self, base: Any, offset: Any = None) -> Number:
-        """Numbers of the row at `base`, `offset` elements on."""
+        """Load this vector of the row that begins `offset` elements after `base`."""
         return Number(self.vec.b, self.vec.load(self._place(base, offset), self.mask))
 
     def store(self, value: Number, base: Any, offset: Any = None) -> None:
-        """Put numbers there."""
+        """Store this vector of the row that begins `offset` elements after `base`."""
         self.vec.store(value.value, self._place(base, offset), self.mask)
 
 

@@ -7,14 +7,14 @@ A tile keeps a block of the output in registers while it runs through the whole 
   of each vector of w for the multiply-adds of all rows. a has two strides of its own, so that ``a'`` costs nothing.
   The sums begin at zero and are added to the output at the end: small products added to a large number one by one
   would lose digits.
-  There is a loop for each number of vectors, so that a narrow rest of a row costs what it weighs.
+  There is a loop for each number of vectors, so that the narrow rest of a row costs no more than its width.
 * :func:`dot_tile`: ``out[r, k] = sum_n a[r, n] w[k, n]``, as many running sums as a vector has lanes, which are
   transposed and added up together at the end: three instructions a sum instead of ten.
 
 The last, incomplete vector of a row is loaded and stored under a mask. The order of additions depends on the tile, the
-sizes and the width of a vector alone: the same bits on the same type of processor.
+sizes and the vector width only, so a type of processor always gives the same bits.
 
-Addresses are integers and strides count elements: Numba's arrays would bring their checks along.
+Addresses are integers and strides count elements, because Numba's arrays would add checks.
 """
 
 from collections.abc import Callable
@@ -27,16 +27,17 @@ from numba.extending import intrinsic
 
 from kernels.cpu.emit.vectors import I64, MASKS_ARE_CHEAP, TILE_VECTORS, VECTOR_BYTES, Vectors, loop, real_type
 
-#: Rows of a batch's largest tile; vectors of a single row's; rows of a tile of dot products, which needs lanes for all.
+#: Rows of the largest tile for batches; vectors of the tile for a single row; rows of a tile of dot products.
 TILE_ROWS = TILE_VECTORS // 3
 ROW_VECTORS = 13
 DOT_ROWS = 4 if VECTOR_BYTES >= 32 else 2
 
 
 def each_width(builder: Any, vec: Vectors, C: int, N: Any, run: Callable[[int, list[Any]], None]) -> None:
-    """Emit ``run(vectors, masks)`` for each number of vectors up to C, and choose the one that N elements need.
+    """Emit ``run(vectors, masks)`` for each number of vectors up to C, and a switch to the one that N elements need.
 
-    masks are None, but for the last vector's, where it is incomplete or masks cost next to nothing. N is at least 1.
+    All masks are None, except that of an incomplete last vector (of any last vector if masks are cheap). N is at
+    least 1.
     """
     last = builder.sdiv(builder.sub(N, I64(1)), I64(vec.lanes))  # the last vector's number
     rest = builder.sub(N, builder.mul(last, I64(vec.lanes)))
@@ -114,8 +115,8 @@ def axpy_tile(R: int, C: int) -> Any:
 def dot_tile(R: int, split: int = 1) -> Any:
     """``tile(zero, a, a_row, w, w_row, out, out_row, N, K)``: out (R, K) = a (R, N) @ w (K, N)', R K split <= lanes.
 
-    With `split`, an element is that many sums, of every `split`-th vector: fewer rows of w are read side by side, which
-    long rows need (rows 4 KiB apart share one set of the first-level cache, which holds eight of them).
+    `split` divides each sum into that many partial sums over every `split`-th vector. Fewer rows of w are then read in
+    parallel, as long rows require: rows 4 KiB apart share one set of the first-level cache, which holds eight of them.
     """
 
     @intrinsic
@@ -131,7 +132,7 @@ def dot_tile(R: int, split: int = 1) -> Any:
             columns = vec.lanes // (R * parts)
             a, w, out = (builder.inttoptr(address, vec.real.as_pointer()) for address in (a, w, out))
             a_rows = [vec.element(a, builder.mul(I64(r), a_row)) for r in range(R)]
-            beyond = builder.sub(K, I64(1))  # rows of w that are not there are read as the last one that is
+            beyond = builder.sub(K, I64(1))  # rows beyond the end of w are replaced by its last row
             w_rows = []
             for k in range(columns):
                 there = builder.select(builder.icmp_signed("<", I64(k), K), I64(k), beyond)
@@ -168,7 +169,7 @@ def dot_tile(R: int, split: int = 1) -> Any:
             any_left = builder.icmp_signed("<", builder.mul(whole, lanes), N)
             sums = loop(builder, builder.zext(any_left, I64), sums, add_rest)
             totals, n = vec.totals(sums), vec.lanes
-            while n > span:  # the parts' sums lie side by side
+            while n > span:  # the partial sums are next to each other
                 n //= 2
                 halves = [vec.shuffle(totals, totals, [(k + h) % vec.lanes for k in range(vec.lanes)]) for h in (0, n)]
                 totals = builder.fadd(*halves)

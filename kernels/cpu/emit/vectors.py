@@ -1,8 +1,8 @@
-"""Vector instructions for Numba, which has no vector types: what tiles.py and cells.py are written with.
+"""Vector instructions for Numba, which has no vector types: tiles.py and the steps of the cells are built from them.
 
 :class:`Vectors` emits LLVM instructions on vectors as wide as the processor's: the same source becomes 512-, 256- or
 128-bit code. The last, incomplete vector of a row is loaded and stored under a mask. Addresses come as integers and
-strides count elements: Numba's arrays would bring their checks along.
+strides count elements, because Numba's arrays would add checks.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ MASKS_ARE_CHEAP = VECTOR_BYTES > 16
 
 @intrinsic
 def stay_out_of_line(typing):
-    """Keep the function that calls this one piece of code: inlined, its tiles would be compiled for each caller."""
+    """Forbid inlining of the calling function; otherwise its tiles would be compiled again for each caller."""
 
     def emit(context, builder, signature, arguments):
         builder.function.attributes.add("noinline")
@@ -54,7 +54,7 @@ class Number:
         return ir.Constant(kind, [other] * kind.count if isinstance(kind, ir.VectorType) else other)
 
     def new(self, value: Any) -> "Number":
-        """A number of an LLVM value."""
+        """Wrap an LLVM value."""
         return Number(self.b, value)
 
     def __add__(self, other: Any) -> "Number":
@@ -81,19 +81,19 @@ class Number:
         return self.new(self.b.fneg(self.value))
 
     def over(self, other: "Number") -> "Number":
-        """This divided by other, by way of an approximate reciprocal (or root) where that is faster."""
+        """Divide by other, with an approximate reciprocal (or root) if that is faster."""
         return self.new(self.b.fdiv(self.value, other.value, flags=_QUICK))
 
     def root(self) -> "Number":
-        """The square root, likewise."""
+        """The square root, approximate in the same way."""
         return self.call("sqrt", flags=_QUICK)
 
     def at_least(self, bound: Any) -> "Number":
-        """This, or `bound` where this is less; NaN stays."""
+        """The larger of this and `bound`; NaN stays NaN."""
         return self._pick("<", bound)
 
     def at_most(self, bound: Any) -> "Number":
-        """This, or `bound` where this is more; NaN stays."""
+        """The smaller of this and `bound`; NaN stays NaN."""
         return self._pick(">", bound)
 
     def _pick(self, relation: str, bound: Any) -> "Number":
@@ -101,7 +101,7 @@ class Number:
         return self.new(self.b.select(self.b.fcmp_ordered(relation, self.value, limit), limit, self.value))
 
     def call(self, name: str, *others: "Number", flags: tuple[str, ...] = ()) -> "Number":
-        """An LLVM function of arguments of this type, such as fabs."""
+        """Call an LLVM intrinsic such as fabs, with arguments of this type."""
         kind = self.value.type
         suffix = f"f{64 if self.is_double else 32}"
         if isinstance(kind, ir.VectorType):
@@ -113,13 +113,13 @@ class Number:
 
     @property
     def is_double(self) -> bool:
-        """Whether it is of float64."""
+        """Whether the element type is float64."""
         kind = self.value.type
         return isinstance(kind.element if isinstance(kind, ir.VectorType) else kind, ir.DoubleType)
 
 
 class Vectors:
-    """Emits vector instructions of one element type at the builder's place."""
+    """Emits vector instructions of one element type at the builder's position."""
 
     def __init__(self, builder: Any, real: Any, lanes: int = 0) -> None:
         self.b = builder
@@ -142,7 +142,7 @@ class Vectors:
         return self.b.bitcast(at, self.type.as_pointer())
 
     def load(self, at: Any, mask: Any = None) -> Any:
-        """Read a vector, or zeros and its lanes under the mask."""
+        """Load a vector; lanes outside the mask become zero."""
         if mask is None:
             return self.b.load(self._pointer(at), align=self.align)
         kind = ir.FunctionType(self.type, [self.type.as_pointer(), _I32, mask.type, self.type])
@@ -150,7 +150,7 @@ class Vectors:
         return self.b.call(function, [self._pointer(at), _I32(self.align), mask, self.zero])
 
     def store(self, value: Any, at: Any, mask: Any = None) -> None:
-        """Write a vector, or its lanes under the mask."""
+        """Store a vector, or only its lanes under the mask."""
         if mask is None:
             self.b.store(value, self._pointer(at), align=self.align)
             return
@@ -168,11 +168,11 @@ class Vectors:
         return self.b.fadd(self.b.fmul(a, b, flags=["contract"]), c, flags=["contract"])
 
     def shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
-        """The lanes named, of a and then of b."""
+        """Select lanes by number from a, then b."""
         return self.b.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))
 
     def totals(self, vectors: list[Any]) -> Any:
-        """The sum of each of as many vectors as there are lanes, in one vector; in pairs, by halves of their lanes."""
+        """The sums of as many vectors as there are lanes, as one vector; added pairwise, half the lanes at a time."""
         n, block = self.lanes, 128 // (self.align * 8)  # shuffles within 16 bytes are cheapest, so they come first
         group = 1
         while group < n:
@@ -236,7 +236,7 @@ def real_type(zero: Any) -> Any:
 
 
 def for_each_vector(builder: Any, vec: Vectors, n: Any, body: Callable[[Any, Any], None]) -> None:
-    """Emit body(at, mask) for each whole vector of n elements, and under a mask for what is left."""
+    """Emit body(at, mask) for each whole vector of n elements (mask None), and once with a mask for the rest."""
 
     def run(at: Any, mask: Any) -> list[Any]:
         body(at, mask)

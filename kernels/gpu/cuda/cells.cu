@@ -1,7 +1,7 @@
-// One step of one layer, forward and backward, after (or before) the products that cuBLAS makes.
-// Each thread has one hidden unit of one stream; rows of gates are blocks of H columns in the order of spec/cells.py.
+// One step of one layer: forward, after the cuBLAS products, and backward, before them.
+// One thread computes one hidden unit of one stream; rows of gates are blocks of H columns, ordered as in spec/cells.py.
 
-// z (B, 4H) becomes the activated gates.
+// Replaces z (B, 4H), the gate pre-activations, with the activated gates.
 KERNEL lstm_cell(real* z, const real* c_before, real* c_after, real* h_after, int B, int H) {
     EACH(n, (long long)B * H) {
         real* row = z + n / H * 4 * H + n % H;
@@ -13,7 +13,7 @@ KERNEL lstm_cell(real* z, const real* c_before, real* c_after, real* h_after, in
     }
 }
 
-// dh comes from above, dh_next and dc (B, H) from the next step; dc becomes what goes to the step before.
+// dh is the gradient from above, dh_next and dc (B, H) those from the next step; dc becomes that for the step before.
 KERNEL lstm_cell_back(const real* dh, const real* dh_next, real* dc, const real* gates, const real* c_before,
                       const real* c_after, real* dz, int B, int H) {
     EACH(n, (long long)B * H) {
@@ -30,7 +30,7 @@ KERNEL lstm_cell_back(const real* dh, const real* dh_next, real* dc, const real*
     }
 }
 
-// a (B, 3H) becomes the activated gates; s, the product with h alone, becomes h W_h + b_h.
+// Replaces a (B, 3H) with the activated gates, and s, which holds h W_h, with h W_h + b_h.
 KERNEL gru_cell(real* a, real* s, const real* b_h, const real* h_before, real* h_after, int B, int H) {
     EACH(n, (long long)B * H) {
         const int j = n % H;
@@ -44,7 +44,7 @@ KERNEL gru_cell(real* a, real* s, const real* b_h, const real* h_before, real* h
     }
 }
 
-// dh_next becomes dh z, to which the product ds W_h' is added for the step before.
+// dh_next becomes dh z; the product ds W_h' is added to it afterwards.
 KERNEL gru_cell_back(const real* dh, real* dh_next, const real* gates, const real* s, const real* h_before, real* da,
                      real* ds, int B, int H) {
     EACH(n, (long long)B * H) {

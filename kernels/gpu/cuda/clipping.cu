@@ -1,7 +1,7 @@
-// Clipping of flat vectors (N,). The gradient that counts is clipped(grad * scale, limit) * factor[0], where the factor
-// holds the norm down.
+// Clipping of flat vectors (N,). Updates use the gradient clipped(grad * scale, limit) * factor[0], where the factor
+// limits the norm.
 
-// A block of 256 has a panel of spec.NORM_PANEL elements: panels[k] = its sum of squares, in double.
+// Each block of 256 threads sums the squares of a panel of spec.NORM_PANEL elements, in double, into panels[k].
 KERNEL norm_panels(const real* grad, double* panels, long long n, int panel, real scale, real limit) {
     __shared__ double parts[256];
     const long long begin = blockIdx.x * (long long)panel;
@@ -18,7 +18,7 @@ KERNEL norm_panels(const real* grad, double* panels, long long n, int panel, rea
     if (threadIdx.x == 0) panels[blockIdx.x] = parts[0];
 }
 
-// One block of 256: factor[0] = what holds the norm at the limit; 1 where it is no larger.
+// One block of 256 threads: factor[0] = limit / norm, or 1 if the norm is not above the limit.
 KERNEL norm_factor(const double* panels, real* factor, int count, double limit) {
     __shared__ double parts[256];
     double sum = 0;

@@ -1,4 +1,4 @@
-// What all kernels share; the launcher puts it before each of the other files, and needs no header of the CUDA toolkit.
+// Code that all kernels share; the launcher puts it before each of the other files. No CUDA toolkit header is needed.
 // REAL is float or double. T steps, B streams, V ids, H hidden units, D width of a layer's input; equations and layouts
 // are those of kernels/spec/cells.py.
 
@@ -7,18 +7,18 @@ typedef REAL real;
 #define KERNEL extern "C" __global__ void
 #define ALL_LANES 0xffffffffu
 
-// For each of n elements: threads of the whole grid take them by turns, so any grid does all of them.
+// Grid-stride loop over n elements, for a grid of any size.
 #define EACH(i, n)                                                                                  \
     for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < (long long)(n);        \
          i += (long long)gridDim.x * blockDim.x)
 
-// 1 / (1 + exp(-x)); exp is only ever taken of a number that is not positive.
+// 1 / (1 + exp(-x)); the argument of exp is never positive, so it cannot overflow.
 __device__ __forceinline__ real sigmoid(real x) {
     const real e = exp(-fabs(x));
     return (x >= 0 ? real(1) : e) / (1 + e);
 }
 
-// Less than any number: where a search for the largest begins.
+// Initial value of a search for the largest number.
 __device__ __forceinline__ real minus_infinity() { return log(real(0)); }
 
 template <class number> __device__ __forceinline__ number warp_sum(number x) {
@@ -34,19 +34,19 @@ template <class number> __device__ __forceinline__ number warp_max(number x) {
     return x;
 }
 
-// NaN stays NaN: a gradient that is none must show.
+// NaN stays NaN, so that a broken gradient is noticed.
 __device__ __forceinline__ real clipped(real g, real limit) { return g > limit ? limit : g < -limit ? -limit : g; }
 
 // ---------------------------------------------------------------------------------------------------------- optimizers
-// The constants of an optimizer, in the order of its row in spec.OPTIMIZERS; 1 - a and 1 - b, which lose digits where they
-// are computed in float; the learning rate, the same with the bias correction of the first memory where there is any, and
-// `root`, that of the second, else 1.
+// The constants of an optimizer, in the order of its row in spec.OPTIMIZERS; 1 - a and 1 - b, computed in double because
+// float would lose digits; the learning rate; `rate`, the learning rate with the bias correction of the first state array,
+// if the optimizer has one; and `root`, the bias correction of the second state array, or 1.
 struct Rule {
     real a, b, c, d, rest_a, rest_b, learning_rate, rate, root;
 };
 
-// One function for each row, by its name: the parameter after one update by the gradient g; its memory s0, s1 is written
-// where the optimizer has any.
+// One function per row, with the row's name: returns the parameter after an update with the gradient g; writes its state
+// s0, s1, as far as the optimizer has any.
 #define OPTIMIZER(name) \
     __device__ __forceinline__ real name(real theta, real g, real* s0, real* s1, const Rule& rule)
 

@@ -1,9 +1,9 @@
-// What is around the layers: ids, rows of tables, dropout, the loss, sums. Sums have a fixed shape, so that the same
+// Kernels around the layers: ids, table rows, dropout, the loss, sums. The order of summation is fixed, so that the same
 // input gives the same bits.
 
 // ------------------------------------------------------------------------------------------------------------- the text
-// x (n, T+1, B) = ids[starts[n][b] + t], for texts of one, two or four bytes an id. Where an id is none of V, `bad`
-// becomes the least place of such a one.
+// x (n, T+1, B) = ids[starts[n][b] + t], for texts with one, two or four bytes per id. `bad` becomes the lowest position
+// of an id that is not below V, if there is any.
 template <class id> __device__ void gather(const id* ids, const long long* starts, int* x, unsigned long long* bad,
                                            int n, int steps, int B, int V) {
     EACH(k, (long long)n * steps * B) {
@@ -31,7 +31,7 @@ KERNEL gather_ids_4(const unsigned int* ids, const long long* starts, int* x, un
 }
 
 // ------------------------------------------------------------------------------------------------------ rows and masks
-// out (rows, columns): the row of each id in a table, and a bias.
+// out (rows, columns): for each id, its row of the table plus a bias.
 KERNEL table_rows(const int* ids, const real* table, const real* bias, real* out, int rows, int columns) {
     EACH(n, (long long)rows * columns) {
         const int column = n % columns;
@@ -47,7 +47,7 @@ KERNEL repeated(const real* row, real* out, int rows, int columns) {
     EACH(n, (long long)rows * columns) out[n] = row[n % columns];
 }
 
-// out (rows, V): with it, adding rows up by id is a product.
+// out (rows, V): turns the sum of rows by id into a matrix product.
 KERNEL one_hot(const int* ids, real* out, int rows, int V) {
     EACH(n, (long long)rows * V) out[n] = ids[n / V] == n % V ? real(1) : real(0);
 }
@@ -56,7 +56,7 @@ KERNEL dropped(const real* in, const unsigned char* mask, real* out, real scale,
     EACH(k, n) out[k] = mask[k] ? in[k] * scale : real(0);
 }
 
-// As spec.round_to_bfloat16: to the nearest, ties to even.
+// As spec.round_to_bfloat16: round to nearest, ties to even.
 KERNEL rounded_to_bfloat16(const float* in, float* out, long long n) {
     EACH(k, n) {
         const unsigned int bits = __float_as_uint(in[k]);
@@ -65,7 +65,7 @@ KERNEL rounded_to_bfloat16(const float* in, float* out, long long n) {
 }
 
 // ------------------------------------------------------------------------------------------------------------- the loss
-// logits (rows, V) become their gradient; a warp has a row. Each lane touches elements of its own alone.
+// Replaces logits (rows, V) with their gradient, one warp per row. Each lane accesses only its own elements.
 KERNEL cross_entropy(real* logits, const int* targets, real* row_loss, int rows, int V) {
     const int lane = threadIdx.x % 32, warps = gridDim.x * blockDim.x / 32;
     for (int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32; row < rows; row += warps) {
@@ -86,7 +86,7 @@ KERNEL cross_entropy(real* logits, const int* targets, real* row_loss, int rows,
     }
 }
 
-// ln softmax(logits)[target], in double for either type.
+// log softmax(logits)[target], in double for either type.
 KERNEL log_probs(const real* logits, const int* targets, double* out, int rows, int V) {
     const int lane = threadIdx.x % 32, warps = gridDim.x * blockDim.x / 32;
     for (int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32; row < rows; row += warps) {
@@ -101,7 +101,7 @@ KERNEL log_probs(const real* logits, const int* targets, double* out, int rows, 
 }
 
 // ----------------------------------------------------------------------------------------------------------------- sums
-// One block of 256: out[0] = sum of x (n,), in double.
+// One block of 256 threads: out[0] = sum of x (n,), in double.
 KERNEL sum_in_double(const real* x, double* out, int n) {
     __shared__ double parts[256];
     double sum = 0;
@@ -114,7 +114,7 @@ KERNEL sum_in_double(const real* x, double* out, int n) {
     if (threadIdx.x == 0) out[0] = parts[0];
 }
 
-// Blocks of 32 columns by 8 rows: out (columns,) = a (rows, columns) summed over rows.
+// Blocks of 32 columns by 8 rows of threads: out (columns,) = a (rows, columns) summed over rows.
 KERNEL column_sums(const real* a, real* out, int rows, int columns) {
     __shared__ real parts[8][32];
     const int lane = threadIdx.x % 32, part = threadIdx.x / 32, column = blockIdx.x * 32 + lane;

@@ -1,15 +1,16 @@
-// All steps of an LSTM layer in one cooperative launch: each block has UNITS hidden units and what of W_h they need in
-// its shared memory, and only h (or dz) goes from block to block, through global memory, with a grid barrier a step.
+// All steps of an LSTM layer in one cooperative launch: each block computes UNITS hidden units and keeps their part of
+// W_h in shared memory. Only h (or dz) is exchanged between blocks, through global memory, with a grid barrier per step.
 //
-// A warp has a unit; its lanes share the product's inner axis, and lane b has the cell of stream b. So B is at most 32,
-// each sum is one thread's, then one warp's, always in the same order, and no block barrier is needed but the grid's own.
-// A lane reads just those weights that it has put into shared memory itself.
+// One warp computes one unit: its lanes split the product's inner axis, and lane b computes the cell of stream b. So B is
+// at most 32. Sums are first per thread, then per warp, always in the same order, and the grid barrier is the only one.
+// A lane reads only weights that it has written to shared memory itself.
 
-#define UNITS 8  // of a block
-#define ROWS 4   // streams whose sums are added up at once
+#define UNITS 8  // per block
+#define ROWS 4   // streams that are summed at once
 
-// Wait until all blocks are here. The first block adds 2^31 less what all others add, so that the highest bit changes
-// when the last one comes, and the rest is zero again: the counter fits every next launch, of any number of blocks.
+// Wait until all blocks have arrived. The first block adds 2^31 minus the sum of what all others add, so that the highest
+// bit flips when the last block arrives and the other bits are zero again: the counter also suits the next launch, with
+// any number of blocks.
 __device__ __forceinline__ void meet(unsigned int* arrived) {
 #ifdef ON_PROCESSOR
     device::blocks_meet();
@@ -23,12 +24,12 @@ __device__ __forceinline__ void meet(unsigned int* arrived) {
 }
 
 __device__ __forceinline__ void grid_barrier(unsigned int* arrived) {
-    __syncthreads();  // all of the block have written what others are to read
+    __syncthreads();  // all threads of the block have written their results
     if (threadIdx.x == 0) meet(arrived);
-    __syncthreads();  // all blocks have
+    __syncthreads();  // all blocks have arrived
 }
 
-// gates (T, B, 4H): x W_x + b becomes the activated gates; h and c (T+1, B, H), the first of each read.
+// gates (T, B, 4H) hold x W_x + b and become the activated gates; h and c (T+1, B, H) are written, except [0], read.
 KERNEL __launch_bounds__(32 * UNITS, 1) lstm_steps(const real* W_h, real* gates, real* c, real* h, unsigned int* arrived,
                                                 int T, int B, int H) {
     extern __shared__ real weights[];  // (UNITS, 4, H)
@@ -70,8 +71,8 @@ KERNEL __launch_bounds__(32 * UNITS, 1) lstm_steps(const real* W_h, real* gates,
     }
 }
 
-// dh (T, B, H) comes from above; dh_next and dc (B, H) are what comes from after the last step, and become what goes to
-// before the first; gates and c as lstm_steps leaves them; dz (T, B, 4H) is written.
+// dh (T, B, H) is the gradient from above; dh_next and dc (B, H) are the gradients of the last state and become those of
+// the first; gates and c are as lstm_steps leaves them; dz (T, B, 4H) is written.
 KERNEL __launch_bounds__(32 * UNITS, 1) lstm_steps_back(const real* W_h, const real* dh, const real* gates, const real* c,
                                                      real* dz, real* dh_next, real* dc, unsigned int* arrived, int T,
                                                      int B, int H) {

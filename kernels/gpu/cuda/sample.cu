@@ -1,7 +1,7 @@
-// Drawing characters: a block of 256 has a stream. Probabilities are in double for either type, and what is drawn is
-// fed back through x.
+// Sampling of characters, with one block of 256 threads per stream. Probabilities are double for either type; the sampled
+// character is fed back through x.
 
-// The sum of 256 threads' numbers, given to all of them; `parts` may be used again after the next barrier.
+// Returns the sum of 256 threads' numbers to all of them; `parts` may be reused after the next barrier.
 __device__ double block_sum(double x, double* parts) {
     parts[threadIdx.x] = x;
     for (int half = 128; half > 0; half /= 2) {
@@ -12,7 +12,7 @@ __device__ double block_sum(double x, double* parts) {
     return parts[0];
 }
 
-// The place of the largest of l (V,), the first of equals, given to all threads.
+// Returns the index of the largest of l (V,), the first of equals, to all threads.
 __device__ int block_argmax(const real* l, int V, int* places) {
     int best = -1;
     for (int v = threadIdx.x; v < V; v += 256)
@@ -28,7 +28,7 @@ __device__ int block_argmax(const real* l, int V, int* places) {
     return places[0];
 }
 
-// Set the weights (V,) to zero that top_k and top_p rule out; ranked (V,) is overwritten.
+// Sets the weights (V,) that top_k and top_p exclude to zero; ranked (V,) is overwritten.
 __device__ void truncate(const real* l, double* weights, double* ranked, int V, int top_k, double top_p, double* parts) {
     __shared__ int kept;
     for (int v = threadIdx.x; v < V; v += 256) {
@@ -47,7 +47,7 @@ __device__ void truncate(const real* l, double* weights, double* ranked, int V, 
         for (int v = 0; top_p < 1 && v < most; ++v) {
             reached += ranked[v];
             if (reached >= top_p * sum) {
-                kept = v + 1;  // the one that reaches it stays
+                kept = v + 1;  // the character that reaches top_p stays
                 break;
             }
         }
@@ -61,8 +61,9 @@ __device__ void truncate(const real* l, double* weights, double* ranked, int V, 
     __syncthreads();
 }
 
-// logits (B, V), uniforms (B,), scratch (B, 2, V): x (B,) and drawn (B,) become the ids, log_probs (B,) what the model
-// believes of them. temperature 0 takes the most probable. Where logits are NaN or inf, drawn is -1 and x is 0.
+// Reads logits (B, V), uniforms (B,), scratch (B, 2, V); writes the sampled ids to x (B,) and drawn (B,), and the model's
+// log probabilities to log_probs (B,). temperature 0 takes the most probable id. If logits are NaN or inf, drawn is -1
+// and x is 0.
 KERNEL draw(const real* logits, const double* uniforms, int* x, int* drawn, double* log_probs, double* scratch, int V,
             double temperature, int top_k, double top_p) {
     __shared__ double parts[256];
@@ -81,7 +82,7 @@ KERNEL draw(const real* logits, const double* uniforms, int* x, int* drawn, doub
         for (int v = threadIdx.x; v < V; v += 256) weights[v] = exp((l[v] - top) / temperature);
         __syncthreads();
         if (top_k > 0 || top_p < 1) truncate(l, weights, ranked, V, top_k, top_p, parts);
-        if (threadIdx.x == 0) {  // in the order of ids, as the other backends add up
+        if (threadIdx.x == 0) {  // summed in the order of ids, as in the other backends
             double sum = 0;
             for (int v = 0; v < V; ++v) weights[v] = sum += weights[v];
         }

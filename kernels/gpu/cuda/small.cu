@@ -1,22 +1,23 @@
-// Training of a small LSTM (one layer, one stream, ids in): one block runs many iterations of forward, backward, clip and
-// update, with nothing but its own barriers.
+// Training of a small LSTM (one layer, one stream, ids as input): one block runs many iterations of forward, backward,
+// clip and update, with block barriers only.
 //
-// While steps are made the recurrent matrix is in registers, each element in one place: warp w has its rows w, w + WARPS,
-// ..., lane l of those the columns l, l + 32, ... That serves both ways: a product with h adds up over rows, so over warps, through shared memory;
-// one with dz over columns, so over the lanes of one warp, by shuffles. There is hardly a register to spare, so sizes are
-// known at compile time: HIDDEN, STEPS, IDS, WARPS, what lies in SHARED memory, the optimizer RULE (of common.cu)
-// and whether it SKIPS_ZEROS.
+// During the steps the recurrent matrix is in registers, each element in one thread: warp w has the rows w, w + WARPS,
+// ..., and lane l of it the columns l, l + 32, ... Both products use this layout: a product with h sums over rows, so over
+// warps, through shared memory; a product with dz sums over columns, so over the lanes of one warp, by shuffles. Registers
+// are scarce, so sizes are compile-time constants: HIDDEN, STEPS, IDS, WARPS, which arrays are in SHARED memory, the
+// optimizer RULE (of common.cu) and whether it SKIPS_ZEROS.
 
 constexpr int H = HIDDEN, T = STEPS, V = IDS;
 constexpr int GATES = 4 * H, THREADS = 32 * WARPS, ROWS = (H + WARPS - 1) / WARPS, COLUMNS = (GATES + 31) / 32;
-// Rows of h and of gates are as long as all warps and lanes reach: what is beyond H and 4H is zero, and needs no asking.
+// Rows of h and of gates are padded to what all warps and lanes access; elements beyond H and 4H are zero, so that no
+// bounds check is needed.
 constexpr int UNITS = WARPS * ROWS, PADDED = 32 * COLUMNS;
-constexpr int AT_ONCE = 7, ROWS_AT_ONCE = 4;  // columns of a product with h, rows of one with dz: for want of registers
+constexpr int AT_ONCE = 7, ROWS_AT_ONCE = 4;  // columns of a product with h, rows of one with dz; limited by registers
 
-// Where the blocks of the flat vectors begin: W_x, W_h, b, W_y, b_y.
+// Offsets of the blocks of the flat vectors: W_x, W_h, b, W_y, b_y.
 constexpr int W_H = V * GATES, BIAS = W_H + H * GATES, W_Y = BIAS + GATES, B_Y = W_Y + H * V;
 
-// Shared memory, in numbers; small.py adds it up.
+// Offsets in shared memory, in numbers; block.py computes the total.
 constexpr int WORK_SIZE = WARPS * PADDED > T * (V + H) ? WARPS * PADDED : T * (V + H);
 constexpr int STATES = 0;                         // h (T+1, UNITS)
 constexpr int WORK = STATES + (T + 1) * UNITS;    // partial sums (WARPS, PADDED); then logits (T, V) and dh (T, H)
@@ -24,10 +25,10 @@ constexpr int NEXT = WORK + WORK_SIZE;            // dh_next (UNITS,)
 constexpr int LOSSES = NEXT + UNITS;              // (T,)
 constexpr int READ = LOSSES + T;                  // ids (T+1,)
 constexpr int ROOM = READ + T + 1;
-// What comes next lies in shared memory if there is room, else in `scratch`; W_y, whose odd stride spreads it over the
-// banks, else in theta.
+// The next arrays are in shared memory if there is room. Otherwise gates and cells are in `scratch`, and W_y is in theta.
+// In shared memory, W_y has an odd stride, which spreads it over the banks.
 constexpr bool GATES_SHARED = SHARED & 1, CELLS_SHARED = SHARED & 2, READOUT_SHARED = SHARED & 4;
-constexpr int CELLS = GATES_SHARED == CELLS_SHARED ? T * PADDED : 0;  // after the gates, where they are in one place
+constexpr int CELLS = GATES_SHARED == CELLS_SHARED ? T * PADDED : 0;  // after the gates, if both are in the same memory
 constexpr int READOUT = ROOM + (GATES_SHARED ? T * PADDED : 0) + (CELLS_SHARED ? (T + 1) * H : 0);
 constexpr int STRIDE = READOUT_SHARED ? V | 1 : V;
 
@@ -35,13 +36,13 @@ struct Vectors {
     real *theta, *s0, *s1;
 };
 
-// One parameter's update: clipped, and with the memory that lies where the parameter does.
+// The parameter after its update with the clipped gradient; its optimizer state has the same index `at`.
 __device__ __forceinline__ real stepped(real theta, real g, const Vectors& flat, int at, const Rule& rule,
                                         real scale, real limit) {
     return RULE(theta, clipped(g * scale, limit), flat.s0 + at, flat.s1 + at, rule);
 }
 
-// Whether the optimizer moves parameters whose gradient is zero, so that rows of W_x which no id touches count, too.
+// Whether the optimizer changes parameters with zero gradient, so that rows of W_x that no id selects must be updated.
 __device__ constexpr bool moves_all() { return !SKIPS_ZEROS; }
 
 __device__ __forceinline__ int row_of(int i) { return WARPS * i + threadIdx.x / 32; }
@@ -49,7 +50,7 @@ __device__ __forceinline__ int column_of(int j) { return 32 * j + threadIdx.x % 
 __device__ __forceinline__ bool is_row(int i) { return WARPS * i + WARPS <= H || row_of(i) < H; }
 __device__ __forceinline__ bool is_column(int j) { return 32 * j + 32 <= GATES || column_of(j) < GATES; }
 
-// The part of W_h that this thread has.
+// Loads this thread's part of W_h.
 __device__ __forceinline__ void load_recurrent(real (&w)[ROWS][COLUMNS], const real* theta) {
 #pragma unroll
     for (int i = 0; i < ROWS; ++i)
@@ -58,7 +59,7 @@ __device__ __forceinline__ void load_recurrent(real (&w)[ROWS][COLUMNS], const r
             w[i][j] = is_row(i) && is_column(j) ? theta[W_H + row_of(i) * GATES + column_of(j)] : real(0);
 }
 
-// partial[w][r] = what warp w's rows add to z[r], for h of one step; a few columns at a time.
+// partial[w][r] = the contribution of warp w's rows to z[r], for h of one step; a few columns at a time.
 __device__ __forceinline__ void multiply_by_h(const real (&w)[ROWS][COLUMNS], const real* h, real* partial) {
 #pragma unroll
     for (int first = 0; first < COLUMNS; first += AT_ONCE) {
@@ -77,7 +78,7 @@ __device__ __forceinline__ void multiply_by_h(const real (&w)[ROWS][COLUMNS], co
     }
 }
 
-// dh_next = dz W_h', each warp its rows, a few at a time.
+// dh_next = dz W_h'; each warp computes its rows, a few at a time.
 __device__ __forceinline__ void multiply_by_dz(const real (&w)[ROWS][COLUMNS], const real* dz, real* dh_next) {
 #pragma unroll
     for (int first = 0; first < ROWS; first += ROWS_AT_ONCE) {
@@ -98,12 +99,12 @@ __device__ __forceinline__ void multiply_by_dz(const real (&w)[ROWS][COLUMNS], c
     }
 }
 
-// The activated gate that this thread has at one step.
+// The activation of this thread's gate.
 __device__ __forceinline__ real gate_of(real z) {
     return threadIdx.x / H == 2 ? real(tanh(z)) : sigmoid(z);
 }
 
-// W_h after its update. dW_h = h' dz over all steps takes the registers of the weights: beside them there is no room.
+// Updates W_h. dW_h = h' dz, summed over all steps, reuses the registers of the weights, as there is no room for both.
 __device__ __forceinline__ void update_recurrent(real (&w)[ROWS][COLUMNS], const real* h, const real* dz,
                                                  const Vectors& flat, const Rule& rule, real scale, real limit) {
 #pragma unroll
@@ -132,7 +133,7 @@ __device__ __forceinline__ void update_recurrent(real (&w)[ROWS][COLUMNS], const
             }
 }
 
-// W_x and b after their update: thread r has their column r, so no other ever sees them.
+// Updates W_x and b: thread r owns column r, which no other thread accesses.
 __device__ __forceinline__ void update_input(const int* id, const real* dz, const Vectors& flat, const Rule& rule,
                                              real scale, real limit) {
     const int r = threadIdx.x;
@@ -141,7 +142,7 @@ __device__ __forceinline__ void update_input(const int* id, const real* dz, cons
     flat.theta[BIAS + r] = stepped(flat.theta[BIAS + r], sum, flat, BIAS + r, rule, scale, limit);
     for (int n = 0; n < (moves_all() ? V : T); ++n) {
         const int row = moves_all() ? n : id[n];
-        bool is_done = false;  // an id that came before has been seen to
+        bool is_done = false;  // the row of an earlier, equal id is updated already
         for (int t = 0; !moves_all() && t < n; ++t) is_done = is_done || id[t] == row;
         if (is_done) continue;
         real g = 0;
@@ -151,7 +152,7 @@ __device__ __forceinline__ void update_input(const int* id, const real* dz, cons
     }
 }
 
-// W_y (in theta or in its copy) and b_y after their update.
+// Updates W_y (in theta or in its copy) and b_y.
 __device__ __forceinline__ void update_readout(real* W_y, const real* h_after, const real* dlogits, const Vectors& flat,
                                                const Rule& rule, real scale, real limit) {
     for (int n = threadIdx.x; n < H * V; n += THREADS) {
@@ -167,7 +168,7 @@ __device__ __forceinline__ void update_readout(real* W_y, const real* h_after, c
     }
 }
 
-// logits (T, V) become their gradient, row_loss (T,) the losses; a warp has a step.
+// Replaces logits (T, V) with their gradient and writes the losses to row_loss (T,), one warp per step.
 __device__ __forceinline__ void cross_entropy(real* logits, const int* targets, real* row_loss) {
     const int lane = threadIdx.x % 32;
     for (int t = threadIdx.x / 32; t < T; t += WARPS) {
@@ -186,9 +187,9 @@ __device__ __forceinline__ void cross_entropy(real* logits, const int* targets, 
     }
 }
 
-// theta (N,) and its memory s0, s1; x (count, T+1) ids; reset, and the rates (count,); h, c (H,) the state; watch: the
-// smoothed loss, and that below which training stops. Written: theta, s0, s1, h, c, watch[0], losses (count,), and
-// status: iterations whose loss is known, and why it ended (0: all done, 1: the smoothed loss, 2: one not finite).
+// theta (N,) and its optimizer state s0, s1; x (count, T+1) ids; reset and the rates (count,); h, c (H,) the state; watch:
+// the smoothed loss, and the value below which training stops. Written: theta, s0, s1, h, c, watch[0], losses (count,), and
+// status: number of losses, and reason for the end (0: all done, 1: smoothed loss below the limit, 2: loss not finite).
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, const real* learning_rates,
             const real* rates, const real* roots, real* h_carried, real* c_carried, double* watch, double* losses,
@@ -210,7 +211,7 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
         for (int n = tid; n < H * V; n += THREADS) W_y[n / V * STRIDE + n % V] = theta[W_Y + n];
     for (int k = tid; k < (T + 1) * UNITS; k += THREADS) h[k] = 0;
     for (int k = tid; k < T * PADDED; k += THREADS) gates[k] = 0;
-    __syncthreads();  // all is zero
+    __syncthreads();  // the buffers are zero
     if (tid < H) h[T * UNITS + tid] = h_carried[tid], c[T * H + tid] = c_carried[tid];
     if (tid == 0) verdict = 0;
 
@@ -221,26 +222,26 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
             h[tid] = reset[n] ? real(0) : h[T * UNITS + tid];
             c[tid] = reset[n] ? real(0) : c[T * H + tid];
         }
-        __syncthreads();  // the first state and the ids are there; W_y is as the last update left it
+        __syncthreads();  // the initial state, the ids and the updated W_y are complete
 
         load_recurrent(w, theta);
 #pragma unroll 1
         for (int t = 0; t < T; ++t) {
             multiply_by_h(w, h + t * UNITS, partial);
-            __syncthreads();  // all partial sums are there
+            __syncthreads();  // all partial sums are complete
             if (tid < GATES) {
                 real z = theta[id[t] * GATES + tid] + theta[BIAS + tid];
                 for (int warp = 0; warp < WARPS; ++warp) z += partial[warp * PADDED + tid];
                 gates[t * PADDED + tid] = gate_of(z);
             }
-            __syncthreads();  // all gates are there, and the partial sums have been read
+            __syncthreads();  // all gates are complete, and the partial sums have been read
             if (tid < H) {
                 const real* gate = gates + t * PADDED + tid;
                 const real c_t = gate[H] * c[t * H + tid] + gate[0] * gate[2 * H];
                 c[(t + 1) * H + tid] = c_t;
                 h[(t + 1) * UNITS + tid] = gate[3 * H] * tanh(c_t);
             }
-            __syncthreads();  // the next state is there
+            __syncthreads();  // the next state is complete
         }
 
         for (int k = tid; k < T * V; k += THREADS) {
@@ -250,9 +251,9 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
             for (int j = 0; j < H; ++j) sum += h_after[j] * W_y[j * STRIDE + v];
             logits[k] = sum;
         }
-        __syncthreads();  // all logits are there
+        __syncthreads();  // all logits are complete
         cross_entropy(logits, id + 1, row_loss);
-        __syncthreads();  // so are their gradients and the losses
+        __syncthreads();  // their gradients and the losses are complete
         if (tid == 0) {
             real loss = 0;
             for (int t = 0; t < T; ++t) loss += row_loss[t];
@@ -267,13 +268,13 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
             dh[k] = sum;
         }
         if (tid < H) dh_next[tid] = 0;
-        __syncthreads();  // the verdict and what comes down from the readout are there
+        __syncthreads();  // the verdict and dh are complete
         if (verdict) {
             last = verdict == 1 ? 0 : T;
             break;
         }
 
-        load_recurrent(w, theta);  // again: the loops above want registers, and take those of w
+        load_recurrent(w, theta);  // again: the loops above need the registers of w
         real dc = 0;
 #pragma unroll 1
         for (int t = T - 1; t >= 0; --t) {
@@ -288,18 +289,18 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
                 gate[3 * H] = dh_t * tanh_c * o * (1 - o);
                 dc *= f;
             }
-            __syncthreads();  // dz of this step is there
+            __syncthreads();  // dz of this step is complete
             if (t > 0) {
                 multiply_by_dz(w, gates + t * PADDED, dh_next);
-                __syncthreads();  // what it gives the step before is there
+                __syncthreads();  // dh_next for the step before is complete
             }
         }
 
         const Rule rule = {rule_a, rule_b, rule_c, rule_d, rest_a, rest_b, learning_rates[n], rates[n], roots[n]};
-        if (tid < GATES) update_input(id, gates, flat, rule, scale, limit);  // here the registers of w are free
+        if (tid < GATES) update_input(id, gates, flat, rule, scale, limit);  // the registers of w are free here
         update_readout(W_y, h + UNITS, logits, flat, rule, scale, limit);
         update_recurrent(w, h, gates, flat, rule, scale, limit);
-        __syncthreads();  // all have read the ids, the states and W_y's gradient
+        __syncthreads();  // all threads have read the ids, the states and dlogits
     }
 
     if (READOUT_SHARED)
