@@ -291,7 +291,7 @@ def learn_and_measure(
     )
 
 
-def line_to_beat(train_ids: np.ndarray, val_ids: np.ndarray, vocab_size: int) -> float:
+def baseline_bits(train_ids: np.ndarray, val_ids: np.ndarray, vocab_size: int) -> float:
     """Bits per character of val_ids[1:] by order 5, Kneser-Ney, learned on the first 5 million of `train_ids`.
 
     Of a text of less than 6 characters the order is lower. Raises UserError for less than two ids of either.

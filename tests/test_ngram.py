@@ -253,7 +253,7 @@ def test_a_seed_is_one_text_of_any_length():
     assert list(model.sample(100)) != list(model.sample(100))
 
 
-# ------------------------------------------------------------------------------------- the line to beat, markov-model.py
+# --------------------------------------------------------------------------------------- the baseline, markov-model.py
 @pytest.mark.parametrize("smoothing", ngram.SMOOTHINGS)
 @pytest.mark.parametrize("measured", [1, 2, 7, 1000])
 def test_a_large_text_is_measured_a_piece_at_a_time(monkeypatch, smoothing, measured):
@@ -267,16 +267,16 @@ def test_a_large_text_is_measured_a_piece_at_a_time(monkeypatch, smoothing, meas
     np.testing.assert_allclose(found, whole, rtol=1e-12)
 
 
-def test_the_line_to_beat_is_order_5_of_the_first_five_million(monkeypatch):
+def test_the_baseline_is_order_5_of_the_first_five_million(monkeypatch):
     text = made_up_text(3000)
     corpus = Corpus.from_text(text)
     learned, kept_back = corpus.split(0.1)
     V = len(corpus.vocabulary)
-    assert ngram.line_to_beat(learned, kept_back, V) == Model.learn(learned, V, 5).bits_per_char(kept_back)
+    assert ngram.baseline_bits(learned, kept_back, V) == Model.learn(learned, V, 5).bits_per_char(kept_back)
     assert ngram._LINE_CHARS == 5_000_000
     monkeypatch.setattr(ngram, "_LINE_CHARS", 1000)
-    assert ngram.line_to_beat(learned, kept_back, V) == Model.learn(learned[:1000], V, 5).bits_per_char(kept_back)
-    assert math.isfinite(ngram.line_to_beat(learned[:3], kept_back, V))  # a text too short for order 5
+    assert ngram.baseline_bits(learned, kept_back, V) == Model.learn(learned[:1000], V, 5).bits_per_char(kept_back)
+    assert math.isfinite(ngram.baseline_bits(learned[:3], kept_back, V))  # a text too short for order 5
 
 
 def markov_model(text, order=4):
@@ -385,7 +385,7 @@ def test_a_text_without_end_until_its_reader_has_gone(text_file, tmp_path):
         (["book.txt", "--seed", "-1"], "--seed: expected at least 0, got -1"),
         (["book.txt", "--prime", "aXb"], "--prime: the character 'X' at place 1 is not in the model's vocabulary"),
         (["book.txt", "--style", "new"], "--style: expected own or original, got 'new'"),
-        (["book.txt", "--style", "original", "--json"], "--style original: --json does not go with it"),
+        (["book.txt", "--style", "original", "--json"], "--style original: cannot be combined with --json"),
         (["tiny.txt"], "--order 5: needs at least 6 characters to learn from, got 4"),
         (["tiny.txt", "--style", "original"], "--style original: needs at least 6 characters, got 4"),
     ],

@@ -73,10 +73,10 @@ def test_several_strings_are_joined_as_files_are(tmp_path):
         (("To be, or not to be",), {}, "that looks like text: 'To be, or not to be'..."),
         (("a\nb",), {}, "that looks like text: "),
         (("nothing.txt",), {}, "nothing.txt: no such file or folder"),
-        (("a.txt",), {"texts": ["a"]}, "texts: strings to train on take the place of files"),
+        (("a.txt",), {"texts": ["a"]}, "texts: cannot be combined with files"),
         ((), {"texts": ["ab", 3]}, "texts: expected strings, got 3"),
         ((), {"texts": []}, "text: the text is empty"),
-        ((Corpus.from_text("ab"), "b.txt"), {}, "a Corpus is the whole text: got 2 texts"),
+        ((Corpus.from_text("ab"), "b.txt"), {}, "a Corpus must be the only text, got 2 texts"),
         (
             (Corpus.from_text("ABab"),),
             {"lower": True},

@@ -135,7 +135,7 @@ def test_presets_that_replace_no_such_script():
         if name in STYLES:
             assert style_of(from_preset(name)) is STYLES[name]
         else:
-            with pytest.raises(UserError, match=f"--style original: preset {name} has none; those that have: min-"):
+            with pytest.raises(UserError, match=f"--style original: not available for preset {name}, only for min-"):
                 style_of(from_preset(name))
 
 
