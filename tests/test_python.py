@@ -80,12 +80,12 @@ def test_several_strings_are_joined_as_files_are(tmp_path):
         (
             (Corpus.from_text("ABab"),),
             {"lower": True},
-            "--lower: text is a Corpus, which is taken as it is: make it of text.lower()",
+            "--lower: text is a Corpus, which is used as it is; create it from text.lower()",
         ),
         (
             (Corpus.from_text("ABab"),),
             {"bytes": True},
-            "--bytes: text is a Corpus of characters: Corpus.from_bytes makes one",
+            "--bytes: text is a Corpus of characters; create it with Corpus.from_bytes",
         ),
     ],
 )
@@ -134,7 +134,7 @@ def test_resume(run):
     assert whole.load("last").theta.tobytes() == longer.load("last").theta.tobytes()
     with pytest.raises(UserError, match="unknown option 'iteratons': did you mean 'iterations'"):
         charlstm.resume(run, iteratons=3)
-    with pytest.raises(UserError, match="--hidden-size cannot change when a run goes on"):
+    with pytest.raises(UserError, match="--hidden-size cannot change when a run is resumed"):
         charlstm.resume(run, hidden_size=3)
 
 

@@ -271,7 +271,7 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
         (["train", "one.txt"], "one: the text has a single distinct character, 'a': there is nothing to learn"),
         (["train", "short.txt", "--batch-size", "1"], "the text has 20 characters, too few for 1 streams of two sequences of 24 (at least 50): a smaller --seq-length may fit"),
         (["train", "latin.txt"], "latin.txt: byte 3 is not utf-8 (unexpected end of data): --encoding latin-1 reads 'café'"),
-        (["train", "book.txt", "--out", "full"], "--out full: exists already (it is not empty); give another folder"),
+        (["train", "book.txt", "--out", "full"], "--out full: already exists and is not empty; choose another folder"),
         (["train", "book.txt", "--out", "book.txt"], "book.txt: cannot be written: File exists"),
         (["train", "book.txt", "--out", "book.txt/run"], "book.txt/run: cannot be written: Not a directory"),
         (["train", "book.txt", "--hidden-size", "0"], "--hidden-size: expected at least 1, got 0"),
@@ -296,14 +296,14 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
         (["data", "get", "bible"], "bible: no URL and no built-in text (python-docs, us-constitution, nietzsche, tinyshakespeare)"),
         (["train", "book.txt", "--encoding", "klingon"], "--encoding: Python knows no encoding 'klingon'"),
         (["train", "--resume=full"], "full: no checkpoint here (last.safetensors is missing): is this the folder of a run?"),
-        (["train", "--resume"], "--resume: there is no run with a checkpoint below runs/; name its folder: --resume=RUN"),
+        (["train", "--resume"], "--resume: no run with a checkpoint in runs/; name a folder: --resume=RUN"),
         (["train", "--resume=x", "--out", "y"], "--out: cannot be combined with --resume, which keeps the folder of the run"),
         (["sample", "full"], "full: no checkpoint here (best.safetensors is missing): is this the folder of a run?"),
         (["sample", "nowhere"], "nowhere: no such run folder"),
         (["sample", "book.txt"], "book.txt: not a checkpoint, or a damaged one"),
         (["sample", "full", "--checkpoint", "x"], "x: cannot be read: No such file or directory"),
-        (["sample"], "RUN: there is no run with a checkpoint below runs/; name its folder: charlstm sample RUN"),
-        (["inspect"], "RUN: there is no run with a checkpoint below runs/; name its folder: charlstm inspect RUN"),
+        (["sample"], "RUN: no run with a checkpoint in runs/; name a folder: charlstm sample RUN"),
+        (["inspect"], "RUN: no run with a checkpoint in runs/; name a folder: charlstm inspect RUN"),
         (["score", "full"], "Missing argument 'TEXT...'."),
         (["score", "nowhere", "book.txt"], "nowhere: no such run folder"),
         (["smaple"], "No such command 'smaple'"),
@@ -361,7 +361,7 @@ def test_a_damaged_checkpoint_is_named(trained, charlstm_command, tmp_path):
     again = charlstm_command("train", "--resume")
     assert again.returncode == 0
     assert (
-        "runs/book/last.safetensors: damaged: its content does not match its SHA-256; going on from iteration 1 instead"
+        "runs/book/last.safetensors: damaged: its content does not match its SHA-256; resuming from iteration 1 instead"
         in again.stderr.decode()
     )
     assert charlstm_command("sample", "runs/book", "--checkpoint", "last", "--length", 3).returncode == 0
@@ -373,7 +373,7 @@ def test_gradcheck(charlstm_command):
     assert done.returncode == 0
     lines = done.stdout.decode().splitlines()
     assert lines[-1].endswith("(limit 1e-06): all correct")
-    assert len(lines) == 1 + 73 + 87 + 70 + 1
+    assert len(lines) == 1 + 73 + 87 + 70 + 140 + 1
 
 
 def test_info(charlstm_command):

@@ -198,7 +198,7 @@ def test_what_is_left_out_is_said(charlstm_command, saved):
         ),
         (
             ("train", "other.txt", "--from", "run", "--unknown", "skip", "-n", 1, "--batch-size", 1),
-            "180 characters that",
+            "180 unknown characters skipped",
         ),
     ):
         done = charlstm_command(*command)

@@ -254,27 +254,27 @@ def test_a_budget_in_seconds_becomes_iterations(corpus, tmp_path):
 
 def test_resume_refuses_what_would_not_be_the_same_run(corpus, text_file, tmp_path, monkeypatch):
     finish(start(corpus, small(iterations=5), str(tmp_path / "run")))
-    with pytest.raises(UserError, match="--hidden-size cannot change when a run goes on"):
+    with pytest.raises(UserError, match="--hidden-size cannot change when a run is resumed"):
         resume(tmp_path / "run", corpus, {"hidden_size": 12})
     assert resume(tmp_path / "run", corpus, {"hidden_size": 11}).trainer.iteration == 5
     with pytest.raises(UserError, match="other: not the text that this run was trained on"):
         resume(tmp_path / "run", Corpus.from_text(made_up_text(seed=9), "other"))
     monkeypatch.setenv("CHARLSTM_DATA_DIR", str(tmp_path / "another cache"))
     with pytest.raises(
-        UserError, match="run: its text came from book, which is not there, and no copy of it is in the ca"
+        UserError, match="run: its text came from book, which no longer exists, and the cache has no copy"
     ):
         resume(tmp_path / "run")
     with pytest.raises(UserError, match="no such run folder"):
         resume(tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="there is no run with a checkpoint below runs/"):
+    with pytest.raises(UserError, match="no run with a checkpoint in runs/"):
         resume()
     finish(start([text_file], small(iterations=3)))
     finish(start([text_file], small(iterations=4)))
     newest = resume()
     assert newest.folder.as_posix() == "runs/book-2"
     with pytest.raises(
-        UserError, match="runs/book-2: in use by this process: wait for it, or stop it; if it is gone, rem"
+        UserError, match="runs/book-2: in use by this process: wait for it or stop it; if it has ended, rem"
     ):
         resume()
     newest._lock.release()
@@ -318,7 +318,7 @@ def test_how_the_text_is_read_is_kept(tmp_path, monkeypatch):
     assert text == made_up_text() + "\t<>\n" + made_up_text()
     monkeypatch.chdir("/")
     assert finish(resume(tmp_path / "run", chosen={"iterations": 5}))[-1].iteration == 5
-    with pytest.raises(UserError, match="--lower cannot change when a run goes on"):
+    with pytest.raises(UserError, match="--lower cannot change when a run is resumed"):
         resume(tmp_path / "run", chosen={"lower": False})
     model = run.load("last")
     assert model.sample("ABC", length=5, seed=1) == model.sample("abc", length=5, seed=1)
@@ -398,9 +398,9 @@ def test_a_text_with_characters_that_the_model_lacks(saved, new_text, tmp_path):
         finish(start([new_text], config, str(folder), model=model))
         again = resume(folder)
         assert model.vocabulary.decode(again.trainer.corpus.ids) == expected
-    with pytest.raises(UserError, match="another vocabulary, or other sizes"):
+    with pytest.raises(UserError, match="a different vocabulary or sizes"):
         start(Corpus.from_text(text + "Z"), from_model(model.config), str(tmp_path / "n"), model=model)
-    with pytest.raises(UserError, match="another vocabulary, or other sizes"):
+    with pytest.raises(UserError, match="a different vocabulary or sizes"):
         start([new_text], small(iterations=1, unknown="skip", hidden_size=4, num_layers=1), "n", model=model)
 
 
@@ -494,7 +494,7 @@ def test_weights_that_no_text_can_be_drawn_by_are_one_line(corpus, tmp_path, bac
     run = resume(tmp_path / "run", corpus, {"iterations": 60})  # to begin with a sample
     run.trainer.theta[...] = np.nan
     with pytest.raises(
-        Diverged, match="the model cannot write: its weights have grown .*; the newest is of iteration 25"
+        Diverged, match="the model cannot write: its weights have grown .*; the newest checkpoint is iteration 25"
     ):
         finish(run)
     model = run.load("last")

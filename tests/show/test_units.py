@@ -109,7 +109,7 @@ def test_inspect_and_the_baseline_name_their_unit(charlstm_command, tmp_path):
     assert "nats per byte" in shown
     assert "t: 4,000 bytes, SHA-256" in shown
     assert "trained  20 iterations, 7,680 bytes" in shown
-    rows = [line.split() for line in shown.partition("measured")[2].splitlines()[1:]]
+    rows = [line.split() for line in shown.partition("held-out")[2].splitlines()[1:]]
     assert [int(row[0]) for row in rows] == list(range(2, 21, 2))
     assert all(0 < float(row[3]) < 10 for row in rows)
     assert "bits/byte" in shown

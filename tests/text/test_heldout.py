@@ -131,7 +131,7 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path):
     again = resume(tmp_path / "run", chosen={"iterations": 28})
     finish(again)
     assert everything(tmp_path / "run") == everything(tmp_path / "whole")
-    with pytest.raises(UserError, match="--validation-from cannot change when a run goes on"):
+    with pytest.raises(UserError, match="--validation-from cannot change when a run is resumed"):
         resume(tmp_path / "run", chosen={"validation_from": "end"})
 
 
