@@ -182,7 +182,7 @@ def test_a_folder_that_cannot_be_synchronised(tmp_path, monkeypatch):
 def test_what_is_read_back_must_be_what_was_written(tmp_path, monkeypatch):
     write_some = disk.write_some
     monkeypatch.setattr(disk, "write_some", lambda fd, data: write_some(fd, bytes(data).replace(b"a", b"b")))
-    with pytest.raises(OSError, match="what was read back is not what was written"):
+    with pytest.raises(OSError, match="the data read back differ from the data written"):
         disk.write(tmp_path / "x", b"banana")
 
 

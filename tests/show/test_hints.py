@@ -113,7 +113,7 @@ def test_a_folder_of_any_name(text_file, name, in_a_pipe):
     option = re.search(r"resume it with (--resume=.*?), or choose another", refused)[1]
     code, text, _ = in_a_pipe(*words(f"charlstm train {option} --iterations 11"))
     assert code == 0, text
-    code, text, written = in_a_pipe(*words(told(first, "write") + " --length 7 --backend numpy"))
+    code, text, written = in_a_pipe(*words(told(first, "sample") + " --length 7 --backend numpy"))
     assert code == 0, text
     assert len(written) == 7
 
@@ -123,7 +123,7 @@ def test_going_on_from_another_checkpoint_than_the_newest(text_file, tmp_path, i
     step = next((tmp_path / "a run" / "checkpoints").iterdir()).relative_to(tmp_path)
     code, text, _ = in_a_pipe("train", f"--resume={step}")
     assert code == 2
-    option = re.search(r"(--from=.*) begins a new run", text)[1]
+    option = re.search(r"(--from=.*) starts a new run", text)[1]
     code, text, _ = in_a_pipe(*words(f"charlstm train book.txt {option} --iterations 3"))
     assert code == 0, text
 
