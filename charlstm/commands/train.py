@@ -147,7 +147,7 @@ def _list_presets() -> None:
     from charlstm.settings.config import BUDGETS, from_preset
     from charlstm.settings.presets import REPLACES
 
-    rows = [("preset", "replaces", "layers x units", "batch x length", "optimizer", "budget")]
+    rows = [("preset", "replaces", "model", "reads", "learns by", "budget")]
     for name in PRESETS:
         config = from_preset(name)
         model = f"{config.num_layers} x {config.hidden_size}"

@@ -232,7 +232,7 @@ def test_scoring_characters_it_never_saw(trained, charlstm_command):
     done = charlstm_command("score", "runs/book", "-", "--unknown", "skip", "--json", stdin=b"aXa")
     assert json.loads(done.stdout)["chars"] == 2
     assert "stdin: the text is empty" in one_line(charlstm_command("score", "runs/book", "-"))
-    assert "give it or --json" in one_line(charlstm_command("score", "runs/book", "-", "--json", "--per-char"))
+    assert "already prints JSON" in one_line(charlstm_command("score", "runs/book", "-", "--json", "--per-char"))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
