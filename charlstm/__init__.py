@@ -1,4 +1,4 @@
-"""Train a character LSTM on a text, and let it write.
+"""Train a character-level LSTM on a text, and generate text with it.
 
 >>> import charlstm
 >>> run = charlstm.train("book.txt", hidden_size=256, seconds=60)  # doctest: +SKIP
@@ -7,7 +7,7 @@
 >>> model = charlstm.load("runs/book")  # doctest: +SKIP
 >>> model.sample("The ", length=200, temperature=0.8, seed=1)  # doctest: +SKIP
 
-Importing this loads neither NumPy nor Numba; the names below are looked up when they are first used.
+Importing this package loads neither NumPy nor Numba; the names below are imported on first use.
 """
 
 import sys
@@ -46,7 +46,7 @@ _HOMES = {
     "train": "api",
 }
 
-#: Where modules with public names stood once: importing one from there gives the same module.
+#: Old module names; importing one of them gives the module under its current name.
 _MOVED = {
     "batches": "text.batches",
     "checkpoint": "model.model",
@@ -62,7 +62,7 @@ _MOVED = {
 
 
 class _Moved(MetaPathFinder, Loader):
-    """Finds a module of _MOVED under its old name."""
+    """Find a module of _MOVED by its old name."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         package, _, name = fullname.partition(".")
@@ -75,7 +75,7 @@ class _Moved(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
-        module.__spec__ = module.__spec__.loader_state  # its own: the import system has set the other
+        module.__spec__ = module.__spec__.loader_state  # its own spec again, which the import system has replaced
 
 
 sys.meta_path.append(_Moved())

@@ -1,11 +1,11 @@
-"""The program: `charlstm`, or `python -m charlstm`."""
+"""The program, started as `charlstm` or `python -m charlstm`."""
 
 import signal
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C that comes before it is loaded ends the program in silence, as the system does."""
-    is_pythons = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not ignored, say
+    """Run the command line. Ctrl-C while it is still loading ends the program without a traceback."""
+    is_pythons = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # and not ignored, for example
     if is_pythons:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from charlstm import cli

@@ -1,4 +1,4 @@
-"""What Python programs and notebooks call: train, resume, and begin a run to be looked into while it trains."""
+"""The Python API: train, resume, and start a run that the caller iterates."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -19,10 +19,10 @@ def start(
     offline: bool = False,
     **options: Any,
 ) -> Run:
-    """Begin a run, to be trained by iterating ``run.train()``, which yields :class:`charlstm.Progress`.
+    """Start a run that trains while the caller iterates ``run.train()``, which yields :class:`charlstm.Progress`.
 
-    ``for progress in run.train(): ...`` trains to the budget. Whoever leaves the loop has all of it saved, and may go
-    on with :func:`resume`. Parameters and errors are those of :func:`train`.
+    ``for progress in run.train(): ...`` trains until the budget is used up. Leaving the loop saves the run, and
+    :func:`resume` continues it. Parameters and errors are those of :func:`train`.
     """
     from charlstm.model.model import load
     from charlstm.runs import begin
@@ -45,32 +45,33 @@ def train(
     quiet: bool | None = None,
     **options: Any,
 ) -> Run:
-    """Train on texts (paths, folders, URLs, built-in names; none: the documentation inside Python), to the budget.
+    """Train on texts until the budget is used up.
 
     Parameters
     ----------
-    sources : what `charlstm train` takes as TEXT; or one :class:`charlstm.Corpus`
-    texts : instead of sources: strings, which are joined as files are
+    sources : paths, folders, URLs, built-in names, or one :class:`charlstm.Corpus`; by default the documentation
+        inside Python
+    texts : strings to train on instead of sources; they are joined like files
     out : the run folder; by default runs/NAME
-    from_run : a run folder or checkpoint file to begin with: its best weights, its sizes and its vocabulary
-    offline : take URLs and built-in texts from the cache alone
+    from_run : a run folder or checkpoint file whose best weights, sizes and vocabulary the run starts from
+    offline : download nothing: take URLs and built-in texts from the cache
     quiet : show no progress; by default it is shown in notebooks and on terminals
-    preset, options : the words of :class:`charlstm.Config`
+    preset, options : fields of :class:`charlstm.Config`
 
     Returns
     -------
     Run
-        The finished run, with its folder, config, history and model; it samples and scores.
+        The finished run, with its folder, config, history and model. It can sample and score.
 
     Raises
     ------
     UserError
-        For a text, an option or a folder that will not do.
+        If a text, an option or the folder is not valid.
     RunFailed
-        If the loss stops being finite, a download fails, or the disk does not take the last checkpoint.
+        If the loss becomes infinite or NaN, a download fails, or the last checkpoint cannot be written.
     Interrupted
-        For Ctrl-C, or the stop button of a notebook: a KeyboardInterrupt whose ``run`` is the Run, saved as far as it
-        came. A second one leaves at once.
+        On Ctrl-C, or the stop button of a notebook: a KeyboardInterrupt whose ``run`` is the saved Run. A second one
+        quits immediately.
     """
     return _shown(
         start(*sources, texts=texts, out=out, preset=preset, from_run=from_run, offline=offline, **options), quiet
@@ -78,14 +79,14 @@ def train(
 
 
 def resume(run: Any = None, *sources: Any, offline: bool = False, quiet: bool | None = None, **options: Any) -> Run:
-    """Go on with a run where its newest whole checkpoint left it, to a larger budget.
+    """Resume a run from its newest intact checkpoint, with a larger budget.
 
     Parameters
     ----------
-    run : its folder, or the Run; by default the newest run below runs/
-    sources : the text, where it is not to be found where it was
+    run : a run folder or a Run; by default the newest run in runs/
+    sources : the text, if it is no longer where it was
     offline, quiet : as for :func:`train`
-    options : those that may change, budgets among them, which are totals; the others are the run's own
+    options : options that may change, such as budgets, which are totals; the others stay as they are
 
     Returns
     -------
@@ -95,7 +96,7 @@ def resume(run: Any = None, *sources: Any, offline: bool = False, quiet: bool | 
     Raises
     ------
     UserError
-        For a run without a checkpoint, or that another process has; another text; an option that cannot change.
+        If the run has no checkpoint or is in use, the text differs, or an option cannot change.
     RunFailed, Interrupted
         As for :func:`train`.
     """
@@ -110,23 +111,25 @@ def resume(run: Any = None, *sources: Any, offline: bool = False, quiet: bool | 
 
 
 def _text(sources: Sequence[Any], texts: Sequence[str] | None, config: Any, model: Any) -> Any:
-    """What to train on, as `charlstm.runs.begin.start` takes it."""
+    """The text to train on, as `charlstm.runs.begin.start` takes it."""
     if texts is not None:
         if sources:
-            raise UserError("texts: strings to train on take the place of files: give these or those")
+            raise UserError("texts: cannot be combined with files; give either strings or files")
         return Corpus.from_texts(
             texts, separator=unescaped(config.separator), lower=config.lower, as_bytes=config.bytes,
             vocabulary=model.vocabulary if model else None, unknown=config.unknown,
         )  # fmt: skip
     if any(isinstance(source, Corpus) for source in sources):
         if len(sources) > 1:
-            raise UserError(f"a Corpus is the whole text: got {len(sources)} texts; texts=[...] takes several strings")
+            raise UserError(
+                f"a Corpus must be the only text, got {len(sources)} texts; texts=[...] takes several strings"
+            )
         return sources[0]
     return sources
 
 
 def _shown(run: Run, quiet: bool | None) -> Run:
-    """Train a run, showing it where somebody looks."""
+    """Train a run and show its progress."""
     from charlstm.show import display
     from charlstm.training.stopping import trained
 

@@ -1,6 +1,6 @@
-"""The command line: options -> Python API -> printing. No numerics, and nothing heavy is imported before it is needed.
+"""The command line: options -> Python API -> printing. It has no numerics and imports heavy modules only when needed.
 
-Text that may be piped goes to stdout, everything else to stderr. A person's mistake is one line and exit code 2.
+Text that may be piped goes to stdout, everything else to stderr. A user error prints one line and exits with code 2.
 """
 
 import os
@@ -15,7 +15,7 @@ from charlstm.errors import RunFailed, UserError
 from charlstm.host import streams
 from kernels import BackendUnavailable
 
-COMPLETION = """For completion, put one of these into the start-up file of your shell:
+COMPLETION = """For shell completion, add one of these lines to the start-up file of your shell:
 
 \b
 eval "$(_CHARLSTM_COMPLETE=bash_source charlstm)"  # bash
@@ -29,7 +29,7 @@ _CHARLSTM_COMPLETE=fish_source charlstm | source   # fish
 )
 @click.version_option(package_name="charlstm", prog_name="charlstm")
 def cli() -> None:
-    """Train a character LSTM (or GRU, or RNN) on a text, and let it write."""
+    """Train a character-level LSTM, GRU or RNN on a text, and generate text with it."""
 
 
 for command in (
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _guarded(arguments: list[str] | None) -> int:
-    """Run a command and turn whatever ends it into an exit code, and at most one line."""
+    """Run a command; turn every way it can end into an exit code and at most one line of message."""
     try:
         return int(cli.main(args=arguments, prog_name="charlstm", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -64,7 +64,7 @@ def _guarded(arguments: list[str] | None) -> int:
         return _fail(str(error), 1)
     except BackendUnavailable as error:
         return _fail(str(error), 2)
-    except SystemExit:  # click ends by itself for completion, and for a closed pipe, whose reader has what it wanted
+    except SystemExit:  # click exits after completion, and when the reader of a pipe has closed it
         if "_CHARLSTM_COMPLETE" in os.environ:
             raise
         streams.discard(sys.stdout)
@@ -78,7 +78,7 @@ def _guarded(arguments: list[str] | None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    line = " ".join(part.strip() for part in message.splitlines())  # a command in it keeps its spaces
-    with suppress(OSError):  # nobody reads it
+    line = " ".join(part.strip() for part in message.splitlines())  # spaces inside a quoted command stay
+    with suppress(OSError):  # stderr is closed
         print(f"charlstm: {line.strip()}", file=sys.stderr, flush=True)
     return code

@@ -1,14 +1,14 @@
-"""What can go wrong, as exceptions whose message is the one line that a person should read."""
+"""Exceptions whose message is the one line shown to the user."""
 
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in what was asked for, with the way out in the message. The command line exits with 2."""
+    """An invalid request; the message says how to correct it. The command line exits with 2."""
 
 
 def unknown_option(name: str, known: Iterable[str]) -> UserError:
-    """What to raise for an option that there is not, with the one that was probably meant."""
+    """The error for an option that does not exist; it suggests the option that was probably meant."""
     import difflib
 
     names = sorted(known)
@@ -19,7 +19,7 @@ def unknown_option(name: str, known: Iterable[str]) -> UserError:
     )
 
 
-#: What other programs call some of ours.
+#: Names that other programs use for some of our options.
 _ELSEWHERE = {
     "lr": "learning_rate", "n_layer": "num_layers", "layers": "num_layers", "rnn_size": "hidden_size",
     "units": "hidden_size", "block_size": "seq_length", "max_iters": "iterations", "steps": "iterations",
@@ -28,8 +28,8 @@ _ELSEWHERE = {
 
 
 class RunFailed(RuntimeError):
-    """What was asked for could not be done, though nothing was asked for wrongly. The command line exits with 1."""
+    """A valid request that failed. The command line exits with 1."""
 
 
 class Diverged(RunFailed):
-    """A loss, a weight or a logit is not finite."""
+    """A loss, weight or logit is not finite."""

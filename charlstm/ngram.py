@@ -1,4 +1,4 @@
-"""The Markov model: how often each character follows each context, smoothed; the line that a network has to beat.
+"""The Markov model: smoothed counts of the character after each context; the baseline for a network.
 
 A context is what stands before a character, a gram a context with the character after it. Contexts of k characters are
 sorted by their last character, then the one before that, and so on; the place of one is its rank. One context is one
@@ -50,7 +50,7 @@ _MEASURED = 2**20  # characters at a time: the memory that measuring takes does 
 
 @dataclass(frozen=True)
 class Level:
-    """The contexts of one length, and the grams that they are part of; ranks are places in these arrays."""
+    """The contexts of one length and their grams; ranks are indices into these arrays."""
 
     contexts: np.ndarray  #: (n,) int64, sorted: rank of the shorter context * R + the character before it
     grams: np.ndarray  #: (m,) int64, sorted: rank of the context * R + the character after it
@@ -252,23 +252,23 @@ class Figures:
 
     @property
     def in_words(self) -> str:
-        """The bits per character, with what they are of."""
+        """The result in words."""
         if not self.validation:
-            return "learned all of the text"
+            return "trained on the whole text"
         if self.bits_per_char is None:
-            return "the text that was kept back has what the model holds impossible, infinite bits per character,"
+            return "infinite bits per character on held-out text, which has characters of probability zero,"
         bits = self.bits_per_char
         of_bytes = "" if self.bits_per_byte is None else f"{self.bits_per_byte:.4f} bits per byte, "
         return (
             f"{of_bytes}{bits:.4f} bits per character ({bits * math.log(2):.4f} nats), "
-            f"perplexity {perplexity_in_words(bits)} on the text that was kept back,"
+            f"perplexity {perplexity_in_words(bits)} on held-out text,"
         )
 
 
 def learn_and_measure(
     corpus: Corpus, order: int, smoothing: str, validation: float, validation_from: str = "end", seed: int = 0
 ) -> tuple[Model, Figures]:
-    """Learn a text but for the part `validation` of it, measure the model on that: see `charlstm.text.heldout.split`.
+    """Train on a text and evaluate on its held-out fraction `validation`: see `charlstm.text.heldout.split`.
 
     There are no bits per character for a `validation` of 0, or where they are infinite, without smoothing.
 
@@ -291,10 +291,10 @@ def learn_and_measure(
     )
 
 
-def line_to_beat(train_ids: np.ndarray, val_ids: np.ndarray, vocab_size: int) -> float:
-    """Bits per character of val_ids[1:] by order 5, Kneser-Ney, learned on the first 5 million of `train_ids`.
+def baseline_bits(train_ids: np.ndarray, val_ids: np.ndarray, vocab_size: int) -> float:
+    """Bits per character of val_ids[1:] for order 5 with Kneser-Ney smoothing, trained on the first 5 million ids.
 
-    Of a text of less than 6 characters the order is lower. Raises UserError for less than two ids of either.
+    The order is lower for texts of fewer than 6 characters. Raises UserError for fewer than two ids of either.
     """
     order = min(_LINE_ORDER, max(1, len(train_ids) - 1))
     return Model.learn(train_ids[:_LINE_CHARS], vocab_size, order).bits_per_char(val_ids)

@@ -128,7 +128,7 @@ def test_benchmarks_run_alone_check_the_gradients_first(tmp_path):
         env={**os.environ, "CHARLSTM_BENCH_QUICK": "1", "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
     )  # fmt: skip
     assert done.returncode == 1
-    assert "no speed is told" in done.stdout
+    assert "no speed is reported" in done.stdout
     assert "Median" not in done.stdout
 
 

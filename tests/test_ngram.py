@@ -1,4 +1,4 @@
-"""The Markov model, compared with one made of dictionaries, and its command in a process of its own."""
+"""The Markov model, judged by dictionaries, and its command as a person meets it."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def ids_of(text):
 
 
 class Plain:
-    """The equations of charlstm.ngram with dictionaries, one character at a time; shares no code with it."""
+    """The equations of charlstm.ngram with dictionaries, a character at a time, and nothing else in common with it."""
 
     def __init__(self, ids, vocab_size, order):
         self.V, self.order = vocab_size, order
@@ -71,7 +71,7 @@ class Plain:
 
 
 def contexts_of(ids, vocab_size, order):
-    """Contexts from the text, an empty one, one that is too long, some that are not in the text, and its end."""
+    """Contexts of the text, none at all, one that is too long, some that it lacks, and its end."""
     draws = np.random.RandomState(order)
     ids = [int(each) for each in ids]
     known = [ids[i : i + order] for i in draws.choice(len(ids) - order, 12, replace=False)]
@@ -83,7 +83,7 @@ def contexts_of(ids, vocab_size, order):
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @pytest.mark.parametrize("order", ORDERS)
 def test_probabilities_are_those_of_dictionaries_and_sum_to_1(order, smoothing):
-    ids, V = ids_of(TEXT), len(Vocabulary.of(TEXT)) + 2  # two characters do not occur in the text
+    ids, V = ids_of(TEXT), len(Vocabulary.of(TEXT)) + 2  # two characters that it never has
     model, plain = Model.learn(ids, V, order), Plain(ids, V, order)
     for context in contexts_of(ids, V, order):
         got = model.probabilities(context, smoothing)
@@ -109,7 +109,7 @@ def test_probabilities_of_texts_with_hardly_anything_to_count(text, smoothing):
 @pytest.mark.parametrize("V", [200, 5000])
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 def test_grams_that_do_not_fit_into_an_integer(V, smoothing):
-    """At order 8, (V + 1) ** 9 takes 69 and 111 bits: prefixes are replaced by their ranks once and twice."""
+    """At order 8, (V + 1) ** 9 takes 69 and 111 bits: ranks take the place of what came first, once and twice."""
     ids = ids_of(TEXT).astype(np.uint16) * (V // 20) + 1
     model, plain = Model.learn(ids, V, 8), Plain(ids, V, 8)
     for context in contexts_of(ids, V, 8)[:16]:
@@ -183,7 +183,7 @@ def test_only_what_followed_as_much_of_the_end_as_the_text_knows_is_drawn():
         k = next(k for k in range(order, -1, -1) if text[i - k : i] in known[k])
         assert text[i] in known[k][text[i - k : i]]
         backed_off += k < order
-    assert 0 < backed_off < 300  # the text's end has no continuation
+    assert 0 < backed_off < 300  # the text's end is a dead end
 
 
 def test_each_is_drawn_as_often_as_it_followed():
@@ -198,7 +198,7 @@ def test_each_is_drawn_as_often_as_it_followed():
 
 @pytest.mark.parametrize("by_frequency", [True, False])
 def test_the_first_state_is_known_and_drawn_by_frequency_or_from_all_alike(by_frequency):
-    text = "abab" * 20 + "cd"  # "cd" has no continuation; ab 20 of 80, ba 19, bc 1
+    text = "abab" * 20 + "cd"  # "cd" is a dead end; ab 20 of 80, ba 19, bc 1
     vocabulary, known = Vocabulary.of(text), successors(text, 2)
     model = Model.learn(ids_of(text), len(vocabulary), 2)
     begun = Counter(written(model, vocabulary, 0, seed=seed, by_frequency=by_frequency) for seed in range(900))
@@ -225,18 +225,18 @@ def test_every_part_of_the_unit_interval_draws_its_character_or_state(order):
 
 
 def test_dead_ends_go_on_from_a_shorter_context():
-    text = "xyxyxyxz"  # the continuation of z is unknown at any order
+    text = "xyxyxyxz"  # what follows z is unknown, at any length
     vocabulary = Vocabulary.of(text)
     model = Model.learn(ids_of(text), len(vocabulary), 3)
     out = written(model, vocabulary, 500, vocabulary.encode("yxz"), seed=1)
     assert len(out) == 503
     assert out.startswith("yxz")
-    assert out.count("z") > 5  # z was reached repeatedly, and sampling continued
-    assert written(model, vocabulary, 4, vocabulary.encode("zzzzzxy"), seed=1).startswith("zzzzzxyx")  # xy: only x
+    assert out.count("z") > 5  # it came there again, and went on
+    assert written(model, vocabulary, 4, vocabulary.encode("zzzzzxy"), seed=1).startswith("zzzzzxyx")  # xy: x alone
 
 
 def test_an_unknown_context_counts_as_its_longest_known_end_not_as_one_beside_it():
-    text = "aabx" * 12 + "baby" * 4 + "c"  # x after aab, y after bab; after ab, also preceded by c, x or y
+    text = "aabx" * 12 + "baby" * 4 + "c"  # x after aab, y after bab; after ab, of which cab is one more, x or y
     vocabulary = Vocabulary.of(text)
     model = Model.learn(ids_of(text), len(vocabulary), 3)
     drawn = Counter(written(model, vocabulary, 1, vocabulary.encode("cab"), seed=seed)[3] for seed in range(200))
@@ -253,7 +253,7 @@ def test_a_seed_is_one_text_of_any_length():
     assert list(model.sample(100)) != list(model.sample(100))
 
 
-# ------------------------------------------------------------------------------------- the line to beat, markov-model.py
+# --------------------------------------------------------------------------------------- the baseline, markov-model.py
 @pytest.mark.parametrize("smoothing", ngram.SMOOTHINGS)
 @pytest.mark.parametrize("measured", [1, 2, 7, 1000])
 def test_a_large_text_is_measured_a_piece_at_a_time(monkeypatch, smoothing, measured):
@@ -267,20 +267,20 @@ def test_a_large_text_is_measured_a_piece_at_a_time(monkeypatch, smoothing, meas
     np.testing.assert_allclose(found, whole, rtol=1e-12)
 
 
-def test_the_line_to_beat_is_order_5_of_the_first_five_million(monkeypatch):
+def test_the_baseline_is_order_5_of_the_first_five_million(monkeypatch):
     text = made_up_text(3000)
     corpus = Corpus.from_text(text)
     learned, kept_back = corpus.split(0.1)
     V = len(corpus.vocabulary)
-    assert ngram.line_to_beat(learned, kept_back, V) == Model.learn(learned, V, 5).bits_per_char(kept_back)
+    assert ngram.baseline_bits(learned, kept_back, V) == Model.learn(learned, V, 5).bits_per_char(kept_back)
     assert ngram._LINE_CHARS == 5_000_000
     monkeypatch.setattr(ngram, "_LINE_CHARS", 1000)
-    assert ngram.line_to_beat(learned, kept_back, V) == Model.learn(learned[:1000], V, 5).bits_per_char(kept_back)
-    assert math.isfinite(ngram.line_to_beat(learned[:3], kept_back, V))  # the text is too short for order 5
+    assert ngram.baseline_bits(learned, kept_back, V) == Model.learn(learned[:1000], V, 5).bits_per_char(kept_back)
+    assert math.isfinite(ngram.baseline_bits(learned[:3], kept_back, V))  # a text too short for order 5
 
 
 def markov_model(text, order=4):
-    """States and counts as in markov-model.py, which does not count the last transition."""
+    """States and counts as markov-model.py has them: the last transition is not counted."""
     model = {}
     for i in range(len(text) - order - 1):
         model.setdefault(text[i : i + order], Counter()).update(text[i + order])
@@ -298,7 +298,7 @@ def test_the_original_prints_its_states_and_counts(text):
     assert len(out) == 204
     assert out[:4] in wanted
     for i in range(200):
-        assert out[i + 4] in wanted.get(out[i : i + 4], text)  # a dead end may continue with any
+        assert out[i + 4] in wanted.get(out[i : i + 4], text)  # a dead end may go on with any
 
 
 def test_the_original_needs_a_state():
@@ -379,13 +379,13 @@ def test_a_text_without_end_until_its_reader_has_gone(text_file, tmp_path):
         (["book.txt", "--order", "9"], "Invalid value for '--order': 9 is not in the range 1<=x<=8."),
         (["book.txt", "--smoothing", "laplace"], "Invalid value for '--smoothing': 'laplace' is not one of"),
         (["book.txt", "--validation", "1"], "--validation: expected less than 1, got 1.0"),
-        (["book.txt", "--validation", "0.0001"], "--validation 0.0001: fewer than two characters of book are held out"),
+        (["book.txt", "--validation", "0.0001"], "--validation 0.0001: less than two characters of book are kept back"),
         (["book.txt", "--length", "-1"], "--length: expected at least 0, got -1"),
         (["book.txt", "--length", "0", "--json"], "--length: expected at least 1, got 0"),
         (["book.txt", "--seed", "-1"], "--seed: expected at least 0, got -1"),
-        (["book.txt", "--prime", "aXb"], "--prime: the character 'X' at position 1 is not in the model's vocabulary"),
+        (["book.txt", "--prime", "aXb"], "--prime: the character 'X' at place 1 is not in the model's vocabulary"),
         (["book.txt", "--style", "new"], "--style: expected own or original, got 'new'"),
-        (["book.txt", "--style", "original", "--json"], "--style original: --json does not go with it"),
+        (["book.txt", "--style", "original", "--json"], "--style original: cannot be combined with --json"),
         (["tiny.txt"], "--order 5: needs at least 6 characters to learn from, got 4"),
         (["tiny.txt", "--style", "original"], "--style original: needs at least 6 characters, got 4"),
     ],
@@ -408,7 +408,7 @@ def test_100_megabytes_at_order_5_take_4_gigabytes_at_most(tmp_path):
     words = [
         "".join(draws.choice(list("etaoinshrdlucmfwypvbgkjqxzETAOIN"), draws.randint(1, 10))) for _ in range(20_000)
     ]
-    few = " ".join(word for n, word in enumerate(words) for _ in range(1 + 2000 // (n + 10)))  # Zipf frequencies
+    few = " ".join(word for n, word in enumerate(words) for _ in range(1 + 2000 // (n + 10)))  # frequencies as Zipf's
     path.write_text(made_up(few, 100_000_000))
     found = measure(path)
     print({name: found[name] for name in ("command_seconds", "peak_rss", "contexts", "bits_per_char")})

@@ -73,19 +73,19 @@ def test_several_strings_are_joined_as_files_are(tmp_path):
         (("To be, or not to be",), {}, "that looks like text: 'To be, or not to be'..."),
         (("a\nb",), {}, "that looks like text: "),
         (("nothing.txt",), {}, "nothing.txt: no such file or folder"),
-        (("a.txt",), {"texts": ["a"]}, "texts: strings to train on take the place of files"),
+        (("a.txt",), {"texts": ["a"]}, "texts: cannot be combined with files"),
         ((), {"texts": ["ab", 3]}, "texts: expected strings, got 3"),
         ((), {"texts": []}, "text: the text is empty"),
-        ((Corpus.from_text("ab"), "b.txt"), {}, "a Corpus is the whole text: got 2 texts"),
+        ((Corpus.from_text("ab"), "b.txt"), {}, "a Corpus must be the only text, got 2 texts"),
         (
             (Corpus.from_text("ABab"),),
             {"lower": True},
-            "--lower: text is a Corpus, which is taken as it is: make it of text.lower()",
+            "--lower: text is a Corpus, which is used as it is; create it from text.lower()",
         ),
         (
             (Corpus.from_text("ABab"),),
             {"bytes": True},
-            "--bytes: text is a Corpus of characters: Corpus.from_bytes makes one",
+            "--bytes: text is a Corpus of characters; create it with Corpus.from_bytes",
         ),
     ],
 )
@@ -134,7 +134,7 @@ def test_resume(run):
     assert whole.load("last").theta.tobytes() == longer.load("last").theta.tobytes()
     with pytest.raises(UserError, match="unknown option 'iteratons': did you mean 'iterations'"):
         charlstm.resume(run, iteratons=3)
-    with pytest.raises(UserError, match="--hidden-size cannot change when a run goes on"):
+    with pytest.raises(UserError, match="--hidden-size cannot change when a run is resumed"):
         charlstm.resume(run, hidden_size=3)
 
 

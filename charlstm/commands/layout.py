@@ -1,4 +1,4 @@
-"""How help is laid out, and what a shell completes: whole summaries, options in groups, words to choose from."""
+"""The layout of help (full summaries, options in groups, narrow terminals) and shell completion."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-#: Every option of `train`, the usual ten first; what is in no group is advanced.
+#: The options of `train` by group, the ten most common first; options in no group are listed as advanced.
 GROUPS = {
     "Usual options": (
         "preset", "seconds", "iterations", "hidden_size", "num_layers", "dropout", "validation", "out", "resume",
@@ -25,16 +25,16 @@ GROUPS = {
         "seq_length", "batch_size", "windows", "seed",
     ),
     "Budget": ("epochs", "max_chars", "until_loss", "patience"),
-    "Measuring": ("validate_every", "validation_from", "report_every"),
+    "Evaluation": ("validate_every", "validation_from", "report_every"),
     "Output": (
         "sample_every", "sample_length", "temperature", "epoch_samples", "save_every", "keep", "style", "as_json",
         "help",
     ),
 }  # fmt: skip
 REST = "Advanced"
-_NARROW = 60  # columns below which there is no room for two columns of text
+_NARROW = 60  # columns; a narrower terminal has no room for two columns of text
 
-#: Letters for the options that are given most.
+#: Short forms of the most common options.
 SHORT = {
     "preset": "-p", "seconds": "-s", "iterations": "-n", "hidden_size": "-H", "num_layers": "-L", "dropout": "-d",
     "validation": "-V",
@@ -42,7 +42,7 @@ SHORT = {
 
 
 class Word(click.ParamType):
-    """One of some words, which the shell completes. Who gets it says what is wrong with another one."""
+    """One of several words, completed by the shell; the code that uses the value checks it."""
 
     name = "word"
 
@@ -50,7 +50,7 @@ class Word(click.ParamType):
         self.choices = choices
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """What may stand here."""
+        """Return the possible completions."""
         return [CompletionItem(choice) for choice in self.choices if choice.startswith(incomplete)]
 
 
@@ -60,15 +60,15 @@ class Place(click.ParamType):
     name = "place"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """What may stand here."""
+        """Return the possible completions."""
         return [CompletionItem(incomplete, type="file")]
 
 
 class Source(Place):
-    """What a text is read from: a file or folder, or the name of a built-in one."""
+    """The source of a text: a file, a folder, or the name of a built-in text."""
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """What may stand here."""
+        """Return the possible completions."""
         from charlstm.text.downloads import BUILT_IN
 
         names = [CompletionItem(name) for name in BUILT_IN if name.startswith(incomplete)]
@@ -76,13 +76,13 @@ class Source(Place):
 
 
 def word_option(*names: str, choices: str, default: str | None = None, **more: Any) -> Any:
-    """An option that takes one of some words, `choices` being "this|that"; capitals stand for what is free."""
+    """An option that takes one of the words in `choices`, such as "this|that|PATH"; capitals are placeholders."""
     words = [word for word in choices.split("|") if not word.isupper()]
     return click.option(*names, type=Word(words), metavar=choices, default=default, **more)
 
 
 class _Formatter(click.HelpFormatter):
-    """Help for terminals of any width: on a narrow one, what an option or an example does stands below it."""
+    """Help for terminals of any width; on a narrow one, descriptions are printed below options and examples."""
 
     def __init__(self, width: int | None = None, max_width: int | None = None, **more: Any) -> None:
         columns = width or shutil.get_terminal_size().columns
@@ -90,13 +90,13 @@ class _Formatter(click.HelpFormatter):
         self._is_narrow = self.width < _NARROW
 
     def write_text(self, text: str) -> None:
-        """Write paragraphs; those after \\b line by line."""
+        """Write paragraphs, keeping the line breaks of those marked with \\b."""
         if self._is_narrow:
             text = "\n\n".join(_unfolded(part, self.width - 4) for part in text.split("\n\n"))
         super().write_text(text)
 
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
-        """Write names with what they mean."""
+        """Write pairs of a name and its description."""
         if not self._is_narrow:
             super().write_dl(rows, col_max, col_spacing)
             return
@@ -107,7 +107,7 @@ class _Formatter(click.HelpFormatter):
 
 
 def _unfolded(paragraph: str, width: int) -> str:
-    """Lines of two columns, the second below the first, which stays whole: it may be there to be copied."""
+    """Move the second column of each line below the first, which is not wrapped, so that it can be copied."""
     if not paragraph.startswith("\b"):
         return paragraph
     return re.sub(r"^(\S.*?)  +(.*)", lambda found: f"{found[1]}\n{_below(found[2], width)}", paragraph, flags=re.M)
@@ -122,10 +122,10 @@ class _Context(click.Context):
 
 
 class Grouped(click.Command):
-    """A command whose options stand in GROUPS, each with a title."""
+    """A command whose help lists the options by GROUPS, each under a title."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, group by group."""
+        """Write the options group by group."""
         records = {
             "help" if "--help" in param.opts else param.name: record
             for param in self.get_params(ctx)
@@ -141,7 +141,7 @@ class Grouped(click.Command):
 
 
 class Commands(click.Group):
-    """Commands in the order in which they were added, their summaries whole, their help as wide as the terminal."""
+    """Commands in the order they were added, with full summaries and help as wide as the terminal."""
 
     context_class = _Context
 
@@ -151,18 +151,18 @@ class Commands(click.Group):
         super().add_command(cmd, name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names."""
+        """The names of the commands."""
         return list(self.commands)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write names and summaries."""
+        """Write the names and summaries of the commands."""
         rows = [(name, self.commands[name].get_short_help_str(limit=1000)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows, the first being titles, as a table; on a terminal that is too narrow for it, each as an item."""
+    """Format rows as a table, the first row being titles; on a terminal too narrow for it, as a list of items."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     columns = shutil.get_terminal_size().columns
     if not sys.stdout.isatty() or sum(widths) + 2 * len(widths) - 2 <= columns:

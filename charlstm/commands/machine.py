@@ -1,4 +1,4 @@
-"""Commands about this machine: gradients, speed, backends and caches, the built-in texts."""
+"""Commands about this machine: gradient checks, speed, backends, caches and built-in texts."""
 
 from functools import partial
 
@@ -7,10 +7,12 @@ import click
 from charlstm.commands.layout import Commands, word_option
 
 
-@click.command(short_help="Check every gradient of every backend.")
-@word_option("--backend", choices="all|numpy|numba|cupy", default="all", help="which to check [all that are present]")
+@click.command(short_help="Check the gradients of every backend.")
+@word_option(
+    "--backend", choices="all|numpy|numba|cupy", default="all", help="backend to check [all that are available]"
+)
 def gradcheck(backend: str) -> int:
-    """Check every gradient of every backend against central differences; exit with 1 where one is wrong."""
+    """Check the gradients of every backend against central differences; exit with 1 if any is wrong."""
     import kernels
     from charlstm.model.backend import choose_backend
     from kernels.testing import GRADIENT_TOLERANCE, gradient_errors
@@ -26,19 +28,20 @@ def gradcheck(backend: str) -> int:
             click.echo(f"{name:8} {check.op:20} {check.tensor:12} {check.error:9.1e}{verdict}")
             worst = max(worst, check.error) if check.error == check.error else float("inf")
     passed = worst < GRADIENT_TOLERANCE
-    verdict = "all right" if passed else "WRONG"
+    verdict = "all correct" if passed else "WRONG"
     click.echo(f"worst relative error {worst:.1e} in float64 (limit {GRADIENT_TOLERANCE:g}): {verdict}")
     return 0 if passed else 1
 
 
-@click.command(short_help="Measure speed here, beside the machine's own limit.")
-@click.option("--threads", type=click.IntRange(1, 256), help="the most to work with [all cores]")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
+@click.command(short_help="Measure speed on this machine against its limits.")
+@click.option("--threads", type=click.IntRange(1, 256), help="maximum number of threads [all cores]")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object to stdout")
 def bench(threads: int | None, as_json: bool) -> int:
-    """Measure training and sampling here, beside the machine's own limit; at most two minutes.
+    """Measure the speed of training and sampling on this machine; takes at most two minutes.
 
-    The floor is the least time that the products, the reading of weights and the exponentials of a work can take on
-    this machine, whose limits are measured first. Exits with 1, and tells no speed, where a gradient is wrong.
+    The floor is a lower bound on the time of a workload: its matrix products, weight reads and exponentials at the
+    limits of this machine, which are measured first. If a gradient is wrong, no speed is reported and the exit code is
+    1.
     """
     import json
     from dataclasses import asdict
@@ -52,9 +55,9 @@ def bench(threads: int | None, as_json: bool) -> int:
     team = threads or machine.usable_cores()
     where = {"processor": machine.processor(), "cores": machine.usable_cores(), "load": bench.load_average()}
     if not as_json:
-        click.echo(f"{where['processor']}, {where['cores']} cores usable, load {where['load']}; one core at best:")
+        click.echo(f"{where['processor']}, {where['cores']} usable cores, load {where['load']}; limits of one core:")
         click.echo(found.in_words())
-        click.echo(f"\n{'work':16} {'threads':>7} {'iteration':>10} {'chars/s':>11} {'floor':>10} {'of floor':>8}")
+        click.echo(f"\n{'workload':16} {'threads':>7} {'iteration':>10} {'chars/s':>11} {'floor':>10} {'of floor':>8}")
     rows = []
     for row in bench.short(found, team):
         rows.append({**asdict(row), "of_floor": row.of_floor})
@@ -76,10 +79,10 @@ def data_group() -> None:
 
 @data_group.command("list")
 def data_list() -> int:
-    """Show every built-in text: its name, size in bytes, licence, whether it is here, and its URL."""
+    """List the built-in texts: name, size in bytes, licence, local copy, and URL."""
     from charlstm.text import downloads
 
-    click.echo(f"{'name':16} {'bytes':>9}  {'licence':14} {'here':9} url")
+    click.echo(f"{'name':16} {'bytes':>9}  {'licence':14} {'local':9} url")
     for name, text in downloads.BUILT_IN.items():
         here = "in Python" if not text.url else "cached" if downloads.cached(name) else "no"
         size = f"{text.size:,}" if text.size else "-"
@@ -89,19 +92,19 @@ def data_list() -> int:
 
 @data_group.command("get")
 @click.argument("name")
-@click.option("--offline", is_flag=True, help="download nothing: print where the copy in the cache is")
+@click.option("--offline", is_flag=True, help="download nothing: print the path of the cached copy")
 def data_get(name: str, offline: bool) -> int:
-    """Download a built-in text or a URL, unless it is in the cache, and print the path of the file."""
+    """Download a built-in text or a URL unless it is cached, and print the path of the file."""
     from charlstm.text import downloads
 
     click.echo(downloads.fetch(name, offline, note=partial(click.echo, err=True)))
     return 0
 
 
-@click.command(short_help="Show backends, versions, caches, and what is missing.")
+@click.command(short_help="Show backends, versions, caches and missing packages.")
 @click.option("--clear-cache", is_flag=True, help="remove every compiled kernel")
 def info(clear_cache: bool) -> int:
-    """Show backends, cores, versions, the cache of compiled kernels, and what is missing."""
+    """Show backends, cores, versions, caches and missing packages."""
     import kernels
     from charlstm.host.machine import processor, usable_cores, versions
     from charlstm.text import downloads
@@ -112,13 +115,13 @@ def info(clear_cache: bool) -> int:
         return 0
     for package, number in versions().items():
         click.echo(f"{package:12} {number}")
-    click.echo(f"{'processor':12} {processor()}, {usable_cores()} cores usable")
+    click.echo(f"{'processor':12} {processor()}, {usable_cores()} usable cores")
     for name in kernels.BACKENDS:
-        click.echo(f"{'backend':12} {name}: {kernels.missing(name) or 'present'}")
+        click.echo(f"{'backend':12} {name}: {kernels.missing(name) or 'available'}")
     has_kernels = kernels.missing("numba") is None
     folder = kernels.kernel_cache_dir() if has_kernels else None
     size = sum(path.stat().st_size for path in folder.iterdir()) if folder else 0
-    why = "no folder can be written, kernels compile anew" if has_kernels else "the numba backend is not used"
+    why = "no writable folder, so every process compiles" if has_kernels else "the numba backend is not available"
     where = f"{folder} ({size / 2**20:.1f} MiB)" if folder else f"none: {why}"
     click.echo(f"{'kernel cache':12} {where}")
     click.echo(f"{'text cache':12} {downloads.cache_dir()}")

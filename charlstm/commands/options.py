@@ -1,4 +1,4 @@
-"""What several commands share: options, and how text is written."""
+"""What several commands share: options, and writing text to stdout."""
 
 import sys
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from charlstm.settings.config import PRESETS, Config
 
 
 class _Number(click.ParamType):
-    """A number, or `none` where the option can be unset."""
+    """A number, or `none` if the option can be unset."""
 
     def __init__(self, kind: type, optional: bool) -> None:
         self.kind, self.optional = kind, optional
@@ -32,7 +32,7 @@ _METAVARS = {"preset": "NAME", "weight": "FILE=NUMBER", "windows": "MAXLEN:STEP"
 
 
 def config_options(command: Callable[..., Any], only: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """Give a command one option for each field of Config, or for some of them."""
+    """Add one option to a command for each field of Config, or for the fields named in `only`."""
     kinds = get_type_hints(Config)
     for item in reversed([item for item in fields(Config) if not only or item.name in only]):
         kind, help = kinds[item.name], item.metadata["help"]
@@ -58,21 +58,21 @@ def config_options(command: Callable[..., Any], only: tuple[str, ...] = ()) -> C
     return command
 
 
-CHECKPOINT = word_option("--checkpoint", choices="last|best|PATH", default="best", help="which of the run's [best]")
+CHECKPOINT = word_option(
+    "--checkpoint", choices="last|best|PATH", default="best", help="which checkpoint of the run to use [best]"
+)
 CHECKPOINT_LAST = word_option(
-    "--checkpoint", choices="last|best|PATH", default="last", help="which of the run's [last]"
+    "--checkpoint", choices="last|best|PATH", default="last", help="which checkpoint of the run to use [last]"
 )
 UNKNOWN = word_option(
     "--unknown", choices="error|skip|replace:CHAR", default="error",
-    help="characters that RUN never saw: an error, left out, or read as CHAR [error]",
+    help="characters missing from RUN's vocabulary: stop with an error, skip them, or read them as CHAR [error]",
 )  # fmt: skip
-BACKEND = word_option(
-    "--backend", choices="auto|numpy|numba|cupy", default="auto", help="who does the arithmetic [auto]"
-)
+BACKEND = word_option("--backend", choices="auto|numpy|numba|cupy", default="auto", help="compute backend [auto]")
 
 
 def _newest(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """RUN, or the newest run, which a line on stderr names; none while a shell completes what is typed."""
+    """RUN, or the newest run, named in a line on stderr; None while a shell completes a command line."""
     if value is None and not ctx.resilient_parsing:
         from charlstm.runs.begin import newest
 
@@ -85,6 +85,6 @@ RUN = click.argument("run", required=False, type=Place(), callback=_newest)
 
 
 def write(text: str) -> None:
-    """Write to stdout, at once."""
+    """Write to stdout and flush it."""
     sys.stdout.write(text)
     sys.stdout.flush()

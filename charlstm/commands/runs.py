@@ -1,4 +1,4 @@
-"""Commands about a run's folder: is every file whole, and what does it hold?"""
+"""Commands about a run folder: verify its files, and inspect their contents."""
 
 import click
 
@@ -8,9 +8,9 @@ from charlstm.errors import RunFailed
 
 @click.command(short_help="Check every file of a run for damage.")
 @RUN
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object a file")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object per file")
 def verify(run: str, as_json: bool) -> int:
-    """Look at every file of the folder RUN: checkpoints must match their digests; exit with 1 where one is damaged."""
+    """Check every file of the run folder RUN, and checkpoints against their digests; exit with 1 if any is damaged."""
     import json
     from dataclasses import asdict
 
@@ -22,20 +22,20 @@ def verify(run: str, as_json: bool) -> int:
         if as_json:
             click.echo(json.dumps(asdict(found)))
         else:
-            click.echo(f"{found.file:42} {'DAMAGED  ' + found.fault if found.fault else 'whole    ' + found.what}")
+            click.echo(f"{found.file:42} {'DAMAGED  ' + found.fault if found.fault else 'intact   ' + found.what}")
     if faulty:
         raise RunFailed(f"{run}: damaged: {', '.join(faulty)}")
     if not as_json:
-        click.echo("all files are whole")
+        click.echo("all files are intact")
     return 0
 
 
-@click.command("inspect", short_help="Show what a run holds: text, sizes, options, progress.")
+@click.command("inspect", short_help="Show the text, sizes, options and progress of a run.")
 @RUN
 @CHECKPOINT_LAST
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 def inspect_run(run: str, checkpoint: str, as_json: bool) -> int:
-    """Show what RUN, a run folder or a checkpoint file, holds: text, sizes, options, progress, history."""
+    """Show the text, sizes, options, progress and history of RUN, a run folder or a checkpoint file."""
     import json
     import math
 
@@ -48,7 +48,7 @@ def inspect_run(run: str, checkpoint: str, as_json: bool) -> int:
         return 0
     text, model, machine = found["text"], found["model"], found["machine"]
     click.echo(
-        f"text     {text['name']}: {text['num_ids']:,} {found['unit']}s, SHA-256 of its ids {text['digest'][:16]}..."
+        f"text     {text['name']}: {text['num_ids']:,} {found['unit']}s, SHA-256 of the ids {text['digest'][:16]}..."
     )
     click.echo(
         f"model    {model['cell'].upper()}, {model['num_layers']} x {model['hidden_size']} hidden units, "
@@ -66,10 +66,10 @@ def inspect_run(run: str, checkpoint: str, as_json: bool) -> int:
         click.echo(f"on       {machine['processor']}, {machine['backend']}, {versions}")
     if found["history"]:
         unit = "byte" if found["unit"] == "byte" else "char"
-        click.echo(f"\n{'iteration':>12} {'loss':>9} {f'bits/{unit}':>9} {'measured':>9} {'rate':>9}")
+        click.echo(f"\n{'iteration':>12} {'loss':>9} {f'bits/{unit}':>9} {'held-out':>9} {'rate':>9}")
     for line in found["history"]:
-        bits, measured = (line.get(f"{of}bits_per_{unit}", line.get(f"{of}bits_per_char")) for of in ("", "val_"))
+        bits, held_out = (line.get(f"{of}bits_per_{unit}", line.get(f"{of}bits_per_char")) for of in ("", "val_"))
         loss = None if bits is None else math.log(2) * bits
-        figures = " ".join(f"{'-' if each is None else in_words(each, 4):>9}" for each in (loss, bits, measured))
+        figures = " ".join(f"{'-' if each is None else in_words(each, 4):>9}" for each in (loss, bits, held_out))
         click.echo(f"{line['iteration']:12,} {figures} {line['learning_rate']:9.2g}")
     return 0

@@ -1,4 +1,4 @@
-"""Commands about text: what a model writes, how well it predicts one, the Markov model, the words of the samples."""
+"""Commands about text: sample, score, the Markov model, and the most frequent words of the samples."""
 
 import sys
 from dataclasses import replace
@@ -14,49 +14,63 @@ from charlstm.settings.config import Config
 from charlstm.settings.unknown import unknown_in_words
 
 
-@click.command(short_help="Let a trained model write.")
+@click.command(short_help="Generate text with a trained model.")
 @RUN
-@click.option("-n", "--length", type=int, default=500, show_default=True, help="characters to write; 0 for no end")
-@click.option("-p", "--prime", default="", metavar="TEXT", help="what the model reads, and prints, first")
 @click.option(
-    "-t", "--temperature", type=float, default=0.8, show_default=True, help="1 as it believes, lower is safer"
+    "-n", "--length", type=int, default=500, show_default=True, help="number of characters to generate; 0: no end"
 )
-@click.option("--argmax", is_flag=True, help="always the likeliest character: temperature 0")
+@click.option("-p", "--prime", default="", metavar="TEXT", help="text to start from, which is printed first")
 @click.option(
-    "-k", "--top-k", type=int, default=0, metavar="K", help="draw among the K likeliest characters [0: among all]"
+    "-t",
+    "--temperature",
+    type=float,
+    default=0.8,
+    show_default=True,
+    help="1: the model's own distribution, below 1: safer, 0: likeliest character",
+)
+@click.option("--argmax", is_flag=True, help="always pick the likeliest character; same as temperature 0")
+@click.option(
+    "-k", "--top-k", type=int, default=0, metavar="K", help="sample from the K likeliest characters only [0: all]"
 )
 @click.option(
     "--top-p", type=float, default=1.0, metavar="P",
-    help="of those, draw among the fewest that have the share P of their probability [1: among all]",
+    help="nucleus sampling: sample from the smallest set of characters whose probabilities sum to at least P [1: all]",
 )  # fmt: skip
-@click.option("--stop", metavar="STRING", help=r"end after STRING was written; \n and \t are line break and tab")
+@click.option("--stop", metavar="STRING", help=r"stop after generating STRING; \n: line break, \t: tab")
 @click.option(
     "--new", is_flag=True,
-    help="leave out lines that RUN's own text has, which is read for it; with another --stop, what ends in that",
+    help="print only lines that do not occur in the training text (with --stop: texts that end with STRING)",
 )  # fmt: skip
-@click.option("-c", "--count", type=int, default=1, show_default=True, help="texts to write, with seeds from --seed on")
-@click.option("-s", "--seed", type=int, help="of the draws [another text each time]")
+@click.option(
+    "-c",
+    "--count",
+    type=int,
+    default=1,
+    show_default=True,
+    help="number of texts, generated with consecutive seeds",
+)
+@click.option("-s", "--seed", type=int, help="random seed [a different text each time]")
 @UNKNOWN
 @CHECKPOINT
 @BACKEND
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object a text, with log probabilities in nats")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object per text, with log probabilities in nats")
 def sample(
     run: str, prime: str, argmax: bool, count: int, checkpoint: str, as_json: bool, new: bool, **options: Any
 ) -> int:  # fmt: skip
-    """Write text from the model of RUN, a run folder or a checkpoint file, to stdout.
+    """Generate text with the model of RUN, a run folder or a checkpoint file, and write it to stdout.
 
     \b
-    charlstm sample                               of the newest run
-    charlstm sample runs/book -p "The " -t 0.5    begun with a text, and safer
-    charlstm sample -n 0 | head -100              until its reader has enough
+    charlstm sample                               sample from the newest run
+    charlstm sample runs/book -p "The " -t 0.5    start from a text, at a lower temperature
+    charlstm sample -n 0 | head -100              generate until the reader stops
 
-    Without RUN it is the newest run below runs/.
+    The default RUN is the newest run in runs/.
 
-    Temperature comes before --top-k, and that before --top-p. Several texts come each under a line "--- 1 ---"; with
-    --stop '\\n' they are a line each, and nothing else.
+    Temperature is applied first, then --top-k, then --top-p. With --count, each text follows a header line
+    "--- 1 ---"; with --stop '\\n', each text is one line without a header.
 
-    In JSON, text is what follows prime; log_probs and bits_per_char tell how probable the model finds it, that is at
-    temperature 1 and among all characters.
+    In JSON, text is the part after prime; log_probs and bits_per_char are its score under the model itself, at
+    temperature 1 and over all characters.
     """
     from charlstm.model.model import load
     from charlstm.text.reading import unescaped
@@ -88,7 +102,7 @@ def sample(
 
 
 def _new_samples(model: Any, run: str, prime: str, count: int, options: dict[str, Any]) -> Any:
-    """Texts that the run's own text does not have."""
+    """Sample texts that do not occur in the training text."""
     from charlstm.model.known import Known, new_samples
     from charlstm.runs.begin import training_text
     from charlstm.text import downloads
@@ -110,37 +124,36 @@ def _sample_json(sample: Any) -> str:
     return json.dumps({**values, "log_probs": sample.log_probs.tolist()}) + "\n"
 
 
-@click.command(short_help="Tell how well a model predicts a text.")
+@click.command(short_help="Measure how well a model predicts a text.")
 @click.argument("run", type=Place())
 @click.argument("text", nargs=-1, required=True, type=Source())
 @partial(config_options, only=("encoding", "format", "column", "field"))
 @word_option(
     "--unknown", choices="error|skip|charge|replace:CHAR", default="error",
-    help="characters that RUN never saw: an error, left out, left out but counted as one among all such characters "
-    "(20.1 bits), or read as CHAR [error]",
+    help="characters missing from RUN's vocabulary: stop with an error, skip them, skip them at "
+    "a cost of 20.1 bits each, or read them as CHAR [error]",
 )  # fmt: skip
 @CHECKPOINT
 @BACKEND
-@click.option("--lines", is_flag=True, help="score each line as a text by itself, and print its bits per character")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object; with --lines, one a line")
+@click.option("--lines", is_flag=True, help="score each line as a separate text, and print its bits per character")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object; with --lines, one per line")
 @click.option(
     "--per-char", is_flag=True,
-    help="print one JSON object a character: char (byte, of a model of bytes), log_prob (nats), bits",
+    help="print one JSON object per character: char (for a byte model, byte), log_prob (nats), bits",
 )  # fmt: skip
 def score(
     run: str, text: tuple[str, ...], unknown: str, checkpoint: str, backend: str, lines: bool, as_json: bool,
     per_char: bool, **reading: Any,
 ) -> int:  # fmt: skip
-    """Tell how well the model of RUN predicts TEXT: files, folders, - for stdin, URLs, or built-in texts.
+    """Measure how well the model of RUN predicts TEXT: files, folders, - for stdin, URLs, or built-in texts.
 
-    TEXT is read as RUN's own was, unless --encoding, --format, --column or --field say otherwise.
+    TEXT is read with the options of RUN's training text, unless --encoding, --format, --column or --field are given.
 
-    Bits per character: the mean of -log2 p, p being the probability of a character given all before it. Perplexity:
-    2 to that power; a guess among so many equals would be as hard. A model that learned bytes tells bits per byte, and
-    bits per character beside them. The text begins as those that the model learned: after a line break, or after the
-    --separator that joined them.
+    Bits per character is the mean of -log2 p, where p is the probability of a character given all characters before
+    it. Perplexity is 2 to that power. A byte model reports bits per byte as well. The model reads the start of TEXT as
+    it read the start of each training text: after a line break, or after the --separator that joined the texts.
 
-    With --lines the figure of a line is that of bytes for a model of bytes, and nan for a line with nothing to score.
+    With --lines, a byte model prints bits per byte; a line with nothing to score gives nan.
     """
     from charlstm.model import scoring
     from charlstm.model.model import load
@@ -149,9 +162,9 @@ def score(
 
     if per_char and (as_json or lines):
         raise UserError(
-            "--per-char prints JSON already: give it or --json"
+            "--per-char: already prints JSON; leave out --json"
             if as_json
-            else "--per-char: --lines does not go with it"
+            else "--per-char: cannot be combined with --lines"
         )
     model = load(run, checkpoint)
     config = replace(model.config, **{name: value for name, value in reading.items() if value is not None})
@@ -181,13 +194,13 @@ def score(
 
 
 def _say_unknown(count: int, unknown: str) -> None:
-    """Say on stderr how many characters a model never saw, and what has become of them."""
-    if said := unknown_in_words(count, "charged" if unknown == "charge" else "left out"):
+    """Print on stderr how many characters are missing from the vocabulary, and how they were treated."""
+    if said := unknown_in_words(count, "charged" if unknown == "charge" else "skipped"):
         click.echo(said, err=True)
 
 
 def _score_json(found: Any, unknown: str, **first: Any) -> str:
-    """A line of JSON with a score's figures."""
+    """Format the figures of a score as a line of JSON."""
     import json
 
     from charlstm.figures import for_json
@@ -199,8 +212,8 @@ def _score_json(found: Any, unknown: str, **first: Any) -> str:
 
 
 def _tell_score(name: str, found: Any, unknown: str, vocab_size: int) -> None:
-    """Say a score in a line, and in another what it means where a guess would be better."""
-    from charlstm.figures import below_a_guess, in_words, perplexity_in_words
+    """Print a score in a line, and a warning if a uniform guess would score better."""
+    from charlstm.figures import in_words, perplexity_in_words, worse_than_a_guess
 
     words = f"{name}: {found.chars:,} characters"
     if found.is_of_bytes:
@@ -211,14 +224,14 @@ def _tell_score(name: str, found: Any, unknown: str, vocab_size: int) -> None:
     words += f", {in_words(found.bits_per_char, 4)} bits per character ({in_words(found.nats_per_char, 4)} nats)"
     words += f", perplexity {perplexity_in_words(found.bits_per_char, 4)}"
     if found.skipped:
-        words += f"; {found.skipped:,} that the model never saw {'charged' if unknown == 'charge' else 'left out'}"
+        words += f"; {unknown_in_words(found.skipped, 'charged' if unknown == 'charge' else 'skipped')}"
     write(words + "\n")
-    if said := below_a_guess(found.bits_per_unit, vocab_size):
-        click.echo(f"{said}: the text is unlike the one that was learned, or the model is lost", err=True)
+    if said := worse_than_a_guess(found.bits_per_unit, vocab_size):
+        click.echo(f"{said}: the text is unlike the training text, or the model has diverged", err=True)
 
 
 def _write_characters(vocabulary: Any, scored: Any) -> None:
-    """Write a line of JSON for each of a text's ids, as their log probabilities come."""
+    """Write a line of JSON for each character or byte of a text, as the log probabilities arrive."""
     import json
     import math
     from itertools import islice
@@ -232,38 +245,40 @@ def _write_characters(vocabulary: Any, scored: Any) -> None:
         write("".join(json.dumps(line) + "\n" for line in lines))
 
 
-@click.command(short_help="Learn, measure and sample the Markov model of a text.")
+@click.command(short_help="Train, evaluate and sample a Markov model.")
 @click.argument("text", nargs=-1, type=Source())
-@click.option(
-    "--order", type=click.IntRange(1, 8), help="characters that the next one is drawn by [5; --style original: 4]"
-)
+@click.option("--order", type=click.IntRange(1, 8), help="number of characters of context [5; --style original: 4]")
 @click.option(
     "--smoothing", type=click.Choice(["kneser-ney", "witten-bell", "none"]), default="kneser-ney", show_default=True,
-    help="of the probabilities that are measured; what is written is drawn without",
+    help="smoothing for the evaluation; sampling uses none",
 )  # fmt: skip
 @click.option(
-    "--validation", type=float, default=0.1, show_default=True, help="part of the text that is kept back to measure"
+    "--validation", type=float, default=0.1, show_default=True, help="fraction of the text held out for evaluation"
 )
 @partial(config_options, only=("validation_from",))
-@click.option("--length", type=int, default=200, show_default=True, help="characters to write; 0 for no end")
-@click.option("--prime", default="", metavar="TEXT", help="what to go on from [a context of the text, by frequency]")
-@click.option("--seed", type=int, help="of the draws [another text each time], and of shuffled lines [0]")
+@click.option("--length", type=int, default=200, show_default=True, help="number of characters to generate; 0: no end")
+@click.option("--prime", default="", metavar="TEXT", help="text to start from [a random context of the text]")
+@click.option(
+    "--seed", type=int, help="random seed for sampling [a different text each time] and for shuffle-lines [0]"
+)
 @partial(config_options, only=("encoding", "format", "column", "field", "bytes", "lower", "separator"))
-@click.option("--offline", is_flag=True, help="download nothing: URLs and built-in texts come from the cache")
-@word_option("--style", choices="own|original", default="own", help="original: print what markov-model.py prints")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object on stdout")
+@click.option("--offline", is_flag=True, help="download nothing: take URLs and built-in texts from the cache")
+@word_option(
+    "--style", choices="own|original", default="own", help="original: print exactly what markov-model.py prints"
+)
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object to stdout")
 def ngram(
     text: tuple[str, ...], order: int | None, smoothing: str, validation: float, length: int, prime: str,
     seed: int | None, offline: bool, style: str, as_json: bool, **reading: Any,
 ) -> int:  # fmt: skip
-    """Learn the Markov model of TEXT, measure it on the part that is kept back, and let it write.
+    """Train a Markov model on TEXT, evaluate it on held-out text, and sample from it.
 
-    TEXT is what `charlstm train` takes. The model predicts a character by the --order characters before it: what an
-    LSTM has to beat, on the same part of the text as `charlstm train` keeps back with these options.
+    TEXT is what `charlstm train` takes. The model predicts a character from the --order characters before it. It is
+    the baseline for an LSTM: `charlstm train` holds out the same part of the text with the same options.
 
-    Each character is drawn as often as it followed those before; where nothing ever followed them all, the last fewer
-    decide. Everything that is not kept back is learned, the last transition too, which markov-model.py loses: with
-    --style original it is lost, nothing is kept back, and the first context is drawn from all alike.
+    Characters are sampled with the frequency at which they followed their context in the text; a context that nothing
+    followed is shortened. Unlike markov-model.py, the model also counts the last transition of the text. With --style
+    original it does not, nothing is held out, and the first context is drawn uniformly.
     """
     import json
     from dataclasses import asdict
@@ -276,7 +291,7 @@ def ngram(
     if style not in ("own", "original"):
         raise UserError(f"--style: expected own or original, got {style!r}")
     if style == "original" and (as_json or prime):
-        raise UserError(f"--style original: {'--json' if as_json else '--prime'} does not go with it")
+        raise UserError(f"--style original: cannot be combined with {'--json' if as_json else '--prime'}")
     must_end = as_json or style == "original"
     if length < must_end:
         raise UserError(f"--length: expected at least {must_end:d}, got {length}")
@@ -314,13 +329,13 @@ def ngram(
     return 0
 
 
-@click.command(short_help="List the words that a run's samples use most.")
+@click.command(short_help="List the most frequent words of a run's samples.")
 @RUN
-@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="words to list")
+@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="number of words to list")
 @click.option("--offline", is_flag=True, help="download nothing")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object a word")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object per word")
 def keywords(run: str, top: int, offline: bool, as_json: bool) -> int:
-    """List the words that the saved samples of RUN use most, and those of them that its text never had."""
+    """List the most frequent words of RUN's saved samples, and those that do not occur in the training text."""
     import json
     from dataclasses import asdict
 

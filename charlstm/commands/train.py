@@ -1,4 +1,4 @@
-"""`charlstm train`: begin a run, or go on with one, and show it."""
+"""`charlstm train`: start or resume a run, and show its progress."""
 
 import os
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ from charlstm.show import hints
 from charlstm.training.stopping import ENDS, Stopping
 
 _NEWEST = "\0newest"
-_STOPPING = "stopping after this iteration and saving; Ctrl-C again leaves at once"
+_STOPPING = "stopping after this iteration and saving; press Ctrl-C again to quit immediately"
 
 
 class _Train(Grouped):
-    """`--resume` takes a value after "=" alone, so that it never eats a TEXT."""
+    """`--resume` takes a value only after "=", so that it never consumes a TEXT."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
@@ -33,29 +33,31 @@ class _Train(Grouped):
 @click.command(cls=_Train, short_help="Train a model on a text.")
 @click.argument("text", nargs=-1, type=Source())
 @config_options
-@click.option("-o", "--out", metavar="DIR", type=Place(), help="folder of the run [runs/NAME, NAME-2, ...]")
+@click.option("-o", "--out", metavar="DIR", type=Place(), help="run folder [runs/NAME, NAME-2, ...]")
 @click.option(
     "-r",
     "--resume",
     metavar="[=RUN]",
-    help="go on with a run, by default the newest; budgets are totals over all of it",
+    help="resume a run, by default the newest; budgets are totals that include earlier training",
 )
 @click.option(
     "--force-corpus",
     is_flag=True,
-    help="with --resume: go on with another text, TEXT; --unknown says what becomes of characters that it adds",
+    help="with --resume: continue on a different TEXT; --unknown says how to treat its new characters",
 )
 @click.option(
     "--from",
     "from_run",
     metavar="RUN",
     type=Place(),
-    help="begin with the best weights of a run, and keep its sizes and vocabulary",
+    help="start a new run from the best weights of RUN, with its sizes and vocabulary",
 )
-@click.option("--offline", is_flag=True, help="download nothing: URLs and built-in texts come from the cache")
-@word_option("--style", choices="own|original", default="own", help="original: print what the replaced script prints")
-@click.option("-q", "--quiet", is_flag=True, help="print nothing but errors")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object a report on stdout")
+@click.option("--offline", is_flag=True, help="download nothing: take URLs and built-in texts from the cache")
+@word_option(
+    "--style", choices="own|original", default="own", help="original: print exactly what the original script prints"
+)
+@click.option("-q", "--quiet", is_flag=True, help="print only errors")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object per report to stdout")
 @click.pass_context
 def train(
     ctx: click.Context, text: tuple[str, ...], out: str | None, resume: str | None, from_run: str | None,
@@ -65,13 +67,13 @@ def train(
 
     \b
     charlstm train book.txt                60 seconds of training, into runs/book
-    charlstm train book.txt -s 600 -V 0.1  ten minutes, measured on the last tenth
-    charlstm train -r -s 1200              go on with the newest run, to twenty
-    charlstm train poems/ -p quality       every text of a folder
-    charlstm train -p list                 the presets
+    charlstm train book.txt -s 600 -V 0.1  ten minutes, with the last tenth held out
+    charlstm train -r -s 1200              resume the newest run, up to twenty minutes
+    charlstm train poems/ -p quality       train on every text in a folder
+    charlstm train -p list                 show the presets
 
-    Without TEXT it is python-docs, the text inside Python. An option set to none is unset. Options given win over the
-    preset's.
+    The default TEXT is python-docs, the documentation inside Python. Options override the preset; the value none unsets
+    an option.
     """
     began = perf_counter()
     if ctx.params["preset"] == "list":
@@ -80,9 +82,7 @@ def train(
     if style not in ("own", "original"):
         raise UserError(f"--style: expected own or original, got {style!r}")
     if style == "original" and (quiet or as_json):
-        raise UserError(
-            f"--style original: prints what the script does; {'--quiet' if quiet else '--json'} prints less"
-        )
+        raise UserError(f"--style original: cannot be combined with {'--quiet' if quiet else '--json'}")
     names = {item.name for item in fields(Config)}
     given = {
         name: value
@@ -90,13 +90,13 @@ def train(
         if name in names and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
     if force_corpus and (resume is None or not text):
-        raise UserError("--force-corpus: goes with --resume and a TEXT")
+        raise UserError("--force-corpus: needs --resume and a TEXT")
     if resume is not None and out is not None:
-        raise UserError("--out: a run that is resumed stays in its folder")
+        raise UserError("--out: cannot be combined with --resume, which keeps the folder of the run")
     if resume is not None and from_run is not None:
-        raise UserError("--from: a run that is resumed has its weights")
+        raise UserError("--from: cannot be combined with --resume, which continues from the weights of the run")
     if from_run is not None and not text:
-        raise UserError("--from: give the TEXT to go on with")
+        raise UserError("--from: needs a TEXT to train on")
     from charlstm.show import display
 
     with closing(display.choose(quiet, as_json)) as screen:
@@ -122,7 +122,7 @@ def _begin(
     text: tuple[str, ...], given: dict[str, Any], out: str | None, from_run: str | None, style: str, fetch: Any,
     screen: Any,
 ) -> Any:  # fmt: skip
-    """A new run, of a new model or of that of another run."""
+    """Start a new run, from initial weights or from those of another run."""
     from charlstm.model.model import load
     from charlstm.runs.begin import start
     from charlstm.settings.config import from_model, from_preset
@@ -137,13 +137,13 @@ def _begin(
         text = ("input.txt",)
         screen.note("no TEXT given: training on input.txt, as the original script does")
     if style == "original":
-        originals.style_of(config)  # before anything is written
+        originals.style_of(config)  # raises before anything is written
     screen.status("reading the text ...")
     return start(text, config, out, model=model, fetch=fetch)
 
 
 def _list_presets() -> None:
-    """Show every preset: what it replaces, its sizes, how it learns, and how long."""
+    """Print a table of the presets: the script each replaces, sizes, optimizer and budget."""
     from charlstm.settings.config import BUDGETS, from_preset
     from charlstm.settings.presets import REPLACES
 
@@ -159,7 +159,7 @@ def _list_presets() -> None:
 
 
 def _train(run: Any, screen: Any, began: float, show_sample: bool) -> int:
-    """Train, showing it; return the exit code. `began` is when the command did."""
+    """Train and show the progress; return the exit code. `began` is the time when the command started."""
     import kernels
     from charlstm.show import display
 
@@ -173,10 +173,10 @@ def _train(run: Any, screen: Any, began: float, show_sample: bool) -> int:
         f"{len(trainer.theta):,} parameters ({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
     )
     if config.backend == "auto" and (reason := kernels.missing("numba")) is not None:
-        screen.note(f"        slow: {reason}")
+        screen.note(f"        warning: training will be slow: {reason}")
     if config.validation and not start_at:
-        _note_line_to_beat(trainer, screen)
-    screen.note(f"folder  {run.folder}" + (f", going on after {start_at:,} iterations" if start_at else ""))
+        _note_baseline(trainer, screen)
+    screen.note(f"folder  {run.folder}" + (f", resuming after {start_at:,} iterations" if start_at else ""))
     _tell_notes(run, screen)
     screen.status("preparing ...")
     with display.CompileNote(screen):
@@ -185,17 +185,17 @@ def _train(run: Any, screen: Any, began: float, show_sample: bool) -> int:
             for progress in run.train():
                 screen.show(progress)
                 _tell_notes(run, screen)
-                run.stop = run.stop or screen.gone  # whoever read the output has gone: save, and end like them
+                run.stop = run.stop or screen.gone  # the reader of a pipe has gone: save and stop
             _tell_notes(run, screen)
         if trainer.iteration > start_at:
             clock, training = perf_counter() - began, trainer.seconds - trained_before
             screen.note(
-                f"took    {clock:.1f} s by the clock: {training:.1f} s of training, {clock - training:.1f} s of "
-                "starting, measuring, sampling and saving"
+                f"time    {clock:.1f} s in total: {training:.1f} s of training, {clock - training:.1f} s of startup, "
+                "evaluation, sampling and saving"
             )
         if stopping.number is not None:
-            screen.note(f"stopped after {trainer.iteration:,} iterations, saved")
-            screen.note(f"go on   {hints.going_on(run.folder)}")
+            screen.note(f"stopped after {trainer.iteration:,} iterations; the run is saved")
+            screen.note(f"resume  {hints.going_on(run.folder)}")
             return 128 + stopping.number
         return 0 if run.stop else _finish(run, screen, start_at, show_sample)
 
@@ -206,7 +206,7 @@ def _leave(number: int) -> None:
 
 @contextmanager
 def _saved_by_signal(run: Any) -> Iterator[None]:
-    """While training: SIGUSR1, where a system has it, saves, and training goes on."""
+    """Save at each SIGUSR1 while training continues, on systems that have this signal."""
     import signal
 
     def save(number: int, frame: Any) -> None:
@@ -221,38 +221,40 @@ def _saved_by_signal(run: Any) -> Iterator[None]:
 
 
 def _tell_notes(run: Any, screen: Any) -> None:
-    """Show what the run has to say, once."""
+    """Show the notes of the run, each once."""
     while run.notes:
         screen.note(run.notes.pop(0))
 
 
-def _note_line_to_beat(trainer: Any, screen: Any) -> None:
-    """Say how well a Markov model predicts the text that is kept back."""
-    from charlstm.ngram import line_to_beat
+def _note_baseline(trainer: Any, screen: Any) -> None:
+    """Show how well a Markov model predicts the held-out text."""
+    from charlstm.ngram import baseline_bits
 
-    bits = line_to_beat(trainer.ids, trainer.kept_back, len(trainer.corpus.vocabulary))
+    vocabulary = trainer.corpus.vocabulary
+    bits = baseline_bits(trainer.ids, trainer.kept_back, len(vocabulary))
+    unit = "byte" if vocabulary.unit == "byte" else "char"
     screen.note(
-        f"to beat {bits:.3f} bits per {trainer.corpus.vocabulary.unit} on the {len(trainer.kept_back):,} kept back: "
-        "a Markov model of order 5"
+        f"baseline: order-5 Markov model, {bits:.3f} bits/{unit} on {len(trainer.kept_back):,} held-out "
+        f"{vocabulary.kind}"
     )
 
 
 def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
-    """Say why training ended and how to go on, and let the model write."""
+    """Show why training ended and how to continue, and print a sample."""
     from charlstm.figures import in_words
 
     config, trainer = run.config, run.trainer
     if trainer.iteration == start_at:
-        screen.note(f"nothing to do: this run has had {run.reached}")
+        screen.note(f"nothing to do: the budget ({run.reached}) is used up")
     else:
         best = trainer.marks.best_validation
-        kept_back = "" if best is None else f", {in_words(best, 3)} on the text that was kept back, at best"
+        held_out = "" if best is None else f", best on held-out text {in_words(best, 3)}"
         screen.note(
             f"done    {run.reached} reached: {trainer.iteration:,} iterations, {trainer.seconds:.1f} s of training, "
-            f"{in_words(run.last.bits_per_unit, 3)} bits per {trainer.corpus.vocabulary.unit}{kept_back}"
+            f"{in_words(run.last.bits_per_unit, 3)} bits per {trainer.corpus.vocabulary.unit}{held_out}"
         )
-    screen.note(f"go on   {hints.going_on(run.folder, trainer.more())}")
-    screen.note(f"write   {hints.sampling(run.folder)}")
+    screen.note(f"resume  {hints.going_on(run.folder, trainer.more())}")
+    screen.note(f"sample  {hints.sampling(run.folder)}")
     if show_sample and trainer.iteration > start_at:
         text = run.load("last").sample(length=500, temperature=config.temperature, seed=config.seed)
         screen.note("")

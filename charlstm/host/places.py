@@ -1,4 +1,4 @@
-"""Where caches are kept: in the user's cache folder, or, where there is none, in a temporary one of theirs alone."""
+"""The folder for caches: the user's cache folder or, if there is none, a private temporary folder."""
 
 import os
 import stat

@@ -30,14 +30,14 @@ def in_utf8() -> None:
 
 
 def prepare() -> None:
-    """Make every stream one that can be written to, in the right encoding."""
+    """Make all streams writable, in the right encoding."""
     _occupy_closed()
     sys.stdout = _usable(sys.stdout, 1)
     sys.stderr = _usable(sys.stderr, 2)
 
 
 def finish() -> None:
-    """Write what waits, where anybody reads it, and say what a terminal could not show."""
+    """Flush the streams, and report characters that the terminal could not show."""
     if _unshown:
         some = " ".join(sorted(_unshown)[:5]).encode("ascii", "backslashreplace").decode()
         print(

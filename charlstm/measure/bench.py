@@ -1,4 +1,4 @@
-"""Works of known size, our own time for each, and the short version of the benchmarks: ``charlstm bench``.
+"""Workloads of known size, our time for each, and the short benchmark: ``charlstm bench``.
 
 A work is a model, a text and a recipe, always begun from the same weights. benchmarks/ measures the same works against
 rivals, who take ids, weights and plan from here, and so compute the same numbers.
@@ -215,7 +215,9 @@ def check_gradients(backend: str) -> float:
     errors = [check.error for check in gradient_errors(kernels.load_for_host(backend), cells=("lstm",))]
     worst = float(np.max(errors))  # NaN if any is
     if not worst < GRADIENT_TOLERANCE:
-        raise RunFailed(f"a gradient is wrong (relative error {worst:.1e}; see charlstm gradcheck): no speed is told")
+        raise RunFailed(
+            f"a gradient is wrong (relative error {worst:.1e}; see charlstm gradcheck): no speed is reported"
+        )
     return worst
 
 

@@ -40,7 +40,7 @@ SIZES = tuple(2**k for k in range(16, 27))
 
 @dataclass(frozen=True)
 class Limits:
-    """What one core does at best, in float32."""
+    """The limits of one core in float32."""
 
     flops: float  # a second, in sgemm
     bandwidths: tuple[float, ...]  # bytes read a second from arrays of SIZES, falling

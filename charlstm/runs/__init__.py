@@ -1,1 +1,1 @@
-"""The run folder: begun, written, found again."""
+"""The run folder: starting, writing and resuming runs."""

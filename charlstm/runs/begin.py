@@ -1,4 +1,4 @@
-"""How a run begins, and how it goes on: its folder, its text, its options."""
+"""Start and resume a run: its folder, its text, its options."""
 
 import os
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from charlstm.text.reading import unescaped
 from charlstm.text.weights import copies_of
 from charlstm.training.trainer import Trainer
 
-#: Options that may differ from the run's own when it goes on: they change no size, and nothing of the past.
+#: Options that may change when a run is resumed: they affect neither its sizes nor what it has already done.
 CHANGEABLE = (
     *BUDGETS, "backend", "threads", "learning_rate", "schedule", "warmup", "reset_every", "decay_factor", "decay_every",
     "decay_after", "decay_floor", "plateau_patience", "patience", "validate_every", "report_every", "save_every",
@@ -37,32 +37,32 @@ def start(
     model: Checkpoint | None = None,
     fetch: Fetch = downloads.fetch,
 ) -> Run:
-    """Begin a run in a new folder: `out`, or runs/NAME, NAME-2, ... after the text's name.
+    """Start a run in a new folder: `out`, or runs/NAME, NAME-2, ... after the name of the text.
 
     Parameters
     ----------
     sources : the text: see :func:`charlstm.text.corpus.load`
     config : by default the preset `fast`, with the sizes of `model`
-    model : begin with its weights and keep its vocabulary; `config` has its sizes: see `from_model`
+    model : start from its weights and keep its vocabulary; `config` has its sizes: see `from_model`
     fetch : turns a URL or a built-in name into a file
 
     Raises
     ------
     UserError
-        For a text, an option or a folder that will not do; nothing has been written then.
+        If the text, an option or the folder is not valid; nothing has been written then.
     """
     config = config or (from_model(model.config) if model else from_preset())
     corpus = corpora.kept(read_corpus(sources, config, model.vocabulary if model else None, fetch))
-    trainer = Trainer(config, corpus)  # before the folder: what is wrong with the options shows here
+    trainer = Trainer(config, corpus)  # before the folder is made: it checks the options
     if model:
         if (trainer.shape, corpus.vocabulary) != (model.shape, model.vocabulary):
-            raise UserError(f"{corpus.name}: the model to begin with has another vocabulary, or other sizes")
+            raise UserError(f"{corpus.name}: the model of --from has a different vocabulary or sizes")
         trainer.theta[...] = model.theta
     machine = records.bits_depend_on(trainer.backend)
     try:
         folder = _new_folder(corpus.name) if out is None else _empty_folder(Path(out))
         lock = Lock(folder)
-        _empty_folder(folder)  # still, now that it is locked
+        _empty_folder(folder)  # check again, now that it is locked
         disk.write(folder / "environment.json", records.environment(machine))
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
@@ -78,24 +78,24 @@ def resume(
     *,
     force_corpus: bool = False,
 ) -> Run:
-    """Go on with a run where its newest whole checkpoint left it, by default with the newest run below runs/.
+    """Resume a run from its newest intact checkpoint; by default the newest run in runs/.
 
     Parameters
     ----------
     run : its folder
-    sources : the text, where it is not to be found where it was
-    chosen : options to change, of CHANGEABLE; budgets are totals
+    sources : the text, if it is no longer where it was
+    chosen : options of CHANGEABLE to change; budgets are totals
     fetch : turns a URL or a built-in name into a file
-    force_corpus : take a text that is not the run's own; its characters must be in the run's vocabulary, or `unknown`,
-        which may be chosen then, says what becomes of them
+    force_corpus : accept a different text; `unknown`, which may be chosen then, says how to treat characters that the
+        run's vocabulary lacks
 
     Raises
     ------
     UserError
-        For a run without a checkpoint, or that another process has; another text; an option that cannot change.
+        If the run has no checkpoint or is in use, the text differs, or an option cannot change.
     """
     folder = newest() if run is None else _folder_of(Path(run))
-    find(folder, "last")  # before the lock, which would be the first file of a folder that is no run's
+    find(folder, "last")  # before the lock, which would create a file in a folder that is not a run's
     try:
         lock = Lock(folder)
     except OSError as error:
@@ -105,7 +105,7 @@ def resume(
         config = _changed(old.config, chosen or {}, (*CHANGEABLE, "unknown") if force_corpus else CHANGEABLE, notes)
         corpus = corpus_of(replace(old, config=config), folder, sources, fetch, is_frozen=force_corpus)
         if force_corpus and corpus.digest != old.corpus["digest"]:
-            notes.append(f"{corpus.name}: another text than before, {old.corpus['name']}, as was asked")
+            notes.append(f"{corpus.name}: trains on a different text from now on; before: {old.corpus['name']}")
             old = replace(old, corpus={**old.corpus, "digest": corpus.digest})
             corpus = corpora.kept(corpus)
         trainer = Trainer(config, corpus, old)
@@ -122,31 +122,30 @@ def resume(
 
 
 def _missing(folder: Path, lengths: dict[str, int]) -> list[str]:
-    """A line for each text file that is shorter than the checkpoint knows it."""
+    """A line for each text file that is shorter than the checkpoint says."""
     sizes = {name: path.stat().st_size if (path := folder / name).is_file() else 0 for name in (METRICS, SAMPLES)}
     return [
-        f"{folder / name}: has {size:,} bytes of {lengths[name]:,}: what is missing is lost"
+        f"{folder / name}: has only {size:,} of {lengths[name]:,} bytes; the rest is lost"
         for name, size in sizes.items()
         if size < lengths.get(name, 0)
     ]
 
 
 def _folder_of(run: Path) -> Path:
-    """The folder of a run that is named by it, or by its last checkpoint."""
+    """The folder of a run, given the folder or its last checkpoint."""
     if run.is_file() and run.parent.name == "checkpoints":
         raise UserError(
-            f"{hints.option('resume', run)}: goes on from a run's newest checkpoint: give its folder; "
-            f"{hints.option('from', run)} begins a new run "
-            "with this one"
+            f"{hints.option('resume', run)}: resumes from the newest checkpoint of a run, so give the run folder; "
+            f"{hints.option('from', run)} starts a new run from this checkpoint"
         )
     return run.parent if run.is_file() else run
 
 
 def _changed(old: Config, chosen: dict[str, Any], changeable: tuple[str, ...], notes: list[str]) -> Config:
-    """The config with the chosen options, each told in a note; new budgets take the place of the old."""
+    """The config with the chosen options, each change told in a note; new budgets replace the old ones."""
     for name, value in chosen.items():
         if name not in changeable and value != getattr(old, name):
-            raise UserError(f"--{name.replace('_', '-')} cannot change when a run goes on")
+            raise UserError(f"--{name.replace('_', '-')} cannot change when a run is resumed")
     values = {**(dict.fromkeys(BUDGETS) if _has_budget(chosen) else {}), **chosen}
     config = replace(old, **values)
     notes += [
@@ -166,13 +165,16 @@ def _word(value: Any) -> str:
 
 
 def _differences(old: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """A line for what differs from where the checkpoint was written, if anything does that bits depend on."""
+    """A warning if anything that the results depend on has changed since the checkpoint was written."""
     if not old:
         return []
     flat = [{**machine, **machine["versions"], "versions": None} for machine in (old, now)]
     names = [name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)]
-    words = ", ".join(f"{name} {flat[0].get(name, 'none')} -> {flat[1].get(name, 'none')}" for name in names)
-    return [f"differs {words}: the bits from here on may not be those of a run that never stopped"] if names else []
+    if not names:
+        return []
+    changes = ", ".join(f"{flat[0].get(name, 'none')} -> {flat[1].get(name, 'none')}" for name in names)
+    what = f"warning: {', '.join(names)} changed ({changes})"
+    return [f"{what}: results may differ in the last bits from an uninterrupted run"]
 
 
 def corpus_of(
@@ -182,27 +184,27 @@ def corpus_of(
     fetch: Fetch = downloads.fetch,
     is_frozen: bool = False,
 ) -> Corpus:
-    """The text that a run was trained on: from `sources`, from where it was, or from the cache's copy.
+    """The text that a run was trained on: from `sources`, its original place, or the copy in the cache.
 
     Parameters
     ----------
     old, folder : the run
-    sources : the text, where it is not to be found where it was
+    sources : the text, if it is no longer where it was
     fetch : turns a URL or a built-in name into a file
-    is_frozen : read it in the run's vocabulary, whatever its own is
+    is_frozen : read it with the run's vocabulary instead of its own
 
     Raises
     ------
     UserError
-        Where it is nowhere: it came from a pipe, say, or has moved, and the cache has no copy.
+        If it cannot be found: it came from a pipe, for example, or has moved, and the cache has no copy.
     """
     vocabulary = old.vocabulary if is_frozen or old.corpus.get("is_frozen") else None
     if not sources and not corpora.can_be_read_again(old.corpus["sources"]):
         copy = corpora.cached(old.corpus, old.vocabulary)
         if copy is None:
             raise UserError(
-                f"{folder}: its text came from {', '.join(old.corpus['sources']) or old.corpus['name']}, which is not "
-                "there, and no copy of it is in the cache: give it again as TEXT"
+                f"{folder}: its text came from {', '.join(old.corpus['sources']) or old.corpus['name']}, which no "
+                "longer exists, and the cache has no copy; give it again as TEXT"
             )
         return copy
     copies = None if is_frozen else [count for _, count in old.corpus.get("spans", ())]
@@ -210,16 +212,16 @@ def corpus_of(
 
 
 def training_text(old: Checkpoint, run: str | os.PathLike[str], fetch: Fetch = downloads.fetch) -> Corpus:
-    """The very text that a run was trained on: the cache's copy, or from where it was, if it is still the same.
+    """The exact text that a run was trained on: the copy in the cache, or the original if it is unchanged.
 
     Raises
     ------
     UserError
-        Where it is nowhere, or has changed.
+        If it cannot be found or has changed.
     """
     found = corpora.cached(old.corpus, old.vocabulary) or corpus_of(old, run, fetch=fetch)
     if found.digest != old.corpus["digest"]:
-        raise UserError(f"{run}: its text, {', '.join(old.corpus['sources'])}, has changed since it was trained on")
+        raise UserError(f"{run}: its text, {', '.join(old.corpus['sources'])}, has changed since training")
     return found
 
 
@@ -230,9 +232,9 @@ def read_corpus(
     fetch: Fetch,
     copies: Sequence[int] | None = None,
 ) -> Corpus:
-    """The text, read as `config` says, in a model's vocabulary if one is given.
+    """Read the text with the options in `config`, with the vocabulary of a model if one is given.
 
-    Texts are copied as its weights say, by their names, unless `copies` says how often, as for a run that goes on.
+    `copies` says how often each text is read, for a resumed run; by default this follows from the weights in `config`.
     """
     if isinstance(sources, Corpus):
         return _as_asked(sources, config)
@@ -255,19 +257,19 @@ def read_corpus(
 
 
 def _as_asked(corpus: Corpus, config: Config) -> Corpus:
-    """A text in memory, if it is what the options ask for."""
+    """Return a text in memory if it fits the options."""
     if config.weight and not corpus.spans:
-        raise UserError(f"--weight: is for files, and {corpus.name} is a text in memory")
+        raise UserError(f"--weight: only for files; {corpus.name} is a text in memory")
     characters, is_bytes = corpus.vocabulary.characters, corpus.vocabulary.kind == "bytes"
     if config.lower and not is_bytes and characters != "".join(sorted(set(characters.lower()))):
-        raise UserError(f"--lower: {corpus.name} is a Corpus, which is taken as it is: make it of text.lower()")
+        raise UserError(f"--lower: {corpus.name} is a Corpus, which is used as it is; create it from text.lower()")
     if config.bytes and not is_bytes:
-        raise UserError(f"--bytes: {corpus.name} is a Corpus of characters: Corpus.from_bytes makes one of bytes")
+        raise UserError(f"--bytes: {corpus.name} is a Corpus of characters; create it with Corpus.from_bytes")
     return corpus
 
 
 def _new_folder(name: str) -> Path:
-    """Make runs/NAME, or the first of NAME-2, NAME-3, ... that does not exist."""
+    """Create runs/NAME, or the first of NAME-2, NAME-3, ... that does not exist."""
     number = 1
     while True:
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
@@ -280,20 +282,19 @@ def _new_folder(name: str) -> Path:
 
 
 def _empty_folder(folder: Path) -> Path:
-    """Make a folder, which may exist if there is nothing in it."""
+    """Create a folder; it may exist if it is empty."""
     disk.make_folder(folder)
     if {path.name for path in folder.iterdir()} - {LOCK}:
-        what = (
-            f"go on with it by {hints.option('resume', folder)}"
-            if (folder / store.LAST).exists()
-            else "it is not empty"
-        )
-        raise UserError(f"--out {folder}: exists already ({what}); give another folder")
+        if (folder / store.LAST).exists():
+            way = f"already contains a run; resume it with {hints.option('resume', folder)}, or"
+        else:
+            way = "already exists and is not empty;"
+        raise UserError(f"--out {folder}: {way} choose another folder")
     return folder
 
 
 def _best_loss(folder: Path) -> float:
-    """The smoothed loss of the run's best checkpoint; infinite where there is none, or a damaged one to be replaced."""
+    """The smoothed loss of the best checkpoint; infinite if there is none or it is damaged, so that it is replaced."""
     try:
         return Checkpoint.from_file(find(folder, "best")).smooth_loss
     except UserError:
@@ -301,20 +302,20 @@ def _best_loss(folder: Path) -> float:
 
 
 def newest(command: str = "train") -> Path:
-    """The run below runs/ whose last checkpoint is the newest.
+    """The run in runs/ whose last checkpoint is the newest.
 
     Raises
     ------
     UserError
-        If there is none; what a `command` takes instead is in the message.
+        If there is none; the message says what `command` needs instead.
     """
     found = list(Path("runs").glob("*/last.safetensors"))
     if not found:
         what, way = ("--resume", "--resume=RUN") if command == "train" else ("RUN", f"charlstm {command} RUN")
-        raise UserError(f"{what}: there is no run with a checkpoint below runs/; name its folder: {way}")
+        raise UserError(f"{what}: no run with a checkpoint in runs/; name a folder: {way}")
     return max(found, key=lambda path: path.stat().st_mtime).parent
 
 
-__all__ = [  # with what `charlstm.run`, the old place of all this, offered
+__all__ = [  # includes the names that the old module `charlstm.run` had
     "CHANGEABLE", "NotSaved", "Run", "corpus_of", "newest", "read_corpus", "resume", "start", "training_text",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
-"""Files that outlive what interrupts their writing: every call that changes a disk is made here, one function each.
+"""Crash-safe files: all calls that change the disk, one function each.
 
-A test can make any of these functions fail, or be the last thing that the process ever did, and look at what is left
-(tests/runs/test_crash.py). What is written is flushed to the disk before it takes its name, and the folder after.
+Tests make each of these functions fail, or end the process there, and check the files that remain
+(tests/runs/test_crash.py). A file is flushed to the disk before it is renamed, and its folder afterwards.
 """
 
 import errno
@@ -17,22 +17,22 @@ _STRAY = re.compile(r"\..+\.\d+\.tmp")
 
 # ---------------------------------------------------------------------------------------------- one system call each
 def create(path: Path) -> int:
-    """Open a new, empty file for writing, or empty an old one; its descriptor."""
+    """Open a new or truncated file for writing; return its descriptor."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
 
 
 def append(path: Path) -> int:
-    """Open a file for writing at its end; its descriptor."""
+    """Open a file for appending; return its descriptor."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
 
 
 def write_some(descriptor: int, data: bytes | memoryview) -> int:
-    """Write some of the data, all if possible; how many bytes."""
+    """Write the data, or part of it; return the number of bytes written."""
     return os.write(descriptor, data)
 
 
 def sync(descriptor: int) -> None:
-    """Wait until a file's content is on the disk."""
+    """Wait until the content of a file is on the disk."""
     os.fsync(descriptor)
 
 
@@ -42,7 +42,7 @@ def close(descriptor: int) -> None:
 
 
 def replace(old: Path, new: Path) -> None:
-    """Give a file another name, which it takes from whatever has it."""
+    """Rename a file, replacing any file of that name."""
     os.replace(old, new)
 
 
@@ -52,22 +52,22 @@ def hard_link(path: Path, name: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Take a name from a file; nothing happens where there is none."""
+    """Remove a file, if it exists."""
     path.unlink(missing_ok=True)
 
 
 def cut(path: Path, length: int) -> None:
-    """Shorten a file."""
+    """Truncate a file."""
     os.truncate(path, length)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those it is in, unless they are there."""
+    """Create a folder and its parents, unless they exist."""
     path.mkdir(parents=True, exist_ok=True)
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the names in a folder are on the disk, where a system has a way to ask for that."""
+    """Wait until the names in a folder are on the disk, on systems that support it."""
     if not hasattr(os, "O_DIRECTORY"):  # Windows
         return
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -80,14 +80,14 @@ def sync_folder(path: Path) -> None:
         os.close(folder)
 
 
-# ------------------------------------------------------------------------------------------------ what is made of them
+# ----------------------------------------------------------------------------------------------- operations on files
 def write(path: Path, data: bytes) -> None:
-    """Replace a file's content: all of it, or, if that fails, nothing.
+    """Replace the content of a file completely or, on failure, not at all.
 
     Raises
     ------
     OSError
-        Of whatever failed, and where the file, read again, is not what was written.
+        If a step fails, or the file read back differs from the data.
     """
     temporary = _temporary(path)
     try:
@@ -97,18 +97,18 @@ def write(path: Path, data: bytes) -> None:
         except OSError as error:
             if error.errno not in _NO_RENAME:
                 raise
-            _fill(path, data)  # a file system without renaming: what is read back below is the only proof
+            _fill(path, data)  # no renaming on this file system: reading back below is the only check
             remove(temporary)
     except OSError:
         _remove_if_possible(temporary)
         raise
     sync_folder(path.parent)
     if path.read_bytes() != data:
-        raise OSError(errno.EIO, "what was read back is not what was written", str(path))
+        raise OSError(errno.EIO, "the data read back differ from the data written", str(path))
 
 
 def link(path: Path, name: Path) -> None:
-    """Give a file a second name, taken from whatever has it; a copy, where a file system has no second names."""
+    """Give a file a second name, replacing any file of that name; a copy on file systems without hard links."""
     temporary = _temporary(name)
     remove(temporary)
     try:
@@ -124,19 +124,19 @@ def link(path: Path, name: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what writers that have died left in a folder; only who alone may write there may call this."""
+    """Remove temporary files that dead writers left in a folder; only its sole writer may call this."""
     for path in folder.glob(".*.tmp"):
         if _STRAY.fullmatch(path.name):
             remove(path)
 
 
 class Log:
-    """A file that grows. What cannot be written now is kept, and written before what comes after it.
+    """A file that is appended to. Data that cannot be written are kept and written first at the next attempt.
 
     Parameters
     ----------
     path : the file
-    length : where it ends; what an interrupted process wrote after that is cut off
+    length : bytes to keep; anything that an interrupted process wrote after them is cut off
     """
 
     def __init__(self, path: Path, length: int) -> None:
@@ -145,27 +145,27 @@ class Log:
         actual = path.stat().st_size
         if actual > length:
             cut(path, length)
-        #: Bytes that it has, with those that wait.
+        #: Bytes in the file, including those that wait to be written.
         self.length = min(length, actual)
 
     def add(self, data: bytes) -> None:
-        """Let the file grow by this, by the next `flush` at the latest."""
+        """Append data, at the latest with the next `flush`."""
         self._waiting += data
         self.length += len(data)
 
     def flush(self) -> None:
-        """Write what waits. Raises OSError for what cannot be written, which goes on waiting then."""
+        """Write the waiting data. Raises OSError if that fails; the rest keeps waiting."""
         while self._waiting:
             written = write_some(self._descriptor, self._waiting)
             self._waiting = self._waiting[written:]
 
     def sync(self) -> None:
-        """Write what waits, and wait until it is on the disk."""
+        """Write the waiting data, and wait until they are on the disk."""
         self.flush()
         sync(self._descriptor)
 
     def close(self) -> None:
-        """Close the file; what waits is lost."""
+        """Close the file; waiting data are lost."""
         close(self._descriptor)
 
 
@@ -181,13 +181,13 @@ def _fill(path: Path, data: bytes) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside a file that `sweep` knows."""
+    """A name in the same folder that `sweep` recognises."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _remove_if_possible(path: Path) -> None:
-    """Clean up after a failure, which is the one that is told."""
+    """Clean up after a failure, without hiding it by another one."""
     try:
         remove(path)
     except OSError:
-        return  # a disk that is full or gone may refuse this, too; `sweep` comes again
+        return  # a full or missing disk may refuse this, too; `sweep` removes it later

@@ -1,4 +1,4 @@
-"""A run's folder, looked at: is every file whole, and what does it tell."""
+"""Inspect a run folder: verify its files and summarise their contents."""
 
 import json
 import tomllib
@@ -16,7 +16,7 @@ from charlstm.settings.config import Config, from_preset
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one file: `fault` is empty where it is whole."""
+    """The result for one file; `fault` is empty if the file is intact."""
 
     file: str
     what: str
@@ -24,21 +24,21 @@ class Finding:
 
 
 def verify(run: str | Path) -> Iterator[Finding]:
-    """Look at every file of a run, one Finding each.
+    """Check every file of a run; yield one Finding each.
 
-    Checkpoints must match their digests. The text files may be longer than the newest whole checkpoint says, as that is
-    where a run that goes on cuts them, but up to there they must be whole.
+    Checkpoints must match their digests. The text files may be longer than the newest intact checkpoint says, because a
+    resumed run cuts them there, but they must be intact up to that length.
 
     Raises
     ------
     UserError
-        If there is no such folder, or nothing in it that a run leaves.
+        If there is no such folder, or it has no files of a run.
     """
     folder = Path(run)
     files = [*(path for path in (folder / store.LAST, folder / store.BEST) if path.is_file())]
     files += store.numbered_steps(folder).values()
     if not files:
-        find(folder, "last")  # which says what is missing
+        find(folder, "last")  # raises with what is missing
     newest: Checkpoint | None = None
     for path in files:
         name = str(path.relative_to(folder))
@@ -55,13 +55,15 @@ def verify(run: str | Path) -> Iterator[Finding]:
 
 
 def _looked_at(path: Path, look: Callable[[bytes], str], length: int | None) -> Finding:
-    """A Finding of a file, up to the length that counts."""
+    """The Finding for a file, up to the length that counts."""
     try:
         content = path.read_bytes()
     except OSError as error:
         return Finding(path.name, "", f"cannot be read: {error.strerror or error}")
     if length is not None and len(content) < length:
-        return Finding(path.name, "", f"has {len(content):,} bytes, {length:,} when the newest checkpoint was written")
+        return Finding(
+            path.name, "", f"has {len(content):,} bytes, but had {length:,} when the newest checkpoint was written"
+        )
     try:
         return Finding(path.name, look(content[:length]))
     except (ValueError, TypeError, KeyError) as error:
@@ -74,7 +76,7 @@ def _config(content: bytes) -> str:
 
 
 def _environment(content: bytes) -> str:
-    return f"begun {json.loads(content)['started']}"
+    return f"started {json.loads(content)['started']}"
 
 
 def _metrics(content: bytes) -> str:
@@ -88,7 +90,7 @@ def _metrics(content: bytes) -> str:
 def _samples(content: bytes) -> str:
     text = content.decode()
     if text and not text.startswith("# iteration "):
-        raise ValueError("does not begin with a sample's head")
+        raise ValueError("does not start with the header of a sample")
     return f"{len(content):,} bytes"
 
 
@@ -97,23 +99,23 @@ _LOOKS = {"config.toml": _config, "environment.json": _environment, METRICS: _me
 
 def _lines(content: bytes) -> list[dict[str, Any]]:
     if content and not content.endswith(b"\n"):
-        raise ValueError("the last line is not whole")
+        raise ValueError("the last line is incomplete")
     lines = []
     for number, line in enumerate(content.splitlines(), 1):
         try:
             lines.append(dict(json.loads(line)))
         except (ValueError, TypeError):
-            raise ValueError(f"line {number:,} is not whole") from None
+            raise ValueError(f"line {number:,} is not a JSON object") from None
     return lines
 
 
 def inspect(run: str | Path, checkpoint: str = "last") -> dict[str, Any]:
-    """What a run's checkpoint and its metrics tell: sizes, options that are not the preset's, progress, history.
+    """Summarise a checkpoint and the metrics of a run: sizes, options changed from the preset, progress, history.
 
     Raises
     ------
     UserError
-        If there is no undamaged checkpoint.
+        If there is no intact checkpoint.
     """
     model = Checkpoint.from_file(find(run, checkpoint))
     shape, config = model.shape, model.config
@@ -149,9 +151,9 @@ def inspect(run: str | Path, checkpoint: str = "last") -> dict[str, Any]:
 
 
 def _history(path: Path, chars: int, rows: int = 10) -> list[dict[str, Any]]:
-    """A few lines of metrics.jsonl up to so many characters read, at even distances, the last one among them.
+    """Up to `rows` evenly spaced lines of metrics.jsonl, including the last one that has read `chars` characters.
 
-    Where there are measurements, they are of those that have one.
+    If some lines have figures on held-out text, only those lines are chosen.
     """
     if not path.is_file():
         return []
@@ -160,7 +162,7 @@ def _history(path: Path, chars: int, rows: int = 10) -> list[dict[str, Any]]:
         try:
             lines += [found for found in [dict(json.loads(line))] if found["chars"] <= chars]
         except (ValueError, TypeError, KeyError):
-            continue  # `verify` tells of it
+            continue  # `verify` reports it
     measured = [line for line in lines if "val_bits_per_char" in line]
     chosen = measured or lines
     places = {round(k * (len(chosen) - 1) / max(rows - 1, 1)) for k in range(rows)} if chosen else set()

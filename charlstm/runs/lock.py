@@ -1,11 +1,11 @@
-"""One process at a time writes in a run's folder: a file there is locked, and tells who has locked it.
+"""A lock file in the run folder ensures that one process at a time writes there; the file names the holder.
 
-The system's own lock on an open file, taken by the library filelock, decides; it ends with its process, however that
-came about. On a file system that has none, the process named in the file does: one of this host that has ended is
-passed over, one elsewhere cannot be asked, and is believed to go on.
+The system's lock on the open file, taken by the library filelock, decides; it is released when the process ends for any
+reason. On a file system without locks, the process named in the file decides: a process of this host that has ended
+does not count; one on another host is assumed to be running.
 
-filelock's own FileLock class is not used: it does not tell who holds a lock, and falls back on a second file only for
-ENOSYS, where NFS says ENOLCK.
+filelock's own FileLock class is not used: it does not name the holder of a lock, and it falls back to a second file
+only for ENOSYS, but NFS reports ENOLCK.
 """
 
 import json
@@ -20,14 +20,14 @@ LOCK = ".lock"
 
 
 class Lock:
-    """A folder's lock, held until it is released, forgotten, or its process ends.
+    """The lock of a folder, held until it is released or deleted, or its process ends.
 
     Raises
     ------
     UserError
-        If another process, or another Lock in this one, has it.
+        If another process, or another Lock in this process, holds it.
     OSError
-        Where the folder cannot be written.
+        If the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,7 +36,7 @@ class Lock:
         self.acquire()
 
     def acquire(self) -> None:
-        """Take it, unless it is held already; raises as the class says."""
+        """Take the lock, unless it is held already; raises as described for the class."""
         if self._descriptor is not None:
             return
         path = self._folder / LOCK
@@ -49,12 +49,12 @@ class Lock:
             self._close()
             who = f"process {holder.get('pid')} on {holder.get('host')}" if holder else "another process"
             who = "this process" if holder == _me() else who
-            raise UserError(f"{self._folder}: in use by {who}: wait for it, or stop it; if it is gone, remove {path}")
+            raise UserError(f"{self._folder}: in use by {who}: wait for it or stop it; if it has ended, remove {path}")
         os.ftruncate(self._descriptor, 0)
         _write(self._descriptor, _me())
 
     def release(self) -> None:
-        """Let others have it. Nothing happens the second time."""
+        """Release the lock, if it is held."""
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, 0)
             self._close()
@@ -69,7 +69,7 @@ class Lock:
 
 
 def _try_lock(descriptor: int) -> bool | None:
-    """Whether the file is now locked by this process; None where the file system knows no locks."""
+    """Whether this process now holds the lock; None if the file system has no locks."""
     from filelock import lock_descriptor
 
     try:
@@ -83,11 +83,11 @@ def _me() -> dict[str, Any]:
 
 
 def _read(descriptor: int) -> dict[str, Any]:
-    """Who had the lock last and did not release it, as far as the file says."""
+    """The last holder that did not release the lock, according to the file."""
     try:
         try:
             content = _content(descriptor, 0)
-        except PermissionError:  # Windows: nobody else reads the byte that is locked, the first one
+        except PermissionError:  # Windows: other processes cannot read the locked first byte
             content = _content(descriptor, 1)
         holder = json.loads(content)
     except ValueError:
@@ -102,17 +102,19 @@ def _content(descriptor: int, begin: int) -> bytes:
 
 def _write(descriptor: int, holder: dict[str, Any]) -> None:
     os.lseek(descriptor, 0, os.SEEK_SET)
-    os.write(descriptor, b" " + json.dumps(holder).encode())  # a blank, which may be missing: see _read
+    os.write(descriptor, b" " + json.dumps(holder).encode())  # the blank is the byte that _read may have to skip
 
 
 def _goes_on(holder: dict[str, Any]) -> bool:
-    """Whether the process that the file names may still be there."""
-    if not holder or holder.get("host") != platform.node() or os.name == "nt":  # where signal 0 is no question
+    """Whether the process named in the file may still be running."""
+    if (
+        not holder or holder.get("host") != platform.node() or os.name == "nt"
+    ):  # where signal 0 does not work as a query
         return bool(holder)
     try:
         os.kill(int(holder["pid"]), 0)
     except (ProcessLookupError, KeyError, ValueError, TypeError, OverflowError):
         return False
-    except OSError:  # it is another user's
+    except OSError:  # the process belongs to another user
         return True
     return True

@@ -1,4 +1,4 @@
-"""The texts in a run's folder: a line of metrics.jsonl, a block of samples.txt, config.toml, environment.json."""
+"""The text files of a run folder: metrics.jsonl, samples.txt, config.toml and environment.json."""
 
 import json
 import platform
@@ -15,23 +15,23 @@ from charlstm.host.machine import processor, usable_cores, versions
 from charlstm.settings.config import Config
 from charlstm.training.progress import Progress
 
-_SUMS = ("loss", "smooth_loss")  # in metrics.jsonl
+_SUMS = ("loss", "smooth_loss")  # columns of metrics.jsonl summed over a sequence
 METRICS, SAMPLES = "metrics.jsonl", "samples.txt"
 
 
 def sample_block(progress: Progress) -> bytes:
-    """One block of samples.txt, the smoothed loss per character; a text that the sample goes on from comes first."""
+    """A block of samples.txt: a header with the smoothed loss per character, then the prime and the sample."""
     loss = progress.smooth_loss / progress.loss_chars
     head = f"# iteration {progress.iteration}  loss {loss:.6f}  temperature {progress.temperature:g}"
     return f"{head}\n{progress.prime}{progress.sample}\n\n".encode("utf-8", "backslashreplace")
 
 
 def columns(path: Path, loss_chars: int) -> dict[str, np.ndarray]:
-    """The columns of a metrics.jsonl, (n,) each: whole numbers where all are, otherwise float64, NaN for none.
+    """The columns of a metrics.jsonl, (n,) each: int64 if all values are integers, else float64 with NaN for gaps.
 
-    Losses, which the file has summed over `loss_chars` steps, are those of one.
+    Losses, which the file sums over `loss_chars` characters, are divided by that number.
     """
-    with suppress(FileNotFoundError):  # nothing has been written yet
+    with suppress(FileNotFoundError):  # no file yet
         lines = [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
         names = dict.fromkeys(name for line in lines for name in line)
         found = {name: [line.get(name) for line in lines] for name in names}
@@ -44,7 +44,7 @@ def columns(path: Path, loss_chars: int) -> dict[str, np.ndarray]:
 
 
 def toml(config: Config) -> bytes:
-    """A config as config.toml has it: options that are unset are left out, what no UTF-8 has is written as \\udce9."""
+    """The content of config.toml: unset options are left out, and characters not in UTF-8 are escaped as \\udce9."""
     import tomli_w
 
     values = {name: _writable(value) for name, value in asdict(config).items() if value is not None}
@@ -58,7 +58,7 @@ def _writable(value: Any) -> Any:
 
 
 def environment(machine: dict[str, Any]) -> bytes:
-    """Where a run began; `machine` is what :func:`bits_depend_on` gave."""
+    """The content of environment.json; `machine` is the result of :func:`bits_depend_on`."""
     facts = {
         "started": strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
@@ -70,5 +70,5 @@ def environment(machine: dict[str, Any]) -> bytes:
 
 
 def bits_depend_on(backend: str) -> dict[str, Any]:
-    """What has to be the same for a run that goes on to give the same bits as one that never stopped."""
+    """Everything that must stay the same for a resumed run to match an uninterrupted run bit for bit."""
     return {"backend": backend, "processor": processor(), "versions": versions()}

@@ -1,7 +1,8 @@
-"""A run folder: what a training run leaves behind, and the way back into it.
+"""A training run and its folder.
 
-``config.toml`` (what was asked), ``environment.json`` (where), ``metrics.jsonl`` (a line a report), ``samples.txt``
-(``# iteration N  loss X  temperature T``, the text, an empty line), and the checkpoints of `charlstm.runs.store`.
+The folder holds ``config.toml`` (options), ``environment.json`` (machine and versions), ``metrics.jsonl`` (a line per
+report), ``samples.txt`` (``# iteration N  loss X  temperature T``, the text, an empty line), and the checkpoints of
+`charlstm.runs.store`.
 """
 
 import math
@@ -29,24 +30,24 @@ if TYPE_CHECKING:
 
 
 class NotSaved(RunFailed):
-    """The disk did not take the last checkpoint of a run."""
+    """The last checkpoint of a run could not be written."""
 
 
 class Run:
-    """A training run and its folder, which is locked until it has been trained or is forgotten.
+    """A training run and its folder, which stays locked until the run has been trained or is deleted.
 
-    Iterate :meth:`train` to let it happen, and look into it meanwhile: `trainer` trains, `last` is the last tick. Once
-    it has ended, `reached` says why.
+    Iterate :meth:`train` to train; meanwhile, `trainer` gives access to the training and `last` is the last tick. After
+    the end, `reached` says why it ended.
 
     Parameters
     ----------
-    folder, trainer : its own
-    lock : of the folder
-    machine : what the bits depend on
-    notes : what a person should know; the command line shows and empties it
-    is_calibrated : whether the budget is a number of iterations already, and stays that
+    folder, trainer : the run folder and the trainer
+    lock : the lock of the folder
+    machine : the facts that the bits of the results depend on
+    notes : messages for the user; the command line shows them and empties the list
+    is_calibrated : whether the budget has already been converted to a number of iterations
     saved : the iteration of the newest checkpoint
-    lengths : where the text files end, as of that checkpoint
+    lengths : lengths of the text files in bytes at that checkpoint
     best_loss : the smoothed loss of the best checkpoint
     """
 
@@ -64,38 +65,38 @@ class Run:
         best_loss: float = math.inf,
     ) -> None:
         self.folder, self.trainer, self.notes = folder, trainer, notes
-        self.stop = False  #: set it, from a signal's handler for example, and training ends after the next tick
-        self.save = False  #: set it, and the next tick is saved
+        self.stop = False  #: set it to end training after the next tick, for example from a signal handler
+        self.save = False  #: set it to save at the next tick
         self.last: Progress | None = None
         self._lock, self._machine, self._is_calibrated = lock, machine, is_calibrated
         self._saved, self._lengths, self._best_loss = saved, lengths or {}, best_loss
-        self._written: Config | None = None  # what config.toml says
-        self._warned = ""  # of what was measured last
-        self._extra = 0  # bytes of metrics.jsonl that a run that goes on does not have
+        self._written: Config | None = None  # the content of config.toml
+        self._warned = ""  # kind of the last warning
+        self._extra = 0  # bytes at the end of metrics.jsonl that a resumed run cuts off
         self._one_each = OneEach()
-        self._disk_fault: str | None = None  # why the disk did not take what was last written
-        self._model: tuple[int | None, Model] | None = None  # as of the newest checkpoint
+        self._disk_fault: str | None = None  # why the last write failed
+        self._model: tuple[int | None, Model] | None = None  # with the iteration of its checkpoint
 
     def __repr__(self) -> str:
         return f"<Run {self.folder}: {self.state}>"
 
     @property
     def config(self) -> Config:
-        """What was asked, with the iterations that budgets have become, or the plans of one in seconds."""
+        """The options of the run, with budgets converted to iterations and a budget in seconds to plans."""
         return self.trainer.config
 
     def train(self) -> Iterator[Progress]:
-        """Train, write the folder's files, and pass on every Progress.
+        """Train, write the files of the folder, and yield every Progress.
 
-        Whoever stops iterating, by `break` or by an exception, ends it as `stop` does: it is saved first. A disk that
-        takes nothing does not end it: a note tells, and what was not written is tried again.
+        Leaving the loop, by `break` or by an exception, acts like `stop`: the run is saved first. A failing disk does
+        not end the run: a note reports it, and the write is retried.
 
         Raises
         ------
         NotSaved
-            If, at the end, the disk does not take the last checkpoint.
+            If the last checkpoint cannot be written at the end.
         charlstm.errors.Diverged
-            If the loss stops being finite.
+            If the loss becomes infinite or NaN.
         """
         folder, trainer, self._extra = self.folder, self.trainer, 0
         self._lock.acquire()
@@ -111,7 +112,7 @@ class Run:
             except Diverged as error:
                 raise Diverged(f"{error}; {self._newest_in_words()}") from None
             finally:
-                if rest := self._one_each.rest():  # a run that goes on has it in its first report
+                if rest := self._one_each.rest():  # a resumed run includes it in its first report
                     self._extra = self._add_line(logs, rest)
                 self._attempt(lambda: _flush(logs))
                 self._lengths = self._lengths_of(logs)
@@ -122,8 +123,12 @@ class Run:
 
     def _train(self, logs: dict[str, disk.Log]) -> Iterator[Progress]:
         trainer = self.trainer
-        is_left = False  # by who iterates
-        due, saved, is_best = -float("inf"), -1, False  # one is due at once, for there to be something to go back to
+        is_left = False  # whether the caller has left the loop
+        due, saved, is_best = (
+            -float("inf"),
+            -1,
+            False,
+        )  # the first save is due at once, so that a run can always be resumed
         for progress in trainer.run():
             if progress.kind in ("report", "evaluation"):
                 if self._one_each.due(progress):
@@ -136,7 +141,7 @@ class Run:
             else:
                 self.last = progress
                 self._attempt(lambda: _flush(logs))
-                if trainer.config is not self._written:  # its plans have changed
+                if trainer.config is not self._written:  # the plans have changed
                     self._attempt(self._write_config)
                 if self.stop or is_left:
                     break
@@ -147,7 +152,7 @@ class Run:
             if not is_left:
                 try:
                     yield progress
-                except GeneratorExit:  # only a tick can be gone on from: the next one is the last
+                except GeneratorExit:  # a run can only be resumed from a tick: stop at the next one
                     is_left = True
         if saved != trainer.iteration and not self._attempt(lambda: self._save(logs, is_best)):
             raise NotSaved(
@@ -156,14 +161,18 @@ class Run:
             )
 
     def _add_line(self, logs: dict[str, disk.Log], progress: Progress) -> int:
-        """Add a line to metrics.jsonl, and return its bytes."""
+        """Add a line to metrics.jsonl and return its length in bytes."""
         line = metrics_line(progress)
         logs[METRICS].add(line)
         return len(line)
 
     def _newest_in_words(self) -> str:
-        """Which checkpoint there is to go on from."""
-        return "nothing has been saved yet" if self._saved is None else f"the newest is of iteration {self._saved:,}"
+        """Which checkpoint the run can be resumed from."""
+        return (
+            "nothing has been saved yet"
+            if self._saved is None
+            else f"the newest checkpoint is iteration {self._saved:,}"
+        )
 
     def _write_config(self) -> None:
         config = self.config
@@ -171,7 +180,7 @@ class Run:
         self._written = config
 
     def _warn(self, progress: Progress) -> None:
-        """Add a note where a figure has become worse than that of a guess."""
+        """Add a note when a loss becomes worse than that of a uniform guess."""
         vocab_size = len(self.trainer.corpus.vocabulary)
         smooth_bits = progress.smooth_loss / self.config.loss_chars / math.log(2)
         if said := divergence(smooth_bits, vocab_size):
@@ -185,7 +194,7 @@ class Run:
         self._warned = kind if said else ""
 
     def _save(self, logs: dict[str, disk.Log], is_best: bool) -> None:
-        """Save what the trainer has; `is_best`: nothing was better on the text that is kept back."""
+        """Save a checkpoint; `is_best` says that its validation loss is the best so far."""
         trainer = self.trainer
         for log in logs.values():
             log.sync()
@@ -197,23 +206,23 @@ class Run:
         store.save(self.folder, now.to_bytes(), now.iteration, is_best=is_best, keep=trainer.config.keep)
         self._saved, self._best_loss = now.iteration, now.smooth_loss if is_best else self._best_loss
         if self._disk_fault is not None:
-            self.notes.append(f"saved   iteration {now.iteration:,}: the disk takes it again")
+            self.notes.append(f"saved   iteration {now.iteration:,}: the disk is writable again")
             self._disk_fault = None
 
     def _lengths_of(self, logs: dict[str, disk.Log]) -> dict[str, int]:
-        """How much of the text files a run that goes on from here has."""
+        """Lengths in bytes of the text files, as a run resumed from here keeps them."""
         lengths = {name: log.length for name, log in logs.items()}
         return {**lengths, METRICS: lengths[METRICS] - self._extra}
 
     def _attempt(self, write: Callable[[], None]) -> bool:
-        """Whether the disk took it; a note tells of the first time that it did not."""
+        """Whether the write succeeded; a note reports the first failure."""
         try:
             write()
         except OSError as error:
             if self._disk_fault is None:
                 self.notes.append(
-                    f"{self.folder}: cannot be written: {error.strerror or error}; training goes on, and writing is "
-                    f"tried again every {self.config.save_every:g} s"
+                    f"{self.folder}: cannot be written: {error.strerror or error}; training continues, and writing is "
+                    f"retried every {self.config.save_every:g} s"
                 )
             self._disk_fault = error.strerror or str(error)
             return False
@@ -221,50 +230,50 @@ class Run:
 
     @property
     def state(self) -> str:
-        """How far it is, in words: iterations, and bits per character since the last report."""
+        """The progress in words: iterations, and bits per character since the last report."""
         bits = "" if self.last is None else f", {in_words(self.last.bits_per_unit, 3)} bits per {self._unit}"
         return f"{self.trainer.iteration:,} iterations{bits}"
 
     @property
     def seconds(self) -> float:
-        """The seconds of training so far."""
+        """Seconds of training so far."""
         return self.trainer.seconds
 
     @property
     def reached(self) -> str | None:
-        """What ended it, in words: the budget that was reached first, say; None if it has not ended."""
+        """What ended the run, in words, such as the first budget reached; None if it has not ended."""
         return self.trainer.ended_by()
 
     @property
     def history(self) -> dict[str, np.ndarray]:
-        """The columns of metrics.jsonl as far as it is written, (n,) each; NaN where a line has no such figure.
+        """The columns of metrics.jsonl so far, (n,) each; NaN where a line lacks a value.
 
-        Losses are in nats per character (of a run of bytes: per byte) here, not sums over the steps of a stream.
+        Losses are in nats per character (for a byte model: per byte), not sums over a sequence as in the file.
         """
         return records.columns(self.folder / METRICS, self.config.loss_chars)
 
     @property
     def model(self) -> Model:
-        """The best model so far: it samples and scores."""
+        """The best model so far; it can sample and score."""
         if self._model is None or self._model[0] != self._saved:
             self._model = self._saved, self.load()
         return self._model[1]
 
     def sample(self, prime: str = "", **options: Any) -> str:
-        """Text from the best model: see :meth:`charlstm.model.model.Model.sample`."""
+        """Sample text from the best model: see :meth:`charlstm.model.model.Model.sample`."""
         return self.model.sample(prime, **options)
 
     def score(self, text: str, **options: Any) -> Score:
-        """How well the best model predicts a text: see :meth:`charlstm.model.model.Model.score`."""
+        """Measure how well the best model predicts a text: see :meth:`charlstm.model.model.Model.score`."""
         return self.model.score(text, **options)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> "Figure":
-        """The run's curves, as a figure of matplotlib, which is saved if a path is given.
+        """Plot the curves of the run as a matplotlib figure, and save it if a path is given.
 
         Raises
         ------
         UserError
-            Where matplotlib is not installed, or nothing has been reported yet.
+            If matplotlib is not installed, or the run has no reports yet.
         """
         from charlstm.show.plotting import curves
 
@@ -278,7 +287,7 @@ class Run:
         return self.trainer.corpus.vocabulary.unit
 
     def load(self, which: str = "best") -> Model:
-        """The run's model, "best" or "last"."""
+        """Load the "best" or "last" model of the run."""
         return load(self.folder, which)
 
 

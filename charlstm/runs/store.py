@@ -1,7 +1,7 @@
-"""The checkpoints of a run's folder: written, kept, found again.
+"""The checkpoints of a run folder: write, prune and find them.
 
-``checkpoints/step-*.safetensors``, numbered by iteration, are the newest few. ``last.safetensors`` and
-``best.safetensors`` are second names of the newest and of the best, which keep their files alive.
+``checkpoints/step-*.safetensors``, numbered by iteration, are the newest ones. ``last.safetensors`` and
+``best.safetensors`` are hard links to the newest and the best checkpoint, so pruning does not delete their contents.
 """
 
 import re
@@ -16,44 +16,44 @@ _STEP = re.compile(r"step-(\d+)\.safetensors")
 
 
 def save(folder: Path, data: bytes, iteration: int, *, is_best: bool, keep: int) -> None:
-    """Write a checkpoint, name it, and only then remove what is too old to be kept.
+    """Write a checkpoint, link it, and only then remove checkpoints that are too old to keep.
 
     Parameters
     ----------
-    folder : the run's
-    data : the checkpoint's content
-    iteration : the number of updates made
-    is_best : whether it is to be the best, too
-    keep : how many of the newest stay
+    folder : the run folder
+    data : the content of the checkpoint
+    iteration : number of updates made
+    is_best : whether it becomes the best checkpoint, too
+    keep : number of newest checkpoints to keep
 
     Raises
     ------
     OSError
-        Of what failed. A checkpoint that was whole before is whole still.
+        If a step fails. Checkpoints that were intact before stay intact.
     """
     steps = folder / "checkpoints"
     disk.make_folder(steps)
     path = steps / f"step-{iteration:012}.safetensors"
     disk.write(path, data)
-    disk.sync_folder(folder)  # which may have the folder of steps since now
+    disk.sync_folder(folder)  # which may have just got the checkpoints folder
     disk.link(path, folder / LAST)
     if is_best:
         disk.link(path, folder / BEST)
     numbered = numbered_steps(folder)
     newest = sorted(number for number in numbered if number <= iteration)[-keep:]
     for number, old in numbered.items():
-        if number not in newest:  # too old, or of a future that has been given up: this is the newest
+        if number not in newest:  # too old, or later than this one, which is now the newest
             disk.remove(old)
 
 
 def numbered_steps(folder: Path) -> dict[int, Path]:
-    """The run's numbered checkpoints, by iteration, oldest first."""
+    """The numbered checkpoints of a run by iteration, oldest first."""
     found = ((_STEP.fullmatch(path.name), path) for path in (folder / "checkpoints").glob("step-*.safetensors"))
     return dict(sorted((int(match[1]), path) for match, path in found if match))
 
 
 def newest(folder: Path) -> tuple[Checkpoint, list[str]]:
-    """The newest undamaged checkpoint of a run, and a line for each one that had to be passed over.
+    """The newest intact checkpoint of a run, and a line for each damaged one that was skipped.
 
     Raises
     ------
@@ -76,10 +76,10 @@ def newest(folder: Path) -> tuple[Checkpoint, list[str]]:
     if not found and (folder / BEST).is_file():
         found, faults = _tried(folder / BEST, faults)
     if found:
-        return found, [f"{fault}; going on from iteration {found.iteration:,} instead" for fault in faults]
+        return found, [f"{fault}; resuming from iteration {found.iteration:,} instead" for fault in faults]
     if faults:
-        raise UserError(f"{faults[0]}; there is no older one that is whole")
-    return Checkpoint.from_file(find(folder, "last")), []  # which says what is missing
+        raise UserError(f"{faults[0]}; no older checkpoint is intact")
+    return Checkpoint.from_file(find(folder, "last")), []  # raises with what is missing
 
 
 def _tried(path: Path, faults: list[str]) -> tuple[Checkpoint | None, list[str]]:
@@ -90,6 +90,6 @@ def _tried(path: Path, faults: list[str]) -> tuple[Checkpoint | None, list[str]]
 
 
 def sweep(folder: Path) -> None:
-    """Remove what writers that have died left behind; only who holds the folder's lock may call this."""
+    """Remove temporary files that dead writers left behind; the caller must hold the lock of the folder."""
     for each in (folder, folder / "checkpoints"):
         disk.sweep(each)

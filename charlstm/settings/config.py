@@ -1,4 +1,4 @@
-"""Every hyperparameter once: name, default, help and limits, for the command line, Python and config.toml alike."""
+"""All hyperparameters: name, default, help and limits, shared by the command line, Python and config.toml."""
 
 import re
 from dataclasses import dataclass, field, fields
@@ -12,7 +12,7 @@ from charlstm.settings.unknown import named
 from kernels.spec import CELLS, OPTIMIZERS, takers
 
 _MAX_SEED = 2**32 - 1
-#: Optimizers' constants that an optimizer without them refuses; it ignores the others, as presets set those.
+#: Constants that an optimizer without them refuses. It ignores the other constants, because presets set them.
 _CONSTANTS = ("momentum", "weight_decay")
 
 
@@ -26,14 +26,14 @@ def _option(
     above: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """A field with its help; `low` and `high` are allowed, `above` and `below` are not."""
+    """A field with its help and limits; `low` and `high` are inclusive, `above` and `below` exclusive."""
     limits = {"choices": choices, "low": low, "high": high, "above": above, "below": below}
     return field(default=default, metadata={"help": help, **limits})
 
 
 @dataclass(frozen=True, repr=False)
 class Config:
-    """What a training run is asked to do; the defaults are the preset `fast`.
+    """The options of a training run; the defaults are the preset `fast`.
 
     Raises
     ------
@@ -41,142 +41,165 @@ class Config:
         For a value out of range: ``--hidden-size: expected at least 1, got 0``.
     """
 
-    preset: str = _option("fast", "recipe that the other options start from; list shows all")
-    backend: str = _option("auto", "who does the arithmetic", choices=("auto", "numpy", "numba", "cupy"))
+    preset: str = _option("fast", "recipe that sets the defaults of the other options; list: show all presets")
+    backend: str = _option("auto", "compute backend", choices=("auto", "numpy", "numba", "cupy"))
     dtype: str = _option(
         "float32",
-        "precision of all arithmetic; bfloat16 is float32 but for the recurrent weights, read as rounded copies: "
-        "faster, for --batch-size 1",
+        "floating-point precision; bfloat16: float32, but with recurrent weights rounded to bfloat16 where they are "
+        "read (faster; for --batch-size 1)",
         choices=("float32", "float64", "bfloat16"),
     )
     threads: int | None = _option(
-        None, "threads to work with, at most: any number gives the same bits [all cores]", low=1, high=256
+        None, "maximum number of threads; results are identical for any number [all cores]", low=1, high=256
     )
-    seed: int = _option(0, "seed of the first weights and of the samples", low=0, high=_MAX_SEED)
+    seed: int = _option(0, "random seed for the initial weights, batches, dropout and samples", low=0, high=_MAX_SEED)
 
-    hidden_size: int = _option(224, "hidden units in a layer", low=1, high=65_536)
-    num_layers: int = _option(1, "layers of cells", low=1, high=64)
-    cell: str = _option("lstm", "kind of cell", choices=tuple(CELLS))
+    hidden_size: int = _option(224, "hidden units per layer", low=1, high=65_536)
+    num_layers: int = _option(1, "number of stacked layers", low=1, high=64)
+    cell: str = _option("lstm", "recurrent cell; lnlstm: layer-normalised LSTM, CPU only", choices=tuple(CELLS))
     embedding_size: int = _option(
-        0, "numbers that a character is turned into before the first layer; 0: none", low=0, high=65_536
+        0, "size of the character embedding before the first layer; 0: no embedding", low=0, high=65_536
     )
-    dropout: float = _option(0.0, "part of each layer's output that is dropped while training", low=0, below=1)
-    init: str = _option("uniform", "first weights", choices=("uniform", "keras", "min-char-lstm", "min-char-rnn"))
-    forget_bias: float = _option(1.0, "first bias of the forget gates, which an lstm alone has")
+    dropout: float = _option(
+        0.0, "dropout rate: fraction of each layer's outputs zeroed during training", low=0, below=1
+    )
+    init: str = _option(
+        "uniform", "initialisation of the weights", choices=("uniform", "keras", "min-char-lstm", "min-char-rnn")
+    )
+    forget_bias: float = _option(1.0, "initial bias of the forget gates (lstm and lnlstm)")
 
-    seq_length: int = _option(24, "characters that a gradient reaches back", low=1, high=1_000_000)
-    batch_size: int = _option(16, "streams of text, or windows, read side by side", low=1, high=1_000_000)
+    seq_length: int = _option(24, "truncated-BPTT length, in characters", low=1, high=1_000_000)
+    batch_size: int = _option(16, "streams of text (with --windows: windows) read in parallel", low=1, high=1_000_000)
     windows: str | None = _option(
         None,
-        "read windows of MAXLEN characters, one every STEP, shuffled, each from a zero state, and learn "
-        "the one character after each, instead of streams",
+        "train on shuffled windows of MAXLEN characters, one starting every STEP characters, instead of streams; "
+        "each starts from a zero state, and only the character after it is predicted",
     )
     reset_every: int = _option(
         8,
-        "iterations after which a stream's state is set to zero, on average, each at its own random moments, at first; "
-        "more later (0: only where the text begins again)",
+        "mean number of iterations between random resets of a stream's state to zero, at the start; it grows during "
+        "training (0: reset only where the text starts over)",
         low=0,
         high=10**9,
     )
     optimizer: str = _option("adam", "update rule", choices=tuple(OPTIMIZERS))
-    learning_rate: float = _option(8e-3, "step size, at first", above=0, high=3e38)
-    schedule: str = _option("cosine", "how the step size changes", choices=("constant", "decay", "plateau", "cosine"))
-    warmup: int = _option(0, "iterations in which the step size rises from zero", low=0)
+    learning_rate: float = _option(8e-3, "initial learning rate", above=0, high=3e38)
+    schedule: str = _option("cosine", "learning rate schedule", choices=("constant", "decay", "plateau", "cosine"))
+    warmup: int = _option(0, "iterations over which the learning rate rises from zero", low=0)
     decay_factor: float = _option(
-        0.5, "decay, plateau: what the step size is multiplied by, each time", above=0, high=1
+        0.5, "decay, plateau: factor applied to the learning rate at each drop", above=0, high=1
     )
-    decay_every: float = _option(1.0, "decay: epochs from one time to the next", above=0)
-    decay_after: float = _option(0.0, "decay: epochs before them", low=0)
-    decay_floor: float = _option(0.0, "decay: the step size stays at least that", low=0)
-    plateau_patience: int = _option(2, "plateau: evaluations (without validation: epochs) that wait for better", low=1)
+    decay_every: float = _option(1.0, "decay: epochs between drops", above=0)
+    decay_after: float = _option(0.0, "decay: epochs before the drops start", low=0)
+    decay_floor: float = _option(0.0, "decay: lower limit of the learning rate", low=0)
+    plateau_patience: int = _option(
+        2, "plateau: evaluations (without validation: epochs) without improvement before a drop", low=1
+    )
     momentum: float | None = _option(
-        None, "sgd, momentum: decay of the sum of gradients [sgd 0: none, momentum 0.9]", low=0, below=1
+        None, "momentum coefficient, for sgd and momentum [sgd: 0, momentum: 0.9]", low=0, below=1
     )
-    beta1: float | None = _option(None, "adam, adamw: decay of the mean gradient [0.9]", low=0, below=1)
-    beta2: float | None = _option(0.99, "adam, adamw: decay of the mean square; none is 0.999", low=0, below=1)
-    rho: float | None = _option(None, "rmsprop: decay of the mean square [0.99]", low=0, below=1)
+    beta1: float | None = _option(None, "adam, adamw: decay rate of the mean gradient [0.9]", low=0, below=1)
+    beta2: float | None = _option(
+        0.99, "adam, adamw: decay rate of the mean squared gradient; none: 0.999", low=0, below=1
+    )
+    rho: float | None = _option(None, "rmsprop: decay rate of the mean squared gradient [0.99]", low=0, below=1)
     weight_decay: float | None = _option(
         None,
-        "adamw: fraction by which each update shrinks all weights, per unit of learning rate [0.01]",
+        "adamw: weight decay; each update shrinks all weights by the learning rate times this fraction [0.01]",
         low=0,
         high=3e38,
     )
-    epsilon: float | None = _option(None, "optimizer's guard against division by zero [1e-8]", low=2e-38, high=3e38)
-    loss_reduction: str = _option(
-        "mean", "gradient of the mean loss of a character, or of the sum", choices=("mean", "sum")
+    epsilon: float | None = _option(
+        None, "constant in the optimizer's denominator that prevents division by zero [1e-8]", low=2e-38, high=3e38
     )
-    grad_clip: float | None = _option(None, "limit of each element of the gradient", above=0, high=3e38)
-    grad_clip_norm: float | None = _option(1.0, "limit of the gradient's Euclidean norm", above=0, high=3e38)
+    loss_reduction: str = _option(
+        "mean", "loss to differentiate: mean or sum over the characters of a batch", choices=("mean", "sum")
+    )
+    grad_clip: float | None = _option(None, "clip each gradient element to this absolute value", above=0, high=3e38)
+    grad_clip_norm: float | None = _option(1.0, "clip the gradient to this Euclidean norm", above=0, high=3e38)
 
     iterations: int | None = _option(
-        None, "stop after so many updates; of several budgets the first", low=0, high=10**15
+        None,
+        "stop after this many updates; the first of several budgets to be reached ends the run",
+        low=0,
+        high=10**15,
     )
-    epochs: float | None = _option(None, "stop after so many passes over the text", above=0, high=10**9)
-    max_chars: int | None = _option(None, "stop after so many characters read", low=1, high=10**18)
+    epochs: float | None = _option(None, "stop after this many passes over the text", above=0, high=10**9)
+    max_chars: int | None = _option(None, "stop after reading this many characters", low=1, high=10**18)
     seconds: float | None = _option(
-        60.0, "stop after so much training, turned into iterations that are planned anew as it goes on", above=0
+        60.0,
+        "stop after about this many seconds of training; the number of iterations is estimated as it runs",
+        above=0,
     )
     plans: str | None = _option(
         None,
-        "0:TOTAL,ITERATION:TOTAL,...: what a budget in seconds became, as config.toml has it, for the same bits",
+        "0:TOTAL,ITERATION:TOTAL,...: iteration counts that a budget in seconds led to, from config.toml; they "
+        "reproduce that run exactly",
     )
     until_loss: float | None = _option(
         None,
-        "stop when the mean loss of the last pass, or of the last 50,000 characters where a pass has more, is less, in "
-        "nats per character",
+        "stop when the mean training loss, in nats per character, falls below this; the mean is over the last pass, or "
+        "over the last 50,000 characters if a pass is longer",
         above=0,
     )
 
-    validation: float = _option(0.0, "part of the text that is kept back to measure", low=0, below=1)
+    validation: float = _option(0.0, "fraction of the text held out for validation", low=0, below=1)
     validation_from: str = _option(
         "end",
-        "which part that is: end; shuffle-lines: all lines are put into an order drawn by the seed, for a sorted list",
+        "what is held out: the end of the text, or the end after shuffling its lines with the seed (for sorted lists)",
         choices=("end", "shuffle-lines"),
     )
-    validate_every: int | None = _option(None, "iterations between measurements [ten in a run]", low=1)
-    patience: int | None = _option(None, "stop after so many measurements without a better one", low=1)
+    validate_every: int | None = _option(
+        None, "iterations between evaluations on the held-out text [ten per run]", low=1
+    )
+    patience: int | None = _option(None, "stop after this many evaluations without improvement", low=1)
 
     report_every: int = _option(100, "iterations between lines of metrics.jsonl", low=1)
     save_every: float = _option(30.0, "seconds between checkpoints", above=0)
-    keep: int = _option(3, "checkpoints that are kept, the newest ones; the best is, too", low=1, high=1_000_000)
-    sample_every: int = _option(500, "iterations between samples while training (0: never)", low=0)
-    sample_length: int = _option(200, "characters in such a sample", low=1, high=1_000_000)
+    keep: int = _option(3, "number of newest checkpoints to keep; the best one is always kept", low=1, high=1_000_000)
+    sample_every: int = _option(500, "iterations between samples during training (0: none)", low=0)
+    sample_length: int = _option(200, "characters per sample during training", low=1, high=1_000_000)
     temperature: float = _option(
-        0.8, "of those samples: 1 as the model believes, lower is safer, 0 the likeliest", low=0
+        0.8, "sampling temperature; 1: the model's own distribution, below 1: safer, 0: likeliest character", low=0
     )
     show_below: float | None = _option(
-        None, "sample at each new lowest smoothed loss that is below this part of the first one", above=0, high=1
+        None,
+        "also sample whenever the smoothed loss sets a new minimum below this fraction of its initial value",
+        above=0,
+        high=1,
     )
     save_below: float | None = _option(
-        None, "of those, write to samples.txt those below this part; none: all", above=0, high=1
+        None,
+        "with --show-below: save a sample to samples.txt only below this fraction; none: save every sample",
+        above=0,
+        high=1,
     )
     epoch_samples: str = _option(
         "none",
-        "after each epoch, samples at four temperatures from a piece of the text; window: re-read it from a zero state "
-        "for each character, as the Keras example does; state: carry the state",
+        "after each epoch, sample at four temperatures, starting from a random piece of the text; window: reread the "
+        "last characters from a zero state for each new one, as the Keras example does; state: carry the state over",
         choices=("none", "window", "state"),
     )
-    encoding: str = _option("utf-8", "encoding of text files that have no byte order mark")
+    encoding: str = _option("utf-8", "encoding of text files without a byte order mark")
     format: str = _option(
         "auto",
-        "format of all files; auto recognises each by what it begins with, then by its name; text: plain text, "
-        "whatever it looks like",
+        "format of all files; auto: recognise each by its first bytes, then by its name; text: plain text, whatever "
+        "the content looks like",
         choices=("auto", "text", "html", "subtitles", "csv", "jsonl"),
     )
-    column: str = _option("", "of CSV files: the column to read, by its name or its number [none: as plain text]")
-    field: str = _option("", "of JSONL files: the field to read; a.b is the field b of a [none: as plain text]")
-    bytes: bool = _option(False, "take text files as bytes, whatever they hold: the vocabulary is the 256 byte values")
-    lower: bool = _option(False, "make all letters of the text lower-case")
+    column: str = _option("", "column of CSV files to read, by name or number [none: read as plain text]")
+    field: str = _option("", "field of JSONL files to read; a.b is field b of a [none: read as plain text]")
+    bytes: bool = _option(False, "read text files as raw bytes: the vocabulary is the 256 byte values")
+    lower: bool = _option(False, "convert the text to lower case")
     weight: tuple[str, ...] = _option(
         (),
-        "how often FILE, one of several texts, is read in a pass, where the others, whose number is 1, are read "
-        "once; may be given for each",
+        "read FILE, one of several texts, NUMBER times as often as a text without a weight; can be repeated",
     )
     separator: str = _option(
-        r"\n", r"put between two files where the first does not end in it; \n and \t are line break and tab"
+        r"\n", r"string inserted between two files unless the first one ends with it; \n: line break, \t: tab"
     )
     unknown: str = _option(
-        "error", "characters that the vocabulary of --from lacks: error, skip, or replace:CHAR to read CHAR instead"
+        "error", "characters missing from the vocabulary of --from: stop with an error, skip them, or read them as CHAR"
     )
 
     def __post_init__(self) -> None:
@@ -205,16 +228,18 @@ class Config:
             _see_that_it_goes_with(name, self.optimizer)
         cell = _CELL_OF.get(self.init, self.cell)
         if self.cell != cell:
-            raise UserError(f"--init {self.init}: is for --cell {cell}, not {self.cell}; --init uniform is for all")
+            raise UserError(
+                f"--init {self.init}: only for --cell {cell}, not {self.cell}; --init uniform works for all"
+            )
         checked_unknown(self.unknown)
         for format, option in (("csv", "column"), ("jsonl", "field")):
             if self.format == format and not getattr(self, option):
                 raise UserError(f"--format {format}: needs --{option}")
         if self.bytes and (self.lower or self.encoding != "utf-8"):
             what = "--lower" if self.lower else "--encoding"
-            raise UserError(f"--bytes: takes the text as it is; {what} does not go with it")
+            raise UserError(f"--bytes: reads the text as it is, so it cannot be combined with {what}")
         if not self.bytes and (odd := re.search("[\udc80-\udcff]", self.separator)):
-            raise UserError(f"--separator: {named(odd[0])} goes with --bytes alone")
+            raise UserError(f"--separator: {named(odd[0])} can only be used with --bytes")
 
     def __repr__(self) -> str:
         base = {**{item.name: item.default for item in fields(self)}, **PRESETS[self.preset]}
@@ -224,7 +249,7 @@ class Config:
 
     @property
     def window(self) -> tuple[int, int]:
-        """Length and distance of windows."""
+        """Length of a window, and distance between the starts of two."""
         found = re.fullmatch(r"([1-9]\d{0,5}):([1-9]\d{0,5})", self.windows or "")
         if found is None:
             raise UserError(f"--windows: expected MAXLEN:STEP, for example 40:3, got {self.windows!r}")
@@ -232,22 +257,22 @@ class Config:
 
     @property
     def loss_chars(self) -> int:
-        """Characters of a sequence whose loss counts."""
+        """Number of characters per sequence whose loss counts."""
         return 1 if self.windows else self.seq_length
 
     @property
     def real(self) -> str:
-        """The dtype of every array."""
+        """The dtype of all arrays."""
         return "float64" if self.dtype == "float64" else "float32"
 
     @property
     def hyper(self) -> dict[str, float]:
-        """The optimizer's constants that were set, those it has."""
+        """The constants of the optimizer that are set, without those of other optimizers."""
         return {name: value for name in OPTIMIZERS[self.optimizer].hyper if (value := getattr(self, name)) is not None}
 
 
 def _checked(item: Any, kind: Any, value: Any) -> Any:
-    """`value`, which may be a scalar of NumPy, as the field's type, within its limits."""
+    """Convert `value`, which may be a NumPy scalar, to the field's type and check its limits."""
     value = plain_number(value)
     name, limits = "--" + item.name.replace("_", "-"), item.metadata
     optional = type(None) in get_args(kind)
@@ -259,7 +284,7 @@ def _checked(item: Any, kind: Any, value: Any) -> Any:
             value = [f"{each}={number}" for each, number in value.items()]
         value = (value,) if isinstance(value, str) else value
         if not isinstance(value, list | tuple) or not all(isinstance(each, plain) for each in value):
-            raise UserError(f"{name}: expected a list of words, got {value!r}")
+            raise UserError(f"{name}: expected a list of strings, got {value!r}")
         return tuple(value)
     is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     fits = {
@@ -287,31 +312,31 @@ def _checked(item: Any, kind: Any, value: Any) -> Any:
 
 
 def plain_number(value: Any) -> Any:
-    """A scalar of NumPy, or the like, as Python's own; anything else as it is."""
+    """Convert a NumPy scalar to a Python number; return anything else unchanged."""
     return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
 def _see_that_it_goes_with(constant: str, optimizer: str) -> None:
-    """Raise UserError for a constant that the optimizer does not have."""
+    """Raise UserError if the optimizer does not have the constant."""
     allowed = takers(constant)
     if optimizer not in allowed:
         option = "--" + constant.replace("_", "-")
-        raise UserError(f"{option}: goes with --optimizer {' or '.join(allowed)}, not with {optimizer}")
+        raise UserError(f"{option}: only for --optimizer {' or '.join(allowed)}, not for {optimizer}")
 
 
 _NAMES = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
 
 BUDGETS = ("iterations", "epochs", "max_chars", "seconds", "until_loss")
 
-#: Options that say which weights there are, and what they mean.
+#: Options that fix the number of weights and their meaning.
 SIZES = ("cell", "hidden_size", "num_layers", "embedding_size", "bytes")
 
-#: Initialisers that are for one kind of cell.
+#: Initialisations that work for one kind of cell only.
 _CELL_OF = {"min-char-lstm": "lstm", "min-char-rnn": "rnn"}
 
 
 def see_that_known(chosen: dict[str, Any]) -> None:
-    """Raise UserError, with a guess, for a name that is none of Config's."""
+    """Raise UserError, with a suggestion, for a name that Config does not have."""
     names = {item.name for item in fields(Config)}
     for name in chosen:
         if name not in names:
@@ -319,7 +344,7 @@ def see_that_known(chosen: dict[str, Any]) -> None:
 
 
 def from_preset(preset: str = "fast", **chosen: Any) -> Config:
-    """The preset's Config with `chosen` over it. A budget that is chosen takes the place of the preset's own.
+    """The preset's Config with `chosen` on top; a chosen budget replaces those of the preset.
 
     Raises
     ------
@@ -334,14 +359,14 @@ def from_preset(preset: str = "fast", **chosen: Any) -> Config:
 
 
 def from_model(old: Config, preset: str = "fast", **chosen: Any) -> Config:
-    """`from_preset` for a run that begins with the weights of another, whose config is `old`: the sizes are its own.
+    """`from_preset` for a run that starts from the weights of another one, whose config is `old`.
 
-    So are the precision, and whether letters are made lower-case, where they are not chosen.
+    The sizes come from `old`. So do the precision and the lower-casing of the text, unless `chosen` sets them.
 
     Raises
     ------
     UserError
-        For a size that differs, too.
+        As `from_preset`, and for a size that differs from the one in `old`.
     """
     for name in SIZES:
         if name in chosen and chosen[name] != getattr(old, name):

@@ -1,1 +1,1 @@
-"""What a person sees of training: on a terminal, in a notebook, as curves."""
+"""The display of training: on a terminal, in a notebook, as JSON, and as plots."""

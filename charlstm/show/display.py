@@ -1,4 +1,4 @@
-"""How a training run is shown while it goes on: live on a terminal, in lines elsewhere, as JSON, or not at all."""
+"""Displays of a training run: live on a terminal, as lines elsewhere, as JSON, or silent."""
 
 import errno
 import math
@@ -15,26 +15,26 @@ from charlstm.host.terminals import can_redraw, is_started_by_cell, notebook
 from charlstm.training.progress import OneEach, Progress, told_line
 
 _LINE_SECONDS = 5.0
-_FRAME_SECONDS = 0.1  # calls may be shorter, and drawing takes time
+_FRAME_SECONDS = 0.1  # drawing takes time, and ticks may come more often
 _PACE_SECONDS = 15.0
-_PACE_FROM = 1.0  # seconds that tell nothing yet
-_NARROW = 60  # columns below which words are left out
+_PACE_FROM = 1.0  # seconds of warm-up, which are ignored
+_NARROW = 60  # columns; below this, words are left out
 
 
 class Display(Protocol):
-    """Shows notes and progress; nothing it does touches the run."""
+    """Shows notes and progress; it does not affect the run."""
 
     def note(self, text: str) -> None:
-        """Show a line."""
+        """Show a line that stays."""
 
     def status(self, text: str) -> None:
-        """Say what is being done, where that can be replaced by what comes next."""
+        """Show what is being done, if the display can replace it later."""
 
     def show(self, progress: Progress) -> None:
-        """Show where training stands."""
+        """Show the progress of training."""
 
     def close(self) -> None:
-        """Leave the terminal as it was found."""
+        """Restore the terminal."""
 
 
 class Silent:
@@ -54,7 +54,7 @@ class Silent:
 
 
 class Json(Silent):
-    """One JSON object per report on stdout, as in metrics.jsonl but with losses per character; notes on stderr."""
+    """One JSON object per report on stdout, as in metrics.jsonl but with losses per character; notes go to stderr."""
 
     def __init__(self) -> None:
 
@@ -78,7 +78,7 @@ class Json(Silent):
 
 
 class Lines:
-    """A line on stderr every few seconds; on a terminal that cannot redraw, no word of it is broken."""
+    """A line on stderr every few seconds; on a terminal that cannot redraw, wrapped at word boundaries."""
 
     def __init__(self) -> None:
         self._next, self._pace = 0.0, Pace()
@@ -105,9 +105,9 @@ class Lines:
 
 
 class Live:
-    """On a terminal: a bar, the figures and the latest sample, redrawn in place on stderr; notes scroll by above them.
+    """On a terminal: a bar, the figures and the latest sample, redrawn in place on stderr below the notes.
 
-    Before there is anything to show, a line says what is being done. Nothing of it stays when it is closed.
+    Before training starts, a status line shows what is being done. Closing the display erases all but the notes.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class Live:
         self._evaluation = ""
 
     def status(self, text: str) -> None:
-        """Show what is being done, in the place of what was shown so before."""
+        """Show what is being done, in place of the last status."""
         if self._live is None and (text or self._status):
             self._status = text[: _columns() - 1]
             sys.stderr.write(f"\r{self._status}\x1b[K")
@@ -150,7 +150,7 @@ class Live:
             self._next = monotonic() + _FRAME_SECONDS
 
     def _frame(self, progress: Progress) -> Any:
-        """All that is redrawn, which fits on the screen."""
+        """The redrawn part, cut to fit the screen."""
         from rich.console import Group
         from rich.panel import Panel
         from rich.text import Text
@@ -164,10 +164,10 @@ class Live:
             text = Text(shown_as(printable(self._sample.prime + self._sample.sample), self._live.console.encoding))
             height = min(len(text.wrap(self._live.console, columns - 4)) + 2, room)
             parts.append(Panel(text, title=title, title_align="left", height=height))
-        return Group(*parts, Text(""))  # the terminal writes ^C here: at the end of a full line it would move all up
+        return Group(*parts, Text(""))  # the terminal writes ^C here; after a full line, ^C would scroll the screen
 
     def _bar(self, progress: Progress, columns: int) -> Any:
-        """How far it is: ``iteration 412/1,427 ━━━━━━╺━━━━━━━ 29%``."""
+        """The progress bar: ``iteration 412/1,427 ━━━━━━╺━━━━━━━ 29%``."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
@@ -200,9 +200,9 @@ def _new_live() -> Any:
 
 
 class Pace:
-    """How fast training goes, by the clock, over the last seconds: older ones count less and less.
+    """The recent speed of training by wall-clock time, as an exponentially weighted average.
 
-    The first second, in which much is done for the first time, does not count at all.
+    The first second is warm-up and does not count.
     """
 
     def __init__(self) -> None:
@@ -211,7 +211,7 @@ class Pace:
         self._clock = self._training = self._iterations = self._chars = 0.0
 
     def add(self, progress: Progress) -> None:
-        """Take note of where training stands now."""
+        """Record the current progress."""
         if progress.kind != "tick" and self._last is not None:
             return
         now = monotonic()
@@ -229,21 +229,21 @@ class Pace:
 
     @property
     def chars_per_second(self) -> float | None:
-        """Characters that a second of training reads; None before there is a figure."""
+        """Characters read per second of training; None while unknown."""
         return self._chars / self._training if self._training > 0 else None
 
     def left(self, progress: Progress) -> float | None:
-        """Seconds by the clock to the end; None where nobody knows."""
+        """Estimated wall-clock seconds to the end; None while unknown."""
         if progress.is_endless or not self._is_warm or self._iterations <= 0:
             return None
         return (progress.iterations - progress.iteration) * self._clock / self._iterations
 
 
 class Guarded:
-    """Another display, until whoever read its output has gone: then silence. It never raises.
+    """A display that wraps another one and goes silent when its output is closed. It never raises.
 
-    `gone` is true where that was a pipe. A terminal that is gone is told by SIGHUP, unless that is ignored. A note of a
-    signal's handler, which may come in the middle of another one, waits until that is done.
+    `gone` is True when a pipe was closed. A closed terminal sends SIGHUP instead, unless that is ignored. A note from a
+    signal handler that interrupts another call waits until that call is done.
     """
 
     def __init__(self, display: Display) -> None:
@@ -254,7 +254,7 @@ class Guarded:
         self._is_busy = True
         try:
             getattr(self._display, what)(*arguments)
-        except OSError as error:  # no reason to lose a run
+        except OSError as error:  # a failing display must not end a run
             self._display, self.gone = Silent(), error.errno != errno.EIO
         finally:
             self._is_busy = False
@@ -278,7 +278,7 @@ class Guarded:
 
 
 def choose(quiet: bool, as_json: bool) -> Guarded:
-    """The display that suits the options and where stderr goes."""
+    """Choose the display by the options and by where stderr goes."""
     if quiet:
         return Guarded(Silent())
     if as_json:
@@ -287,7 +287,7 @@ def choose(quiet: bool, as_json: bool) -> Guarded:
 
 
 def for_python(quiet: bool | None) -> Guarded:
-    """The display for a Python program: by default where somebody looks, in a notebook or on a terminal."""
+    """Choose the display for a Python program; by default it shows progress in notebooks and on terminals."""
     if quiet is not True and notebook() is not None:
         from charlstm.show.notebook import Notebook
 
@@ -298,14 +298,14 @@ def for_python(quiet: bool | None) -> Guarded:
 
 
 class CompileNote:
-    """Says once that kernels are being compiled, when they are."""
+    """Shows a note the first time that a kernel is compiled."""
 
     def __init__(self, screen: Any) -> None:
         self.screen, self.said = screen, False
 
     def __call__(self, kernel: str) -> None:
         if not self.said:
-            self.screen.note("        compiling kernels, about 20 s, which later runs find compiled ...")
+            self.screen.note("        compiling kernels, about 20 s; later runs reuse them ...")
             self.said = True
 
     def __enter__(self) -> None:
@@ -320,7 +320,7 @@ class CompileNote:
 
 
 def text_line(corpus: Any) -> str:
-    """The line that tells which text it is."""
+    """The line that describes the text."""
     own = not corpus.is_frozen and corpus.vocabulary.kind == "characters"
     kinds = f"{len(corpus.vocabulary)} distinct" if own else f"a vocabulary of {len(corpus.vocabulary)}"
     told = "".join(f"\n        {line}" for line in corpus.remark.splitlines())
@@ -328,7 +328,7 @@ def text_line(corpus: Any) -> str:
 
 
 def _columns() -> int:
-    """The width of the terminal on stderr, whatever stdout is."""
+    """The width of the terminal on stderr, which may differ from stdout."""
     with suppress(OSError, ValueError):
         if "COLUMNS" not in os.environ and (columns := os.get_terminal_size(sys.stderr.fileno()).columns):
             return columns
@@ -336,8 +336,8 @@ def _columns() -> int:
 
 
 def wrapped(text: str, columns: int) -> str:
-    """A note for a terminal, no word of it broken; a command stays in one piece, to be copied."""
-    if text.startswith(("go on   ", "write   ")):
+    """Wrap a note at word boundaries; a command stays on one line, so that it can be copied."""
+    if text.startswith(("resume  ", "sample  ")):
         return text
     wrapper = textwrap.TextWrapper(columns, subsequent_indent=" " * 8, replace_whitespace=False)
     wrapper.break_long_words = wrapper.break_on_hyphens = False
@@ -345,7 +345,7 @@ def wrapped(text: str, columns: int) -> str:
 
 
 def phrases(line: str, columns: int) -> list[str]:
-    """The line on as many lines as its phrases, which have two spaces between them, need."""
+    """Wrap a line between its phrases, which are separated by two spaces."""
     lines: list[str] = []
     for phrase in filter(None, line.split("  ")):
         if lines and len(lines[-1]) + 2 + len(phrase) <= columns:
@@ -356,9 +356,9 @@ def phrases(line: str, columns: int) -> list[str]:
 
 
 def summary(progress: Progress, pace: Pace | None = None) -> str:
-    """The figures of one moment: ``loss 1.601  2.310 bits/char  perplexity 4.96  37,500 chars/s  0:42 left``.
+    """The current figures: ``loss 1.601  2.310 bits/char  perplexity 4.96  37,500 chars/s  0:42 left``.
 
-    The loss is in nats per character; of a model of bytes: ``loss 0.931/byte  1.343 bits/byte (2.310 bits/char)  ...``.
+    The loss is in nats per character; for a byte model: ``loss 0.931/byte  1.343 bits/byte (2.310 bits/char)  ...``.
     """
     pace = pace or Pace()
     rate, left = pace.chars_per_second or progress.chars_per_second, pace.left(progress)
@@ -372,13 +372,13 @@ def summary(progress: Progress, pace: Pace | None = None) -> str:
 
 
 def _bits(per_char: float, per_byte: float | None, digits: int) -> str:
-    """Bits per character; of a model of bytes bits per byte, and those beside it."""
+    """Bits per character; for a byte model, bits per byte followed by bits per character."""
     characters = f"{in_words(per_char, digits)} bits/char"
     return characters if per_byte is None else f"{in_words(per_byte, digits)} bits/byte ({characters})"
 
 
 def evaluation(progress: Progress) -> str:
-    """The figures on the text that was kept back, in a line."""
+    """The line of figures on the held-out text."""
     bits = progress.val_bits_per_char or 0.0
     nats = math.log(2) * (progress.val_bits_per_unit or 0.0)
     is_of_bytes = progress.val_bits_per_byte is not None
@@ -391,17 +391,17 @@ def evaluation(progress: Progress) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person reads them: 0:42, 12:05, 3:20:00."""
+    """Format seconds for display: 0:42, 12:05, 3:20:00."""
     whole = round(seconds)
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
 def shown_as(text: str, encoding: str) -> str:
-    """The text as a terminal of that encoding gets it: what it cannot show, as \\u5929, takes more columns."""
+    """The text as a terminal of that encoding prints it, with characters it lacks as escapes such as \\u5929."""
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def printable(text: str) -> str:
-    """The text with control characters, which a terminal would obey, shown as a dot; line breaks and tabs stay."""
+    """Replace control characters, which a terminal would execute, by a dot; line breaks and tabs stay."""
     return "".join(c if c in "\n\t" or c.isprintable() else "·" for c in text)

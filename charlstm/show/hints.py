@@ -1,4 +1,4 @@
-"""Command lines that people are told to run, each made here; tests/show/test_hints.py runs every kind of them."""
+"""The command lines that messages suggest; tests/show/test_hints.py runs every kind of them."""
 
 import os
 import re
@@ -10,7 +10,7 @@ _NAMED = {"\n": r"\n", "\t": r"\t", "\r": r"\r", "\\": r"\\", "'": r"\'"}
 
 
 def quoted(word: str | os.PathLike[str]) -> str:
-    """A word as a shell reads it back, whatever is in it: spaces, quotes, line breaks, bytes that are no text."""
+    """Quote a word for the shell, including spaces, quotes, line breaks and bytes that are not text."""
     word = os.fspath(word)
     if word.isprintable():
         return shlex.quote(word)
@@ -31,15 +31,15 @@ def option(name: str, value: object) -> str:
 
 
 def going_on(folder: Path, options: Sequence[tuple[str, object]] = ()) -> str:
-    """The command that goes on with a run, with other budgets, say."""
+    """The command that resumes a run, with any changed options."""
     return " ".join(["charlstm train", option("resume", folder), *(f"--{n} {quoted(str(v))}" for n, v in options)])
 
 
 def sampling(folder: Path) -> str:
-    """The command that lets a run's model write."""
+    """The command that samples from a run's model."""
     return f"charlstm sample {quoted(_place(folder))}"
 
 
 def _place(path: Path) -> str:
-    """A path that no command takes for an option."""
+    """The path, prefixed if a command could mistake it for an option."""
     return re.sub("^-", "./-", os.fspath(path))

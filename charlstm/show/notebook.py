@@ -1,4 +1,4 @@
-"""Training as a notebook shows it: a few lines in the cell's output, which are replaced while it goes on."""
+"""The display in a notebook: a few lines in the output of the cell, updated during training."""
 
 from time import monotonic
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from charlstm.show.display import Pace, evaluation, printable, summary
 from charlstm.training.progress import Progress
 
-_SECONDS = 0.5  # from one replacement to the next
+_SECONDS = 0.5  # between updates
 _WIDTH = 40  # characters of the bar
 
 
 class Notebook:
-    """Notes, a bar, the figures and the latest sample, in one output of plain text."""
+    """Notes, a progress bar, the figures and the latest sample, in one plain-text output."""
 
     def __init__(self) -> None:
         self._notes: list[str] = []
@@ -23,15 +23,15 @@ class Notebook:
         self._next = 0.0
 
     def note(self, text: str) -> None:
-        """Show a line, which stays."""
+        """Show a line that stays."""
         self._notes.append(text)
         self._draw()
 
     def status(self, text: str) -> None:
-        """Say nothing of what is being done: the cell's own mark shows that it works."""
+        """Show nothing: the marker of the cell already shows that it is busy."""
 
     def show(self, progress: Progress) -> None:
-        """Show where training stands, now and then."""
+        """Show the progress of training, at most twice a second."""
         if progress.kind == "report":
             return
         self._now = progress
@@ -44,7 +44,7 @@ class Notebook:
             self._draw()
 
     def close(self) -> None:
-        """Show the end."""
+        """Show the final state."""
         self._draw()
 
     def _draw(self) -> None:

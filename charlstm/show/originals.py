@@ -1,4 +1,4 @@
-"""A run shown as the script that its preset replaces prints it, on stdout: ``--style original``.
+"""``--style original``: print a run on stdout exactly as the original script of its preset does.
 
 Sources: min-char-lstm.py and min-char-rnn.py of eliben/deep-learning-samples, Karpathy's gist min-char-rnn.py, the
 modified min-char-lstm.py, and lstm_text_generation.py of the Keras examples.
@@ -16,9 +16,9 @@ from charlstm.training.trainer import Trainer
 
 
 class Original(ABC):
-    """What all the scripts have in common; a display."""
+    """The display that the styles of all scripts are based on."""
 
-    every, line = 0, ""  #: iterations from one line to the next, and the line, if the script has one
+    every, line = 0, ""  #: iterations between lines, and the format of a line, if the script prints any
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
@@ -26,10 +26,10 @@ class Original(ABC):
 
     @abstractmethod
     def header(self, corpus: Corpus) -> None:
-        """Print what comes before training."""
+        """Print the lines before training."""
 
     def show(self, progress: Progress) -> None:
-        """Print what is due."""
+        """Print a report or a sample."""
         if progress.kind == "report":
             self.report(progress)
         elif progress.kind == "sample":
@@ -37,7 +37,7 @@ class Original(ABC):
         sys.stdout.flush()
 
     def report(self, progress: Progress) -> None:
-        """Print an iteration's line, where the script would."""
+        """Print the line of an iteration if the script prints one there."""
         if self.every and progress.iteration % self.every == 0:
             print(self.line.format(n=progress.iteration, p=self.position(progress), loss=progress.smooth_loss))
 
@@ -55,7 +55,7 @@ class Original(ABC):
         sys.stdout.flush()
 
     def position(self, progress: Progress) -> int:
-        """Where in the text an iteration begins: the scripts' p."""
+        """The position in the text where an iteration starts: p in the scripts."""
         trainer = self.trainer
         return progress.iteration % trainer.batches.iterations_per_pass * trainer.config.seq_length
 
@@ -76,13 +76,13 @@ class MinCharLSTM(Original):
 
 
 class MinCharRNN(MinCharLSTM):
-    """min-char-rnn.py, in Bendersky's copy."""
+    """min-char-rnn.py, in Bendersky's version."""
 
     line = "iter {n} (p={p}), loss: {loss:f}"
 
 
 class KarpathyMinCharRNN(MinCharLSTM):
-    """min-char-rnn.py, as it was first published: without a header but for the data, and without p."""
+    """min-char-rnn.py as first published: a header of one line, and no p."""
 
     every, line = 100, "iter {n}, loss: {loss:f}"
 
@@ -91,7 +91,7 @@ class KarpathyMinCharRNN(MinCharLSTM):
 
 
 class MinCharLSTMMod2(MinCharLSTM):
-    """min-char-lstm-mod-2.py: dated lines, every thousand iterations at first and later at each new best."""
+    """min-char-lstm-mod-2.py: dated lines, every 1,000 iterations and later at each new minimum of the loss."""
 
     every, line = 1000, "{now}: iter {n} (p={p}), loss {loss:f}"
 
@@ -146,19 +146,18 @@ STYLES: dict[str, type[Original]] = {
 
 
 def style_of(config: Config) -> type[Original]:
-    """The display of the script that a preset replaces.
+    """The display that prints as the original script of a preset.
 
     Raises
     ------
     UserError
-        For a preset that replaces none of them, or reports that are not where the script prints.
+        For a preset without an original style, or a --report-every that misses lines of the script.
     """
     if config.preset not in STYLES:
-        raise UserError(f"--style original: preset {config.preset} has none; those that have: {', '.join(STYLES)}")
+        raise UserError(f"--style original: not available for preset {config.preset}, only for {', '.join(STYLES)}")
     style = STYLES[config.preset]
     if style.every % config.report_every:
         raise UserError(
-            f"--report-every: the original prints every {style.every} iterations, of which {config.report_every} is no "
-            "divisor; --style own does not mind"
+            f"--report-every: expected a divisor of {style.every} with --style original, got {config.report_every}"
         )
     return style

@@ -1,4 +1,4 @@
-"""The curves of a run, drawn by matplotlib, which only this needs."""
+"""Plots of a run's curves; the only module that needs matplotlib."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
 
 
 def curves(history: dict[str, np.ndarray], name: str, unit: str = "character") -> "Figure":
-    """Bits per character while training, and on the text that is kept back, where there are such, by iteration.
+    """Plot bits per character against iterations, for training and, if present, for the held-out text.
 
     Raises
     ------
     UserError
-        Where matplotlib is not installed, or nothing has been reported yet.
+        If matplotlib is not installed, or the run has no reports yet.
     """
     try:
         from matplotlib import figure as figures
     except ImportError:
         raise UserError("plot: needs matplotlib: pip install 'charlstm[plots]'") from None
     if not len(history.get("iteration", ())):
-        raise UserError(f"plot: {name} has reported nothing yet: --report-every says how often it does")
+        raise UserError(f"plot: {name} has no reports yet; --report-every sets how often they come")
 
     class Figure(figures.Figure):
-        """A figure that notebooks show by itself."""
+        """A figure that notebooks display as an image."""
 
         def _repr_png_(self) -> bytes:
             import io
@@ -37,7 +37,7 @@ def curves(history: dict[str, np.ndarray], name: str, unit: str = "character") -
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    for column, label in ((f"bits_per_{_SHORT[unit]}", "training"), (f"val_bits_per_{_SHORT[unit]}", "kept back")):
+    for column, label in ((f"bits_per_{_SHORT[unit]}", "training"), (f"val_bits_per_{_SHORT[unit]}", "held-out")):
         if column in history:
             _draw(axes, history["iteration"], history[column], label)
     axes.set(xlabel="iteration", ylabel=f"bits per {unit}", title=name)

@@ -39,7 +39,7 @@ def sections(page):
 
 def test_the_options_of_train_are_in_groups_the_usual_ten_first():
     found = sections(help_of("train"))
-    assert list(found) == ["Usual options", "Text", "Model", "Learning", "Budget", "Measuring", "Output", "Advanced"]
+    assert list(found) == ["Usual options", "Text", "Model", "Learning", "Budget", "Evaluation", "Output", "Advanced"]
     assert len(found["Usual options"]) == 10
     shown = [option for options in found.values() for option in options]
     known = {parameter.opts[-1] for parameter in TRAIN.params if isinstance(parameter, click.Option)}
@@ -128,7 +128,7 @@ def test_the_list_of_presets_fits(columns, monkeypatch, capsys):
     ("typed", "offered"),
     [
         ("train --optimizer a", {"adagrad", "adam", "adamw"}), ("train --preset min-char-l", {"min-char-lstm", "min-char-lstm-mod-2"}),
-        ("train -p li", {"list"}), ("train --cell ", {"lstm", "gru", "rnn"}), ("train --style o", {"own", "original"}),
+        ("train -p li", {"list"}), ("train --cell ", {"lstm", "gru", "rnn", "lnlstm"}), ("train --style o", {"own", "original"}),
         ("train nie", {"nietzsche", "nie"}), ("sample --checkpoint ", {"last", "best"}), ("sample --backend c", {"cupy"}),
         ("gradcheck --backend a", {"all"}), ("train --hidden", {"--hidden-size"}), ("sa", {"sample"}),
         ("ngram --smoothing w", {"witten-bell"}),

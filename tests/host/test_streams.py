@@ -143,7 +143,7 @@ def test_bytes_of_an_argument_are_bytes_to_a_model_of_bytes(tmp_path):
 def test_a_byte_that_no_text_has_is_named(snow, arguments):
     done = ran([*arguments, *([] if arguments[0] == "sample" else TINY)], snow)
     assert done.returncode == 2
-    assert b"0xe9, a byte that is no UTF-8," in done.stderr, done.stderr
+    assert b"0xe9, a byte that is not valid UTF-8," in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

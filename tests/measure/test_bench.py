@@ -143,7 +143,7 @@ def test_bench_tells_no_speed_of_wrong_kernels(monkeypatch, capsys, error):
     assert _guarded(["bench"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert "no speed is told" in err.splitlines()[-1]
+    assert "no speed is reported" in err.splitlines()[-1]
 
 
 def test_bench_ends_in_time(monkeypatch):

@@ -44,7 +44,7 @@ def test_checkpoints_of_the_other_cells(corpus, tmp_path, cell, backend):
     assert not read.c.any()
     assert read.h.any()
     assert len(read.sample("ab", length=20, seed=1)) == 22
-    with pytest.raises(UserError, match="--cell cannot change when a run goes on"):
+    with pytest.raises(UserError, match="--cell cannot change when a run is resumed"):
         resume(tmp_path / "run", corpus, {"cell": "lstm"})
 
 

@@ -142,14 +142,13 @@ def test_a_text_that_is_gone_comes_from_the_cache_and_one_that_has_changed_is_no
         monkeypatch.setenv("CHARLSTM_DATA_DIR", str(tmp_path / "nothing"))
         assert _guarded(arguments) == 2
         assert capsys.readouterr().err == (
-            f"charlstm: --new: {run.folder}: its text came from {file}, which is not there, and no copy of it is in the "
-            "cache: give it again as TEXT\n"
+            f"charlstm: --new: {run.folder}: its text came from {file}, which no longer exists, and the cache has "
+            "no copy; give it again as TEXT\n"
         )
         file.write_text(content + "more\n")
         assert _guarded(arguments) == 2
         assert (
-            capsys.readouterr().err
-            == f"charlstm: --new: {run.folder}: its text, {file}, has changed since it was trained on\n"
+            capsys.readouterr().err == f"charlstm: --new: {run.folder}: its text, {file}, has changed since training\n"
         )
     finally:
         file.write_text(content)

@@ -178,8 +178,8 @@ def test_what_is_left_out_is_said(charlstm_command, saved):
             "score", "run", "-", "--unknown", unknown, *more, stdin="a☃☃☃bcd".encode()
         ).stdout.decode()
 
-    assert told("skip").rstrip().endswith("; 3 that the model never saw left out")
-    assert told("charge").rstrip().endswith("; 3 that the model never saw charged")
+    assert told("skip").rstrip().endswith("; 3 unknown characters skipped")
+    assert told("charge").rstrip().endswith("; 3 unknown characters charged")
     assert json.loads(told("skip", "--json"))["skipped"] == 3
     lines = [json.loads(line) for line in told("charge", "--per-char").splitlines()]
     assert "".join(line["char"] for line in lines) == "a☃☃☃bcd"
@@ -187,18 +187,18 @@ def test_what_is_left_out_is_said(charlstm_command, saved):
     assert "".join(json.loads(line)["char"] for line in told("skip", "--per-char").splitlines()) == "abcd"
     (saved.folder.parent / "other.txt").write_text("a☃☃☃bcd\n" * 60)
     for command, said in (
-        (("score", "run", "other.txt", "--lines", "--unknown", "skip"), "180 characters that the model never saw left"),
+        (("score", "run", "other.txt", "--lines", "--unknown", "skip"), "180 unknown characters skipped"),
         (
             ("score", "run", "other.txt", "--per-char", "--unknown", "charge"),
-            "180 characters that the model never saw ch",
+            "180 unknown characters charged",
         ),
         (
             ("sample", "run", "--prime", "a☃b", "--unknown", "skip", "--length", 3),
-            "1 character that the model never saw",
+            "1 unknown character ",
         ),
         (
             ("train", "other.txt", "--from", "run", "--unknown", "skip", "-n", 1, "--batch-size", 1),
-            "180 characters that",
+            "180 unknown characters skipped",
         ),
     ):
         done = charlstm_command(*command)

@@ -88,7 +88,7 @@ def test_smoothing_is_the_original_scripts(corpus, tmp_path):
 )
 @pytest.mark.parametrize("stops", [[0], [1], [25], [33], [20, 33, 47, 47]], ids=str)
 def test_resuming_is_exact(corpus, tmp_path, stops, options):
-    """Iteration 47 is the edge of an epoch with nine streams."""
+    """47 is the edge of an epoch of nine streams."""
     options = {"schedule": "constant", **options}
     finish(start(corpus, small(iterations=60, **options), str(tmp_path / "whole")))
     parts = tmp_path / "parts"
@@ -134,7 +134,7 @@ def test_an_iteration_with_a_report_and_a_measurement_has_one_line(corpus, tmp_p
         finish(run)
         found = [line["iteration"] for line in metrics(parts)]
         assert found == [*(n for n in range(total) if n % 10 == 0 or (n and n % 5 == 0)), total]
-        assert "val_bits_per_char" in metrics(parts)[-1]  # the last evaluation has no report yet
+        assert "val_bits_per_char" in metrics(parts)[-1]  # the last one has no report yet
     assert everything(parts) == everything(tmp_path / "whole")
     for line in metrics(parts)[1:]:
         n = line["iteration"]
@@ -144,7 +144,7 @@ def test_an_iteration_with_a_report_and_a_measurement_has_one_line(corpus, tmp_p
 
 
 def test_a_measurement_that_waits_for_its_report_is_not_lost(corpus, tmp_path):
-    """Whether the run ends for another reason or resumes with another reporting period."""
+    """Whether the run ends in another way, or reports come at other times when it goes on."""
     run = start(corpus, small(iterations=42, **MEASURED), str(tmp_path / "run"))
     for progress in run.train():
         run.stop = progress.iteration == 20
@@ -189,7 +189,7 @@ def test_resuming_after_a_stop_in_the_middle_cuts_back_what_came_later(corpus, t
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(corpus, tmp_path):
     runs = [start(corpus, small(iterations=30, seed=s), str(tmp_path / f"{k}")) for k, s in enumerate((1, 1, 2))]
     for k, run in enumerate(runs):
-        run.trainer.call_iterations = (1, 7, 1)[k]  # how iterations are split into calls must not matter
+        run.trainer.call_iterations = (1, 7, 1)[k]  # how the iterations are cut into calls must not matter
         finish(run)
     one, same, other = (everything(run.folder) for run in runs)
     assert one == same
@@ -203,7 +203,7 @@ def test_dropout_masks_depend_on_no_call(corpus, tmp_path, monkeypatch):
     assert one.trainer.call_iterations > 1
     monkeypatch.setattr(steps, "_MASK_BYTES", 1)
     other = start(corpus, options, str(tmp_path / "other"))
-    assert [p.iteration for p in finish(other) if p.kind == "tick"] == list(range(1, 31))  # one per call
+    assert [p.iteration for p in finish(other) if p.kind == "tick"] == list(range(1, 31))  # one to a call
     assert everything(other.folder) == everything(one.folder)
     finish(start(corpus, small(iterations=30), str(tmp_path / "none")))
     assert everything(tmp_path / "none") != everything(one.folder)
@@ -254,27 +254,27 @@ def test_a_budget_in_seconds_becomes_iterations(corpus, tmp_path):
 
 def test_resume_refuses_what_would_not_be_the_same_run(corpus, text_file, tmp_path, monkeypatch):
     finish(start(corpus, small(iterations=5), str(tmp_path / "run")))
-    with pytest.raises(UserError, match="--hidden-size cannot change when a run goes on"):
+    with pytest.raises(UserError, match="--hidden-size cannot change when a run is resumed"):
         resume(tmp_path / "run", corpus, {"hidden_size": 12})
     assert resume(tmp_path / "run", corpus, {"hidden_size": 11}).trainer.iteration == 5
     with pytest.raises(UserError, match="other: not the text that this run was trained on"):
         resume(tmp_path / "run", Corpus.from_text(made_up_text(seed=9), "other"))
     monkeypatch.setenv("CHARLSTM_DATA_DIR", str(tmp_path / "another cache"))
     with pytest.raises(
-        UserError, match="run: its text came from book, which is not there, and no copy of it is in the ca"
+        UserError, match="run: its text came from book, which no longer exists, and the cache has no copy"
     ):
         resume(tmp_path / "run")
     with pytest.raises(UserError, match="no such run folder"):
         resume(tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="there is no run with a checkpoint below runs/"):
+    with pytest.raises(UserError, match="no run with a checkpoint in runs/"):
         resume()
     finish(start([text_file], small(iterations=3)))
     finish(start([text_file], small(iterations=4)))
     newest = resume()
     assert newest.folder.as_posix() == "runs/book-2"
     with pytest.raises(
-        UserError, match="runs/book-2: in use by this process: wait for it, or stop it; if it is gone, rem"
+        UserError, match="runs/book-2: in use by this process: wait for it or stop it; if it has ended, rem"
     ):
         resume()
     newest._lock.release()
@@ -299,7 +299,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(corpus, tmp_pa
 def test_best_is_the_checkpoint_of_the_lowest_smoothed_loss(corpus, tmp_path):
     run = start(corpus, small(iterations=300, save_every=1e-9, schedule="constant"), str(tmp_path / "run"))
     finish(run)
-    again = resume(tmp_path / "run", corpus, {"iterations": 600, "learning_rate": 30.0})  # the rate is far too high
+    again = resume(tmp_path / "run", corpus, {"iterations": 600, "learning_rate": 30.0})  # far too much
     finish(again)
     best, last = again.load("best"), again.load("last")
     assert best.iteration < last.iteration == 600
@@ -318,7 +318,7 @@ def test_how_the_text_is_read_is_kept(tmp_path, monkeypatch):
     assert text == made_up_text() + "\t<>\n" + made_up_text()
     monkeypatch.chdir("/")
     assert finish(resume(tmp_path / "run", chosen={"iterations": 5}))[-1].iteration == 5
-    with pytest.raises(UserError, match="--lower cannot change when a run goes on"):
+    with pytest.raises(UserError, match="--lower cannot change when a run is resumed"):
         resume(tmp_path / "run", chosen={"lower": False})
     model = run.load("last")
     assert model.sample("ABC", length=5, seed=1) == model.sample("abc", length=5, seed=1)
@@ -332,7 +332,7 @@ def test_a_text_that_is_gone_comes_from_the_cache(text_file, tmp_path, charlstm_
     finish(start([text_file], small(iterations=5), str(tmp_path / "moved")))
     text_file.rename(tmp_path / "elsewhere.txt")
     assert finish(resume(tmp_path / "moved", chosen={"iterations": 7}))[-1].iteration == 7
-    text_file.write_text(made_up_text(seed=8))  # an existing text file still has precedence
+    text_file.write_text(made_up_text(seed=8))  # but what is there is not passed over
     with pytest.raises(UserError, match="not the text that this run was trained on"):
         resume(tmp_path / "moved")
     assert finish(resume(tmp_path / "moved", [tmp_path / "elsewhere.txt"], {"iterations": 9}))[-1].iteration == 9
@@ -357,7 +357,7 @@ def test_a_model_of_bytes_writes_whole_characters(tmp_path):
     model = run.load("last")
     assert model.vocabulary == ByteVocabulary()
     pieces = list(model.stream("\u2192", length=300, temperature=0))
-    assert len(pieces) > 3  # the first is 32 bytes, which is not a multiple of an arrow's size
+    assert len(pieces) > 3  # the first of 32 bytes, which is no whole number of arrows
     assert "".join(pieces) == "\u2192" * 101
     assert finish(resume(tmp_path / "run", chosen={"iterations": 302}))[-1].iteration == 302
 
@@ -369,7 +369,7 @@ def new_text(tmp_path):
 
 
 def test_a_run_can_begin_with_anothers_weights(saved, new_text, tmp_path):
-    new_text.write_text("abc " * 200)  # fewer distinct characters than the model knows
+    new_text.write_text("abc " * 200)  # fewer kinds of characters than the model knows
     model, options = saved.load(), {"seq_length": 6, "batch_size": 4, "schedule": "constant"}
     run = start([new_text], from_model(model.config, iterations=8, **options), str(tmp_path / "parts"), model=model)
     now = run.trainer.checkpoint()
@@ -389,9 +389,7 @@ def test_a_run_can_begin_with_anothers_weights(saved, new_text, tmp_path):
 def test_a_text_with_characters_that_the_model_lacks(saved, new_text, tmp_path):
     model, text = saved.load(), new_text.read_text()
     new_text.write_text(text.replace("b", "B"))
-    with pytest.raises(
-        UserError, match="new: the character 'B' at position .*--unknown skip leaves such characters out"
-    ):
+    with pytest.raises(UserError, match="new: the character 'B' at place .*--unknown skip leaves such characters out"):
         start([new_text], from_model(model.config, iterations=1), str(tmp_path / "new"), model=model)
     assert not (tmp_path / "new").exists()
     for unknown, expected in {"skip": text.replace("b", ""), "replace:c": text.replace("b", "c")}.items():
@@ -400,9 +398,9 @@ def test_a_text_with_characters_that_the_model_lacks(saved, new_text, tmp_path):
         finish(start([new_text], config, str(folder), model=model))
         again = resume(folder)
         assert model.vocabulary.decode(again.trainer.corpus.ids) == expected
-    with pytest.raises(UserError, match="another vocabulary, or other sizes"):
+    with pytest.raises(UserError, match="a different vocabulary or sizes"):
         start(Corpus.from_text(text + "Z"), from_model(model.config), str(tmp_path / "n"), model=model)
-    with pytest.raises(UserError, match="another vocabulary, or other sizes"):
+    with pytest.raises(UserError, match="a different vocabulary or sizes"):
         start([new_text], small(iterations=1, unknown="skip", hidden_size=4, num_layers=1), "n", model=model)
 
 
@@ -423,7 +421,7 @@ def test_sampling(saved):
     assert set(text) <= set(model.vocabulary.characters)
     assert model.sample("ab", length=300, seed=3) == text
     assert model.sample("ab", length=300, seed=4) != text
-    assert model.sample("ab", length=100, seed=3) == text[:102]  # a longer text has the shorter one as its beginning
+    assert model.sample("ab", length=100, seed=3) == text[:102]  # longer only goes on
     assert model.sample("ab", length=300, seed=3, backend="numpy") == text
     pieces = list(model.stream("ab", length=300, seed=3))
     assert "".join(pieces) == text
@@ -443,7 +441,7 @@ def test_a_prime_is_read_before_writing(corpus, tmp_path):
 
 def test_prime_characters_it_never_saw(saved):
     model = saved.load()
-    with pytest.raises(UserError, match="--prime: the character 'Q' at position 1 .*--unknown skip leaves"):
+    with pytest.raises(UserError, match="--prime: the character 'Q' at place 1 .*--unknown skip leaves"):
         model.sample("aQb")
     assert model.sample("aQb", unknown="skip", length=5, seed=1) == model.sample("ab", length=5, seed=1)
     with pytest.raises(UserError):
@@ -466,7 +464,7 @@ def test_the_python_interface(text_file, tmp_path):
 
 # ------------------------------------------------------------------------------------------- what once went wrong
 def test_many_short_calls_between_samples(corpus, tmp_path):
-    """Samples cut calls short; the length of a call once doubled each time, until it was infinite."""
+    """The length of a call once doubled for ever when samples cut it short, until it was infinite."""
     tiny = {"hidden_size": 1, "num_layers": 1, "batch_size": 1, "seq_length": 1, "sample_length": 1}
     run = start(corpus, small(iterations=1200, sample_every=1, **tiny), str(tmp_path / "run"))
     assert finish(run)[-1].iteration == 1200
@@ -482,7 +480,7 @@ def test_resuming_touches_no_file_but_the_runs_own(saved, corpus):
     (saved.folder / "metrics.jsonl").write_text("short\n")
     resume(saved.folder, corpus)
     assert victim.read_text() == "precious"
-    assert (saved.folder / "metrics.jsonl").read_text() == "short\n"  # the file is never lengthened
+    assert (saved.folder / "metrics.jsonl").read_text() == "short\n"  # never made longer
 
 
 def test_a_damaged_best_does_not_stand_in_the_way(saved, corpus):
@@ -493,15 +491,15 @@ def test_a_damaged_best_does_not_stand_in_the_way(saved, corpus):
 
 def test_weights_that_no_text_can_be_drawn_by_are_one_line(corpus, tmp_path, backend):
     finish(start(corpus, small(iterations=25, backend=backend), str(tmp_path / "run")))
-    run = resume(tmp_path / "run", corpus, {"iterations": 60})  # begins with a sample
+    run = resume(tmp_path / "run", corpus, {"iterations": 60})  # to begin with a sample
     run.trainer.theta[...] = np.nan
     with pytest.raises(
-        Diverged, match="the model cannot sample: its weights have grown .*; the newest is of iteration 25"
+        Diverged, match="the model cannot write: its weights have grown .*; the newest checkpoint is iteration 25"
     ):
         finish(run)
     model = run.load("last")
     model.theta[...] = np.nan
-    with pytest.raises(Diverged, match="the model cannot sample"):
+    with pytest.raises(Diverged, match="the model cannot write"):
         model.sample(length=3, seed=1, backend=backend)
 
 

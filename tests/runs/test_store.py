@@ -75,7 +75,7 @@ def test_an_older_checkpoint_is_taken_where_newer_ones_are_damaged(long_run, cor
         damage(folder / name)
     again = resume(folder, corpus)
     assert again.trainer.iteration == number[-2]
-    instead = f"damaged: its content does not match its SHA-256; going on from iteration {number[-2]} instead"
+    instead = f"damaged: its content does not match its SHA-256; resuming from iteration {number[-2]} instead"
     assert again.notes == [
         f"{folder}/last.safetensors: {instead}", f"{folder}/checkpoints/step-{number[-1]:012}.safetensors: {instead}",
     ]  # fmt: skip
@@ -93,7 +93,7 @@ def test_best_is_the_last_resort_and_then_one_line_says_that_there_is_none(long_
     assert everything(folder)[:4] == whole[:4]
     for path in (folder / "last.safetensors", folder / "best.safetensors", *store.numbered_steps(folder).values()):
         damage(path)
-    with pytest.raises(UserError, match="last.safetensors: damaged: .*; there is no older one that is whole"):
+    with pytest.raises(UserError, match="last.safetensors: damaged: .*; no older checkpoint is intact"):
         resume(folder, corpus)
 
 
@@ -113,7 +113,7 @@ def test_a_checkpoint_that_has_no_other_name_yet_is_found(long_run, corpus):
 def test_one_checkpoint_is_no_run_to_go_on_with(long_run, corpus):
     folder, _ = long_run
     path = store.numbered_steps(folder)[60]
-    with pytest.raises(UserError, match="goes on from a run's newest checkpoint: give its folder; --from="):
+    with pytest.raises(UserError, match="resumes from the newest checkpoint of a run, so give the run folder; --from="):
         resume(path, corpus)
 
 
@@ -134,8 +134,9 @@ def test_what_differs_is_told(saved, corpus, monkeypatch):
     [note] = resume(saved.folder, corpus, {"backend": "numpy"}).notes[1:]
     was = saved._machine
     assert note == (
-        f"differs backend numba -> numpy, processor {was['processor']} -> Another CPU, numpy {was['versions']['numpy']} -> "
-        "0.1: the bits from here on may not be those of a run that never stopped"
+        "warning: backend, processor, numpy changed "
+        f"(numba -> numpy, {was['processor']} -> Another CPU, {was['versions']['numpy']} -> 0.1): "
+        "results may differ in the last bits from an uninterrupted run"
     )
 
 
@@ -145,7 +146,7 @@ def test_another_text_only_by_force(saved, tmp_path):
     with pytest.raises(UserError, match="the character 'Z' at position 3000"):
         resume(saved.folder, [other], force_corpus=True)
     run = resume(saved.folder, [other], {"iterations": 20, "unknown": "skip"}, force_corpus=True)
-    assert run.notes[-1] == "other: another text than before, book, as was asked"
+    assert run.notes[-1] == "other: trains on a different text from now on; before: book"
     finish(run)
     assert finish(resume(saved.folder, chosen={"iterations": 22}))[-1].iteration == 22  # now the run's text
 
@@ -181,7 +182,7 @@ def test_a_folder_that_cannot_be_synchronised(tmp_path, monkeypatch):
 def test_what_is_read_back_must_be_what_was_written(tmp_path, monkeypatch):
     write_some = disk.write_some
     monkeypatch.setattr(disk, "write_some", lambda fd, data: write_some(fd, bytes(data).replace(b"a", b"b")))
-    with pytest.raises(OSError, match="what was read back is not what was written"):
+    with pytest.raises(OSError, match="the data read back differ from the data written"):
         disk.write(tmp_path / "x", b"banana")
 
 
@@ -205,12 +206,15 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_in_the_way(text_file,
         refused = charlstm_command("train", "--resume=run")
         assert refused.returncode == 2
         assert refused.stderr.decode() == (
-            f"charlstm: run: in use by process {child.pid} on {platform.node()}: wait for it, or stop it; if it is gone, "
+            f"charlstm: run: in use by process {child.pid} on {platform.node()}: wait for it or stop it; if it has ended, "
             "remove run/.lock\n"
         )
         refused = charlstm_command("train", text_file, "--out", "run")
         assert refused.returncode == 2
-        assert b"--out run: exists already (go on with it by --resume=run)" in refused.stderr
+        assert (
+            b"--out run: already contains a run; resume it with --resume=run, or choose another folder"
+            in refused.stderr
+        )
         if hasattr(signal, "SIGUSR1"):
             before = steps(tmp_path / "run")
             child.send_signal(signal.SIGUSR1)
@@ -239,7 +243,9 @@ def test_where_a_file_system_has_no_locks(tmp_path, monkeypatch):
     (tmp_path / lock.LOCK).write_text(json.dumps({"pid": ended.pid, "host": platform.node()}))
     Lock(tmp_path).release()
     (tmp_path / lock.LOCK).write_text(json.dumps({"pid": ended.pid, "host": "elsewhere"}))
-    with pytest.raises(UserError, match=f"in use by process {ended.pid} on elsewhere: wait .*; if it is gone, remove"):
+    with pytest.raises(
+        UserError, match=f"in use by process {ended.pid} on elsewhere: wait .*; if it has ended, remove"
+    ):
         Lock(tmp_path)
     (tmp_path / lock.LOCK).write_bytes(b"\xff not ours")
     Lock(tmp_path).release()
@@ -291,10 +297,10 @@ def test_a_disk_that_is_full_for_a_while(corpus, tmp_path, monkeypatch):
             run.notes.clear()
     assert len(said) == 2
     assert said[0] == (
-        f"{tmp_path / 'run'}: cannot be written: No space left on device; training goes on, and writing is tried again "
+        f"{tmp_path / 'run'}: cannot be written: No space left on device; training continues, and writing is retried "
         "every 1e-09 s"
     )
-    assert said[1] in (f"saved   iteration {n}: the disk takes it again" for n in range(41, 60))
+    assert said[1] in (f"saved   iteration {n}: the disk is writable again" for n in range(41, 60))
     assert everything(tmp_path / "run")[:4] == everything(tmp_path / "whole")[:4]
 
 
@@ -308,7 +314,8 @@ def test_a_disk_that_is_still_full_at_the_end(corpus, tmp_path, monkeypatch):
         next(training)
         shim.at = shim.count + 1
         with pytest.raises(
-            NotSaved, match="iteration 60 could not be saved: No space left on device; the newest is of iteration 3"
+            NotSaved,
+            match="iteration 60 could not be saved: No space left on device; the newest checkpoint is iteration 3",
         ):
             list(training)
     assert store.newest(tmp_path / "run")[0].iteration in (30, 31)
@@ -330,7 +337,7 @@ def test_the_exit_code_tells_that_nothing_could_be_saved(text_file, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 1
     lines = done.stderr.decode().splitlines()
-    assert "run: cannot be written: File too large; training goes on, and writing is tried again every 30 s" in lines
+    assert "run: cannot be written: File too large; training continues, and writing is retried every 30 s" in lines
     assert lines[-1] == "charlstm: run: iteration 20 could not be saved: File too large; nothing has been saved yet"
     assert not list((tmp_path / "run").rglob(".*.tmp"))
 
@@ -362,8 +369,8 @@ def test_a_file_system_that_fills(corpus, tmp_path, tiny_disk):
             filler.unlink(missing_ok=True)
         said += run.notes
         run.notes.clear()
-    assert "No space left on device; training goes on" in said[0]
-    assert said[1] in (f"saved   iteration {n}: the disk takes it again" for n in range(25, 40))
+    assert "No space left on device; training continues" in said[0]
+    assert said[1] in (f"saved   iteration {n}: the disk is writable again" for n in range(25, 40))
     assert run.load("last").iteration == 40
     finish(start(corpus, small(iterations=40, schedule="constant"), str(tmp_path / "whole")))
     assert everything(tiny_disk / "run")[:4] == everything(tmp_path / "whole")[:4]

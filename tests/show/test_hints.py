@@ -75,7 +75,7 @@ def test_going_on_after_each_end(text_file, tmp_path, end, in_a_pipe, anywhere):
     budget, more = ENDS[end]
     code, text, _ = in_a_pipe("train", text_file, *TINY, *budget)
     assert code == 0, text
-    line = told(text, "go on")
+    line = told(text, "resume")
     assert re.fullmatch(f"charlstm train --resume=runs/book {more}", line), line
     before = load(tmp_path / "runs" / "book", "last").iteration
     code, text, _ = anywhere(*words(line))
@@ -93,7 +93,7 @@ def test_five_hundred_iterations_then_twice_as_many_on_a_terminal(text_file, tmp
     run = on_a_terminal(tmp_path)
     code, text, _ = run("train", text_file, *TINY, "--iterations", 500, "--sample-every", 500)
     assert code == 0, text
-    line = told(text, "go on")
+    line = told(text, "resume")
     assert line == "charlstm train --resume=runs/book --iterations 1000"
     code, text, _ = run(*words(line))
     assert code == 0, text
@@ -105,15 +105,15 @@ def test_a_folder_of_any_name(text_file, name, in_a_pipe):
     folder = os.fsdecode(name)
     code, first, _ = in_a_pipe("train", text_file, *TINY, "--iterations", 5, f"--out={folder}")
     assert code == 0, first
-    code, text, _ = in_a_pipe(*words(told(first, "go on")))
+    code, text, _ = in_a_pipe(*words(told(first, "resume")))
     assert code == 0, text
     assert "done    10 iterations reached" in text
     code, refused, _ = in_a_pipe("train", text_file, f"--out={folder}")
     assert code == 2
-    option = re.search(r"go on with it by (--resume=.*)\); give another", refused)[1]
+    option = re.search(r"resume it with (--resume=.*?), or choose another", refused)[1]
     code, text, _ = in_a_pipe(*words(f"charlstm train {option} --iterations 11"))
     assert code == 0, text
-    code, text, written = in_a_pipe(*words(told(first, "write") + " --length 7 --backend numpy"))
+    code, text, written = in_a_pipe(*words(told(first, "sample") + " --length 7 --backend numpy"))
     assert code == 0, text
     assert len(written) == 7
 
@@ -123,14 +123,14 @@ def test_going_on_from_another_checkpoint_than_the_newest(text_file, tmp_path, i
     step = next((tmp_path / "a run" / "checkpoints").iterdir()).relative_to(tmp_path)
     code, text, _ = in_a_pipe("train", f"--resume={step}")
     assert code == 2
-    option = re.search(r"(--from=.*) begins a new run", text)[1]
+    option = re.search(r"(--from=.*) starts a new run", text)[1]
     code, text, _ = in_a_pipe(*words(f"charlstm train book.txt {option} --iterations 3"))
     assert code == 0, text
 
 
 def test_a_text_that_came_from_a_pipe(charlstm_command, in_a_pipe):
     first = charlstm_command("train", "-", *TINY, "--iterations", 5, stdin=made_up_text().encode())
-    code, text, _ = in_a_pipe(*words(told(first.stderr.decode(), "go on")))
+    code, text, _ = in_a_pipe(*words(told(first.stderr.decode(), "resume")))
     assert code == 0, text
     assert "done    10 iterations reached" in text
 
@@ -141,7 +141,7 @@ def test_what_is_told_after_a_stop(text_file, tmp_path, in_a_pipe, name):
     terminal = Terminal(arguments, cwd=tmp_path, stdout=subprocess.PIPE).until("bits/char")
     terminal.process.send_signal(getattr(signal, name))
     assert terminal.ended() == 128 + getattr(signal, name)
-    line = told(terminal.text, "go on")
+    line = told(terminal.text, "resume")
     reached = load(tmp_path / "runs" / "book", "last").iteration
     code, text, _ = in_a_pipe(*words(line), "--iterations", reached + 5)
     assert code == 0, text

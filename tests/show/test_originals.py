@@ -135,10 +135,10 @@ def test_presets_that_replace_no_such_script():
         if name in STYLES:
             assert style_of(from_preset(name)) is STYLES[name]
         else:
-            with pytest.raises(UserError, match=f"--style original: preset {name} has none; those that have: min-"):
+            with pytest.raises(UserError, match=f"--style original: not available for preset {name}, only for min-"):
                 style_of(from_preset(name))
 
 
 def test_reports_that_miss_the_scripts_lines():
-    with pytest.raises(UserError, match="--report-every: the original prints every 200 iterations, of which 300 is no"):
+    with pytest.raises(UserError, match="--report-every: expected a divisor of 200 with --style original, got 300"):
         style_of(from_preset("min-char-rnn", report_every=300))

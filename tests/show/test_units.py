@@ -80,7 +80,7 @@ def test_metrics_and_samples_of_a_run(tmp_path, corpus, capsys):
     assert float(capsys.readouterr().err.split("loss ")[1].split()[0]) < 3
 
 
-def test_inspect_and_the_line_to_beat_name_their_unit(charlstm_command, tmp_path):
+def test_inspect_and_the_baseline_name_their_unit(charlstm_command, tmp_path):
     (tmp_path / "t.txt").write_text(made_up_text(4000))
     plain = [
         "train",
@@ -97,7 +97,7 @@ def test_inspect_and_the_line_to_beat_name_their_unit(charlstm_command, tmp_path
     ]
     done = charlstm_command(*plain, "--json")
     assert done.returncode == 0, done.stderr
-    assert b"bits per byte on the 400 kept back" in done.stderr
+    assert b"bits/byte on 400 held-out bytes" in done.stderr
     assert b"bits per character" not in done.stderr
     told, *others = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one["iteration"] for one in others] == [2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20]
@@ -109,7 +109,7 @@ def test_inspect_and_the_line_to_beat_name_their_unit(charlstm_command, tmp_path
     assert "nats per byte" in shown
     assert "t: 4,000 bytes, SHA-256" in shown
     assert "trained  20 iterations, 7,680 bytes" in shown
-    rows = [line.split() for line in shown.partition("measured")[2].splitlines()[1:]]
+    rows = [line.split() for line in shown.partition("held-out")[2].splitlines()[1:]]
     assert [int(row[0]) for row in rows] == list(range(2, 21, 2))
     assert all(0 < float(row[3]) < 10 for row in rows)
     assert "bits/byte" in shown

@@ -164,7 +164,7 @@ def test_a_weighted_run_goes_on_from_anywhere_and_from_the_cache(voices, tmp_pat
     finish(last)
     assert last.load("last").theta.tobytes() == load(tmp_path / "whole", "last").theta.tobytes()
     assert last.trainer.corpus.spans == whole.trainer.corpus.spans
-    with pytest.raises(UserError, match="--weight cannot change when a run goes on"):
+    with pytest.raises(UserError, match="--weight cannot change when a run is resumed"):
         resume(tmp_path / "run", (), {"weight": ("a.txt=2",)})
     with pytest.raises(UserError, match="--weight: this run has weights for 2 texts, got 1"):
         resume(tmp_path / "run", [tmp_path / "b.txt"])
@@ -190,6 +190,6 @@ def test_the_command_line_says_what_a_pass_reads(voices, capsys):
 
 
 def test_a_text_in_memory_has_no_weights():
-    with pytest.raises(UserError, match="--weight: is for files, and text is a text in memory"):
+    with pytest.raises(UserError, match="--weight: only for files; text is a text in memory"):
         charlstm.train(texts=["abc"], weight={"a": 2}, iterations=1)
     assert np.array_equal(repeated(np.arange(3, dtype=np.uint8), (), Vocabulary("abc")), [0, 1, 2])

@@ -46,7 +46,7 @@ def test_a_lost_connection_saves_as_sigterm_does(text_file, tmp_path, times):
     err = child.communicate(timeout=60)[1].decode()
     assert child.returncode == 129, err
     assert load(tmp_path / "run", "last").iteration >= 50
-    assert "go on   charlstm train --resume=run" in err
+    assert "resume  charlstm train --resume=run" in err
 
 
 @needs_hangup
