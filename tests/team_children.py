@@ -148,14 +148,31 @@ def fork_while_training():
     codes = []
     for _ in range(6):
         time.sleep(0.03)
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if trained(2) == expected and threading.active_count() == 2 else 1)
-        codes.append(_exit_code(child))
+        codes.append(_code_of_a_child(expected))
     stop.set()
     thread.join()
     assert codes == [0] * 6, codes
     assert trained(2) == expected
+
+
+def fork_after_slow_teams():
+    """A child finds out by itself whether its teams pay, whatever its parent has measured."""
+    from kernels.cpu import teamwork
+    from kernels.cpu.pace import TeamSwitch
+
+    expected = trained(2)
+    assert teamwork._paces
+    for kind in teamwork._paces:
+        teamwork._paces[kind] = TeamSwitch(has_team=False)  # one thread, for good
+    assert _code_of_a_child(expected) == 0
+
+
+def _code_of_a_child(expected):
+    """Fork; the exit code of a child that is to train with a team of its own, or "hangs"."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if trained(2) == expected and threading.active_count() == 2 else 1)
+    return _exit_code(child)
 
 
 def _exit_code(child, seconds=30.0):

@@ -51,7 +51,7 @@ def test_at_the_systems_limit_of_threads_one_does_it_all():
 @numba
 @posix
 def test_children_of_a_process_whose_team_trains_and_one_of_whose_threads_compiles_can_train():
-    child("fork_while_training", "fork_while_compiling", "start_methods")
+    child("fork_after_slow_teams", "fork_while_training", "fork_while_compiling", "start_methods")
 
 
 @numba
