@@ -11,6 +11,7 @@ import pytest
 from device import emulator, fake_cupy
 
 import kernels
+from kernels import spec
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -33,6 +34,19 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the texts a
 def pytest_make_parametrize_id(val, argname):
     """Name bytes by their length: packed files hold the time, so two workers may generate different ones."""
     return f"{argname}{len(val)}" if isinstance(val, bytes) else None
+
+
+def pytest_collection_modifyitems(config, items):
+    """Deselect tests of a cell on a backend that lacks it."""
+    given = [getattr(item, "callspec", None) and item.callspec.params for item in items]
+    lacks = [
+        bool(params)
+        and "cupy" in (params.get("ops"), params.get("backend"))
+        and not getattr(spec.CELLS.get(params.get("cell")), "on_device", True)
+        for params in given
+    ]
+    config.hook.pytest_deselected(items=[item for item, lacking in zip(items, lacks, strict=True) if lacking])
+    items[:] = [item for item, lacking in zip(items, lacks, strict=True) if not lacking]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -71,6 +85,11 @@ def load(name):
     if name == "cupy" and kernels.missing(name):
         return fake_cupy.load("kernels.gpu.host")
     return kernels.load_for_host(name)
+
+
+def cells_of(ops):
+    """The cells that a backend supports."""
+    return [cell for cell, row in spec.CELLS.items() if row.on_device or "gpu" not in ops.__name__]
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from conftest import cells_of
 
 import kernels
 from kernels import spec
@@ -146,7 +147,7 @@ def test_training_writes_no_read_only_array(ops, tmp_path, which):
 
 
 def test_layers_write_no_read_only_buffer(ops):
-    for cell in spec.CELLS:
+    for cell in cells_of(ops):
         given, forward, backward = layer(cell), getattr(ops, f"{cell}_forward"), getattr(ops, f"{cell}_backward")
         *states, cache = forward(**given)
         found = backward(np.ones((T, B, H)), cache)
@@ -185,7 +186,7 @@ def test_other_ops_write_no_read_only_array(ops):
 
 def test_what_is_only_read_may_be_read_only(ops, ref, tmp_path):
     """And gives what a plain array gives, on every backend."""
-    for cell in spec.CELLS:
+    for cell in cells_of(ops):
         for ids in (False, True):
             given = layer(cell, ids=ids)
             outcome = []
@@ -243,9 +244,9 @@ def test_every_field_of_a_cache_is_checked(ops, cell):
 
 
 def test_a_cache_of_something_else_is_refused(ops):
-    caches = {cell: getattr(ops, f"{cell}_forward")(**layer(cell))[-1] for cell in spec.CELLS}
-    for cell in spec.CELLS:
-        for wrong in (None, (), [1], tuple(caches[cell]), *(caches[other] for other in spec.CELLS if other != cell)):
+    caches = {cell: getattr(ops, f"{cell}_forward")(**layer(cell))[-1] for cell in cells_of(ops)}
+    for cell in cells_of(ops):
+        for wrong in (None, (), [1], tuple(caches[cell]), *(caches[other] for other in caches if other != cell)):
             with pytest.raises(WrongType, match=f"^cache: expected {cell.upper()}Cache, got "):
                 getattr(ops, f"{cell}_backward")(np.ones((T, B, H)), wrong)
     with pytest.raises(WrongType, match="^out: expected LSTMGrads, got tuple"):
@@ -532,19 +533,19 @@ def test_overlaps_that_an_op_cannot_bear_are_refused(ops):
 
 
 def test_overlaps_that_an_op_can_bear(ops):
-    for cell in spec.CELLS:
+    for cell in cells_of(ops):
         given = layer(cell)
         *states, cache = getattr(ops, f"{cell}_forward")(**given)
         expected = [a.copy() for a in states]
         for at in (0, T):  # the state that a call left goes into the next call with the same buffers
-            begin = {"h0": states[0][at], **({"c0": states[1][at]} if cell == "lstm" else {})}
+            begin = {"h0": states[0][at], **({"c0": states[1][at]} if spec.CELLS[cell].has_c else {})}
             for name, array in begin.items():
                 array[...] = given[name]
-            buffers = (*states, np.zeros_like(cache.gates)) if cell != "rnn" else states[0]
+            buffers = (*states, np.zeros_like(cache.gates)) if spec.CELLS[cell].kept else states[0]
             getattr(ops, f"{cell}_forward")(**{**given, **begin}, out=buffers)
             assert all((a == b).all() for a, b in zip(states, expected, strict=True))
         cache = getattr(ops, f"{cell}_forward")(**given)[-1]
-        dh, last = np.ones((T, B, H)), [np.random.RandomState(k).randn(B, H) for k in range(2 if cell == "lstm" else 1)]
+        dh, last = np.ones((T, B, H)), [np.random.RandomState(k).randn(B, H) for k in range(len(states))]
         backward = getattr(ops, f"{cell}_backward")
         found = backward(dh, cache, *last)
         again = type(found)(*(a.copy() for a in found))
@@ -642,7 +643,7 @@ def test_nothing_is_compiled_anew_for_other_kinds_of_arrays(tmp_path):
         return sum(len(each.overloads) for each in found if isinstance(each._cache, KernelCache))
 
     def calls(protect):
-        for cell in spec.CELLS:
+        for cell in cells_of(ops):
             for ids in (False, True):
                 arrays = {name: protect(array) for name, array in layer(cell, ids=ids).items()}
                 cache = getattr(ops, f"{cell}_forward")(**arrays)[-1]

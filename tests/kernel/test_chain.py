@@ -134,14 +134,15 @@ def test_one_layer_as_the_reference(ops, ref, size, kind, dtype, cell):
     random = np.random.RandomState(3)
     arrays = testing.layer_arrays(random, cell, (B, D, H), 1 / np.sqrt(H))
     x = random.randint(0, D, (T, B)).astype(np.int32) if kind == "ids" else random.randn(T, B, D)
-    to_h, to_last = random.randn(T, B, H), random.randn(2 if cell == "lstm" else 1, B, H)
-    buffers = {
-        "lstm": lambda nan: (nan(T + 1, B, H), nan(T + 1, B, H), nan(T, B, 4 * H)),
-        "gru": lambda nan: (nan(T + 1, B, H), nan(2, T, B, 3 * H)),
-        "rnn": lambda nan: nan(T + 1, B, H),
-    }[cell]
-    dz_dims = {"lstm": (T, B, 4 * H), "gru": (2, T, B, 3 * H), "rnn": (T, B, H)}[cell]
-    grads_type = {"lstm": spec.LSTMGrads, "gru": spec.GRUGrads, "rnn": spec.RNNGrads}[cell]
+    to_h, to_last = random.randn(T, B, H), random.randn(2 if spec.CELLS[cell].has_c else 1, B, H)
+    row, layer = spec.CELLS[cell], spec.LAYERS[cell]
+
+    def planes(count):
+        return ((count,) if count > 1 else ()) + (T, B, row.gates * H)
+
+    def buffers(nan):
+        made = [nan(T + 1, B, H) for _ in layer.states] + ([nan(*planes(row.kept))] if row.kept else [])
+        return tuple(made) if len(made) > 1 else made[0]
 
     def both_ways(ops, dtype, poisoned):
         cast = {name: array.astype(dtype) for name, array in arrays.items()}
@@ -155,8 +156,8 @@ def test_one_layer_as_the_reference(ops, ref, size, kind, dtype, cell):
 
         forward, backward = getattr(ops, f"{cell}_forward"), getattr(ops, f"{cell}_backward")
         *states, cache = forward(inputs, **cast, out=buffers(nan) if poisoned else None)
-        grads = grads_type(None if kind == "ids" else nan(T, B, D), *(nan(*a.shape) for a in arrays.values()))
-        scratch = {"out": grads, "dz": nan(*dz_dims)} if poisoned else {}
+        grads = layer.grads(None if kind == "ids" else nan(T, B, D), *(nan(*a.shape) for a in arrays.values()))
+        scratch = {"out": grads, "dz": nan(*planes(row.planes))} if poisoned else {}
         return *states, *[a for a in backward(to[0], cache, *to[1:], **scratch) if a is not None]
 
     agree(both_ways(ops, dtype, True), lambda d: both_ways(ref, d, False), dtype)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.rivals.pytorch import build
+from benchmarks.rivals import pytorch
 from kernels import spec
 from kernels.spec import Shape
 from kernels.testing import layer_arrays, relative_error
@@ -21,7 +21,7 @@ TOLERANCE = 1e-11
 
 def torch_loss(lstm, readout, h, c, x):
     one_hot = torch.nn.functional.one_hot(torch.from_numpy(x[:-1].astype(np.int64)), lstm.input_size).double()
-    if isinstance(lstm, torch.nn.LSTM):
+    if isinstance(lstm, torch.nn.LSTM | LayerNormLSTM):
         out, state = lstm(one_hot, (h, c))
     else:
         out, h_last = lstm(one_hot, h)
@@ -31,10 +31,51 @@ def torch_loss(lstm, readout, h, c, x):
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum"), state
 
 
+class LayerNormLSTM(torch.nn.Module):
+    """The layer-normalised LSTM, written with PyTorch's own layer norm; parameters in our layout."""
+
+    def __init__(self, theta, shape):
+        super().__init__()
+        self.input_size = shape.vocab_size
+        self.layers = [
+            type(layer)(*(torch.nn.Parameter(torch.from_numpy(array.copy())) for array in layer))
+            for layer in spec.params(theta, shape).layers
+        ]
+
+    def parameters(self, recurse=True):
+        return (parameter for layer in self.layers for parameter in layer)
+
+    def forward(self, x, state):
+        norm, last = torch.nn.functional.layer_norm, []
+        for layer, h, c in zip(self.layers, *state, strict=True):
+            W_x, W_h, b, gain_x, gain_h, gain_c, b_c = layer
+            out = []
+            for row in x:
+                z = norm(row @ W_x, b.shape, gain_x) + norm(h @ W_h, b.shape, gain_h) + b
+                i, f, g, o = z.chunk(4, dim=-1)
+                c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+                h = torch.sigmoid(o) * torch.tanh(norm(c, b_c.shape, gain_c, b_c))
+                out.append(h)
+            x = torch.stack(out)
+            last.append((h, c))
+        return x, tuple(map(torch.stack, zip(*last, strict=True)))
+
+
+def build(theta, shape):
+    """PyTorch's network and readout with our parameters."""
+    if shape.cell != "lnlstm":
+        return pytorch.build(theta, shape)
+    params, readout = spec.params(theta, shape), torch.nn.Linear(shape.hidden_size, shape.vocab_size).double()
+    with torch.no_grad():
+        readout.weight.copy_(torch.from_numpy(params.W_y.T.copy()))
+        readout.bias.copy_(torch.from_numpy(params.b_y.copy()))
+    return LayerNormLSTM(theta, shape), readout
+
+
 def torch_flat(lstm, readout, shape, of=lambda p: p.grad):
     """What `of` says of PyTorch's parameters, in our layout."""
-    parts = []
-    for k in range(shape.num_layers):
+    parts = [of(parameter).reshape(-1) for parameter in lstm.parameters()] if shape.cell == "lnlstm" else []
+    for k in range(0 if parts else shape.num_layers):
         parts += [of(getattr(lstm, f"{name}_l{k}")).T.reshape(-1) for name in ("weight_ih", "weight_hh")]
         parts += [of(getattr(lstm, f"bias_ih_l{k}")).reshape(-1)]
         parts += [of(getattr(lstm, f"bias_hh_l{k}")).reshape(-1)] if shape.cell == "gru" else []
