@@ -252,7 +252,7 @@ def test_an_entry_is_optimized_though_a_thin_function_has_its_name(monkeypatch):
     update = compiler.entry(steps.update.py_func)
     update._cache.disable()
     theta = np.ones(3)
-    update(theta, np.ones(3), np.zeros((0, 3)), optimizers.rule_of("sgd", {}), 0, 0.5, np.inf)
+    update(theta, np.ones(3), np.zeros((0, 3)), optimizers.chosen("sgd", {}), 0, 0.5, np.inf)
     assert theta.tolist() == [0.5, 0.5, 0.5]
     assert "update" in optimized
     assert not compiler._thin & set(optimized)

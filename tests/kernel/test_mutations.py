@@ -103,7 +103,7 @@ def test_every_backend_has_the_mutations():
 
 
 def test_a_mutation_that_no_longer_fits_the_source_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"spec\.py has no 'not there'"):
+    with pytest.raises(ValueError, match=r"spec/__init__\.py has no 'not there'"):
         plant(Mutation("lost", "numpy", "spec/__init__.py", "not there", ""), tmp_path)
 
 
