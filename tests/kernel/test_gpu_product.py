@@ -64,7 +64,7 @@ def test_a_run_is_that_of_the_processor(has_gpu, tmp_path, sizes):
 def test_a_run_goes_on_elsewhere_and_says_where_exactness_ends(has_gpu, tmp_path, first, then):
     train(tmp_path / "run", first, **SMALL)
     resumed = resume(tmp_path / "run", (), {"backend": then, "iterations": 50})
-    assert any(note.startswith(f"differs backend {first} -> {then}") for note in resumed.notes)
+    assert any(note.startswith(f"warning: backend changed ({first} -> {then})") for note in resumed.notes)
     for _ in resumed.train():
         pass
     assert losses(resumed) == pytest.approx(losses(train(tmp_path / "whole", "numpy", 50, **SMALL)), rel=1e-9)

@@ -47,9 +47,9 @@ class LayerNormLSTM(torch.nn.Module):
 
     def forward(self, x, state):
         norm, last = torch.nn.functional.layer_norm, []
-        for layer, h, c in zip(self.layers, *state, strict=True):
+        for layer, h0, c0 in zip(self.layers, *state, strict=True):
             W_x, W_h, b, gain_x, gain_h, gain_c, b_c = layer
-            out = []
+            h, c, out = h0, c0, []
             for row in x:
                 z = norm(row @ W_x, b.shape, gain_x) + norm(h @ W_h, b.shape, gain_h) + b
                 i, f, g, o = z.chunk(4, dim=-1)

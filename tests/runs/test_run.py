@@ -389,7 +389,9 @@ def test_a_run_can_begin_with_anothers_weights(saved, new_text, tmp_path):
 def test_a_text_with_characters_that_the_model_lacks(saved, new_text, tmp_path):
     model, text = saved.load(), new_text.read_text()
     new_text.write_text(text.replace("b", "B"))
-    with pytest.raises(UserError, match="new: the character 'B' at place .*--unknown skip leaves such characters out"):
+    with pytest.raises(
+        UserError, match="new: the character 'B' at position .*--unknown skip leaves such characters out"
+    ):
         start([new_text], from_model(model.config, iterations=1), str(tmp_path / "new"), model=model)
     assert not (tmp_path / "new").exists()
     for unknown, expected in {"skip": text.replace("b", ""), "replace:c": text.replace("b", "c")}.items():
@@ -441,7 +443,7 @@ def test_a_prime_is_read_before_writing(corpus, tmp_path):
 
 def test_prime_characters_it_never_saw(saved):
     model = saved.load()
-    with pytest.raises(UserError, match="--prime: the character 'Q' at place 1 .*--unknown skip leaves"):
+    with pytest.raises(UserError, match="--prime: the character 'Q' at position 1 .*--unknown skip leaves"):
         model.sample("aQb")
     assert model.sample("aQb", unknown="skip", length=5, seed=1) == model.sample("ab", length=5, seed=1)
     with pytest.raises(UserError):
@@ -494,7 +496,7 @@ def test_weights_that_no_text_can_be_drawn_by_are_one_line(corpus, tmp_path, bac
     run = resume(tmp_path / "run", corpus, {"iterations": 60})  # to begin with a sample
     run.trainer.theta[...] = np.nan
     with pytest.raises(
-        Diverged, match="the model cannot write: its weights have grown .*; the newest checkpoint is iteration 25"
+        Diverged, match="the model cannot sample: its weights have grown .*; the newest checkpoint is iteration 25"
     ):
         finish(run)
     model = run.load("last")

@@ -309,7 +309,7 @@ def test_texts_of_urls_and_built_in_names(server, cache, built_in, tmp_path, mon
 def test_data_get_and_list(server, cache, built_in, capsys):
     assert _guarded(["data", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["name", "bytes", "licence", "here", "url"]
+    assert lines[0].split() == ["name", "bytes", "licence", "local", "url"]
     assert [line.split()[0] for line in lines[1:]] == list(downloads.BUILT_IN)
     assert "in Python" in lines[1]
     assert lines[-1].split() == ["tiny", "3,000", "public", "domain", "no", downloads.BUILT_IN["tiny"].url]
