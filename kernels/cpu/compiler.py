@@ -88,7 +88,7 @@ def entry(function: Callable[..., Any]) -> Any:
     plain = compiled.compile
 
     def compile_or_load(signature: Any) -> Any:
-        with _thin_ones_pass():
+        with _compiling(function.__qualname__):
             return plain(signature)
 
     compiled.compile = compile_or_load
@@ -96,17 +96,26 @@ def entry(function: Callable[..., Any]) -> Any:
 
 
 @contextmanager
-def _thin_ones_pass() -> Iterator[None]:
-    """Context manager for compiling an entry: `thin` functions are not optimized separately."""
+def _compiling(entry_name: str) -> Iterator[None]:
+    """Context manager for compiling an entry, in which two things differ from Numba's way.
+
+    `thin` functions are not optimized separately. And the entry calls the functions in its own object code: the linker
+    would otherwise take those of the same name that the process compiled before, whose last bits may differ, so that
+    results would depend on whether the entry came from the cache.
+    """
     name = "_optimize_final_module"
     optimize = getattr(CPUCodeLibrary, name)
 
-    def unless_thin(library: Any) -> None:
+    def optimize_entry(library: Any) -> None:
         if library.name not in _thin:
             optimize(library)
+        if library.name == entry_name:
+            for function in library._final_module.functions:
+                if not function.is_declaration and function.linkage.name == "linkonce_odr":
+                    function.linkage = "internal"
 
     with global_compiler_lock:
-        setattr(CPUCodeLibrary, name, unless_thin)
+        setattr(CPUCodeLibrary, name, optimize_entry)
         try:
             yield
         finally:

@@ -258,6 +258,18 @@ def test_an_entry_is_optimized_though_a_thin_function_has_its_name(monkeypatch):
     assert not compiler._thin & set(optimized)
 
 
+def test_an_entry_calls_the_functions_of_its_own_object_code():
+    """Else it would call those that the process compiled before, and give other last bits than an entry that is loaded."""
+    from kernels.cpu import loss
+
+    entry = compiler.entry(loss.cross_entropy.py_func)
+    entry._cache.disable()
+    entry(np.zeros((1, 1, 4)), np.zeros((1, 1), np.int32), np.zeros((1, 1, 4)))
+    (compiled,) = entry.overloads.values()
+    found = [each for each in compiled.library._final_module.functions if not each.is_declaration]
+    assert {each.linkage.name for each in found} == {"external", "internal"}
+
+
 def test_several_processes_may_start_at_once(package):
     processes = [
         subprocess.Popen(
