@@ -10,6 +10,8 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from kernels.spec import Cache, Grads, Shape, Workspace
     from kernels.spec.types import Array, Floats, Ids
 
@@ -139,3 +141,8 @@ class Ops(Protocol):
         temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, log_probs: Floats | None = None,
     ) -> Array:  # fmt: skip
         """Sample n characters for each of B streams, each fed back as the next input."""
+
+    def workspace(
+        self, shape: Shape, seq_length: int, batch_size: int, dtype: Any, dropout: float = 0.0, bfloat16: bool = False
+    ) -> Workspace | None:
+        """Allocate the buffers of a call, to be reused by later calls; None if the backend needs none."""

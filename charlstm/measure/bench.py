@@ -146,7 +146,7 @@ class Ours:
         slots = spec.slots(work.optimizer, work.hyper) if work.optimizer else 0
         self.state = spec.aligned_zeros((slots, len(self.theta)), dtype)
         self.h, self.c = (spec.aligned_zeros((L, B, H), dtype) for _ in range(2))
-        self._workspace = None if backend == "cupy" else spec.workspace(work.shape, T, B, dtype, 0.0, self.bfloat16)
+        self._workspace = self._ops.workspace(work.shape, T, B, dtype, 0.0, self.bfloat16)
         for name in ("theta", "state", "h", "c", "ids"):  # on a device they stay there
             setattr(self, name, kernels.to_device(backend, getattr(self, name)))
         self._random, self._last = np.random.RandomState(SEED), ids[:1].astype(np.int32)

@@ -53,7 +53,7 @@ class Reader:
             piece = ids[at : at + READ_STEPS]
             x = np.concatenate([[self.last], piece]).astype(np.int32)[:, None]
             if len(piece) == READ_STEPS and self._workspace is None:
-                self._workspace = spec.workspace(self._shape, READ_STEPS, 1, self._theta.dtype)
+                self._workspace = self._ops.workspace(self._shape, READ_STEPS, 1, self._theta.dtype)
             workspace = self._workspace if len(piece) == READ_STEPS else None
             found[at : at + len(piece)] = self._ops.score(
                 self._theta, self.h, self.c, x, shape=self._shape, workspace=workspace
@@ -107,7 +107,7 @@ def _side_by_side(
         key = (len(piece) - 1, len(lines))
         if key not in workspaces:
             workspaces.clear()
-            workspaces[key] = spec.workspace(shape, *key, theta.dtype)
+            workspaces[key] = ops.workspace(shape, *key, theta.dtype)
         out[at + 1 : at + len(piece)] = ops.score(theta, h, c, piece, shape=shape, workspace=workspaces[key])
     for column, line in enumerate(lines):
         yield out[len(begin) : len(begin) + len(line), column].copy()

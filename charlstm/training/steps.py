@@ -12,7 +12,6 @@ import kernels
 from charlstm.settings.config import Config
 from charlstm.text.batches import Streams, Windows
 from charlstm.training import dropout
-from kernels import spec
 from kernels.spec import Shape
 
 CALL_SECONDS = 0.1  # target duration of a call
@@ -51,11 +50,9 @@ class Steps:
         self._config, self._backend, self._shape, self._threads = config, backend, shape, threads
         self._text = kernels.to_device(backend, ids)  # host or device, where the kernels read it
         self._batches, self._dropout = batches, dropout.rounded(config.dropout)
-        self._workspace = None  # the device manages its own
-        if backend != "cupy":
-            self._workspace = spec.workspace(
-                shape, config.seq_length, config.batch_size, config.real, self._dropout, config.dtype == "bfloat16"
-            )
+        self._workspace = self.ops.workspace(
+            shape, config.seq_length, config.batch_size, config.real, self._dropout, config.dtype == "bfloat16"
+        )
         self._mask = (config.num_layers, config.seq_length, config.batch_size, config.hidden_size)
         #: Maximum number of iterations per call; bounds the memory for dropout masks.
         self.most = max(1, _MASK_BYTES // math.prod(self._mask)) if self._dropout else sys.maxsize

@@ -22,7 +22,7 @@ from kernels.cpu.lstm import lstm_backward, lstm_forward
 from kernels.cpu.rnn import rnn_backward, rnn_forward
 from kernels.cpu.threads import whole
 from kernels.cpu.values import Net, extra_of, readable
-from kernels.spec import Shape, Workspace, checks
+from kernels.spec import Shape, Workspace, checks, workspace
 from kernels.spec.updates import optimizer_ops
 
 
@@ -208,6 +208,7 @@ __all__ = [
     "score",
     "softmax_cross_entropy",
     "train_steps",
+    "workspace",
 ]
 __all__ += list(_OPTIMIZERS)
 

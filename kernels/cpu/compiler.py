@@ -131,7 +131,9 @@ def _compiling(entry_name: str) -> Iterator[None]:
     What Numba makes of a function for Python gets a null pointer if it is not the entry. This is what it gets anyway if
     there is no wrapper for Python, but Numba would generate the machine code to find that out.
     """
-    executable = CPUContext.get_executable
+    codegen: Any = JITCPUCodegen
+    contexts: Any = CPUContext
+    executable = contexts.get_executable
 
     def executable_of_entry(context: Any, library: Any, description: Any, environment: Any) -> Any:
         if library.name == entry_name:
@@ -140,12 +142,12 @@ def _compiling(entry_name: str) -> Iterator[None]:
         return make_function(description.lookup_module(), name, "", 0, environment, (library,))
 
     with global_compiler_lock:
-        plain, _Library.entry_name = JITCPUCodegen._library_class, entry_name
-        JITCPUCodegen._library_class, CPUContext.get_executable = _Library, executable_of_entry
+        plain, _Library.entry_name = codegen._library_class, entry_name
+        codegen._library_class, contexts.get_executable = _Library, executable_of_entry
         try:
             yield
         finally:
-            JITCPUCodegen._library_class, CPUContext.get_executable = plain, executable
+            codegen._library_class, contexts.get_executable = plain, executable
 
 
 if hasattr(os, "register_at_fork"):  # fork only while no thread compiles: the child would inherit a locked lock

@@ -13,6 +13,7 @@ import numpy as np
 
 from kernels import spec
 from kernels.gpu import ops
+from kernels.gpu.ops import workspace
 from kernels.spec.arguments import HOST, check_layout, is_part
 from kernels.spec.atomic import assignments
 from kernels.spec.checks import ARRAYS
@@ -109,6 +110,7 @@ def _for_the_host(name: str) -> Any:
 globals().update({name: _for_the_host(name) for name in spec.OPS})
 
 __all__ = list(spec.OPS)
+__all__ += ["workspace"]
 
 
 def __dir__() -> list[str]:

@@ -342,7 +342,14 @@ def sample(
     return drawn
 
 
+def workspace(
+    shape: Shape, seq_length: int, batch_size: int, dtype: Any, dropout: float = 0.0, bfloat16: bool = False
+) -> None:
+    """Return None: CuPy reuses freed memory by itself, so a call on the GPU needs no workspace."""
+
+
 __all__ = list(spec.OPS)
+__all__ += ["workspace"]
 
 
 def __dir__() -> list[str]:

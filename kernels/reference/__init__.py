@@ -14,6 +14,7 @@ from kernels.reference.model import loss_and_grad, score, train_steps
 from kernels.reference.optimizers import clip
 from kernels.reference.rnn import rnn_backward, rnn_forward
 from kernels.reference.sampling import sample
+from kernels.spec import workspace
 
 globals().update(optimizers.OPS)  # sgd, adagrad and the others: a function for each row of spec.OPTIMIZERS
 
@@ -32,6 +33,7 @@ __all__ = [
     "score",
     "softmax_cross_entropy",
     "train_steps",
+    "workspace",
 ]
 __all__ += list(optimizers.OPS)
 

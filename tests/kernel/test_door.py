@@ -69,7 +69,8 @@ def bare(signature):
 
 def test_the_protocol_has_the_signature_and_the_types_of_every_op():
     ops = {name: op for name, op in vars(Ops).items() if inspect.isfunction(op) and not name.startswith("_")}
-    assert sorted(ops) == sorted(spec.OPS)
+    assert sorted(ops) == sorted([*spec.OPS, "workspace"])
+    assert str(bare(described(ops.pop("workspace")))) == str(bare(described(spec.workspace)))
     for name, op in ops.items():
         typed = described(op, eval_str=True, locals=TYPES)
         assert str(bare(typed)) == spec.OPS[name], name
@@ -84,8 +85,9 @@ def test_every_backend_keeps_the_protocol_and_shows_whole_ops_alone(backend):
     else:
         modules = [kernels.load(backend), kernels.load_for_host(backend)]
     for ops in modules:
-        assert dir(ops) == sorted(spec.OPS)
-        for name in dir(ops):
+        assert dir(ops) == sorted([*spec.OPS, "workspace"])
+        assert bare(described(ops.workspace)) == bare(described(Ops.workspace))
+        for name in spec.OPS:
             assert bare(described(getattr(ops, name))) == bare(described(getattr(Ops, name))), name
             assert inspect.getdoc(getattr(ops, name)).startswith(inspect.getdoc(getattr(reference, name))), name
 
