@@ -131,6 +131,10 @@ def test_dropout_and_embedding_as_the_reference(ops, ref, size, embedding_size, 
 @pytest.mark.parametrize("cell", CELLS)
 def test_one_layer_as_the_reference(ops, ref, size, kind, dtype, cell):
     T, B, D, H, _ = size
+    if cell == "lnlstm" and H == 1:
+        pytest.skip(
+            "h W_h normalised does not depend on the size of one h: its gradient is nothing but rounding errors"
+        )
     random = np.random.RandomState(3)
     arrays = testing.layer_arrays(random, cell, (B, D, H), 1 / np.sqrt(H))
     x = random.randint(0, D, (T, B)).astype(np.int32) if kind == "ids" else random.randn(T, B, D)

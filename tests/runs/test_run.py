@@ -501,7 +501,7 @@ def test_weights_that_no_text_can_be_drawn_by_are_one_line(corpus, tmp_path, bac
         finish(run)
     model = run.load("last")
     model.theta[...] = np.nan
-    with pytest.raises(Diverged, match="the model cannot write"):
+    with pytest.raises(Diverged, match="the model cannot sample"):
         model.sample(length=3, seed=1, backend=backend)
 
 
