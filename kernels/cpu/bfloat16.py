@@ -19,6 +19,9 @@ from numba.extending import intrinsic
 from kernels.cpu.compiler import inner, thin
 from kernels.cpu.emit.vectors import I64, TILE_VECTORS, VECTOR_BYTES, Vectors, loop, stay_out_of_line
 from kernels.cpu.matmul import address
+from kernels.spec import LAYERS
+
+BLOCKS = len(LAYERS["lstm"].params._fields)  # parameter blocks of a layer: W_x, W_h and b
 
 _LANES = VECTOR_BYTES // 4
 _PAIRS = 7 if TILE_VECTORS >= 24 else 3  # per tile: twice as many sums, and the vectors being widened, fit in registers
@@ -211,7 +214,7 @@ def pair_layers(pairs, net, H, share):
     for layer in range(pairs.shape[0]):
         for q in range(share.q0, share.q1):
             N, j0 = 4 * share.pieces[q, 1], share.pieces[q, 0]
-            w_at, to, row = net.offsets[3 * layer + 1] + 4 * H * j0, _place(share.pieces[q], H), words(N)
+            w_at, to, row = net.offsets[BLOCKS * layer + 1] + 4 * H * j0, _place(share.pieces[q], H), words(N)
             for k in range(H):
                 _pair_up(address(net.theta, w_at + k * N), address(pairs[layer], to + k * row), N)
 

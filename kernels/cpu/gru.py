@@ -32,7 +32,9 @@ from kernels.cpu.layers import (
 from kernels.cpu.matmul import address, copy_to_rows
 from kernels.cpu.threads import alone, whole
 from kernels.cpu.values import Matrix, Weights, block, flat, readable
-from kernels.spec import GATE_N, GATE_R, GATE_Z, Cache, Grads, GRUCache, checks
+from kernels.spec import GATE_N, GATE_R, GATE_Z, LAYERS, Cache, Grads, GRUCache, checks
+
+BLOCKS = len(LAYERS["gru"].params._fields)  # parameter blocks of a layer: W_x, W_h and its vectors
 
 
 # ------------------------------------------------------------------------------------------------------------ steps
@@ -142,8 +144,8 @@ def layer_forward(net, x, ws, extra, layer, share):
     """Run the thread's part of a layer over all steps."""
     T, B = x.shape
     z, steps = flat(ws.gates[layer]), stretch_of(T, B)
-    weights = Weights(block(net, 4 * layer + 1), z[:0], None)
-    b_x, b_h = block(net, 4 * layer + 2), block(net, 4 * layer + 3)
+    weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None)
+    b_x, b_h = block(net, BLOCKS * layer + 2), block(net, BLOCKS * layer + 3)
     for t0 in range(0, T, steps):
         read_below(net, b_x, x, ws, extra, layer, z, 0, t0, t0 + steps, share)
         run_forward(weights, b_h, ws.h[layer], z, t0, t0 + steps, share)
@@ -154,7 +156,10 @@ def layer_backward(net, ws, layer, share):
     """Compute the thread's part of dz from ws.dh of the layer's output; ws.dh becomes the gradient of its input."""
     T, B, _ = ws.dh.shape
     z, d, steps = flat(ws.gates[layer]), flat(ws.dz[layer]), stretch_of(T, B)
-    W_x, weights = Weights(block(net, 4 * layer), d[:0], None), Weights(block(net, 4 * layer + 1), d[:0], None)
+    W_x, weights = (
+        Weights(block(net, BLOCKS * layer), d[:0], None),
+        Weights(block(net, BLOCKS * layer + 1), d[:0], None),
+    )
     for t0 in range(T - steps, -1, -steps):
         run_backward(weights, ws.dh, ws.h[layer], z, d, ws.carry[0], ws.carry[1], t0, t0 + steps, share)
         if layer > 0:

@@ -28,7 +28,9 @@ from kernels.cpu.layers import (
 from kernels.cpu.matmul import clear_rows
 from kernels.cpu.threads import alone, whole
 from kernels.cpu.values import Matrix, Weights, block, flat, readable
-from kernels.spec import LAYER_NORM_EPSILON, Cache, Grads, LNLSTMCache, checks
+from kernels.spec import LAYER_NORM_EPSILON, LAYERS, Cache, Grads, LNLSTMCache, checks
+
+BLOCKS = len(LAYERS["lnlstm"].params._fields)  # parameter blocks of a layer: W_x, W_h and its vectors
 
 
 # ------------------------------------------------------------------------------------------------------------ steps
@@ -164,7 +166,7 @@ def prepare(net, ws, share):
 @inner
 def _gains(net, layer):
     """b, gain_x, gain_h, gain_c, b_c of a layer."""
-    at = 7 * layer + 2
+    at = BLOCKS * layer + 2
     return block(net, at), block(net, at + 1), block(net, at + 2), block(net, at + 3), block(net, at + 4)
 
 
@@ -173,7 +175,7 @@ def layer_forward(net, x, ws, extra, layer, share):
     """Run the thread's part of a layer over all steps."""
     T, B = x.shape
     z, gains, steps = flat(ws.gates[layer]), _gains(net, layer), stretch_of(T, B)
-    weights = Weights(block(net, 7 * layer + 1), z[:0], None)
+    weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None)
     for t0 in range(0, T, steps):
         read_below(net, None, x, ws, extra, layer, z, z.shape[0] // 3, t0, t0 + steps, share)
         run_forward(weights, gains, ws.h[layer], ws.c[layer], z, t0, t0 + steps, share)
@@ -184,7 +186,10 @@ def layer_backward(net, ws, layer, share):
     """Compute the thread's part of dz from ws.dh of the layer's output; ws.dh becomes the gradient of its input."""
     T, B, _ = ws.dh.shape
     z, d, gains, steps = flat(ws.gates[layer]), flat(ws.dz[layer]), _gains(net, layer), stretch_of(T, B)
-    W_x, weights = Weights(block(net, 7 * layer), d[:0], None), Weights(block(net, 7 * layer + 1), d[:0], None)
+    W_x, weights = (
+        Weights(block(net, BLOCKS * layer), d[:0], None),
+        Weights(block(net, BLOCKS * layer + 1), d[:0], None),
+    )
     for t0 in range(T - steps, -1, -steps):
         run_backward(weights, gains, ws.dh, ws.c[layer], z, d, ws.carry[0], ws.carry[1], t0, t0 + steps, share)
         if layer > 0:

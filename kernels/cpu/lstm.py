@@ -35,7 +35,9 @@ from kernels.cpu.layers import (
 from kernels.cpu.matmul import address, pack, pack_transposed, product_transposed
 from kernels.cpu.threads import alone, barrier, column_ranges, shares_units, whole
 from kernels.cpu.values import Matrix, Weights, block, flat, readable
-from kernels.spec import GATE_F, GATE_G, GATE_I, GATE_O, Cache, Grads, LSTMCache, checks
+from kernels.spec import GATE_F, GATE_G, GATE_I, GATE_O, LAYERS, Cache, Grads, LSTMCache, checks
+
+BLOCKS = len(LAYERS["lstm"].params._fields)  # parameter blocks of a layer: W_x, W_h and its vectors
 
 
 # ------------------------------------------------------------------------------------------------------------ steps
@@ -218,7 +220,7 @@ def _pack_layers(net, packed, H, share):
     thread, threads = (0, 1) if shares_units(share) else (share.thread, share.threads)
     for layer in range(packed.shape[0]):
         for kind in range(0, 4 if layer > 0 else 2, 2):
-            W = block(net, 3 * layer + (1 if kind == 0 else 0))
+            W = block(net, BLOCKS * layer + (1 if kind == 0 else 0))
             for q in range(share.q0, share.q1):
                 j0, n = pieces[q, 0], pieces[q, 1]
                 count, length, step = column_ranges(4, pieces[q])
@@ -232,8 +234,8 @@ def _pack_layers(net, packed, H, share):
 def layer_forward(net, x, ws, extra, layer, share):
     """Run the thread's part of a layer over all steps."""
     T, B = x.shape
-    z, cells, b, steps = flat(ws.gates[layer]), flat(ws.c[layer]), block(net, 3 * layer + 2), stretch_of(T, B)
-    weights = Weights(block(net, 3 * layer + 1), ws.packed[layer, 0], bfloat16.of_layer(ws.pairs, layer))
+    z, cells, b, steps = flat(ws.gates[layer]), flat(ws.c[layer]), block(net, BLOCKS * layer + 2), stretch_of(T, B)
+    weights = Weights(block(net, BLOCKS * layer + 1), ws.packed[layer, 0], bfloat16.of_layer(ws.pairs, layer))
     for t0 in range(0, T, steps):
         read_below(net, b, x, ws, extra, layer, z, 0, t0, t0 + steps, share)
         run_forward(weights, ws.h[layer], cells, z, t0, t0 + steps, share)
@@ -244,8 +246,8 @@ def layer_backward(net, ws, layer, share):
     """Compute the thread's part of dz from ws.dh of the layer's output; ws.dh becomes the gradient of its input."""
     T, B, _ = ws.dh.shape
     z, d, cells, steps = flat(ws.gates[layer]), flat(ws.dz[layer]), flat(ws.c[layer]), stretch_of(T, B)
-    W_x = block(net, 3 * layer)
-    weights = Weights(block(net, 3 * layer + 1), ws.packed[layer, 1], bfloat16.of_layer(ws.pairs, layer))
+    W_x = block(net, BLOCKS * layer)
+    weights = Weights(block(net, BLOCKS * layer + 1), ws.packed[layer, 1], bfloat16.of_layer(ws.pairs, layer))
     if ws.partial.shape[2] > 0:
         _run_backward_panels(weights, W_x, ws, layer, cells, z, d, share)
         return

@@ -32,7 +32,9 @@ from kernels.cpu.layers import (
 from kernels.cpu.matmul import address
 from kernels.cpu.threads import alone, whole
 from kernels.cpu.values import Matrix, Weights, block, flat, readable
-from kernels.spec import Cache, Grads, RNNCache, checks
+from kernels.spec import LAYERS, Cache, Grads, RNNCache, checks
+
+BLOCKS = len(LAYERS["rnn"].params._fields)  # parameter blocks of a layer: W_x, W_h and its vectors
 
 
 # ------------------------------------------------------------------------------------------------------------ steps
@@ -112,9 +114,9 @@ def prepare(net, ws, share):
 def layer_forward(net, x, ws, extra, layer, share):
     """Run the thread's part of a layer over all steps."""
     T, B = x.shape
-    h, b, steps = ws.h[layer], block(net, 3 * layer + 2), stretch_of(T, B)
+    h, b, steps = ws.h[layer], block(net, BLOCKS * layer + 2), stretch_of(T, B)
     z = flat(h)
-    weights = Weights(block(net, 3 * layer + 1), z[:0], None)
+    weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None)
     for t0 in range(0, T, steps):
         read_below(net, b, x, ws, extra, layer, z, B * h.shape[2], t0, t0 + steps, share)
         run_forward(weights, h, t0, t0 + steps, share)
@@ -125,7 +127,10 @@ def layer_backward(net, ws, layer, share):
     """Compute the thread's part of dz from ws.dh of the layer's output; ws.dh becomes the gradient of its input."""
     T, B, _ = ws.dh.shape
     d, steps = flat(ws.dz[layer]), stretch_of(T, B)
-    W_x, weights = Weights(block(net, 3 * layer), d[:0], None), Weights(block(net, 3 * layer + 1), d[:0], None)
+    W_x, weights = (
+        Weights(block(net, BLOCKS * layer), d[:0], None),
+        Weights(block(net, BLOCKS * layer + 1), d[:0], None),
+    )
     for t0 in range(T - steps, -1, -steps):
         run_backward(weights, ws.dh, ws.h[layer], d, ws.carry[0], t0, t0 + steps, share)
         if layer > 0:

@@ -43,12 +43,12 @@ def train(
     """
     n, real = len(starts), theta.dtype
     block = _Block(theta, state, h, c, shape, T, rule, limits, watch)
-    pace, done = _Pace(), 0
+    sizer, done = _LaunchSizer(), 0
     while done < n:
         end = min(n, done + _MOST_ITERATIONS)
         x = gather(ids, starts[done:end], T + 1, shape.vocab_size)
         plan = [cupy.asarray(each[done:end].astype(real)) for each in rates]
-        for begin, count in pace.launches(end - done):
+        for begin, count in sizer.launches(end - done):
             part = slice(begin, begin + count)
             known, why = block.run(
                 x[part], reset[done + begin : done + begin + count], [each[part] for each in plan],
@@ -96,7 +96,7 @@ class _Block:
         return known, why
 
 
-class _Pace:
+class _LaunchSizer:
     """Chooses the number of iterations per launch, so that a launch takes about a tenth of a second."""
 
     def __init__(self) -> None:
