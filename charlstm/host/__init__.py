@@ -1,1 +1,1 @@
-"""What the machine and the program that started this one provide: cores, folders, streams, terminals."""
+"""The process's environment: CPU cores, cache folder, standard streams, terminal or notebook."""

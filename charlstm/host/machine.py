@@ -1,4 +1,4 @@
-"""The machine: what the results and the speed of a run depend on."""
+"""The machine properties that affect a run's results and speed: processor, usable cores, package versions."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """Return the processor's model name, or its architecture where the system does not report the model."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(errors="replace").splitlines():
@@ -18,7 +18,10 @@ def processor() -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: by its affinity, its group's quota, OMP_NUM_THREADS and NUMBA_NUM_THREADS."""
+    """Return the number of cores this process may use, at least 1.
+
+    CPU affinity, the control group's quota, OMP_NUM_THREADS and NUMBA_NUM_THREADS limit it.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
     limits = [_number(os.environ.get(name)) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")]
@@ -26,16 +29,16 @@ def usable_cores() -> int:
 
 
 def _number(words: str | None) -> int:
-    """The first number of a list as of OMP_NUM_THREADS, "4" or "4,2"; 0 where there is none."""
+    """Return the first number of an OMP_NUM_THREADS-style list such as "4" or "4,2"; 0 if it has none."""
     first = (words or "").partition(",")[0].strip()
     return int(first) if first.isascii() and first.isdigit() else 0
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """Cores' worth of time that a control group leaves to this process; None where nothing limits it.
+    """Return the CPU quota of this process's control group, in cores; None if it is unlimited.
 
-    Each group's share is also bounded by that of those that it lies in: the least of them counts. `root` is where the
-    system's proc and sys are.
+    A group is also limited by the quotas of its parents, so the smallest of them counts. `root` is the folder that
+    contains proc and sys.
     """
     try:
         groups = (root / "proc/self/cgroup").read_text(errors="replace").splitlines()
@@ -56,7 +59,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 
 def _group(groups: list[str], is_v2: bool) -> str:
-    """This process's group, as /proc/self/cgroup has it: 0::/path, or 4:cpu,cpuacct:/path of the first version."""
+    """Return this process's group from the lines of /proc/self/cgroup: 0::/path in v2, 4:cpu,cpuacct:/path in v1."""
     for line in groups:
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -66,14 +69,14 @@ def _group(groups: list[str], is_v2: bool) -> str:
 
 
 def _folders(top: Path, root: str, group: str) -> list[Path]:
-    """A group's folder and those above it, up to `top`, where the group `root` is mounted."""
+    """Return a group's folder and its parents, up to the mount point `top` of the group `root`."""
     inside = f"{group}/".removeprefix(f"{root.rstrip('/')}/") if f"{group}/".startswith(f"{root.rstrip('/')}/") else ""
     parts = [part for part in inside.split("/") if part not in ("", "..")]
     return [top.joinpath(*parts[:n]) for n in range(len(parts), -1, -1)]
 
 
 def _quota_v2(folder: Path) -> float | None:
-    """Of cpu.max: "200000 100000" is two cores, "max 100000" all."""
+    """Return the quota in cpu.max, in cores: "200000 100000" is two cores, "max 100000" no limit."""
     try:
         allowed, period = [*(folder / "cpu.max").read_text().split(), "100000"][:2]
         return int(allowed) / int(period)
@@ -82,7 +85,7 @@ def _quota_v2(folder: Path) -> float | None:
 
 
 def _quota_v1(folder: Path) -> float | None:
-    """Of cpu.cfs_quota_us and cpu.cfs_period_us; a quota of -1 is none."""
+    """Return the quota in cpu.cfs_quota_us and cpu.cfs_period_us, in cores; a quota of -1 means no limit."""
     try:
         allowed, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
         return allowed / period if allowed > 0 else None
@@ -91,12 +94,12 @@ def _quota_v1(folder: Path) -> float | None:
 
 
 def _unescaped(path: str) -> str:
-    """A path of mountinfo, which has blanks and the like in octal."""
+    """Decode a path from mountinfo, which writes blanks and some other characters as octal escapes."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the results depend on, of those that are installed."""
+    """Return the versions of Python and of the installed packages that affect results."""
     found = {"python": platform.python_version()}
     for package in ("charlstm", "numpy", "numba", "llvmlite", "safetensors", "cupy-cuda12x", "cupy-cuda13x"):
         try:

@@ -1,4 +1,4 @@
-"""The folder for caches: the user's cache folder or, if there is none, a private temporary folder."""
+"""The cache folder: the user's own or, if that is missing or read-only, a private temporary folder."""
 
 import os
 import stat
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """The folder of charlstm's caches, which need not exist.
+    """Return the folder for charlstm's caches, which need not exist.
 
-    A container may have no HOME, a number without a name as its user, or a HOME that nobody can write to.
+    In a container, HOME may be missing or read-only, and the user id may have no entry in the user database.
     """
     place = _users_own()
     if place is not None and _can_be_written(place):
@@ -21,19 +21,19 @@ def _users_own() -> Path | None:
 
     try:
         place = Path(platformdirs.user_cache_dir("charlstm", False))
-    except (RuntimeError, KeyError):  # no HOME, and no entry in the list of users that would say where it is
+    except (RuntimeError, KeyError):  # HOME is not set, and the user database has no entry for this user
         return None
-    return place if place.is_absolute() else None  # "~/.cache" is what older versions of platformdirs give then
+    return place if place.is_absolute() else None  # older versions of platformdirs return "~/.cache" then
 
 
 def _can_be_written(place: Path) -> bool:
-    """Whether a folder can be written to, or made."""
+    """Return whether a folder is writeable or can be created."""
     there = next(path for path in (place, *place.parents) if path.exists())
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def _temporary() -> Path | None:
-    """A folder among the temporary files, made if need be; None if it belongs to somebody else, who could change it."""
+    """Return a private temporary folder, created if needed; None if another user owns it or can write to it."""
     import tempfile
 
     user = getattr(os, "getuid", lambda: "user")()

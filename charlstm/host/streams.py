@@ -1,7 +1,7 @@
-"""Standard streams and arguments, whatever the locale and whoever started the program.
+"""Standard streams and arguments that work in every locale and however the program was started.
 
-Text is UTF-8 wherever no terminal is: in pipes and files, and in arguments. A terminal gets what it says it can show,
-the rest as \\u5929, and a line says so at the end. A stream that is closed swallows what is written to it.
+Pipes, files and arguments use UTF-8. A terminal uses its own encoding: characters outside it are escaped, as \\u5929,
+and a line reports them at the end. Output to a closed stream is discarded.
 """
 
 import codecs
@@ -9,14 +9,14 @@ import os
 import sys
 from typing import TextIO
 
-_TERMINAL = "charlstm_terminal"  # an -X option: the terminal's encoding, handed on by `in_utf8`
-_unshown: set[str] = set()  # characters that a terminal could not show
+_TERMINAL = "charlstm_terminal"  # an -X option by which `in_utf8` passes on the terminal's encoding
+_unshown: set[str] = set()  # characters that the terminal could not show
 
 
 def in_utf8() -> None:
-    """Start this program anew with arguments, file names and streams in UTF-8, unless they are.
+    """Restart this program in Python's UTF-8 mode, unless arguments and file names are already decoded as UTF-8.
 
-    Python decodes arguments and names of files by the locale; under some, a snowflake is three bytes that are no text.
+    Python decodes them in the locale's encoding; some locales turn a snowflake into three undecodable bytes.
     """
     is_utf8 = codecs.lookup(sys.getfilesystemencoding()).name == "utf-8"
     if is_utf8 or sys.flags.utf8_mode or not sys.executable or os.name == "nt":
@@ -26,18 +26,18 @@ def in_utf8() -> None:
     try:
         os.execv(sys.executable, [sys.executable, *options, *sys.orig_argv[1:]])  # noqa: S606
     except OSError:
-        return  # it goes on as it is: names of files can still be read
+        return  # continue in the locale's encoding, in which files can still be opened
 
 
 def prepare() -> None:
-    """Make all streams writable, in the right encoding."""
+    """Make stdout and stderr writeable and set their encodings."""
     _occupy_closed()
     sys.stdout = _usable(sys.stdout, 1)
     sys.stderr = _usable(sys.stderr, 2)
 
 
 def finish() -> None:
-    """Flush the streams, and report characters that the terminal could not show."""
+    """Flush both streams and report the characters that the terminal could not show."""
     if _unshown:
         some = " ".join(sorted(_unshown)[:5]).encode("ascii", "backslashreplace").decode()
         print(
@@ -48,17 +48,17 @@ def finish() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:  # nobody reads it any more, which is no failure of what was done
+        except OSError:  # the reader has gone, which is not an error: the work is done
             discard(stream)
 
 
 def discard(stream: TextIO) -> None:
-    """From now on, what is written to a stream goes nowhere, and so does what waits."""
+    """Discard everything written to a stream from now on, including buffered text."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _occupy_closed() -> None:
-    """Take the numbers of closed streams, which the next files to be opened, checkpoints perhaps, would get."""
+    """Open os.devnull on closed standard descriptors; otherwise the next file opened, say a checkpoint, gets one."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
@@ -77,7 +77,7 @@ def _usable(stream: TextIO | None, number: int) -> TextIO:
 
 
 def _as_given(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Bytes of arguments and file names that are no text come out as they came in."""
+    """Write undecodable bytes of arguments and file names unchanged; escape other unencodable characters."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     part = error.object[error.start : error.end]
@@ -88,7 +88,7 @@ def _as_given(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def _remembered(error: UnicodeError) -> tuple[str | bytes, int]:
-    """As `backslashreplace`, and remember which characters those were."""
+    """Escape characters like `backslashreplace`, and remember them for `finish`."""
     if isinstance(error, UnicodeEncodeError):
         _unshown.update(error.object[error.start : error.end])
     return codecs.backslashreplace_errors(error)

@@ -1,4 +1,4 @@
-"""Where progress is shown: on a terminal that can be redrawn, in the cell of a notebook, or line by line."""
+"""Detection of where progress is shown: on a terminal that can redraw lines, in a notebook cell, or line by line."""
 
 import os
 import sys
@@ -6,16 +6,16 @@ from typing import Any, TextIO
 
 
 def can_redraw(stream: TextIO | None) -> bool:
-    """Whether a stream is a terminal whose lines can be written over.
+    """Return whether a stream is a terminal whose lines can be overwritten.
 
-    What a notebook's cell runs with "!" has a terminal, too, but the cell keeps all that was ever written to it.
+    A command started with "!" in a notebook cell has a terminal too, but the cell keeps all output ever written.
     """
     kind = os.environ.get("TERM", "xterm" if os.name == "nt" else "")
     return stream is not None and stream.isatty() and kind not in ("", "dumb", "unknown") and not is_started_by_cell()
 
 
 def is_started_by_cell() -> bool:
-    """Whether this program was started from a cell of a notebook, by the environment that its kernel makes.
+    """Return whether a notebook cell started this program, judging by the environment that a kernel sets.
 
     Source: ipykernel, `ZMQInteractiveShell.init_environment`; jupyter_client sets JPY_PARENT_PID.
     """
@@ -24,7 +24,7 @@ def is_started_by_cell() -> bool:
 
 
 def notebook() -> Any:
-    """The shell of the notebook that this program is the kernel of; None elsewhere."""
-    ipython = sys.modules.get("IPython")  # which a kernel has loaded
+    """Return the notebook's shell if this process is a notebook kernel, else None."""
+    ipython = sys.modules.get("IPython")  # every kernel has imported it
     shell = ipython.get_ipython() if ipython is not None else None
     return shell if getattr(shell, "kernel", None) is not None else None
