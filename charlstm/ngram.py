@@ -1,22 +1,24 @@
 """The Markov model: smoothed counts of the character after each context; the baseline for a network.
 
-A context is what stands before a character, a gram a context with the character after it. Contexts of k characters are
-sorted by their last character, then the one before that, and so on; the place of one is its rank. One context is one
-integer: the rank of the shorter context, which lacks its first character, times R, plus that character. One gram is
-one integer too: the rank of its context times R, plus the character after it. So the model is a few sorted arrays, and
-what follows a context lies side by side. R is V + 1: V stands for no character, before the beginning of a text.
+A context is the characters before a character; a gram is a context followed by that character. Contexts of k
+characters are sorted by their last character, then by the one before it, and so on; a context's position is its rank.
+A context is stored as one integer: R times the rank of the context without its first character, plus that first
+character. A gram is stored as one integer too: R times the rank of its context, plus the character that follows. The
+model is therefore a few sorted arrays, in which the grams of a context are adjacent. R is V + 1; the id V stands for
+the missing characters before the beginning of a text.
 
-Smoothing mixes what followed a context h with the probability after the shorter context h', down to 1 / V:
+Smoothing interpolates the counts after a context h with the probability after the shorter context h', down to 1 / V:
 
-    P(w|h) = share(h, w) + rest(h) P(w|h'), with c(hw) the counts, C their sum over w, and K the kinds of w after h
+    P(w|h) = share(h, w) + rest(h) P(w|h'), where c(hw) are the counts, C is their sum over w, and K is the number of
+    distinct w after h
 
-    kneser-ney     share = (c - D) / C, rest = D K / C, D = n1 / (n1 + 2 n2) from the grams of that length that have
-                   the count 1 and 2. For all but the longest grams, c is the number of different characters before
-                   them. Where n1 is 0, D is 0.5, or a character that was never seen could have no probability.
+    kneser-ney     share = (c - D) / C, rest = D K / C, D = n1 / (n1 + 2 n2), where n1 and n2 grams of that
+                   length have the counts 1 and 2. For all but the longest grams, c is the number of distinct
+                   characters before them. If n1 is 0, D is 0.5, because unseen characters need a probability.
     witten-bell    share = c / (C + K), rest = K / (C + K)
     none           share = c / C, rest = 0
 
-A context that was never seen is as good as the longest one at its end that was.
+An unseen context counts as its longest seen ending.
 
 Sources: Kneser and Ney 1995, Improved backing-off for m-gram language modeling, in its interpolated form of Chen and
 Goodman 1999, An empirical study of smoothing techniques for language modeling, section 2.7; Witten and Bell 1991, The
@@ -45,7 +47,7 @@ SMOOTHINGS = ("kneser-ney", "witten-bell", "none")
 _LARGEST = 2**63 - 1
 _LINE_ORDER, _LINE_CHARS = 5, 5_000_000
 _PIECE = 64
-_MEASURED = 2**20  # characters at a time: the memory that measuring takes does not grow with the text
+_MEASURED = 2**20  # characters evaluated at a time, so that memory does not grow with the text
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,16 @@ class Level:
     contexts: np.ndarray  #: (n,) int64, sorted: rank of the shorter context * R + the character before it
     grams: np.ndarray  #: (m,) int64, sorted: rank of the context * R + the character after it
     counts: np.ndarray  #: (m,) int64, how often the text has each gram
-    before: np.ndarray  #: (m,) int64, how many different characters come before each gram; of the longest: counts
+    before: np.ndarray  #: (m,) int64, distinct characters before each gram; for the longest grams: counts
     starts: np.ndarray  #: (n,) int64, the first gram of each context
 
     @cached_property
     def upto(self) -> np.ndarray:
-        """The sum of all counts up to each gram, itself included, (m,) int64."""
+        """The cumulative sum of the counts, (m,) int64."""
         return np.cumsum(self.counts)
 
     def weights(self, smoothing: str) -> tuple[np.ndarray, np.ndarray]:
-        """`share` of each gram, (m,), and `rest` of each context, (n,), float64, as the equations above have them."""
+        """Return `share` of each gram, (m,), and `rest` of each context, (n,), float64, as in the equations above."""
         counts = self.before if smoothing == "kneser-ney" else self.counts
         kinds = np.diff(self.starts, append=len(counts))
         totals = np.add.reduceat(counts, self.starts)
@@ -85,24 +87,24 @@ class Model:
 
     @classmethod
     def learn(cls, ids: np.ndarray, vocab_size: int, order: int = 5) -> "Model":
-        """Count a text, every character of it but the first `order`, which are context alone.
+        """Count the grams of a text; its first `order` characters serve only as context.
 
         Parameters
         ----------
-        ids : (M,) integers below `vocab_size`; not written
+        ids : (M,) integers below `vocab_size`; read only
         vocab_size : V
         order : characters of context, 1 to 8
 
         Raises
         ------
         UserError
-            For another order, or a text that has no character after so many.
+            For an order out of range, or a text of at most `order` characters.
 
         Notes
         -----
-        Sorts M integers once, and allocates some 10 bytes a character; then 30 to 60 for each distinct gram. For each
-        time that (V + 1) ** (order + 1) is too large for 63 bits, it sorts once more, looks up, and allocates 30 bytes
-        a character.
+        Learning sorts M integers once and allocates about 10 bytes per character, and 30 to 60 bytes per distinct
+        gram. If (V + 1) ** (order + 1) exceeds 63 bits, each overflow costs another sort, a lookup and 30 bytes per
+        character.
         """
         if order not in ORDERS:
             raise UserError(f"--order: expected {ORDERS[0]} to {ORDERS[-1]}, got {order}")
@@ -119,7 +121,7 @@ class Model:
         place = np.argsort(grams)
         grams, counts = grams[place], counts[place]
         levels = [_level(contexts[order], grams, counts, counts, R)]
-        for k in reversed(range(order)):  # every shorter gram is the end of longer ones
+        for k in reversed(range(order)):  # every shorter gram is the ending of longer ones
             shorter = contexts[k + 1][grams // R] // R * R + grams % R
             grams, at, before = np.unique(shorter, return_inverse=True, return_counts=True)
             counts = np.bincount(at, counts).astype(np.int64)
@@ -128,19 +130,19 @@ class Model:
 
     @property
     def num_contexts(self) -> int:
-        """Known states: the contexts of `order` characters."""
+        """Number of distinct contexts of `order` characters."""
         return len(self.levels[-1].contexts)
 
     def bits_per_char(self, ids: np.ndarray, smoothing: str = "kneser-ney") -> float:
-        """-sum log2 p / (M - 1) of ids[1:], for ids (M,), given up to `order` of the ids before.
+        """Return the mean of -log2 p over ids[1:], for ids (M,), each given up to `order` preceding ids.
 
-        Infinite without smoothing, if a character has no probability. Each distinct gram of a
-        piece of _MEASURED ids is looked up once.
+        The result is infinite if a character has probability zero, which only happens without smoothing. Each distinct
+        gram is looked up once per _MEASURED ids.
 
         Raises
         ------
         UserError
-            For less than two ids, or an unknown smoothing.
+            For fewer than two ids, or an unknown smoothing.
         """
         if len(ids) < 2:
             raise UserError(f"bits per character: needs at least 2 characters to measure, got {len(ids)}")
@@ -148,7 +150,7 @@ class Model:
         return bits / (len(ids) - 1)
 
     def _bits(self, ids: np.ndarray, begin: int, smoothing: str) -> float:
-        """-sum log2 p of ids[begin : begin + _MEASURED]."""
+        """Return -sum log2 p of ids[begin : begin + _MEASURED]."""
         nothing = np.full(max(0, self.order - begin), self.vocab_size, np.min_scalar_type(self.vocab_size))
         known = ids[max(0, begin - self.order) : begin + _MEASURED]
         windows, counts = _distinct(np.concatenate([nothing, known]), self.order + 1, self.vocab_size + 1)
@@ -156,7 +158,7 @@ class Model:
             return float(-(counts * np.log2(self._probabilities(windows, smoothing))).sum())
 
     def probabilities(self, context: Sequence[int] | np.ndarray, smoothing: str = "kneser-ney") -> np.ndarray:
-        """Of each next character, (V,) float64, after a context of any length, of which the last `order` count."""
+        """Return the probability of each next character, (V,) float64, given the last `order` ids of `context`."""
         known = [int(each) for each in context][-self.order :]
         windows = np.full((self.vocab_size, self.order + 1), self.vocab_size)
         windows[:, self.order - len(known) : self.order] = known
@@ -164,12 +166,12 @@ class Model:
         return self._probabilities(windows, smoothing)
 
     def _probabilities(self, windows: np.ndarray, smoothing: str) -> np.ndarray:
-        """Of the last character of each window, (n, order + 1), after the others, (n,) float64."""
+        """Return the probability of the last id of each window, (n, order + 1), given the others, (n,) float64."""
         if smoothing not in SMOOTHINGS:
             raise UserError(f"--smoothing: expected one of {', '.join(SMOOTHINGS)}, got {smoothing!r}")
         R, after = self.vocab_size + 1, windows[:, self.order]
         p = np.full(len(windows), 1.0 / self.vocab_size)
-        rows = np.arange(len(windows))  # those whose context of k characters is known
+        rows = np.arange(len(windows))  # the windows whose context of k characters is known
         ranks = np.zeros(len(windows), np.int64)
         for k, level in enumerate(self.levels):
             if k:
@@ -187,17 +189,17 @@ class Model:
         seed: int | None = None,
         by_frequency: bool = True,
     ) -> Iterator[int]:
-        """Yield the ids of `prime`, and then `length` more, each drawn as often as it followed those before.
+        """Yield the ids of `prime`, then `length` ids drawn with the frequencies of the training text.
 
-        Only what the text has is drawn, without smoothing: after the last `order` characters, or, where these were
-        never followed by anything, the last fewer.
+        Sampling uses no smoothing: it draws from the characters that followed the last `order` characters or, if none
+        did, from those that followed a shorter context.
 
         Parameters
         ----------
-        length : characters to draw; None for no end
-        prime : ids to go on from; if there are none, a known state, drawn by its frequency or, if not `by_frequency`,
-            from all alike
-        seed : None for another text each time
+        length : number of characters to draw; None: unlimited
+        prime : ids to continue from; if empty, sampling starts from a known context
+        seed : None: a different text each time
+        by_frequency : whether that first context is drawn by its frequency or uniformly
         """
         random = np.random.RandomState(seed)
         history = [int(each) for each in prime] or self._state(random.random_sample(), by_frequency)
@@ -208,7 +210,7 @@ class Model:
             yield history[-1]
 
     def _draw(self, history: list[int], uniform: float) -> int:
-        """The next character, for a number drawn from [0, 1)."""
+        """Return the next character for a uniform number from [0, 1)."""
         R, rank, level = self.vocab_size + 1, 0, self.levels[0]
         for longer, character in zip(self.levels[1:], reversed(history), strict=False):
             key = rank * R + character
@@ -223,7 +225,7 @@ class Model:
         return int(level.grams[np.searchsorted(level.upto, chosen, "right")] % R)
 
     def _state(self, uniform: float, by_frequency: bool) -> list[int]:
-        """A known state, for a number drawn from [0, 1)."""
+        """Return a known context for a uniform number from [0, 1)."""
         R, level = self.vocab_size + 1, self.levels[-1]
         rank = int(uniform * self.num_contexts)
         if by_frequency:
@@ -237,7 +239,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a text's model is and does; bits_per_char is None where there is none: see `learn_and_measure`."""
+    """The size and held-out score of a text's model; `learn_and_measure` says when bits_per_char is None."""
 
     name: str
     chars: int  #: of the whole text
@@ -246,13 +248,13 @@ class Figures:
     contexts: int
     validation: float
     bits_per_char: float | None
-    seconds: float  #: to learn and to measure
-    bytes: int | None = None  #: of the whole text, and what is measured of one, where it was read as bytes
+    seconds: float  #: of learning and evaluation
+    bytes: int | None = None  #: of the whole text; this and bits_per_byte are None unless read as bytes
     bits_per_byte: float | None = None
 
     @property
     def in_words(self) -> str:
-        """The result in words."""
+        """The result as a phrase for the terminal."""
         if not self.validation:
             return "trained on the whole text"
         if self.bits_per_char is None:
@@ -270,12 +272,12 @@ def learn_and_measure(
 ) -> tuple[Model, Figures]:
     """Train on a text and evaluate on its held-out fraction `validation`: see `charlstm.text.heldout.split`.
 
-    There are no bits per character for a `validation` of 0, or where they are infinite, without smoothing.
+    bits_per_char is None if `validation` is 0, or if it is infinite, which only happens without smoothing.
 
     Raises
     ------
     UserError
-        For a text too short for either, or an order or smoothing that there is not.
+        For a text too short for either, or an unknown order or smoothing.
     """
     begin = perf_counter()
     learned, kept_back = heldout.split(corpus, validation, validation_from, seed)
@@ -292,16 +294,16 @@ def learn_and_measure(
 
 
 def baseline_bits(train_ids: np.ndarray, val_ids: np.ndarray, vocab_size: int) -> float:
-    """Bits per character of val_ids[1:] for order 5 with Kneser-Ney smoothing, trained on the first 5 million ids.
+    """Return the bits per id of val_ids[1:] for order 5 and Kneser-Ney smoothing, trained on the first 5 million ids.
 
-    The order is lower for texts of fewer than 6 characters. Raises UserError for fewer than two ids of either.
+    The order is lower for texts of fewer than 6 characters. Raises UserError if either has fewer than two ids.
     """
     order = min(_LINE_ORDER, max(1, len(train_ids) - 1))
     return Model.learn(train_ids[:_LINE_CHARS], vocab_size, order).bits_per_char(val_ids)
 
 
 def pieces(vocabulary: Vocabulary, ids: Iterator[int]) -> Iterator[str]:
-    """The text that ids stand for, a few characters at a time."""
+    """Yield the text of `ids`, a few characters at a time."""
     decode = vocabulary.decoder()
     while piece := list(islice(ids, _PIECE)):
         yield decode(np.array(piece), False)
@@ -309,15 +311,15 @@ def pieces(vocabulary: Vocabulary, ids: Iterator[int]) -> Iterator[str]:
 
 
 def original(text: str, order: int = 4, length: int = 200, seed: int | None = None) -> Iterator[str]:
-    """The lines that markov-model.py of eliben/deep-learning-samples prints.
+    """Yield the lines that markov-model.py of eliben/deep-learning-samples prints.
 
-    As there, the last transition is not counted, and the first state is drawn from all alike. Where that one fails, in
-    a state that nothing follows, this one goes on from its end.
+    As in that script, the last transition is not counted, and the first state is drawn uniformly. In a state that
+    nothing follows, the script fails; this function continues from a shorter context.
 
     Raises
     ------
     UserError
-        For a text that it would find no state in.
+        For a text too short to contain a state.
     """
     if len(text) < order + 2:
         raise UserError(f"--style original: needs at least {order + 2} characters, got {len(text)}")
@@ -337,9 +339,9 @@ def original(text: str, order: int = 4, length: int = 200, seed: int | None = No
 
 
 def _distinct(ids: np.ndarray, length: int, R: int) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct windows of `length` ids, all below R: (n, length) unsigned, sorted; and their counts, (n,) int64.
+    """Return the distinct windows of `length` ids below R, sorted, (n, length) unsigned, and their counts, (n,) int64.
 
-    A window is one integer in base R. Where that would get too large, the ranks of its first part take its place.
+    A window is one integer in base R. Where it would overflow, the rank of its first part replaces that part.
     """
     M = len(ids) - length + 1
     keys, bound = ids[:M].astype(np.int64), R
@@ -369,12 +371,12 @@ def _level(contexts: np.ndarray, grams: np.ndarray, counts: np.ndarray, before: 
 
 
 def _look_up(table: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The place of each key in a sorted table, and whether it is there."""
+    """Return the position of each key in a sorted table, and whether the table contains it."""
     places = np.minimum(np.searchsorted(table, keys), len(table) - 1)
     return places, table[places] == keys
 
 
 def _discount(counts: np.ndarray) -> float:
-    """D of Kneser and Ney, from the counts of the grams of one length."""
+    """Return the Kneser-Ney discount D for the counts of the grams of one length."""
     once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
     return once / (once + 2 * twice) if once else 0.5

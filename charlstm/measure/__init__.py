@@ -1,1 +1,1 @@
-"""How fast this machine is, and how fast it could be."""
+"""The speed of training and sampling on this machine, and its hardware limits."""

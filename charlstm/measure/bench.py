@@ -1,7 +1,7 @@
-"""Workloads of known size, our time for each, and the short benchmark: ``charlstm bench``.
+"""Benchmark workloads, our own runner for them, and the short benchmark ``charlstm bench``.
 
-A work is a model, a text and a recipe, always begun from the same weights. benchmarks/ measures the same works against
-rivals, who take ids, weights and plan from here, and so compute the same numbers.
+A workload is a model, a text and a training recipe with fixed initial weights. benchmarks/ runs the same workloads on
+rivals, which take ids, weights and batch plan from this module and therefore compute the same numbers.
 """
 
 import os
@@ -29,10 +29,10 @@ SEED = 123
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done, once: an iteration of training, or one sampled character where `optimizer` is empty."""
+    """A workload: one training iteration, or one sampled character if `optimizer` is empty."""
 
     name: str
-    text: str  # a name of TEXTS
+    text: str  # a key of TEXTS
     shape: Shape
     seq_length: int
     batch_size: int
@@ -41,45 +41,45 @@ class Work:
     hyper: dict[str, float] = field(default_factory=dict)
     grad_clip: float | None = None
     grad_clip_norm: float | None = None
-    mean: bool = True  # the gradient is that of the mean loss of a character, not of the sum
+    mean: bool = True  # differentiate the mean loss per character instead of the sum
     init: str = "uniform"
-    window_step: int = 0  # shuffled windows so far apart, with the loss of their last step; 0 for streams
+    window_step: int = 0  # distance between shuffled windows, of which only the last step has a loss; 0: streams
 
     @property
     def chars(self) -> int:
-        """Characters that an iteration reads, or writes."""
+        """Number of characters that one iteration reads or samples."""
         return self.seq_length * self.batch_size
 
     @property
     def last_only(self) -> bool:
-        """Whether the loss is that of the last step alone."""
+        """Whether only the last time step has a loss."""
         return self.window_step > 0
 
     @property
     def grad_scale(self) -> float:
-        """What the gradient of the summed loss is multiplied by."""
+        """The factor applied to the gradient of the summed loss."""
         summed = self.batch_size if self.last_only else self.chars
         return 1.0 / summed if self.mean else 1.0
 
     def plan(self, num_ids: int) -> Streams | Windows:
-        """Which ids each iteration reads."""
+        """Return the plan of which ids each iteration reads."""
         if self.window_step:
             return Windows(num_ids, self.seq_length, self.window_step, self.batch_size, SEED)
         return Streams(num_ids, self.seq_length, self.batch_size)
 
     def weights(self, dtype: str) -> np.ndarray:
-        """The first weights, (N,), the same for every rival."""
+        """Return the initial weights, (N,), the same for every rival."""
         return initial.weights(self.init, self.shape, 0.0, np.random.RandomState(SEED), dtype)
 
     def floor(self, limits: Limits, cores: int = 1) -> float:
-        """Seconds that an iteration takes at least here, in float32."""
+        """Return the least time for one iteration within `limits`, in seconds, in float32."""
         if not self.optimizer:
             return sampling_floor(limits, self.shape)
         T, B = self.seq_length, self.batch_size
         return training_floor(limits, self.shape, T, B, self.optimizer, self.last_only, cores)
 
 
-#: name -> characters, distinct characters; of that many is what stands in for a text that is not at hand.
+#: name -> characters, distinct characters; the stand-in for a missing text has at most as many of both.
 TEXTS = {"us-constitution": (45_345, 71), "nietzsche": (600_901, 57), "tinyshakespeare": (1_115_394, 65)}
 
 
@@ -101,7 +101,7 @@ def _works() -> dict[str, Work]:
     return {work.name: work for work in works}
 
 
-#: Hidden units at B = 1, T = 16, Adagrad, and streams at H = 256, T = 32, Adam: what an iteration costs against each.
+#: Sizes for the cost curves: hidden units at B = 1, T = 16 with Adagrad, and streams at H = 256, T = 32 with Adam.
 COST_H = (32, 64, 100, 128, 192, 256, 384, 512, 768, 1024)
 COST_B = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 WORKS = _works()
@@ -109,15 +109,16 @@ SHORT = ("seed", "sample", "h256-b16", "keras", "torch-rnn-128", "torch-rnn-512"
 
 
 def text_ids(work: Work, folder: Path | None = None) -> np.ndarray:
-    """The text of a work as ids, read-only: from `folder`, or as long a piece of the text inside Python.
+    """Return the text of a workload as read-only ids, from `folder` if it is there.
 
-    The rarest characters of the piece become its commonest, so that there are no more than the work's text has.
+    The stand-in for a missing text is Python's documentation, cut to the text's length. Its rarest characters are
+    replaced by its most common one, so that it has no more distinct characters than the text.
     """
     num_chars, V = TEXTS[work.text]
     path = folder / f"{work.text}.txt" if folder else None
     if path and path.is_file():
         found = corpus.load([path])
-        if work.text == "nietzsche":  # as the Keras example reads it
+        if work.text == "nietzsche":  # the Keras example lower-cases its text
             found = corpus.Corpus.from_text(found.vocabulary.decode(found.ids).lower())
         if len(found.vocabulary) != V:
             raise RunFailed(f"{path}: expected a text of {V} distinct characters, got {len(found.vocabulary)}")
@@ -132,7 +133,7 @@ def text_ids(work: Work, folder: Path | None = None) -> np.ndarray:
 
 
 class Ours:
-    """Our own way through a work, from the first weights on; dtype is as in Config."""
+    """A run of a workload on our kernels, from its initial weights; `dtype` is as in Config."""
 
     def __init__(
         self, work: Work, ids: np.ndarray, backend: str = "numba", dtype: str = "float32", threads: int = 1
@@ -147,12 +148,12 @@ class Ours:
         self.state = spec.aligned_zeros((slots, len(self.theta)), dtype)
         self.h, self.c = (spec.aligned_zeros((L, B, H), dtype) for _ in range(2))
         self._workspace = self._ops.workspace(work.shape, T, B, dtype, 0.0, self.bfloat16)
-        for name in ("theta", "state", "h", "c", "ids"):  # on a device they stay there
+        for name in ("theta", "state", "h", "c", "ids"):  # device arrays stay on the device between calls
             setattr(self, name, kernels.to_device(backend, getattr(self, name)))
         self._random, self._last = np.random.RandomState(SEED), ids[:1].astype(np.int32)
 
     def run(self, count: int) -> np.ndarray:
-        """Go on by `count` iterations in one call of the kernels; return their losses, or the ids sampled."""
+        """Run `count` more iterations in one kernel call; return their losses, or the sampled ids."""
         return self._train(count) if self.work.optimizer else self._sample(count)
 
     def _train(self, count: int) -> np.ndarray:
@@ -160,7 +161,7 @@ class Ours:
         return self.train(starts, reset, np.full(count, self.work.learning_rate))
 
     def train(self, starts: np.ndarray, reset: np.ndarray, learning_rate: np.ndarray) -> np.ndarray:
-        """Go on by one iteration for each row of `starts`, wherever that is in the text; return their losses."""
+        """Train one iteration for each row of `starts`, which are positions in the text; return the losses."""
         work = self.work
         losses = self._ops.train_steps(
             self.theta, self.state, self.h, self.c, self.ids, starts, reset, learning_rate,
@@ -187,10 +188,10 @@ class Ours:
         return drawn[:, 0]
 
 
-# -------------------------------------------------------------------------------------------------- the short version
+# -------------------------------------------------------------------------------------------------- the short benchmark
 @dataclass(frozen=True)
 class Row:
-    """What the short version tells of one work; times are of an iteration, in seconds."""
+    """The result of the short benchmark for one workload; times are seconds per iteration."""
 
     work: str
     threads: int
@@ -200,17 +201,19 @@ class Row:
 
     @property
     def of_floor(self) -> float:
-        """The floor as a fraction of the time taken: 1 would be the machine's limit."""
+        """The floor as a fraction of the measured time; 1 would be the machine's limit."""
         return self.floor / self.seconds
 
 
 def check_gradients(backend: str) -> float:
-    """The worst error of a gradient of what is measured, the LSTM, against central differences.
+    """Return the largest relative error of the LSTM's gradients against central differences.
+
+    The benchmark measures LSTMs only, so it checks no other cell.
 
     Raises
     ------
     RunFailed
-        If it is too large: the speed of kernels that compute something else is of no interest.
+        If the error is too large, because the speed of wrong kernels means nothing.
     """
     errors = [check.error for check in gradient_errors(kernels.load_for_host(backend), cells=("lstm",))]
     worst = float(np.max(errors))  # NaN if any is
@@ -222,7 +225,7 @@ def check_gradients(backend: str) -> float:
 
 
 def iterations_for(run: Callable[[int], Any], seconds: float) -> int:
-    """How many iterations take about `seconds`, found by doubling, from one on; what compiles does so here."""
+    """Return how many iterations take about `seconds`, found by doubling the count; kernels compile in the first."""
     run(1)
     count = 1
     while True:
@@ -235,7 +238,7 @@ def iterations_for(run: Callable[[int], Any], seconds: float) -> int:
 
 
 def short(limits: Limits, threads: int, backend: str = "numba", seconds: float = 100.0) -> Iterator[Row]:
-    """Measure the works of SHORT on one thread and on `threads`, those that fit into `seconds`, each as it comes."""
+    """Measure the workloads of SHORT on one thread and on `threads`; yield each row, until `seconds` are over."""
     deadline = time.perf_counter() + seconds
     for name in SHORT:
         work = WORKS[name]
@@ -255,7 +258,7 @@ def short(limits: Limits, threads: int, backend: str = "numba", seconds: float =
 
 
 def in_words(seconds: float) -> str:
-    """A time with three digits and the unit that suits it."""
+    """Format a time with three digits in s, ms or us."""
     unit, size = next(
         pair for pair in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)) if seconds >= pair[1] or pair[0] == "us"
     )
@@ -264,5 +267,5 @@ def in_words(seconds: float) -> str:
 
 
 def load_average() -> float | None:
-    """Processes that wanted a core in the last minute, on average; None where the system does not tell."""
+    """Return the system's load average over the last minute; None where the system has none."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

@@ -1,25 +1,25 @@
-"""What this machine could do at best, measured here and now, and the least time that a work can take on it.
+"""The hardware limits of this machine, measured with NumPy, and the least time of a workload within them.
 
-The limits are those of one core in float32: multiply-adds of a large matrix product, bytes read from arrays of several
-sizes, exponentials. All are measured with NumPy, each as the best of several tries: a limit is not an average.
+The limits are those of one core in float32: flops of a large matrix product, bandwidth of reads from arrays of several
+sizes, exponentials per second. Each is the best of several tries, because a limit is not an average.
 
-The floor of an iteration (:func:`training_floor`) with P flops a second, W(s) bytes a second out of an array of s
-bytes, E exponentials a second, on p cores, each with its share of the weights::
+The floor of an iteration (:func:`training_floor`) follows from P flops per second, W(s) bytes per second read from an
+array of s bytes, and E exponentials per second, on p cores, each with its share of the weights::
 
-    recurrent   2 T L max(8 B H^2 / P, 16 H^2 / W(16 H^2 / p)) / p      forward and backward, step by step: each step
-                                                                        needs the whole matrix, which B streams share
+    recurrent   2 T L max(8 B H^2 / P, 16 H^2 / W(16 H^2 / p)) / p      forward and backward: each time step reads the
+                                                                        whole matrix once for all B streams
     products    (8 T B H^2 L + 24 T B H^2 (L-1) + 6 R B H V) / P / p    gradient of W_h; inputs of layers above the
-                                                                        first; readout, of R steps (T, or 1 if the loss
-                                                                        is that of the last step)
-    update      8 (1 + S) U / W(4 (1 + S) N / p) / p                    U parameters and their S memories are read and
-                                                                        written; with Adagrad and SGD rows of W_x that
-                                                                        the text did not touch are left out of U
+                                                                        first; readout of R steps (T, or 1 if only the
+                                                                        last step has a loss)
+    update      8 (1 + S) U / W(4 (1 + S) N / p) / p                    reads and writes U parameters with S memory
+                                                                        arrays; Adagrad and SGD skip the rows of W_x
+                                                                        that the sequence did not touch
     exponents   (5 T B H L + R B V) / E / p                             three sigmoids, two tanh; the softmax
 
-Input rows, additions, clipping and everything that waits for something else count as free. So no program that
-multiplies the same numbers reaches the floor; it is what the fraction of the floor compares with.
+Input rows, additions, clipping and waiting count as free, so no program that multiplies the same numbers can be faster
+than the floor.
 
-A character that is sampled costs the forward pass alone (:func:`sampling_floor`)::
+A sampled character costs the forward pass alone (:func:`sampling_floor`)::
 
     4 (8 L - 4) H^2 / W(4 (8 L - 4) H^2) + 4 H V / W(4 H V) + (5 H L + V) / E
 
@@ -34,7 +34,7 @@ import numpy as np
 
 from kernels.spec import OPTIMIZERS, Shape, num_parameters
 
-#: Bytes of the arrays that are read, from what lies in the second-level cache to what lies in memory.
+#: Sizes in bytes of the arrays read, from some that fit in the second-level cache to some that exceed every cache.
 SIZES = tuple(2**k for k in range(16, 27))
 
 
@@ -42,17 +42,17 @@ SIZES = tuple(2**k for k in range(16, 27))
 class Limits:
     """The limits of one core in float32."""
 
-    flops: float  # a second, in sgemm
-    bandwidths: tuple[float, ...]  # bytes read a second from arrays of SIZES, falling
-    exps: float  # a second
-    cache: int  # bytes of the second-level cache
+    flops: float  # per second, in sgemm
+    bandwidths: tuple[float, ...]  # bytes read per second from arrays of SIZES, never increasing
+    exps: float  # per second
+    cache: int  # size of the second-level cache, in bytes
 
     def bandwidth(self, size: float) -> float:
-        """Bytes a second that can be read, again and again, from an array of `size` bytes."""
+        """Return the bandwidth of repeated reads from an array of `size` bytes, in bytes per second."""
         return float(np.interp(np.log2(max(size, 1.0)), np.log2(SIZES), self.bandwidths))
 
     def as_dict(self) -> dict[str, float]:
-        """The limits for people, and for the results of benchmarks."""
+        """Return the limits in readable units, as benchmark results record them."""
         return {
             "sgemm_gflops": self.flops / 1e9,
             "l2_gbytes_per_s": self.bandwidth(self.cache / 2) / 1e9,
@@ -62,26 +62,26 @@ class Limits:
         }
 
     def in_words(self) -> str:
-        """The limits in a line."""
+        """Return the limits as one line of text."""
         said = self.as_dict()
         return (
             f"sgemm {said['sgemm_gflops']:.0f} GFLOP/s, second-level cache {said['l2_gbytes_per_s']:.0f} GB/s, "
-            f"memory {said['memory_gbytes_per_s']:.0f} GB/s, {said['exp_per_ns']:.1f} exponentials a nanosecond"
+            f"memory {said['memory_gbytes_per_s']:.0f} GB/s, {said['exp_per_ns']:.1f} exponentials per nanosecond"
         )
 
 
 def measure(tries: int = 15) -> Limits:
-    """Measure the limits of one core; about a second."""
+    """Measure the limits of one core, which takes about a second."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):
         rates = [_bandwidth(size, tries) for size in SIZES]
-        falling = np.maximum.accumulate(rates[::-1])[::-1]  # what a larger array gives, a smaller one gives too
+        falling = np.maximum.accumulate(rates[::-1])[::-1]  # a smaller array is never slower than a larger one
         return Limits(_flops(tries), tuple(map(float, falling)), _exps(tries), _cache_size())
 
 
 def best_time(run: Callable[[], object], tries: int) -> float:
-    """Seconds of the fastest of `tries` runs, after one that does not count."""
+    """Return the time of the fastest of `tries` runs after a warm-up run, in seconds."""
     run()
     taken = []
     for _ in range(tries):
@@ -99,7 +99,7 @@ def _flops(tries: int) -> float:
 
 
 def _bandwidth(size: int, tries: int) -> float:
-    """The better of two ways to read an array again and again in one call of NumPy: a maximum, and x W."""
+    """Return the faster of two ways to read an array repeatedly in one NumPy call: a maximum, and a product x W."""
     count = max(1, 2**23 // size)
     whole = np.broadcast_to(np.ones(size // 4, np.int32), (count, size // 4))
     maxima = np.empty(count, np.int32)
@@ -111,7 +111,7 @@ def _bandwidth(size: int, tries: int) -> float:
 
 
 def _exps(tries: int) -> float:
-    """Of arguments as gates have them, in an array that stays in the first-level cache."""
+    """Return exponentials per second for arguments typical of gates, in an array that fits in the L1 cache."""
     x = np.random.RandomState(0).uniform(-6, 6, 4096).astype(np.float32)
     out, repeats = np.empty_like(x), 100
 
@@ -123,7 +123,7 @@ def _exps(tries: int) -> float:
 
 
 def _cache_size() -> int:
-    """Bytes of the second-level cache of a core, 1 MiB where the system does not tell."""
+    """Return the size of a core's second-level cache, in bytes; 1 MiB where the system does not report it."""
     said = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
     text = said.read_text().strip() if said.exists() else ""
     return int(text[:-1]) * 1024 if text.endswith("K") and text[:-1].isdigit() else 2**20
@@ -132,7 +132,7 @@ def _cache_size() -> int:
 def training_floor(
     limits: Limits, shape: Shape, T: int, B: int, optimizer: str, last_only: bool = False, cores: int = 1
 ) -> float:
-    """Seconds that an iteration of an LSTM without an embedding takes at least, by the formulas at this file's head."""
+    """Return the least time for one iteration of an LSTM without an embedding, in seconds, by the formulas above."""
     V, H, L = shape[:3]
     R = 1 if last_only else T
     step = max(8 * B * H**2 / limits.flops, 16 * H**2 / limits.bandwidth(16 * H**2 / cores))
@@ -145,7 +145,7 @@ def training_floor(
 
 
 def sampling_floor(limits: Limits, shape: Shape) -> float:
-    """Seconds that one sampled character takes at least on one core."""
+    """Return the least time for one sampled character on one core, in seconds."""
     V, H, L = shape[:3]
     weights, readout = 4 * (8 * L - 4) * H**2, 4 * H * V
     exponents = (5 * H * L + V) / limits.exps

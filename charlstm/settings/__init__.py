@@ -1,1 +1,1 @@
-"""What a run is asked to be: every option once, and the presets."""
+"""The options of a training run, each defined once, and the presets."""

@@ -26,7 +26,7 @@ def _option(
     above: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """A field with its help and limits; `low` and `high` are inclusive, `above` and `below` exclusive."""
+    """Return a field with its help and limits; `low` and `high` are inclusive, `above` and `below` exclusive."""
     limits = {"choices": choices, "low": low, "high": high, "above": above, "below": below}
     return field(default=default, metadata={"help": help, **limits})
 
@@ -344,7 +344,7 @@ def see_that_known(chosen: dict[str, Any]) -> None:
 
 
 def from_preset(preset: str = "fast", **chosen: Any) -> Config:
-    """The preset's Config with `chosen` on top; a chosen budget replaces those of the preset.
+    """Return the preset's Config with the options in `chosen` replaced; a chosen budget replaces the preset's budgets.
 
     Raises
     ------
@@ -359,9 +359,9 @@ def from_preset(preset: str = "fast", **chosen: Any) -> Config:
 
 
 def from_model(old: Config, preset: str = "fast", **chosen: Any) -> Config:
-    """`from_preset` for a run that starts from the weights of another one, whose config is `old`.
+    """Return the Config of a new run that starts from the weights of a run with config `old`; see `from_preset`.
 
-    The sizes come from `old`. So do the precision and the lower-casing of the text, unless `chosen` sets them.
+    The sizes come from `old`, and so do `dtype` and `lower` unless `chosen` sets them.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""Plans in words: the numbers of iterations that a budget in seconds became, for config.toml and --plans.
+"""Plans as text: the iteration counts that replaced a budget in seconds, as written in config.toml and --plans.
 
-A plan is a pair (iteration, total): see charlstm.training.budget.
+A plan is a pair (iteration, total); see charlstm.training.budget.
 """
 
 import re
@@ -12,12 +12,12 @@ Plans = tuple[tuple[int, int], ...]
 
 
 def parse(words: str) -> Plans:
-    """The plans that ``0:12000,600:11850`` stands for.
+    """Parse plans such as ``0:12000,600:11850``.
 
     Raises
     ------
     UserError
-        For anything but pairs in order whose first one is of iteration 0.
+        Unless the text is a list of pairs whose iterations start at 0 and never decrease.
     """
     if not re.fullmatch(r"0:\d{1,15}(,\d{1,15}:\d{1,15})*", words):
         raise UserError(f"--plans: expected 0:TOTAL,ITERATION:TOTAL,..., got {words[:60]!r}")
@@ -28,5 +28,5 @@ def parse(words: str) -> Plans:
 
 
 def in_words(plans: Plans) -> str:
-    """What :func:`parse` reads."""
+    """Format plans as text that :func:`parse` reads."""
     return ",".join(f"{at}:{total}" for at, total in plans)

@@ -1,8 +1,8 @@
-"""Recipes by name: what each sets where it differs from Config's defaults, which are those of `fast`."""
+"""The presets, by name: the options in which each differs from Config's defaults, which are those of `fast`."""
 
 from typing import Any
 
-#: Streams that begin anew are of ours alone (docs/training.md says what for).
+#: The original programs do not reset streams at random; docs/training.md says why charlstm does.
 _AS_THE_ORIGINAL: dict[str, Any] = {"reset_every": 0}
 
 _MIN_CHAR: dict[str, Any] = {
@@ -26,9 +26,9 @@ _MIN_CHAR: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The best text that a minute of training on two cores buys; docs/recipes.md says how it was chosen.
+    # The best text after a minute of training on two cores; docs/recipes.md says how it was chosen.
     "fast": {},
-    # The best model that two minutes buy, chosen as docs/recipes.md says.
+    # The best model after two minutes of training; docs/recipes.md says how it was chosen.
     "quality": {
         "hidden_size": 256,
         "seq_length": 32,
@@ -38,9 +38,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "validation": 0.1,
         "sample_every": 2000,
     },
-    # Bendersky's min-char-lstm.py, whose text files of under a million characters it would train on for ever.
+    # Bendersky's min-char-lstm.py, which never stops on a text of under a million characters; this preset does.
     "min-char-lstm": {**_MIN_CHAR, "init": "min-char-lstm"},
-    # The same, modified to show what it writes at each new best only, and to keep what it writes when it writes well.
+    # The same, modified to show samples only at a new lowest smoothed loss, and to save them only if that is low.
     "min-char-lstm-mod-2": {
         **_MIN_CHAR,
         "init": "min-char-lstm",
@@ -51,7 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "show_below": 1 / 4,
         "save_below": 1 / 6,
     },
-    # His min-char-rnn.py, of which that is a version with another cell, and Karpathy's, where it comes from.
+    # Bendersky's min-char-rnn.py, the same program with an RNN, and Karpathy's original of it.
     "min-char-rnn": {**_MIN_CHAR, "cell": "rnn", "init": "min-char-rnn"},
     "karpathy-min-char-rnn": {
         **_MIN_CHAR,
@@ -61,7 +61,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "report_every": 100,
         "sample_every": 100,
     },
-    # Keras' example lstm_text_generation.py.
+    # The Keras example lstm_text_generation.py.
     "keras-lstm-text": {
         **_AS_THE_ORIGINAL,
         "hidden_size": 128,
@@ -128,9 +128,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-#: What a preset sets besides, where a schedule is chosen that is not its own; docs/recipes.md says how it was.
+#: Options that a preset also sets if the user chooses this schedule; docs/recipes.md says how they were chosen.
 WITH_SCHEDULE: dict[tuple[str, str], dict[str, Any]] = {
-    ("min-char-lstm-mod-2", "decay"): {  # the rate that starts higher and is trimmed, of which its author wrote
+    ("min-char-lstm-mod-2", "decay"): {  # its author described a rate that starts higher and decays
         "learning_rate": 0.2,
         "decay_factor": 0.8,
         "decay_every": 50.0,
@@ -139,7 +139,7 @@ WITH_SCHEDULE: dict[tuple[str, str], dict[str, Any]] = {
     },
 }
 
-#: What each preset replaces, in a few words, for `--preset list`.
+#: The program that each preset replaces, for `--preset list`.
 REPLACES = {
     "fast": "-",
     "quality": "-",
@@ -154,5 +154,5 @@ REPLACES = {
 
 
 def is_ours(preset: str) -> bool:
-    """Whether a preset replaces no other program, whose samples it would have to write."""
+    """Return whether a preset is our own; the others reproduce a program and write samples as it does."""
     return REPLACES[preset] == "-"

@@ -7,7 +7,7 @@ from charlstm.errors import UserError
 
 
 def unknown_in_words(count: int, what: str = "skipped") -> str:
-    """Say how many characters are missing from the vocabulary and how they were treated; empty for none."""
+    """Return a phrase such as "3 unknown characters skipped"; empty for a count of zero."""
     return f"{count:,} unknown {'character' if count == 1 else 'characters'} {what}" if count else ""
 
 
@@ -26,6 +26,6 @@ def checked(unknown: Any, *more: str) -> str:
 
 
 def named(character: str) -> str:
-    """The name of a character in messages."""
+    """Return how messages name a character."""
     is_byte = "\udc80" <= character <= "\udcff"  # PEP 383
     return f"0x{ord(character) - 0xDC00:02x}, a byte that is not valid UTF-8," if is_byte else repr(character)

@@ -131,7 +131,9 @@ def test_bench_tells_time_and_floor_of_each_work(monkeypatch, capsys):
     assert told["limits"]["sgemm_gflops"] == 100
     assert _guarded(["bench", "--threads", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == "sgemm 100 GFLOP/s, second-level cache 100 GB/s, memory 100 GB/s, 1.0 exponentials a nanosecond"
+    assert (
+        lines[1] == "sgemm 100 GFLOP/s, second-level cache 100 GB/s, memory 100 GB/s, 1.0 exponentials per nanosecond"
+    )
     assert [line.split()[:2] for line in lines[4:]] == [["seed", "1"], ["sample", "1"]]
     assert all(line.endswith("%") for line in lines[4:])
 
