@@ -60,10 +60,10 @@ def table(names, lower):
     yield "| --- | --- |" + " --- |" * len(ORDERS)
     for name in names:
         found = corpus.load([name], lower=lower)
-        learned, kept_back = found.split(0.1)
+        learned, held_out = found.split(0.1)
         models = [ngram.Model.learn(learned, len(found.vocabulary), order) for order in ORDERS]
         for smoothing in ("kneser-ney", "witten-bell"):
-            bits = [model.bits_per_char(kept_back, smoothing) for model in models]
+            bits = [model.bits_per_char(held_out, smoothing) for model in models]
             best = min(bits)
             cells = [f"**{each:.4f}**" if each == best else f"{each:.4f}" for each in bits]
             yield f"| {found.name}{', --lower' if lower else ''} | {smoothing} | {' | '.join(cells)} |"

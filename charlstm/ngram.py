@@ -280,14 +280,14 @@ def learn_and_measure(
         For a text too short for either, or an unknown order or smoothing.
     """
     begin = perf_counter()
-    learned, kept_back = heldout.split(corpus, validation, validation_from, seed)
+    learned, held_out = heldout.split(corpus, validation, validation_from, seed)
     model = Model.learn(learned, len(corpus.vocabulary), order)
-    bits = model.bits_per_char(kept_back, smoothing) if validation else math.inf
+    bits = model.bits_per_char(held_out, smoothing) if validation else math.inf
     finite, seconds = bits if math.isfinite(bits) else None, perf_counter() - begin
     count = corpus.vocabulary.count_characters
     is_bytes = corpus.vocabulary.unit == "byte"
     of_bytes: dict[str, Any] = {"bytes": len(corpus.ids), "bits_per_byte": finite} if is_bytes else {}
-    per_char = finite and finite * len(kept_back) / count(kept_back)
+    per_char = finite and finite * len(held_out) / count(held_out)
     return model, Figures(
         corpus.name, count(corpus.ids), order, smoothing, model.num_contexts, validation, per_char, seconds, **of_bytes
     )

@@ -42,4 +42,4 @@ def test_no_default_run_ends_in_noise(text, seed):
     measured = [p.val_bits_per_char for p in trainer.run() if p.kind == "evaluation"]
     shares = (np.bincount(trainer.ids, minlength=len(corpus.vocabulary)) + 1) / len(trainer.ids)
     assert measured[0] < np.log2(len(corpus.vocabulary))
-    assert max(measured[1:]) < -np.log2(shares[trainer.kept_back]).mean()
+    assert max(measured[1:]) < -np.log2(shares[trainer.held_out]).mean()

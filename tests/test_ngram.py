@@ -270,13 +270,13 @@ def test_a_large_text_is_measured_a_piece_at_a_time(monkeypatch, smoothing, meas
 def test_the_baseline_is_order_5_of_the_first_five_million(monkeypatch):
     text = made_up_text(3000)
     corpus = Corpus.from_text(text)
-    learned, kept_back = corpus.split(0.1)
+    learned, held_out = corpus.split(0.1)
     V = len(corpus.vocabulary)
-    assert ngram.baseline_bits(learned, kept_back, V) == Model.learn(learned, V, 5).bits_per_char(kept_back)
+    assert ngram.baseline_bits(learned, held_out, V) == Model.learn(learned, V, 5).bits_per_char(held_out)
     assert ngram._LINE_CHARS == 5_000_000
     monkeypatch.setattr(ngram, "_LINE_CHARS", 1000)
-    assert ngram.baseline_bits(learned, kept_back, V) == Model.learn(learned[:1000], V, 5).bits_per_char(kept_back)
-    assert math.isfinite(ngram.baseline_bits(learned[:3], kept_back, V))  # a text too short for order 5
+    assert ngram.baseline_bits(learned, held_out, V) == Model.learn(learned[:1000], V, 5).bits_per_char(held_out)
+    assert math.isfinite(ngram.baseline_bits(learned[:3], held_out, V))  # a text too short for order 5
 
 
 def markov_model(text, order=4):
@@ -316,8 +316,8 @@ def test_the_command_writes_and_measures(charlstm_command, text_file):
     assert len(out) == 155
     assert out[:5] in known
     corpus = Corpus.from_text(text)
-    learned, kept_back = corpus.split(0.1)
-    bits = Model.learn(learned, len(corpus.vocabulary), 5).bits_per_char(kept_back)
+    learned, held_out = corpus.split(0.1)
+    bits = Model.learn(learned, len(corpus.vocabulary), 5).bits_per_char(held_out)
     assert notes[0] == "text    book: 3,000 characters, 11 distinct"
     assert notes[1] == f"model   Markov, order 5, {len(known):,} contexts, kneser-ney"
     figures = f"done    {bits:.4f} bits per character ({bits * math.log(2):.4f} nats), perplexity {2**bits:.2f} on"
@@ -329,9 +329,9 @@ def test_the_command_in_json_and_its_options(charlstm_command, text_file):
     text, corpus = text_file.read_text().lower(), Corpus.from_text(text_file.read_text().lower())
     asked = ("--order", 3, "--smoothing", "witten-bell", "--validation", 0.2, "--lower", "--prime", "ABC", "--json")
     got = json.loads(charlstm_command("ngram", "-", *asked, "--length", 9, stdin=text.upper().encode()).stdout)
-    learned, kept_back = corpus.split(0.2)
+    learned, held_out = corpus.split(0.2)
     model = Model.learn(learned, len(corpus.vocabulary), 3)
-    assert got.pop("bits_per_char") == pytest.approx(model.bits_per_char(kept_back, "witten-bell"), rel=1e-12)
+    assert got.pop("bits_per_char") == pytest.approx(model.bits_per_char(held_out, "witten-bell"), rel=1e-12)
     assert got.pop("text").startswith("abc")
     assert got.pop("seconds") > 0
     assert got == {

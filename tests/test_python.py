@@ -159,11 +159,11 @@ def test_plot(run, tmp_path, monkeypatch):
     figure = run.plot(tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes() == figure._repr_png_() or (tmp_path / "loss.png").stat().st_size > 1000
     [axes] = figure.axes
-    training, kept_back = axes.lines
+    training, held_out = axes.lines
     history = run.history
     np.testing.assert_array_equal(training.get_xdata(), history["iteration"][np.isfinite(history["bits_per_char"])])
     np.testing.assert_array_equal(
-        kept_back.get_ydata(), history["val_bits_per_char"][np.isfinite(history["val_bits_per_char"])]
+        held_out.get_ydata(), history["val_bits_per_char"][np.isfinite(history["val_bits_per_char"])]
     )
     assert axes.get_ylabel() == "bits per character"
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -231,10 +231,10 @@ def _note_baseline(trainer: Any, screen: Any) -> None:
     from charlstm.ngram import baseline_bits
 
     vocabulary = trainer.corpus.vocabulary
-    bits = baseline_bits(trainer.ids, trainer.kept_back, len(vocabulary))
+    bits = baseline_bits(trainer.ids, trainer.held_out, len(vocabulary))
     unit = "byte" if vocabulary.unit == "byte" else "char"
     screen.note(
-        f"baseline: order-5 Markov model, {bits:.3f} bits/{unit} on {len(trainer.kept_back):,} held-out "
+        f"baseline: order-5 Markov model, {bits:.3f} bits/{unit} on {len(trainer.held_out):,} held-out "
         f"{vocabulary.kind}"
     )
 

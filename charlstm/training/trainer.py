@@ -57,7 +57,7 @@ class Trainer:
     def __init__(self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None) -> None:
         self.backend = choose_backend(config.backend, config.cell)
         self.corpus = corpus
-        ids, self.kept_back = heldout.split(corpus, config.validation, config.validation_from, config.seed)
+        ids, self.held_out = heldout.split(corpus, config.validation, config.validation_from, config.seed)
         self.ids = repeated(ids, corpus.spans, corpus.vocabulary)
         self.threads = config.threads or usable_cores()
         self.shape = shape_of(config, len(corpus.vocabulary))
@@ -65,7 +65,7 @@ class Trainer:
         self._resets = Resets(0 if config.windows else config.reset_every, config.batch_size, config.seed)
         self._steps = Steps(config, self.backend, self.shape, self.ids, self.batches, self.threads)
         self._samples = Samples(config, corpus, self.ids, self.shape, self._steps.ops)
-        self._evaluations = Evaluations(config, corpus, self.kept_back, self.shape, self._steps.ops)
+        self._evaluations = Evaluations(config, corpus, self.held_out, self.shape, self._steps.ops)
         self.start_loss = math.log(self.shape.vocab_size) * config.loss_chars
         self._units_per_char = units_per_char(corpus.vocabulary, self.ids)
         self.call_iterations = 1

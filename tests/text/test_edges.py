@@ -97,7 +97,7 @@ def test_the_first_character_after_nothing_has_the_probability_of_the_zero_state
 
 def test_a_text_after_nothing_costs_about_what_was_measured_while_it_was_trained():
     trainer = trained(Corpus.from_text(DNA, "dna"), iterations=300, validation=0.1, validate_every=100, num_layers=1)
-    tail = trainer.corpus.vocabulary.decode(trainer.kept_back)
+    tail = trainer.corpus.vocabulary.decode(trainer.held_out)
     assert trainer.checkpoint().score(tail).bits_per_char == pytest.approx(trainer.marks.best_validation, rel=0.2)
 
 

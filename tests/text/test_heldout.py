@@ -40,12 +40,12 @@ def lines_of(corpus, ids):
 def test_every_line_is_read_or_kept_back_once(text, piece, as_bytes, monkeypatch):
     monkeypatch.setattr(heldout, "_PIECE", piece)
     corpus = Corpus.from_bytes(text.encode()) if as_bytes else Corpus.from_text(text)
-    learned, kept_back = heldout.split(corpus, 0.4, "shuffle-lines", 3)
-    assert len(learned) + len(kept_back) == len(corpus.ids)
+    learned, held_out = heldout.split(corpus, 0.4, "shuffle-lines", 3)
+    assert len(learned) + len(held_out) == len(corpus.ids)
     missing = "" if text.endswith("\n") else "\n"  # the last line has no line break, before and after shuffling
-    whole = corpus.vocabulary.decode(np.concatenate([learned, kept_back]))
+    whole = corpus.vocabulary.decode(np.concatenate([learned, held_out]))
     assert sorted((whole + missing).split("\n")) == sorted((text + missing).split("\n"))
-    assert learned.dtype == kept_back.dtype == corpus.ids.dtype
+    assert learned.dtype == held_out.dtype == corpus.ids.dtype
     assert corpus.vocabulary.decode(learned[-1:]) == "\n"
 
 
@@ -60,11 +60,11 @@ def test_the_order_follows_from_the_seed_alone():
 
 def test_a_large_text_is_mapped(id_cache, monkeypatch):
     corpus = corpora.kept(Corpus.from_text(LIST))
-    learned, kept_back = heldout.split(corpus, 0.2, "shuffle-lines", 3)
+    learned, held_out = heldout.split(corpus, 0.2, "shuffle-lines", 3)
     assert is_mapped(learned.base if learned.base is not None else learned) or is_mapped(learned)
     monkeypatch.undo()
     small_ids = heldout.split(corpus, 0.2, "shuffle-lines", 3)
-    assert [part.tobytes() for part in small_ids] == [learned.tobytes(), kept_back.tobytes()]
+    assert [part.tobytes() for part in small_ids] == [learned.tobytes(), held_out.tobytes()]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path):
     finish(start(corpus, small(**OPTIONS), str(tmp_path / "whole")))
     run = start(corpus, small(**{**OPTIONS, "iterations": 14}), str(tmp_path / "run"))
     finish(run)
-    assert run.trainer.kept_back.tobytes() == heldout.split(corpus, 0.1, "shuffle-lines", 0)[1].tobytes()
+    assert run.trainer.held_out.tobytes() == heldout.split(corpus, 0.1, "shuffle-lines", 0)[1].tobytes()
     assert run.trainer.ids.tobytes() == heldout.split(corpus, 0.1, "shuffle-lines", 0)[0].tobytes()
     assert 'validation_from = "shuffle-lines"' in (tmp_path / "run" / "config.toml").read_text()
     again = resume(tmp_path / "run", chosen={"iterations": 28})
@@ -138,7 +138,7 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path):
 def test_what_is_measured_is_what_score_says_of_those_lines():
     trainer = Trainer(small(**OPTIONS, dtype="float64"), Corpus.from_text(LIST))
     told = [progress.val_bits_per_char for progress in trainer.run() if progress.kind == "evaluation"]
-    text = trainer.corpus.vocabulary.decode(trainer.kept_back)
+    text = trainer.corpus.vocabulary.decode(trainer.held_out)
     assert told[-1] == pytest.approx(trainer.checkpoint().score(text).bits_per_char, rel=1e-9)
 
 

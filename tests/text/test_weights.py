@@ -91,8 +91,8 @@ def test_a_pass_reads_the_copies_and_what_is_kept_back_once():
     assert decode(found.ids) == "aaaa.\nab\nbbbbbb.\ncc\n"  # every text ends in the separator, including the last
     assert found.spans == ((9, 2), (17, 1), (20, 1))
     assert decode(repeated(found.ids, found.spans, found.vocabulary)) == "aaaa.\nab\nbbbbbb.\ncc\naaaa.\nab\n"
-    learned, kept_back = found.split(0.4)
-    assert decode(kept_back) == "bbb.\ncc\n"
+    learned, held_out = found.split(0.4)
+    assert decode(held_out) == "bbb.\ncc\n"
     assert decode(repeated(learned, found.spans, found.vocabulary)) == "aaaa.\nab\nbbbaaaa.\nab\n"
     assert found.remark == (
         "a pass reads a.txt 2 times, b.txt 1 time, c.txt 1 time; the held-out text is the end of all texts, read once"
