@@ -139,8 +139,10 @@ def sample(command, folder):
 def picture(halfway, after, sampled):
     """The session as SVG."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    took, write = (next(k for k, line in enumerate(after) if line.plain.startswith(word)) for word in ("took", "write"))
-    last, dots = after[took : write + 1], Text("...", "dim")
+    first, end = (
+        next(k for k, line in enumerate(after) if line.plain.startswith(word)) for word in ("time  ", "sample  ")
+    )
+    last, dots = after[first : end + 1], Text("...", "dim")
     for line in (Text(f"$ {TRAIN}", "bold"), *halfway, Text(""), dots, *last, dots):
         console.print(line, soft_wrap=True)
     for line in (Text(""), Text(f"$ {SAMPLE}", "bold"), *map(Text, sampled), Text("")):

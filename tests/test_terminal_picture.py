@@ -50,10 +50,16 @@ def test_halfway_is_a_whole_frame_of_the_second_half():
 
 def test_the_picture_has_the_lines_of_the_session():
     svg = terminal.picture(
-        [Text("iteration 1/2")], [Text("lost"), Text("took 1 s"), Text("write here"), Text("more")], ["To be"]
+        [Text("iteration 1/2")], [Text("lost"), Text("time    1 s"), Text("sample  here"), Text("more")], ["To be"]
     )
     shown = re.sub(r"<[^>]+>", "", svg).replace("&#160;", " ")
-    for words in (terminal.TRAIN, "iteration 1/2", "took 1 s", "write here", "To be"):
+    for words in (
+        terminal.TRAIN,
+        "iteration 1/2",
+        "time    1 s",
+        "sample  here",
+        "To be",
+    ):
         assert words.replace('"', "&quot;") in shown or words in shown, words
     assert "lost" not in shown
     assert "more" not in shown
