@@ -158,9 +158,12 @@ def test_plot(run, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     figure = run.plot(tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes() == figure._repr_png_() or (tmp_path / "loss.png").stat().st_size > 1000
-    [axes] = figure.axes
-    training, held_out = axes.lines
+    axes, rate = figure.axes
+    single, training, held_out, best = axes.lines
     history = run.history
+    np.testing.assert_allclose(single.get_ydata(), history["loss"] / np.log(2))
+    np.testing.assert_array_equal(best.get_ydata(), np.nanmin(history["val_bits_per_char"]))
+    np.testing.assert_array_equal(rate.lines[0].get_ydata(), history["learning_rate"])
     np.testing.assert_array_equal(training.get_xdata(), history["iteration"][np.isfinite(history["bits_per_char"])])
     np.testing.assert_array_equal(
         held_out.get_ydata(), history["val_bits_per_char"][np.isfinite(history["val_bits_per_char"])]

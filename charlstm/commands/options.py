@@ -71,17 +71,18 @@ UNKNOWN = word_option(
 BACKEND = word_option("--backend", choices="auto|numpy|numba|cupy", default="auto", help="compute backend [auto]")
 
 
-def _newest(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """RUN, or the newest run, named in a line on stderr; None while a shell completes a command line."""
-    if value is None and not ctx.resilient_parsing:
-        from charlstm.runs.begin import newest
+def newest(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """RUN, or the newest run, named in a line on stderr; unchanged while a shell completes a command line."""
+    if not value and value != "" and not ctx.resilient_parsing:
+        from charlstm.runs import begin
 
-        value = str(newest(ctx.info_name or ""))
-        click.echo(f"run     {value}", err=True)
+        run = str(begin.newest(ctx.info_name or ""))
+        click.echo(f"run     {run}", err=True)
+        return (run,) if param.nargs == -1 else run
     return value
 
 
-RUN = click.argument("run", required=False, type=Place(), callback=_newest)
+RUN = click.argument("run", required=False, type=Place(), callback=newest)
 
 
 def write(text: str) -> None:

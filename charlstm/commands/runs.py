@@ -1,8 +1,9 @@
-"""Commands about a run folder: verify its files, and inspect their contents."""
+"""Commands about run folders: verify their files, inspect their contents, and plot their curves."""
 
 import click
 
-from charlstm.commands.options import CHECKPOINT_LAST, RUN
+from charlstm.commands.layout import Place, word_option
+from charlstm.commands.options import CHECKPOINT_LAST, RUN, newest
 from charlstm.errors import RunFailed
 
 
@@ -72,4 +73,39 @@ def inspect_run(run: str, checkpoint: str, as_json: bool) -> int:
         loss = None if bits is None else math.log(2) * bits
         figures = " ".join(f"{'-' if each is None else in_words(each, 4):>9}" for each in (loss, bits, held_out))
         click.echo(f"{line['iteration']:12,} {figures} {line['learning_rate']:9.2g}")
+    return 0
+
+
+@click.command(short_help="Plot the loss of one or several runs.")
+@click.argument("runs", nargs=-1, type=Place(), metavar="[RUN]...", callback=newest)
+@word_option("--by", choices="iterations|chars|seconds", default="iterations", help="x axis [iterations]")
+@click.option(
+    "-o", "--out", metavar="FILE", multiple=True,
+    help="image to write, a PNG, SVG or PDF by its name; several times for several [loss.png and loss.svg in RUN's "
+    "folder; for several runs, in this one]",
+)  # fmt: skip
+def plot(runs: tuple[str, ...], by: str, out: tuple[str, ...]) -> int:
+    """Plot bits per character and the learning rate of each RUN, by default the newest run in runs/.
+
+    One run shows the losses of single iterations, their means from report to report, and the held-out points with the
+    best one marked. Several runs are laid over each other. A run that is still training can be plotted, too. Prints the
+    names of the images. Needs matplotlib: pip install 'charlstm[plots]'.
+    """
+    from pathlib import Path
+
+    from charlstm.runs import disk
+    from charlstm.runs.inspection import curves
+    from charlstm.show import plotting
+
+    folder = Path(runs[0]) if len(runs) == 1 else Path()
+    files = [Path(each) for each in out] or [folder / f"loss.{kind}" for kind in ("png", "svg")]
+    kinds = [plotting.kind_of(file) for file in files]
+    figure = plotting.plot([curves(run) for run in runs], by)
+    for file, kind in zip(files, kinds, strict=True):
+        image = plotting.image(figure, kind)
+        try:
+            disk.write(file, image)
+        except OSError as error:
+            raise RunFailed(f"{file}: cannot be written: {error.strerror or error}") from None
+        click.echo(file)
     return 0

@@ -10,8 +10,9 @@ from typing import Any
 from charlstm.errors import UserError
 from charlstm.model.checkpoint import Checkpoint, find
 from charlstm.runs import store
-from charlstm.runs.records import METRICS, SAMPLES
+from charlstm.runs.records import CONFIG, METRICS, SAMPLES, columns
 from charlstm.settings.config import Config, from_preset
+from charlstm.show.plotting import Curves
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _samples(content: bytes) -> str:
     return f"{len(content):,} bytes"
 
 
-_LOOKS = {"config.toml": _config, "environment.json": _environment, METRICS: _metrics, SAMPLES: _samples}
+_LOOKS = {CONFIG: _config, "environment.json": _environment, METRICS: _metrics, SAMPLES: _samples}
 
 
 def _lines(content: bytes) -> list[dict[str, Any]]:
@@ -148,6 +149,28 @@ def inspect(run: str | Path, checkpoint: str = "last") -> dict[str, Any]:
         "machine": model.machine,
         "history": history,
     }
+
+
+def curves(run: str | Path) -> Curves:
+    """The curves of a run, which may still be training, from its config.toml and metrics.jsonl.
+
+    Raises
+    ------
+    UserError
+        If it is not the folder of a run, or a file cannot be read.
+    """
+    folder = Path(run)
+    try:
+        config = Config(**tomllib.loads((folder / CONFIG).read_text("utf-8")))
+    except OSError as error:
+        raise UserError(f"{run}: expected the folder of a run: {CONFIG}: {error.strerror or error}") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{folder / CONFIG}: damaged: {error}") from None
+    try:
+        history = columns(folder / METRICS, config.loss_chars)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder / METRICS}: damaged: {error}") from None
+    return Curves(str(run), history, "byte" if config.bytes else "character")
 
 
 def _history(path: Path, chars: int, rows: int = 10) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from charlstm.settings.config import Config
 from charlstm.training.progress import Progress
 
 _SUMS = ("loss", "smooth_loss")  # columns of metrics.jsonl summed over a sequence
-METRICS, SAMPLES = "metrics.jsonl", "samples.txt"
+CONFIG, METRICS, SAMPLES = "config.toml", "metrics.jsonl", "samples.txt"
 
 
 def sample_block(progress: Progress) -> bytes:

@@ -275,9 +275,9 @@ class Run:
         UserError
             If matplotlib is not installed, or the run has no reports yet.
         """
-        from charlstm.show.plotting import curves
+        from charlstm.show.plotting import Curves, plot
 
-        figure = curves(self.history, str(self.folder), self._unit)
+        figure = plot([Curves(str(self.folder), self.history, self._unit)])
         if path is not None:
             figure.savefig(path)
         return figure

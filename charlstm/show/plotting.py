@@ -1,54 +1,151 @@
-"""Plots of a run's curves; the only module that needs matplotlib."""
+"""Plots of the curves of one or several runs; the only module that needs matplotlib."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from charlstm.errors import UserError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+#: What the curves may be plotted against: the column of metrics.jsonl, and the label of the axis.
+AXES = {
+    "iterations": ("iteration", "iterations"),
+    "chars": ("chars", "characters read"),
+    "seconds": ("seconds", "seconds of training"),
+}
+#: Okabe and Ito's colours, which readers with any kind of colour vision can tell apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+KINDS = ("png", "svg", "pdf")
+_UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+_BEGINNING = 0.03  # fraction of the x axis whose losses, several times those of the rest, do not set the scale
+_SHORT = {"character": "char", "byte": "byte"}
 
-def curves(history: dict[str, np.ndarray], name: str, unit: str = "character") -> "Figure":
-    """Plot bits per character against iterations, for training and, if present, for the held-out text.
+
+class Curves(NamedTuple):
+    """What is plotted of one run: its name, and the columns of its metrics.jsonl, with losses per character."""
+
+    name: str
+    history: dict[str, np.ndarray]
+    unit: str = "character"
+
+
+def plot(runs: Sequence[Curves], by: str = "iterations") -> "Figure":
+    """Plot bits per character, and the learning rate below, as a figure 600 pixels wide (at 100 per inch).
+
+    One run shows the losses of single iterations, their means from report to report, and the held-out points with the
+    best one marked. Several runs, each in its colour, show the means and the held-out points.
+
+    Parameters
+    ----------
+    runs : the runs, all of characters or all of bytes
+    by : a key of :data:`AXES`
 
     Raises
     ------
     UserError
-        If matplotlib is not installed, or the run has no reports yet.
+        If matplotlib is not installed, `by` is none of AXES, a run has no reports yet, or some runs count bytes and
+        some characters.
     """
     try:
         from matplotlib import figure as figures
+        from matplotlib import ticker
     except ImportError:
         raise UserError("plot: needs matplotlib: pip install 'charlstm[plots]'") from None
-    if not len(history.get("iteration", ())):
-        raise UserError(f"plot: {name} has no reports yet; --report-every sets how often they come")
+    if by not in AXES:
+        raise UserError(f"--by: expected one of {', '.join(AXES)}, got {by!r}")
+    for run in runs:
+        if not len(run.history.get("iteration", ())):
+            raise UserError(f"plot: {run.name} has no reports yet; --report-every sets how often they come")
+        if run.unit != runs[0].unit:
+            raise UserError(f"plot: {run.name} counts {run.unit}s, but {runs[0].name} counts {runs[0].unit}s")
 
     class Figure(figures.Figure):
         """A figure that notebooks display as an image."""
 
         def _repr_png_(self) -> bytes:
-            import io
+            return image(self, "png")
 
-            content = io.BytesIO()
-            self.savefig(content, format="png")
-            return content.getvalue()
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for column, label in ((f"bits_per_{_SHORT[unit]}", "training"), (f"val_bits_per_{_SHORT[unit]}", "held-out")):
-        if column in history:
-            _draw(axes, history["iteration"], history[column], label)
-    axes.set(xlabel="iteration", ylabel=f"bits per {unit}", title=name)
-    axes.grid(alpha=0.3)
-    axes.legend()
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    loss, rate = figure.subplots(2, sharex=True, height_ratios=(4, 1))
+    column, label = AXES[by]
+    heights = []
+    for run, colour in zip(runs, _repeated(_COLOURS, len(runs)), strict=True):
+        heights.append(_draw(loss, run, column, colour, len(runs) == 1))
+        rate.plot(run.history[column], run.history["learning_rate"], color=colour, linewidth=1)
+    bottom, top = min(low for low, _ in heights), max(high for _, high in heights)
+    loss.set_ylim(bottom - 0.05 * (top - bottom or 1), top + 0.1 * (top - bottom or 1))
+    loss.set(ylabel=f"bits per {runs[0].unit}", title=runs[0].name if len(runs) == 1 else None)
+    rate.set(xlabel=label, ylabel="learning\nrate")
+    rate.xaxis.set_major_locator(ticker.MaxNLocator(6))
+    rate.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
+    for axes in (loss, rate):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    loss.legend(fontsize="small")
     return figure
 
 
-_SHORT = {"character": "char", "byte": "byte"}
+def image(figure: "Figure", kind: str) -> bytes:
+    """A figure as a PNG, 1,200 pixels wide, or as another kind that matplotlib writes; the same bytes every time."""
+    import io
+
+    import matplotlib
+
+    content = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "charlstm", "svg.fonttype": "path"}):
+        figure.savefig(content, format=kind, dpi=200, metadata=_UNDATED.get(kind))
+    return content.getvalue()
 
 
-def _draw(axes: Any, iterations: np.ndarray, values: np.ndarray, label: str) -> None:
+def kind_of(file: Path) -> str:
+    """The kind of image that a file name asks for.
+
+    Raises
+    ------
+    UserError
+        If it is none that can be written.
+    """
+    kind = file.suffix.lower().removeprefix(".")
+    if kind not in KINDS:
+        raise UserError(f"{file}: expected a name that ends in .{', .'.join(KINDS[:-1])} or .{KINDS[-1]}")
+    return kind
+
+
+def _draw(axes: "Axes", run: Curves, column: str, colour: str, is_alone: bool) -> tuple[float, float]:
+    """Draw the curves of a run; return the least and the greatest height that should be visible."""
+    short, history = _SHORT[run.unit], run.history
+    training = _points(history, column, f"bits_per_{short}")
+    held_out = _points(history, column, f"val_bits_per_{short}")
+    ranges = [training, held_out]
+    if is_alone:
+        raw = _points({**history, "raw": history["loss"] / np.log(2)}, column, "raw")
+        axes.plot(*raw, color=colour, alpha=0.3, linewidth=0.7, label="single iterations")
+    few = "." if len(training[0]) < 30 else None
+    axes.plot(*training, color=colour, marker=few, label="training" if is_alone else run.name)
+    if len(held_out[0]):
+        held_out_colour = _COLOURS[1] if is_alone else colour
+        label = "held-out" if is_alone else f"{run.name}, held-out"
+        axes.plot(*held_out, color=held_out_colour, linestyle="--", marker=".", label=label)
+        best = int(np.argmin(held_out[1]))
+        x, y = held_out[0][best], held_out[1][best]
+        axes.plot(x, y, color=held_out_colour, marker="*", markersize=12, linestyle="", label=f"best: {y:.3f}")
+    end = max(float(x[-1]) for x, _ in ranges if len(x))
+    later = [y[x >= _BEGINNING * end] for x, y in ranges]
+    heights = np.concatenate([y for y in later if len(y)])
+    return float(heights.min()), float(heights.max())
+
+
+def _points(history: dict[str, np.ndarray], column: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The finite values of a column, and where they are on the x axis."""
+    values = history.get(name, np.empty(0))
     is_there = np.isfinite(values)
-    axes.plot(iterations[is_there], values[is_there], label=label, marker="." if is_there.sum() < 30 else None)
+    return (history[column][is_there], values[is_there]) if len(values) else (values, values)
+
+
+def _repeated(values: Sequence[Any], count: int) -> list[Any]:
+    return [values[n % len(values)] for n in range(count)]
