@@ -141,11 +141,11 @@ def test_the_bars():
     assert found["seed, 2 threads, against pytorch"][1:] == ("at least 12x", "16.00x", True)
     assert found["seed, 1 thread, against numpy_loop"][1:] == ("at least 20x", "", None)
     assert found["sample, 1 thread, against pytorch"][1:] == ("at least 15x", "12.00x", False)
-    assert found["sample, characters a second on one thread"][2:] == ("200,000", False)
+    assert found["sample, characters per second on one thread"][2:] == ("200,000", False)
     assert found["keras, 2 threads, against pytorch"].passed is None
     assert found["charlstm --help"].passed is True
-    assert found["first training step of all, kernels compiled in it"][2:] == ("30.00 s", False)
-    assert found["allocations an iteration, seed, 1 threads"].passed is False
+    assert found["first training step, compiling the kernels"][2:] == ("30.00 s", False)
+    assert found["allocations per iteration, seed, 1 threads"].passed is False
     assert [bar.measured for bar in found.values() if "busy" in bar.what] == ["1.75x"]
     text = bars.as_text(found.values())
     assert re.search(r"^MISSED +1.10x +at least 1.15x +seed, 1 thread, against plain_c$", text, re.M)
