@@ -19,7 +19,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure everything into benchmarks/results/MACHINE.json")
-    run.add_argument("--quick", action="store_true", help="run all benchmarks with tiny counts, to check that they work")
+    run.add_argument("--quick", action="store_true", help="run all benchmarks with tiny counts, to see that they work")
     run.add_argument("--only", metavar="WORD", help="run only benchmarks with WORD in their names, and write last.json")
     show = commands.add_parser("report", help="write tables and charts from the results of this machine")
     show.add_argument("file", nargs="?", help="read this file of benchmarks/results instead")

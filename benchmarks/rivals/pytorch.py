@@ -24,7 +24,7 @@ def make(work, ids, threads, usual=False):
 
 
 def build(theta, shape):
-    """Build nn.LSTM (nn.GRU, nn.RNN) and nn.Linear from parameters theta (N,), in its dtype; our columns are their rows.
+    """Build nn.LSTM (nn.GRU, nn.RNN) and nn.Linear from theta (N,), in its dtype: our columns are their rows.
 
     PyTorch's second bias is 0 where our cell has only one.
     """
