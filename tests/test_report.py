@@ -1,4 +1,4 @@
-"""Tables and charts agree with the results, and edits by hand are noticed."""
+"""Tables and charts agree with the results, and the checks detect edits by hand."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ def contestant(name, threads, median, **more):
 
 
 def made_up():
-    """Results with made-up figures."""
+    """Return results with made-up figures."""
     seed = [
         contestant("ours", 1, 100e-6),
         contestant("ours", 2, 50e-6),
@@ -169,9 +169,9 @@ def test_the_readme_has_a_row_for_each_of_four_works_on_the_most_threads():
     assert chart.endswith("(docs/speed.svg)")
 
 
-# ------------------------------------------------------------------------------------------------- edited by hand
+# -------------------------------------------------------------------------------------------------- edits by hand
 def test_pages_and_charts_are_what_the_results_give():
-    """If this fails, run `python -m benchmarks report`; figures are never typed."""
+    """If this fails, run `python -m benchmarks report`; never type figures by hand."""
     path = report.results_named_in(report.PAGE.read_text())
     for page, make in ((report.PAGE, report.section), (report.README, report.summary)):
         assert report.between_marks(page.read_text()) == report.expected(path, make), page.name
@@ -182,7 +182,7 @@ def test_pages_and_charts_are_what_the_results_give():
 
 @pytest.fixture
 def reported(tmp_path, monkeypatch):
-    """Copies of pages, charts and results, after the report has been made."""
+    """Provide copies of pages, charts and results, with a freshly made report."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: make bench")
     (tmp_path / "docs").mkdir()
     for name in ("README.md", "docs/benchmarks.md"):
