@@ -1,4 +1,4 @@
-"""Compile the CUDA source with NVRTC for every architecture; check registers, spills, shared memory and unwanted PTX."""
+"""Compile the CUDA source with NVRTC for every architecture; check registers, spills, shared memory and PTX."""
 
 import re
 from functools import cache

@@ -1,4 +1,4 @@
-"""Train, sample and score on the GPU backend, emulated where there is no GPU; check the messages where it is missing."""
+"""Train, sample and score on the GPU backend, emulated if there is no GPU; check the messages if it is missing."""
 
 import ctypes
 import json

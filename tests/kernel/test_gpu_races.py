@@ -1,7 +1,6 @@
 """Run the CUDA source on the CPU under sanitizers, which find races and out-of-bounds accesses.
 
 Removing any barrier must make them report an error.
-
 """
 
 import os
