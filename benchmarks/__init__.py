@@ -1,1 +1,1 @@
-"""Benchmarks, under pytest-benchmark: ``make bench``. They also measure the rivals that charlstm is compared with."""
+"""Benchmarks of charlstm and of its rivals, run by pytest-benchmark: ``make bench``."""

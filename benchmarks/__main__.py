@@ -1,6 +1,6 @@
 """``python -m benchmarks run`` measures; ``python -m benchmarks report`` makes tables and charts from the results.
 
-The kernels' tests run first; if one fails, nothing is measured.
+`run` tests the kernels first and measures nothing if a test fails.
 """
 
 import argparse
@@ -19,11 +19,11 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure everything into benchmarks/results/MACHINE.json")
-    run.add_argument("--quick", action="store_true", help="tiny counts: do all of them run?")
-    run.add_argument("--only", metavar="WORD", help="benchmarks with WORD in their names, into last.json")
+    run.add_argument("--quick", action="store_true", help="run all benchmarks with tiny counts, to see that they work")
+    run.add_argument("--only", metavar="WORD", help="run only benchmarks with WORD in their names, and write last.json")
     show = commands.add_parser("report", help="write tables and charts from the results of this machine")
-    show.add_argument("file", nargs="?", help="a file of benchmarks/results to take instead")
-    show.add_argument("--bars", action="store_true", help="print what the figures must reach, and change nothing")
+    show.add_argument("file", nargs="?", help="read this file of benchmarks/results instead")
+    show.add_argument("--bars", action="store_true", help="print every figure beside its target, and write nothing")
     arguments = parser.parse_args()
     return measure(arguments.quick, arguments.only) if arguments.command == "run" else tell(arguments)
 
@@ -31,10 +31,10 @@ def main():
 def measure(quick, only):
     load = bench.load_average()
     if load and load > 0.5 and not quick:
-        print(f"the machine is busy (load {load}): figures of several threads will be worth little", file=sys.stderr)
+        print(f"the machine is busy (load {load}), so figures for several threads will be unreliable", file=sys.stderr)
     tests = [sys.executable, "-m", "pytest", "-q", "tests/kernel/test_chain.py"]
     if subprocess.run(tests, cwd=ROOT, check=False).returncode != 0:
-        print("a test of the kernels is red: nothing is measured", file=sys.stderr)
+        print("a test of the kernels failed: nothing is measured", file=sys.stderr)
         return 1
     last = results.FOLDER / "last.json"
     path = last if only else results.FOLDER / f"{results.name_of_machine()}.json"
@@ -47,7 +47,7 @@ def measure(quick, only):
         print("a benchmark failed: its results are not kept", file=sys.stderr)
         return 1
     if quick:
-        print("all of them run; so few iterations tell no speed")
+        print("all benchmarks run; so few iterations say nothing about speed")
         return 0
     found = results.read(last)
     rows = bars.bars(found)
@@ -62,13 +62,13 @@ def measure(quick, only):
 def tell(arguments):
     path = Path(arguments.file) if arguments.file else results.FOLDER / f"{results.name_of_machine()}.json"
     if not path.exists():
-        print(f"{path}: no such file; python -m benchmarks run makes it", file=sys.stderr)
+        print(f"{path}: no such file; python -m benchmarks run writes it", file=sys.stderr)
         return 2
     if arguments.bars:
         print(bars.as_text(bars.bars(results.read(path))))
         return 0
     if path.resolve().parent != results.FOLDER.resolve():
-        print(f"{path}: the page can only name results that lie in benchmarks/results", file=sys.stderr)
+        print(f"{path}: expected a file in benchmarks/results, because the page names it", file=sys.stderr)
         return 2
     if find_spec("matplotlib") is None:
         print("the charts need matplotlib: make bench installs it", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The bars: targets for the figures, each with the measured value."""
+"""The bars: each pairs a target with the measured figure."""
 
 from typing import NamedTuple
 
@@ -7,12 +7,12 @@ from benchmarks import results as read
 
 class Bar(NamedTuple):
     what: str
-    wanted: str  # in words; empty if a figure is wanted without a target
-    measured: str  # in words; empty if it was not measured
-    passed: bool | None  # None without a target or without a figure
+    wanted: str  # the target in words; empty if the figure is only reported
+    measured: str  # the figure in words; empty if it was not measured
+    passed: bool | None  # None if the target or the figure is missing
 
 
-#: work, our threads, rival, target speed as a multiple of the rival's
+#: Work, number of our threads, rival, and target: our speed as a multiple of the rival's.
 RATIOS = (
     ("seed", 1, "jax", 1.4), ("seed", 1, "plain_c", 1.15), ("seed", 1, "pytorch", 9), ("seed", 1, "numpy_loop", 20),
     ("seed", 2, "jax", 2), ("seed", 2, "pytorch", 12), ("seed", 2, "numpy_loop", 28),
@@ -24,11 +24,11 @@ RATIOS = (
     ("sample", 1, "pytorch", 15),
     ("seed", 1, "pytorch_usual", 9), ("seed", 2, "pytorch_usual", 12), ("sample", 1, "pytorch_usual", 15),
 )  # fmt: skip
-#: benchmark, description, target in seconds at most
+#: Benchmark, description, and target: the most seconds allowed.
 STARTS = (
     ("test_help", "charlstm --help", 0.25),
-    ("test_first_step_of_a_warm_cache", "first training step, kernels compiled before", 1.5),
-    ("test_first_step_of_a_cold_cache", "first training step of all, kernels compiled in it", 20),
+    ("test_first_step_of_a_warm_cache", "first training step, with cached kernels", 1.5),
+    ("test_first_step_of_a_cold_cache", "first training step, compiling the kernels", 20),
 )
 NOT_HERE = (
     ("1 GB of text", "less than 400 MB of anonymous memory"),
@@ -38,7 +38,7 @@ NOT_HERE = (
 
 
 def bars(results):
-    """Every bar, in the order of the tables above."""
+    """Return every bar, in the order of the tables above."""
     return [
         *(_ratio(results, *row) for row in RATIOS),
         _sampling(results),
@@ -62,7 +62,7 @@ def _ratio(results, work, threads, rival, wanted):
 
 def _sampling(results):
     race = read.race_of(results, "sample")
-    what, wanted = "sample, characters a second on one thread", "at least 250,000"
+    what, wanted = "sample, characters per second on one thread", "at least 250,000"
     if not race:
         return Bar(what, wanted, "", None)
     rate = 1 / read.best(race, "ours", 1)["median"]
@@ -81,20 +81,20 @@ def _allocations(results):
     for each in results["benchmarks"]:
         if "bytes_per_iteration" in each:
             count = each["arrays_per_iteration"] + each["bytes_per_iteration"]
-            what = f"allocations an iteration, {each['work']}, {each['threads']} threads"
+            what = f"allocations per iteration, {each['work']}, {each['threads']} threads"
             yield Bar(what, "none", f"{count:g}", count == 0)
 
 
 def _busy(results):
     for each in results["benchmarks"]:
         if "busy" in each:
-            what = f"{each['work']}, {each['threads']} threads, time beside a busy program to that beside none"
+            what = f"{each['work']}, {each['threads']} threads, time with one core busy, relative to an idle machine"
             yield Bar(what, "at most 2.2x", f"{each['ratio']:.2f}x", each["ratio"] <= 2.2)
 
 
 def as_text(rows):
-    """The bars as a table for a terminal."""
-    lines = [f"{'':7} {'measured':>12}  {'bar':44} what"]
+    """Format the bars as a table for a terminal."""
+    lines = [f"{'':7} {'measured':>12}  {'target':44} figure"]
     for bar in rows:
         verdict = {True: "passed", False: "MISSED", None: ""}[bar.passed]
         lines.append(f"{verdict:7} {bar.measured or 'not measured':>12}  {bar.wanted or 'none':44} {bar.what}")

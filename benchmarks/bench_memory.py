@@ -1,4 +1,4 @@
-"""Memory: the peak of a training process, and what an iteration allocates after warm-up, which should be nothing."""
+"""Memory: the peak of a training process, and the allocations per iteration after warm-up, which should be 0."""
 
 import json
 import subprocess

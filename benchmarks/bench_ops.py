@@ -1,4 +1,4 @@
-"""Time of single ops: numba and the reference in turns, on one thread; matrix products also relative to peak sgemm."""
+"""Time of single ops on one thread: numba and the reference take turns; products are also compared with peak sgemm."""
 
 import os
 import time
@@ -27,7 +27,7 @@ def _one_thread():
 
 
 def in_turns(benchmark, op, make, flops=0, machine_limits=None):
-    """Measure, for both backends in turns, the function without arguments that `make(ops)` returns."""
+    """Time the function that `make(ops)` returns, alternating between both backends; it takes no arguments."""
     runs = {name: make(kernels.load(name)) for name in ("numba", "numpy")}
     times = {name: [] for name in runs}
     counts = {name: _count(run) for name, run in runs.items()}
@@ -56,7 +56,7 @@ def _count(run):
 
 
 def layer(T, B, V, H):
-    """Arguments of a layer that reads ids, in float32."""
+    """Return float32 arguments for a layer that reads ids."""
     random = np.random.RandomState(0)
     x = random.randint(0, V, (T, B)).astype(np.int32)
     dims = ((B, H), (B, H), (V, 4 * H), (H, 4 * H), (4 * H,))
@@ -90,7 +90,7 @@ def test_lstm_backward(benchmark, size, machine_limits):
 
 @pytest.mark.parametrize("with_buffers", [False, True], ids=["", "out"])
 def test_a_call_of_the_smallest_layer(benchmark, with_buffers):
-    """T = B = 1, H = 16: the overhead of a call, and the part of it that the argument checks take."""
+    """Measure the overhead of a call (T = B = 1, H = 16), and the argument checks' share of it."""
     x, h0, c0, W_x, W_h, b = arguments = layer(1, 1, 71, 16)
     out = tuple(np.zeros(each, "float32") for each in ((2, 1, 16), (2, 1, 16), (1, 1, 64))) if with_buffers else None
     in_turns(benchmark, "call", lambda ops: lambda: ops.lstm_forward(*arguments, out=out))

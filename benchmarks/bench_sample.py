@@ -1,4 +1,4 @@
-"""Time per sampled character: ours and PyTorch's in turns, one stream, temperature 1."""
+"""Time per sampled character, with one stream at temperature 1; ours and PyTorch take turns."""
 
 from benchmarks.process import field, race
 from charlstm.measure.bench import WORKS

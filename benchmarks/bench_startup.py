@@ -1,4 +1,4 @@
-"""Waiting times before training: help, the first step, and the first step ever."""
+"""Start-up times: help, the first training step with cached kernels, and the first with an empty cache."""
 
 import json
 import os
@@ -15,13 +15,13 @@ TRAIN = ("train", "--preset", "min-char-lstm", "--iterations", "1", "--report-ev
 
 
 def command():
-    """The installed command, or `python -m charlstm`, which does the same."""
+    """Return the installed command, or else `python -m charlstm`, which does the same."""
     beside = Path(sys.executable).with_name("charlstm")
     return [str(beside)] if beside.exists() else [sys.executable, "-m", "charlstm"]
 
 
 def until_first_line(arguments, folder, environment=None):
-    """Seconds from starting the command to its first line on standard output."""
+    """Return the seconds from starting the command to its first line on standard output."""
     begin = time.perf_counter()
     with subprocess.Popen(
         [*command(), *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -35,7 +35,7 @@ def until_first_line(arguments, folder, environment=None):
 
 
 def test_help(benchmark, tmp_path):
-    """From the command `charlstm --help` to its exit."""
+    """Time `charlstm --help` from start to exit."""
     times = []
 
     def run():
@@ -47,7 +47,7 @@ def test_help(benchmark, tmp_path):
 
 
 def test_first_step_of_a_warm_cache(benchmark, tmp_path):
-    """From the command to the report of the first iteration, with kernels compiled before."""
+    """Time the command up to its report of the first iteration, with kernels in the cache."""
     times = []
 
     def run():
@@ -62,7 +62,7 @@ def test_first_step_of_a_warm_cache(benchmark, tmp_path):
 
 @pytest.mark.skipif(QUICK, reason="takes as long as compiling does")
 def test_first_step_of_a_cold_cache(benchmark, tmp_path):
-    """The same with an empty NUMBA_CACHE_DIR, so that kernels are compiled."""
+    """Time the same with an empty NUMBA_CACHE_DIR, so that it compiles the kernels."""
     times = []
 
     def run():

@@ -1,7 +1,7 @@
-"""Time of a training iteration: ours, by backend, dtype and threads, and every rival's, in turns.
+"""Time per training iteration: ours by backend, dtype and threads, and each rival's; the contestants take turns.
 
-pytest-benchmark's own figure is one of our rounds on one thread; everybody's seconds per iteration, median and spread,
-are in `extra_info`. Compile time is not included and is reported separately (warm_up_seconds).
+pytest-benchmark's own figure times our rounds on one thread; `extra_info` holds the seconds per iteration of every
+contestant, as median and spread. It reports compile time separately (warm_up_seconds).
 """
 
 import subprocess
@@ -26,7 +26,7 @@ def test_training(benchmark, name, machine_limits):
 
 @pytest.mark.parametrize(("kind", "size"), [(kind, size) for kind, sizes in COSTS.items() for size in sizes])
 def test_cost(benchmark, kind, size, machine_limits):
-    """Our time per iteration against H (B = 1, T = 16, Adagrad), and against B (H = 256, T = 32, Adam)."""
+    """Measure our time per iteration as a function of H (B = 1, T = 16, Adagrad) and of B (H = 256, T = 32, Adam)."""
     work = WORKS[f"{kind}-{size}"]
     benchmark.extra_info["floor"] = {str(n): work.floor(machine_limits, n) for n in teams()}
     race(
@@ -40,7 +40,7 @@ def test_cost(benchmark, kind, size, machine_limits):
 
 @pytest.mark.parametrize("name", ["h256-b16"] if QUICK else ["h256-b16", "seed"])
 def test_busy_neighbour(benchmark, name):
-    """Training on two threads while another program keeps one core busy, relative to training without it."""
+    """Compare training on two threads while another program keeps one core busy with training on an idle machine."""
     cores = usable_cores()
     running = Process(Contestant("ours", max(2, cores)), name)
     quiet, busy = [], []

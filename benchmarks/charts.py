@@ -1,6 +1,6 @@
-"""The two charts of the README, as SVG that is identical to the byte for the same results and version of matplotlib.
+"""Draws the two charts as SVG, byte for byte the same for the same results and version of matplotlib.
 
-Ours is blue and all others grey, so that no two colours need to be told apart; the background is white on any page.
+Ours is blue and the rivals are grey, so readers need not tell two colours apart; the background is always white.
 """
 
 import matplotlib as mpl
@@ -33,7 +33,7 @@ PANELS = ("seed", "sample", "h256-b16", "keras", "torch-rnn-128", "torch-rnn-512
 
 
 def draw(results, results_digest, speed, cost):
-    """Write both charts; each ends with a comment that names the results it was drawn from."""
+    """Write both charts; the comment at the end of each holds the digest of its results."""
     with mpl.rc_context(STYLE):
         for path, figure in ((speed, speed_chart(results)), (cost, cost_chart(results))):
             figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
@@ -44,7 +44,7 @@ def draw(results, results_digest, speed, cost):
 
 # ------------------------------------------------------------------------------------------- iterations per second
 def speed_chart(results):
-    """Iterations per second by rival, one panel per work."""
+    """Draw iterations per second by contestant, one panel per work."""
     panels = [(work, bars_of(race)) for work in PANELS if (race := read.race_of(results, work))]
     heights = [len(bars) + 1.6 for _, bars in panels]
     half = sum(heights) / 2
@@ -65,7 +65,7 @@ def speed_chart(results):
 
 
 def bars_of(race):
-    """(label, iterations per second, whether ours), in the legend's order: ours first, each rival's best."""
+    """Return (label, iterations per second, whether it is ours) for each contestant, ours first."""
     bars = []
     for threads in read.thread_counts(race):
         bars.append((f"ours, {_threads(threads)}", 1 / read.ours(race, threads)["median"], True))
@@ -100,7 +100,7 @@ def _bars(axes, work, bars):
 
 # ------------------------------------------------------------------------------------------------------------- cost
 def cost_chart(results):
-    """Time per iteration against H and against B, log-log, with the floor."""
+    """Draw the time per iteration and its floor as functions of H and of B, on log-log axes."""
     figure, panels = plt.subplots(1, 2, figsize=(9.5, 4.1), layout="constrained")
     _cost(panels[0], read.costs(results, "cost-h"), "hidden units H", "B = 1, T = 16, Adagrad")
     _cost(panels[1], read.costs(results, "cost-b"), "streams B", "H = 256, T = 32, Adam, norm clipped")
@@ -140,7 +140,7 @@ def _cost(axes, costs, label, title):
 
 def _label_ends(axes, x, ends):
     """Label each line at its right end, from the top down, with labels at least one text line apart."""
-    axes.figure.canvas.draw()  # so that positions on paper are known
+    axes.figure.canvas.draw()  # drawing fixes the positions of the lines, which the labels need
     points = 72 / axes.figure.dpi
     lowest = float("inf")
     for y, text, colour in sorted(ends, reverse=True):

@@ -1,4 +1,4 @@
-"""Shared parts of the benchmarks: kernels are checked before timing, and results record where they were made."""
+"""Shared fixtures of the benchmarks: they check the kernels before timing and record the machine in the results."""
 
 import datetime
 import platform
@@ -14,7 +14,7 @@ from charlstm.measure import bench, limits
 @pytest.fixture(scope="session", autouse=True)
 def _right_before_fast(request):
     """Refuse to measure kernels whose gradients are wrong."""
-    if not request.config.getoption("benchmark_enable"):  # it overrides --benchmark-disable of pyproject.toml
+    if not request.config.getoption("benchmark_enable"):  # this option overrides --benchmark-disable in pyproject.toml
         return
     try:
         bench.check_gradients("numba")
@@ -27,7 +27,7 @@ _limits = []
 
 @pytest.fixture(scope="session")
 def machine_limits():
-    """The machine's limits, measured in the same run."""
+    """Measure the machine's limits once, in the same run."""
     if not _limits:
         _limits.append(limits.measure(tries=2 if QUICK else 25))
     return _limits[0]
@@ -45,7 +45,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
-    """Keep what the report needs, and nothing about the user or the host."""
+    """Keep only the data that the report needs; drop everything about the user and the host."""
     now = datetime.datetime.now(datetime.UTC)
     kept = results.trimmed(output_json, f"{now:%Y-%m-%d}")
     output_json.clear()

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.gpu``: times of our works on this machine's GPU, written to benchmarks/results/DEVICE.json.
+"""``python -m benchmarks.gpu`` times our works on this machine's GPU and writes benchmarks/results/DEVICE.json.
 
-Needs only what the GPU backend needs. Each work runs in rounds of about half a second; the medians are kept.
+It needs only the packages of the GPU backend. Each work runs in rounds of about half a second; we keep the medians.
 """
 
 import sys
@@ -24,7 +24,7 @@ def main():
     device = kernels.load_for_host("cupy").device_name()
     rows = [measured(WORKS[name]) for name in SHORT]
     for row in rows:
-        print(f"{row['work']:16} {in_words(row['median'])} an iteration, {row['chars_per_second']:,.0f} characters/s")
+        print(f"{row['work']:16} {in_words(row['median'])} per iteration, {row['chars_per_second']:,.0f} characters/s")
     name = "-".join("".join(c if c.isalnum() else " " for c in device.lower()).split())
     path = results.FOLDER / f"{name}.json"
     about = {"device": device, "processor": machine.processor(), "versions": machine.versions()}
@@ -34,13 +34,13 @@ def main():
 
 
 def measured(work):
-    """Times of one work, in seconds per iteration."""
+    """Measure one work, in seconds per iteration."""
     run = Ours(work, works.ids(work), "cupy").run
     count = iterations_for(run, 0.5)
     rounds = []
     for _ in range(ROUNDS):
         begin = perf_counter()
-        run(count)  # returns losses on the host, so the GPU has finished
+        run(count)  # the GPU has finished, because the losses are on the host
         rounds.append((perf_counter() - begin) / count)
     each = median(rounds)
     return {

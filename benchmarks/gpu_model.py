@@ -1,9 +1,9 @@
-"""Predicts the time per iteration on GPUs that were not available, from their data sheets.
+"""Predicts the time per iteration on GPUs from their data sheets; nothing here is measured.
 
 The small-model block kernel runs on one multiprocessor. Each part of an iteration takes as many cycles as the busiest
 of three: multiply-adds, words of shared memory (32 per cycle), bytes from the L2 cache (64 per cycle); the wait at each
 barrier is added. Larger models take the maximum of the CPU's time for launches and the GPU's time for multiply-adds or
-memory traffic. All of it is calculated; nothing is measured.
+memory traffic.
 """
 
 from typing import NamedTuple
@@ -15,11 +15,11 @@ from kernels.gpu.block import in_registers, sizes
 WORDS, L2_BYTES = 32, 64  # per cycle and multiprocessor
 WAIT_CYCLES = 150  # per barrier: latencies of memory, exp and division before it
 LAUNCH_SECONDS = 6e-6  # per kernel or product, from Python
-OF_PEAK = 0.5  # fraction of the peak that matrix products reach
+OF_PEAK = 0.5  # fraction of peak throughput that matrix products reach
 
 
 class Device(NamedTuple):
-    """A GPU's figures from its data sheet."""
+    """The figures in a GPU's data sheet."""
 
     name: str
     clock: float  # boost clock, GHz
@@ -38,7 +38,7 @@ SHOWN = ("seed", "h256-b16", "keras", "torch-rnn-128", "torch-rnn-512", "torch-r
 
 
 def block_seconds(work, device):
-    """Seconds per iteration of the small-model block kernel."""
+    """Predict the seconds per iteration of the small-model block kernel."""
     H, V, T = work.shape.hidden_size, work.shape.vocab_size, work.seq_length
     warps, rows, columns = sizes(H)
     weights = warps * rows * 32 * columns  # including padding
@@ -56,7 +56,7 @@ def block_seconds(work, device):
 
 
 def launch_seconds(work, device):
-    """Seconds per iteration made of separate launches."""
+    """Predict the seconds per iteration when every op is a separate launch."""
     V, H, L, *_ = work.shape
     T, B = work.seq_length, work.batch_size
     read = 1 if work.last_only else T
@@ -69,14 +69,14 @@ def launch_seconds(work, device):
 
 
 def seconds(work, device):
-    """Seconds per iteration of a work on a GPU."""
+    """Predict the seconds per iteration of a work on a GPU."""
     shape = work.shape
     is_small = (work.batch_size, shape.num_layers) == (1, 1) and in_registers(shape.hidden_size, 4)
     return (block_seconds if is_small else launch_seconds)(work, device)
 
 
 def table():
-    """The predictions as a Markdown table."""
+    """Format the predictions as a Markdown table."""
     lines = [f"| prediction | {' | '.join(device.name for device in DEVICES)} |", "|" + " --- |" * (len(DEVICES) + 1)]
     for name in SHOWN:
         row = " | ".join(in_words(seconds(WORKS[name], device)) for device in DEVICES)
@@ -85,7 +85,7 @@ def table():
 
 
 def block_figures(work):
-    """The block's millions of multiply-adds, without and with padding, and the megabytes that it moves."""
+    """Return the block's multiply-adds without and with padding, in millions, and its memory traffic in megabytes."""
     H, V, T = work.shape.hidden_size, work.shape.vocab_size, work.seq_length
     warps, rows, columns = sizes(H)
     weights, readout = warps * rows * 32 * columns, 3 * T * H * V

@@ -1,4 +1,4 @@
-"""Peak memory of a process, and allocations per iteration: ``python -m benchmarks.memory WORK THREADS``."""
+"""Measures peak memory and allocations per iteration: ``python -m benchmarks.memory WORK THREADS COUNT``."""
 
 import json
 import math
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-#: Bytes that several threads need for a call of any length and one thread, which is tried now and then, does not.
-#: A leak of one array per iteration adds up to more over some hundred iterations.
+#: Bytes that a call on several threads needs, whatever its length; the kernels now and then try one thread, which does
+#: not need them. A leak of one array per iteration exceeds this after some hundred iterations.
 SMALL_CHANGE = 16 * 1024
 
 
 def peak_rss():
-    """This process's peak memory, in bytes; None if the system does not report it.
+    """Return the peak memory of this process in bytes, or None if the system does not report it.
 
     On Linux, ru_maxrss includes the peak of the parent process; VmHWM is this program's own.
     """
@@ -32,14 +32,14 @@ def peak_rss():
 
 
 def compiled_allocations():
-    """Arrays that compiled code has allocated so far in this process; Numba must be loaded with NUMBA_NRT_STATS set."""
+    """Return the arrays that compiled code has allocated so far; NUMBA_NRT_STATS must be set before Numba is loaded."""
     from numba.core.runtime import rtsys
 
     return rtsys.get_allocation_stats().alloc
 
 
 def of_one_call(run, count):
-    """Allocations of a call of `run` for `count` iterations, without the losses that it returns.
+    """Measure the allocations of `run` for `count` iterations, without the losses that it returns.
 
     Returns
     -------
@@ -57,20 +57,20 @@ def of_one_call(run, count):
 
 
 def per_iteration(run, count):
-    """Allocations per iteration, bytes and arrays, by comparing a call with one of twice as many iterations.
+    """Return bytes and arrays allocated per iteration, from a call and one with twice as many iterations.
 
-    The minimum of several calls counts (the kernels sometimes cut a call in two, to compare one thread with several),
-    and less than SMALL_CHANGE counts as nothing. A short call may peak before its losses are allocated; then the longer
-    call seems to need less, which counts as 0.
+    Take the minimum of several calls, because the kernels sometimes split a call to compare one thread with several;
+    count less than SMALL_CHANGE as 0. A short call may peak before it allocates its losses; then the longer call seems
+    to need less, which also counts as 0.
     """
-    run(1)  # Numba counts from its first compiled call on
+    run(1)  # Numba starts counting at its first compiled call
     one, two = (np.min([of_one_call(run, n) for _ in range(8)], axis=0) for n in (count, 2 * count))
     more_bytes, more_arrays = (two - one).tolist()
     return (more_bytes / count if more_bytes > SMALL_CHANGE else 0.0), more_arrays / count
 
 
 class Prepared:
-    """Our implementation of a work with all inputs made beforehand, so that only the kernels allocate."""
+    """Our implementation of a work, with all inputs prepared, so that only the kernels allocate."""
 
     def __init__(self, work, ids, threads, most):
         from charlstm.measure.bench import Ours
@@ -84,12 +84,12 @@ class Prepared:
 
 
 def main():
-    os.environ["NUMBA_NRT_STATS"] = "1"  # Numba reads it on loading
+    os.environ["NUMBA_NRT_STATS"] = "1"  # Numba reads this variable when it is loaded
     from benchmarks import works
     from charlstm.measure.bench import WORKS
     from kernels.cpu.pace import TeamSwitch
 
-    TeamSwitch.STRETCH = math.inf  # seconds: one stretch per call, with one handle per array argument
+    TeamSwitch.STRETCH = math.inf  # in seconds: each call is one stretch, so it allocates one handle per array argument
     name, threads, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     work = WORKS[name]
     prepared = Prepared(work, works.ids(work), threads, 2 * count)

@@ -1,8 +1,8 @@
-"""Cost and quality of the Markov model: ``python -m benchmarks.ngram size|table TEXT ...``.
+"""Measures cost and quality of the Markov model: ``python -m benchmarks.ngram size|table TEXT ...``.
 
-`size` makes a text of random words with the word frequencies of TEXT, and prints the time and memory of `charlstm
-ngram` on it, reading included. `table` prints the bits per character on the end of each TEXT, as the table in
-docs/ngram.md.
+`size` writes random words with the word frequencies of TEXT, and prints the time and memory that `charlstm ngram`
+takes on them, including reading. `table` prints the bits per character on the held-out end of each TEXT, which is the
+table in docs/ngram.md.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from benchmarks.process import ROOT
 from charlstm import ngram
 from charlstm.text import corpus
 
-#: Runs the command line and then prints the process's peak memory.
+#: Program that runs the command line and then prints the process's peak memory.
 _PROGRAM = (
     "import sys; from benchmarks.memory import peak_rss; from charlstm.cli import _guarded; "
     "code = _guarded(sys.argv[1:]); print(peak_rss()); sys.exit(code)"
@@ -30,7 +30,7 @@ ORDERS = range(3, 9)
 
 
 def made_up(text, length, seed=1):
-    """Random words with the text's word frequencies, each followed by a space or sometimes a line break."""
+    """Return random words with the text's word frequencies, each followed by a space or sometimes a line break."""
     counts = Counter(re.findall(r"\S+", text))
     words = np.array([word + end for word in counts for end in "      \n"], object)
     weights = np.repeat(list(counts.values()), 7).astype(float)
@@ -41,7 +41,7 @@ def made_up(text, length, seed=1):
 
 
 def measure(path, order=5):
-    """Figures of `charlstm ngram` on a file, with the command's total seconds and its peak memory in bytes."""
+    """Return the figures of `charlstm ngram` on a file, with its total seconds and its peak memory in bytes."""
     begin = perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, "ngram", str(path), "--order", str(order), "--json", "--seed", "1"],
@@ -55,7 +55,7 @@ def measure(path, order=5):
 
 
 def table(names, lower):
-    """Rows of bits per character: one per text and smoothing, with all orders."""
+    """Return rows of bits per character, one per text and smoothing, with a column per order."""
     yield "| text | smoothing | " + " | ".join(f"order {order}" for order in ORDERS) + " |"
     yield "| --- | --- |" + " --- |" * len(ORDERS)
     for name in names:
@@ -72,7 +72,7 @@ def table(names, lower):
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ngram", description=__doc__)
     parser.add_argument("what", choices=["size", "table"])
-    parser.add_argument("text", nargs="+", help="files or built-in texts; of `size` the one that gives the words")
+    parser.add_argument("text", nargs="+", help="files or built-in texts; `size` takes its words from them")
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--lower", action="store_true")
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
-"""Runs rivals in processes of their own, in turns: the parent of ``python -m benchmarks.rivals``.
+"""Runs each contestant in its own process and lets them take turns; the parent of ``python -m benchmarks.rivals``.
 
 Idle processes wait for a line of input and use no core. OMP_WAIT_POLICY is not set: PASSIVE would halve PyTorch's speed
-on two threads, and without it its threads sleep a few milliseconds after their last work anyway.
+on two threads, and by default its threads sleep a few milliseconds after their last work anyway.
 """
 
 import json
@@ -20,7 +20,7 @@ from charlstm.host.machine import usable_cores
 from charlstm.measure.bench import load_average
 
 ROOT = Path(__file__).parents[1]
-#: Tiny counts and few works: tests that the benchmarks run, not how fast anything is.
+#: Use tiny counts and few works, to test that the benchmarks run, not how fast they are.
 QUICK = os.environ.get("CHARLSTM_BENCH_QUICK") == "1"
 ROUNDS = 1 if QUICK else 7
 ROUND_SECONDS = 0.0 if QUICK else 0.4
@@ -28,7 +28,7 @@ ROUND_SECONDS = 0.0 if QUICK else 0.4
 
 @dataclass(frozen=True)
 class Contestant:
-    """A rival, or ours, with a number of threads; a single thread is pinned to one core."""
+    """A rival, or our implementation, with a number of threads; a single thread is pinned to one core."""
 
     name: str
     threads: int = 1
@@ -37,20 +37,20 @@ class Contestant:
 
     @property
     def core(self):
-        """The core that a single thread is pinned to; None for several threads, or where pinning is impossible."""
+        """Return the core to pin a single thread to; None for several threads or where pinning is impossible."""
         if self.threads > 1 or not hasattr(os, "sched_getaffinity"):
             return None
         return max(os.sched_getaffinity(0))
 
 
 def teams():
-    """Numbers of threads to try: powers of two, and all cores."""
+    """Return the numbers of threads to try: powers of two, and all cores."""
     cores = 1 if QUICK else usable_cores()
     return sorted({1, *(2**k for k in range(1, 8) if 2**k < cores), cores})
 
 
 def field(work):
-    """Every contestant that can do this work here, ours on one thread first; and, by name, why the others cannot."""
+    """Return the contestants that can run this work here, ours on one thread first, and the others' reasons by name."""
     ours = [Contestant("ours", threads) for threads in (teams() if work.optimizer else [1])]
     if work.name in ("seed", "sample") and not QUICK:
         ours += [Contestant("ours", 1, "numba", "float64"), Contestant("ours", 1, "numpy", "float32")]
@@ -69,7 +69,7 @@ def field(work):
 
 
 class Process:
-    """One contestant at one work, warmed up and waiting."""
+    """A warmed-up process of one contestant at one work, which waits for requests."""
 
     def __init__(self, contestant, work_name, chars=None):
         self.contestant = contestant
@@ -125,7 +125,7 @@ class Process:
         self.errors.close()
 
     def result(self):
-        """The contestant's results: seconds per iteration, median and spread, and the settings they depend on."""
+        """Return the median and spread of the seconds per iteration, with the contestant's settings."""
         who = self.contestant
         about = {"name": who.name, "threads": who.threads, "core": who.core, "iterations": self.count}
         if who.name == "ours":
@@ -135,13 +135,13 @@ class Process:
 
 
 def spread(times):
-    """Median, quartiles, minimum and number of some times in seconds."""
+    """Return the median, quartiles, minimum and number of times in seconds."""
     q1, middle, q3 = np.quantile(times, [0.25, 0.5, 0.75])
     return {"median": middle, "q1": q1, "q3": q3, "min": min(times), "rounds": len(times)}
 
 
 class Race:
-    """Contestants at one work, who take turns: a round each, then the next round."""
+    """Contestants at one work, which take turns: each runs one round, then the next round begins."""
 
     def __init__(self, work, contestants, seconds=ROUND_SECONDS):
         self.work, self.processes = work, []
@@ -155,12 +155,12 @@ class Race:
             raise
 
     def others(self):
-        """A round of every contestant but the first."""
+        """Run a round of every contestant except the first."""
         for process in self.processes[1:]:
             process.round()
 
     def first(self):
-        """A round of the first contestant."""
+        """Run a round of the first contestant."""
         self.processes[0].round()
 
     def close(self):
@@ -176,7 +176,7 @@ class Race:
 
 
 def race(benchmark, work, contestants, absent=None, rounds=ROUNDS, seconds=ROUND_SECONDS):
-    """Race them under pytest-benchmark, whose own figure is the first contestant's; keep everybody's figures."""
+    """Race the contestants under pytest-benchmark, which times the first itself; record all their figures."""
     begin = time.perf_counter()
     running = Race(work, contestants, seconds)
     try:

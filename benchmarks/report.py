@@ -1,8 +1,8 @@
-"""Writes the results as tables into docs/benchmarks.md, and four rows of them into README.md, between two marks.
+"""Writes the tables of results into docs/benchmarks.md, and four of their rows into README.md, between two marks.
 
-This module needs only our own packages, so a test can repeat its work anywhere. A comment beside the tables holds the
-digests of the results and of the charts; each chart holds the digest of the results that it was drawn from.
-tests/test_report.py therefore notices any figure that was edited by hand, in a page or in a chart.
+This module needs only our own packages, so a test can repeat its work anywhere. A comment above the tables holds the
+digests of the results and of the charts; each chart holds the digest of its results. tests/test_report.py therefore
+detects any figure that somebody edited by hand, in a page or in a chart.
 """
 
 import hashlib
@@ -39,7 +39,10 @@ def table(head, rows):
 
 
 def speed_table(results):
-    """One row for each work and number of threads: our time, and each rival's best time as a multiple of ours."""
+    """Return a row per work and number of threads: our time, and each rival's best time on at most that many threads.
+
+    8.62x means 8.62 times our time.
+    """
     present = [name for name in RIVALS if any(_took_part(results, work, name) for work in WORKS)]
     rows = []
     for work, title in WORKS.items():
@@ -54,7 +57,7 @@ def speed_table(results):
 
 
 def cost_table(results):
-    """Our time per iteration against H and against B, and the floor as a fraction of it."""
+    """Return our time per iteration for each H and each B, and the floor as a fraction of it."""
     rows = []
     for kind, letter in (("cost-h", "H"), ("cost-b", "B")):
         for size, race in read.costs(results, kind):
@@ -81,7 +84,7 @@ def _against(theirs, mine):
 
 
 def _others(results, blanks):
-    """Rows for other backends and dtypes."""
+    """Yield the rows of other backends and dtypes."""
     for work in ("seed", "sample"):
         race = read.race_of(results, work)
         for backend, dtype in (("numba", "bfloat16"), ("numba", "float64"), ("numpy", "float32")) if race else ():
@@ -91,7 +94,7 @@ def _others(results, blanks):
 
 
 def memory_table(results):
-    """Peak memory of a training process, and what one iteration allocates."""
+    """Return the peak memory of each training process and its allocations per iteration."""
     rows = []
     for each in results["benchmarks"]:
         if "bytes_per_iteration" not in each:
@@ -109,7 +112,7 @@ def _mebibytes(size):
 
 
 def about(results):
-    """The machine, the date, the versions, and what was not measured."""
+    """Describe the machine, the date, the versions, and the rivals that were not measured."""
     limits, machine = results["limits"], results["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in read.versions_of(results).items())
     loads = _loads(results)
@@ -145,7 +148,7 @@ def starts(results):
 
 
 def section(results):
-    """All tables and charts, as docs/benchmarks.md shows them below the comment with the digests."""
+    """Return all tables and charts, as docs/benchmarks.md shows them below the comment with the digests."""
     parts = [
         "Each time is the median of several rounds, with the quartiles in parentheses. The contestants take turns, "
         "each in a process of its own. A rival's time is its best on at most that many threads; 2x means twice our "
@@ -162,7 +165,7 @@ def section(results):
 
 
 def summary(results):
-    """Four rows of the speed table, each for the largest number of threads, and the chart, as README.md shows them."""
+    """Return four rows of the speed table, each for the most threads, and the chart, as README.md shows them."""
     head, rule, *rows = speed_table(results).splitlines()
     last = {row.split(" | ")[0]: row for row in rows}
     chosen = [last[f"| {WORKS[work]}"] for work in IN_README if f"| {WORKS[work]}" in last]
@@ -170,24 +173,24 @@ def summary(results):
 
 
 def stamp(path):
-    """The comment that ties a page to the charts and the results."""
+    """Return the comment that holds the digests of the results and the charts."""
     digests = [f"{chart.relative_to(ROOT)} {digest(chart)}" for chart in CHARTS]
     return f"<!-- results {path.name} {digest(path)}; {'; '.join(digests)} -->"
 
 
 def results_named_in(page):
-    """The file of results that the page was made from, or None."""
+    """Return the file of results that the page names, or None."""
     found = re.search(r"<!-- results (\S+) ", page)
     return read.FOLDER / found.group(1) if found else None
 
 
 def between_marks(page):
-    """The part of a page between the marks."""
+    """Return the part of a page between the marks."""
     return page.partition(BEGIN)[2].partition(END)[0].strip()
 
 
 def expected(path, make):
-    """The text that must stand between the marks of a page made by `make`: `section` or `summary`."""
+    """Return the text that a page must have between its marks; `make` is `section` or `summary`."""
     return f"{stamp(path)}\n\n{make(read.read(path))}" if path else NOT_YET
 
 

@@ -1,4 +1,4 @@
-"""The results: the part of pytest-benchmark's JSON that is kept, where it is stored, and functions that read it."""
+"""The results: selects the part of pytest-benchmark's JSON to keep, stores it, and reads it."""
 
 import json
 from pathlib import Path
@@ -7,18 +7,18 @@ from charlstm.host import machine
 
 FOLDER = Path(__file__).parent / "results"
 
-#: The contestants other than ours, by their names in the results, in the order of tables and charts.
+#: Titles of the rivals by their names in the results, in the order of tables and charts.
 RIVALS = {"pytorch": "PyTorch", "jax": "JAX", "plain_c": "plain C", "numpy_loop": "NumPy loop"}
 
 
 def name_of_machine():
-    """A name shared by all machines of a kind: amd-epyc-2-cores."""
+    """Return a name that all machines of a kind share, such as amd-epyc-2-cores."""
     words = "".join(c if c.isalnum() else " " for c in machine.processor().lower()).split()
     return "-".join([*words[:6], str(machine.usable_cores()), "cores"])
 
 
 def trimmed(raw, date):
-    """The part of pytest-benchmark's output that the report needs, without single rounds, host names and paths."""
+    """Return the part of pytest-benchmark's output that the report needs, without rounds, host names and paths."""
     about = raw["machine_info"]
     return {
         "date": date,
@@ -32,7 +32,7 @@ def trimmed(raw, date):
 
 
 def _rounded(value):
-    """Round to six digits, more than a measurement is accurate to."""
+    """Round to six significant digits, more than any measurement has."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
@@ -51,21 +51,21 @@ def write(results, path):
 
 # ------------------------------------------------------------------------------------------------ what can be read
 def race_of(results, work):
-    """The race at a work, or None if it was not run."""
+    """Return the race at a work, or None if it was not run."""
     return next((each for each in results["benchmarks"] if each.get("work") == work and "contestants" in each), None)
 
 
 def ours(race, threads, backend="numba", dtype="float32"):
-    """Our contestant with exactly these settings, or None."""
+    """Return our contestant with exactly these settings, or None."""
     wanted = ("ours", threads, backend, dtype)
     keys = ("name", "threads", "backend", "dtype")
     return next((c for c in race["contestants"] if tuple(c.get(key) for key in keys) == wanted), None)
 
 
 def best(race, name, threads):
-    """A rival's fastest contestant, or our fastest in float32, with at most `threads` threads; None if there is none.
+    """Return a rival's fastest contestant, or ours in float32, on at most `threads` threads; None if there is none.
 
-    JAX chooses its own number of threads, so its best of all counts.
+    JAX chooses its number of threads itself, so its fastest contestant counts for any `threads`.
     """
     if name == "ours":
         found = (ours(race, n) for n in thread_counts(race) if n <= threads)
@@ -75,23 +75,23 @@ def best(race, name, threads):
 
 
 def thread_counts(race):
-    """The numbers of threads with which ours was measured."""
+    """Return the numbers of threads on which ours was measured."""
     return sorted({c["threads"] for c in race["contestants"] if c["name"] == "ours"})
 
 
 def named(results, name):
-    """A benchmark by its name, or None if it was not run."""
+    """Return the benchmark with this name, or None if it was not run."""
     return next((each for each in results["benchmarks"] if each["name"] == name), None)
 
 
 def costs(results, kind):
-    """(size, race) of the works `cost-h-...` or `cost-b-...`, by size."""
+    """Return (size, race) for the works `cost-h-...` or `cost-b-...`, sorted by size."""
     found = [each for each in results["benchmarks"] if each.get("work", "").startswith(f"{kind}-")]
     return sorted((int(each["work"].rpartition("-")[2]), each) for each in found)
 
 
 def versions_of(results):
-    """The versions of everything that took part."""
+    """Return the versions of Python, the compiler and all packages that were measured."""
     found = dict(results["versions"])
     for each in results["benchmarks"]:
         for contestant in each.get("contestants", []):

@@ -1,7 +1,7 @@
-"""The terminal picture and the sample of README.md: ``python -m benchmarks.terminal``.
+"""Makes the terminal picture and the sample in README.md: ``python -m benchmarks.terminal``.
 
-Both come from one real session with a fixed seed and a fixed number of iterations: two minutes on two cores. The
-session runs under a pseudo-terminal. The picture has the screen halfway through training, the end, and a sample.
+Both come from one real session with a fixed seed and number of iterations, which takes two minutes on two cores and
+runs under a pseudo-terminal. The picture shows the screen halfway through training, its end, and a sample.
 """
 
 import codecs
@@ -40,7 +40,7 @@ SVG = (
 
 
 class Screen:
-    """What a terminal shows of the control sequences that `charlstm train` and rich write; others are ignored."""
+    """A terminal's screen; obeys the control sequences that `charlstm train` and rich write and ignores all others."""
 
     TOKEN = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|([^\x1b])", re.DOTALL)
 
@@ -48,7 +48,7 @@ class Screen:
         self.lines, self.row, self.column, self.style, self._rest = [[]], 0, 0, "", ""
 
     def feed(self, text):
-        """Process a piece of output; a sequence cut off at its end waits for the next piece."""
+        """Process a piece of output; keep a sequence that it cuts off at its end for the next piece."""
         whole, self._rest = re.fullmatch(r"(.*?)(\x1b(?:\[[?\d;]*)?)?", self._rest + text, re.DOTALL).groups("")
         for number, command, character in self.TOKEN.findall(whole):
             if character:
@@ -76,11 +76,11 @@ class Screen:
             self.column += 1
 
     def text(self):
-        """The lines without their styles."""
+        """Return the lines without their styles."""
         return ["".join(character for character, _ in line).rstrip() for line in self.lines]
 
     def styled(self):
-        """The lines with their styles, up to the last nonempty one."""
+        """Return the lines with their styles, up to the last nonempty one."""
         shown = [Text.from_ansi("".join(f"{style}{one}\x1b[0m" for one, style in line)) for line in self.lines]
         while shown and not shown[-1].plain.strip():
             shown.pop()
@@ -106,7 +106,7 @@ def run(command, folder):
 
 
 def read(terminal):
-    """The next output; empty at the end, which Linux reports as an error."""
+    """Return the next output; empty at the end, which Linux reports as an error."""
     try:
         return os.read(terminal, 1 << 16)
     except OSError:
@@ -114,7 +114,7 @@ def read(terminal):
 
 
 def is_halfway(screen):
-    """Whether the screen shows a whole frame from the second half of the training run."""
+    """Return whether the screen shows a whole frame from the second half of the training run."""
     lines = [line for line in screen.text() if line]
     bar = next((found for line in lines if (found := re.match(r"iteration ([\d,]+)/([\d,]+) ", line))), None)
     done, total = (int(number.replace(",", "")) for number in bar.groups()) if bar else (0, 1)
@@ -122,7 +122,7 @@ def is_halfway(screen):
 
 
 def train(folder):
-    """The screen halfway through training, and the screen at its end."""
+    """Train, and return the screen halfway through and the screen at the end."""
     halfway = None
     for screen in run(TRAIN, folder):
         if halfway is None and is_halfway(screen):
@@ -131,13 +131,13 @@ def train(folder):
 
 
 def sample(command, folder):
-    """The lines that `charlstm sample` writes, without its notes."""
+    """Return the lines that `charlstm sample` writes, without its notes."""
     *_, screen = run(command, folder)
     return [line for line in screen.text() if not line.startswith("run ")]
 
 
 def picture(halfway, after, sampled):
-    """The session as SVG."""
+    """Draw the session as SVG."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     first, end = (
         next(k for k, line in enumerate(after) if line.plain.startswith(word)) for word in ("time  ", "sample  ")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from charlstm.measure.bench import text_ids
 
-#: Folder with the texts of the works, if available; otherwise the text that comes with Python is used.
+#: Folder with the texts of the works; where it is missing, the works use the text that comes with Python.
 TEXTS = Path(__file__).parents[2] / "shared" / "data"
 
 

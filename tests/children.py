@@ -1,7 +1,7 @@
-"""Processes that tests start: on a terminal of a given size or in pipes, independent of who started the tests.
+"""Child processes of tests, on a terminal of a given size or in pipes, independent of how the tests were started.
 
-A child inherits ignored signals, locale, terminal and its size. :func:`disinherit` keeps the tests' children from
-inheriting those of a shell's `&`, nohup, cron or a container: what a test does not set is always the same.
+A child inherits ignored signals, the locale, the terminal and its size. :func:`disinherit` resets what a shell's `&`,
+nohup, cron or a container would pass on, so that whatever a test does not set is always the same.
 """
 
 import os
@@ -22,7 +22,7 @@ _OWNER = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); 
 
 
 def disinherit():
-    """Reset what children inherit from this process, whatever it was given itself."""
+    """Reset everything that children inherit from this process."""
     for name in filter(_INHERITED.fullmatch, list(os.environ)):
         del os.environ[name]
     os.environ.update(PLAIN)
@@ -32,14 +32,14 @@ def disinherit():
         *(getattr(signal, n) for n in ("SIGHUP", "SIGQUIT") if hasattr(signal, n)),
     ):
         if signal.getsignal(number) == signal.SIG_IGN:
-            # children ignore what their parent ignores but reset what it catches, so catch these signals and do nothing
+            # children inherit ignored signals but not handlers, so install handlers that do nothing
             signal.signal(number, lambda *_: None)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def command(*arguments):
-    """The command that runs charlstm in this environment's Python."""
+    """Return the command that runs charlstm in this environment's Python."""
     return [*CHARLSTM, *(each if isinstance(each, bytes) else str(each) for each in arguments)]
 
 
@@ -71,14 +71,14 @@ class Terminal:
         os.close(terminal)
 
     def until(self, what, timeout=120):
-        """Read until the terminal has received `what`."""
+        """Read until `what` appears in the output."""
         while what.encode() not in self.written and self._read(timeout):
             pass
         assert what.encode() in self.written, self.text
         return self
 
     def type(self, keys):
-        """Type something."""
+        """Type text on the terminal."""
         os.write(self.controller, keys)
 
     def hang_up(self):
@@ -111,17 +111,17 @@ class Terminal:
 
     @property
     def text(self):
-        """All output, without escape sequences."""
+        """Return all output without escape sequences."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.written.decode("utf-8", "replace")).replace("\r\n", "\n")
 
     @property
     def screen(self):
-        """The lines on the screen and those that have scrolled away."""
+        """Return the lines on the screen and those that have scrolled away."""
         return screen(self.written.decode("utf-8", "replace"), self.columns)
 
 
 def screen(written, columns):
-    """What a terminal shows of this output: lines of text, cut at its width."""
+    """Return what a terminal shows of this output, as lines of text cut at its width."""
     lines, row, column = [[]], 0, 0
     for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x1b]", written):
         if part == "\r":
@@ -149,7 +149,7 @@ def screen(written, columns):
 
 
 def words(line):
-    """The arguments that a shell makes of a command line that starts with charlstm."""
+    """Return the arguments into which a shell splits a command line that starts with charlstm."""
     done = subprocess.run(
         ["bash", "-c", f'charlstm() {{ printf "%s\\0" "$@"; }}; {line}'],  # noqa: S607
         capture_output=True, check=True,

@@ -1,4 +1,4 @@
-"""Shared fixtures: backends, tiny odd sizes, small texts, the command line in a process of its own."""
+"""Shared fixtures: backends, small texts and models, and the command line in its own process."""
 
 import os
 import subprocess
@@ -16,17 +16,17 @@ from kernels import spec
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
-#: To test a copy of the kernels with a planted mistake, these variables name its folder and its backend.
+#: These variables name the folder and the backend of a copy of the kernels with a planted mistake, to test it.
 MUTANT = os.environ.get("CHARLSTM_TEST_MUTANT")
 BACKENDS = tuple(name for name in kernels.available() if name == os.environ.get("CHARLSTM_TEST_BACKEND", name))
 if not BACKENDS and os.environ.get("CHARLSTM_TEST_BACKEND") == "cupy" and emulator.COMPILER:
-    BACKENDS = ("cupy",)  # on the processor, as tests/device does it
+    BACKENDS = ("cupy",)  # run on the CPU by tests/device
 if MUTANT and not Path(kernels.__file__).is_relative_to(MUTANT):
     raise RuntimeError(f"the kernels under test are those of {kernels.__file__}, not of {MUTANT}")
 
 children.disinherit()
 for name in [name for name in os.environ if "XDIST" in name]:
-    del os.environ[name]  # a pytest started by a test is not a worker of this one
+    del os.environ[name]  # a pytest that a test starts is not one of our workers
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the texts and traces of ../shared")
 
@@ -59,7 +59,7 @@ def cache_of_texts(tmp_path_factory):
 
 @pytest.fixture
 def id_cache(tmp_path, monkeypatch):
-    """An empty id cache, and a limit so low that texts of a few kB count as large."""
+    """Provide an empty id cache, with a limit so low that texts of a few kB count as large."""
     from charlstm.text import idcache
 
     monkeypatch.setenv("CHARLSTM_DATA_DIR", str(tmp_path / "cache"))
@@ -81,14 +81,14 @@ def ops(request):
 
 
 def load(name):
-    """A backend's ops for NumPy arrays; without a GPU, GPU kernels run on the CPU."""
+    """Load a backend's ops for NumPy arrays; without a GPU, GPU kernels run on the CPU."""
     if name == "cupy" and kernels.missing(name):
         return fake_cupy.load("kernels.gpu.host")
     return kernels.load_for_host(name)
 
 
 def cells_of(ops):
-    """The cells that a backend supports."""
+    """Return the cells that a backend supports."""
     return [cell for cell, row in spec.CELLS.items() if row.on_device or "gpu" not in ops.__name__]
 
 
@@ -103,7 +103,7 @@ def backend(request):
 
 
 def made_up_text(length=3000, seed=5):
-    """Words of a few letters, lines and punctuation: a made-up text with something to learn."""
+    """Make up a learnable text of short words, lines and punctuation."""
     random = np.random.RandomState(seed)
     words = ["".join(random.choice(list("abcdefgh"), random.randint(1, 6))) for _ in range(40)]
     out = []
@@ -114,7 +114,7 @@ def made_up_text(length=3000, seed=5):
 
 @pytest.fixture(scope="session")
 def model():
-    """A small trained model, as a checkpoint."""
+    """Provide the checkpoint of a small trained model."""
     from charlstm.settings.config import from_preset
     from charlstm.text.corpus import Corpus
     from charlstm.training.trainer import Trainer
@@ -142,7 +142,7 @@ def corpus():
 
 @pytest.fixture
 def saved(corpus, tmp_path):
-    """A run trained for twelve iterations."""
+    """Provide a run trained for twelve iterations."""
     from small_runs import finish, small
 
     from charlstm.runs.begin import start
@@ -154,7 +154,7 @@ def saved(corpus, tmp_path):
 
 @pytest.fixture
 def charlstm_command(tmp_path):
-    """Run the command line in a process of its own, in tmp_path; return the finished process."""
+    """Run the command line in its own process, in tmp_path; return the finished process."""
 
     def run(*arguments, stdin=b"", env=None, timeout=240):
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""A simulated failing disk, which crash tests put in place of the functions of charlstm.runs.disk."""
+"""A simulated failing disk, with which crash tests replace the functions of charlstm.runs.disk."""
 
 import errno
 import os
@@ -13,16 +13,16 @@ CALLS = (
 
 
 class Died(BaseException):
-    """The process has died; nothing it does afterwards reaches the disk."""
+    """The simulated process has died; nothing that it does afterwards reaches the disk."""
 
 
 class Disk:
     """Counts the calls, and makes call number `at` fail.
 
-    `fault` is "die before" or "die after" the call; "die within", where half of a write is made; "power", which dies
-    after the call and undoes everything that was not synchronised: content becomes zeros, names become what they were; or
-    an errno, which fails that call and, if it `stays`, every later one that needs room on the disk. A dishonest disk
-    reports synchronising without doing it.
+    `fault` is "die before" or "die after" the call; "die within", which writes only half; "power", which dies after the
+    call and undoes everything that was not synchronised, so that contents become zeros and names revert; or an errno,
+    which fails that call and, if it `stays`, every later call that needs disk space. A dishonest disk reports success
+    for a synchronisation that it has not made.
     """
 
     def __init__(self, patch, scratch, at=0, fault="die before", stays=False, is_honest=True):
@@ -58,7 +58,7 @@ class Disk:
             self._lose_what_is_not_synchronised()
         raise Died
 
-    # ---------------------------------------------------------------- what a disk has promised, and what it has not
+    # ------------------------------------------------------------------------- synchronised and lost changes
     def _made(self, name, real, arguments):
         """Make the call, and record what a power cut would undo."""
         before = self._note_names(name, arguments) if self.fault == "power" else None
@@ -78,7 +78,7 @@ class Disk:
         return result
 
     def _note_names(self, name, arguments):
-        """The folder whose names change, and how to undo that: (folder, [(path, a copy of its file or None), ...])."""
+        """Return the folder whose names change, and copies to undo it: (folder, [(path, copy or None), ...])."""
         paths = {
             "create": arguments[:1],
             "append": arguments[:1],
@@ -89,7 +89,7 @@ class Disk:
         return paths and (Path(paths[0]).parent, [(Path(path), self._kept(Path(path))) for path in paths])
 
     def _kept(self, path):
-        """A second name for a file, which preserves it; None if there is no file."""
+        """Preserve a file under a second name and return that name; None if there is no file."""
         if not path.exists():
             return None
         kept = self._scratch / f"{len(self._names)}-{self.count}-{path.name}"

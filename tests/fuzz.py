@@ -1,10 +1,10 @@
-"""A coverage-guided fuzzer for the readers of checkpoints and texts, to be run by hand for any time.
+"""A coverage-guided fuzzer for the readers of checkpoints and texts, to run by hand for as long as you like.
 
     pip install atheris
     python tests/fuzz.py checkpoint -max_total_time=600
     python tests/fuzz.py text -max_total_time=600
 
-On anything but a one-line error it stops with a traceback and the input that caused it.
+On any error other than a one-line message it stops with a traceback and the input that caused it.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ ENCODINGS = ("utf-8", "utf-16", "utf-32", "latin-1", "cp932", "utf-7", "utf-8-si
 
 
 def checkpoint(data):
-    """Try the bytes as they are, and with the correct digest, so that more than the digest check is tested."""
+    """Read the bytes as they are, then with a correct digest, which tests the code behind the digest check."""
     place = module._digest_place(data)
     tried = [data]
     if place.stop > place.start:
@@ -42,7 +42,7 @@ def checkpoint(data):
 
 
 def text(data):
-    """The first byte selects how the rest is read."""
+    """Read the bytes as a text; the first byte selects how."""
     if not data:
         return
     how, rest = data[0], data[1:]

@@ -1,8 +1,8 @@
-"""Calls of the kernels with hostile arguments, in a process of its own: `python fuzz_kernels.py SEED CALLS SECONDS PROGRESS [BACKEND ...]`.
+"""Fuzz the kernels with invalid arguments: `python fuzz_kernels.py SEED CALLS SECONDS PROGRESS [BACKEND ...]`.
 
-Each call is built from checks.ARRAYS: valid arguments of random small sizes, some of which are replaced by invalid ones
-that programs might pass. Arrays lie between canaries, right before a protected page. Every backend gets the same memory,
-and the outcomes must agree: a result, or a named error.
+Each call is built from checks.ARRAYS: it has valid arguments of random small sizes, and some are replaced by invalid
+ones that programs might pass. Arrays lie between canaries, right before a protected page. Every backend gets the same
+memory, and the outcomes must agree: a result, or an error that names the argument.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ _KINDS = {"float": None, "double": "f8", "ids": "i4", "text": "u1", "mask": "u1"
 
 
 class Memory:
-    """Slots of a few pages, each before a protected page; an array ends where its slot ends and is surrounded by canaries."""
+    """Slots of a few pages, each followed by a protected page; canaries surround the array at the end of a slot."""
 
     PAGES, SLOTS = 16, 48
 
@@ -47,7 +47,7 @@ class Memory:
         self._used, self._ranges = 0, []
 
     def place(self, values, gap=0):
-        """A copy of an array in its own slot, `gap` bytes before the slot's end."""
+        """Copy an array into its own slot, `gap` bytes before the slot's end."""
         slot, values = self._slots[self._used], np.asarray(values)
         end = slot.size - gap
         begin = end - values.nbytes
@@ -111,7 +111,7 @@ class Call:
             self._spoil(arrays)
         self._assemble(arrays)
 
-    # ------------------------------------------------------------------------------------------- right arguments
+    # ------------------------------------------------------------------------------------------- valid arguments
     def _numbers(self):
         random, op = self.random, self.op
         given = {}
@@ -162,7 +162,7 @@ class Call:
             values = np.abs(values)
         return self.memory.place(values, gap=int(random.choice([0, 0, 8, 64])))
 
-    # ---------------------------------------------------------------------------------------------- hostile ones
+    # ----------------------------------------------------------------------------------------- invalid arguments
     def _spoil(self, arrays):
         random = self.random
         if self.given and random.randint(3) == 0:
@@ -176,11 +176,11 @@ class Call:
             return
         name = str(random.choice(there))
         array = arrays[name]
-        if isinstance(array, np.ndarray) and array.ndim and array.dtype.kind in "fiub":  # not replaced before
+        if isinstance(array, np.ndarray) and array.ndim and array.dtype.kind in "fiub":  # not replaced yet
             how = str(random.choice([each for each in dir(self) if each.startswith("_as_")]))
             spoilt = getattr(self, how)(array, arrays)
             if type(spoilt) in (np.ndarray, np.memmap) and spoilt.flags.owndata and spoilt.dtype != object:
-                spoilt = self.memory.place(spoilt)  # where it is watched, and restored for the next backend
+                spoilt = self.memory.place(spoilt)  # so that it is checked, and restored for the next backend
             arrays[name] = spoilt
 
     def _as_read_only(self, array, arrays):
@@ -317,7 +317,7 @@ class Call:
         return type(ws)(**placed)
 
     def run(self, ops):
-        """("result", numbers) or ("error", what it says)."""
+        """Return ("result", numbers) or ("error", message)."""
         try:
             with np.errstate(all="ignore"):
                 result = getattr(ops, self.op)(**self.given)
@@ -354,7 +354,7 @@ def _arrays(value):
 
 
 def _agree(one, other, call):
-    """Whether two outcomes agree; ordinary values must agree up to rounding."""
+    """Return whether two outcomes agree; finite values must agree up to rounding."""
     if one[0] != other[0]:  # on overflow, backends may detect it at slightly different values
         said = one[1] if one[0] == "error" else other[1]
         return call.is_wild and "finite logits" in said
@@ -376,7 +376,7 @@ def _agree(one, other, call):
 
 
 def _copied(value):
-    """An argument, with copies of all arrays in it."""
+    """Copy an argument, with all arrays in it."""
     if isinstance(value, np.ndarray):
         return np.array(value)
     if isinstance(value, tuple) and not isinstance(value, spec.Shape):
@@ -395,7 +395,7 @@ def main(seed, calls, seconds, progress, names):
     told = os.open(progress, os.O_WRONLY | os.O_CREAT)
     with tempfile.TemporaryDirectory() as folder:
         while made < calls and time.monotonic() < end:
-            faulthandler.dump_traceback_later(300, exit=True)  # detects a hang
+            faulthandler.dump_traceback_later(300, exit=True)  # kills the process if a call hangs
             number = made
             os.pwrite(told, b"%d" % number, 0)
             memory.free()

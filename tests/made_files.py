@@ -66,7 +66,7 @@ def docx(body=None, head=""):
 
 
 def pdf(*pages):
-    """A document with one line per page; an empty line stands for a page with only a picture."""
+    """Make a PDF with one line per page; an empty line stands for a page with only a picture."""
     kids = " ".join(f"{4 + 2 * n} 0 R" for n in range(len(pages)))
     objects = [
         "<< /Type /Catalog /Pages 2 0 R >>",

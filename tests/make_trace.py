@@ -2,8 +2,8 @@
 
     python tests/make_trace.py
 
-Run it only if the equations are meant to change. The committed traces date from a time when the reference agreed with
-finite differences, with PyTorch and with the original scripts.
+Run it only if you mean to change the equations. When the committed traces were made, the reference agreed with finite
+differences, with PyTorch and with the original scripts.
 """
 
 import json

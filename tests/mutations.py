@@ -1,4 +1,4 @@
-"""Mutations: mistakes planted in a copy of the kernels, which the tests must detect."""
+"""Mutations: mistakes to plant in a copy of the kernels, each of which the tests must detect."""
 
 from pathlib import Path
 from shutil import copyfile, copytree, ignore_patterns
@@ -33,7 +33,7 @@ MUTATIONS = (
     Mutation("skipped clip", "numba", _UPDATES, "return g.at_most(limit).at_least(-limit)", "return g"),
 )  # fmt: skip
 
-#: Mistakes in features of some models or backends, the mistakes above for the GPU, and others in the CUDA source.
+#: Mistakes in features that only some models or backends have, and mistakes in the CUDA source.
 MORE_MUTATIONS = (
     Mutation("dropped dc carry", "cupy", _CUDA_CELLS, "dc[n] = dc_t * f;", "dc[n] = 0;"),
     Mutation("unwritten dW", "cupy", "gpu/layers.py", "calls = [product(flat(h[:-1]), from_h, grads[1], turn_a=True)]",

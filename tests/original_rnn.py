@@ -1,8 +1,9 @@
-"""min-char-rnn in plain NumPy, one character at a time, as its equations are written; shares no code with the kernels.
+"""min-char-rnn in plain NumPy, one character at a time, straight from its equations, without code of the kernels.
 
-It judges training with the RNN. The script's first iterations are chaotic (long Adagrad steps on weights near zero):
-weights that differ by 1e-15 give losses that differ by several nats after 20 iterations. So code that follows a trace of
-the script from its beginning must round in the same way: one product of a C-ordered matrix and a column per character.
+Tests compare training of the RNN with it. The script's first iterations are chaotic (large Adagrad steps on weights
+near zero): weights that differ by 1e-15 give losses that differ by several nats after 20 iterations. To follow a trace
+of the script from its start, code must therefore round alike: one product of a C-ordered matrix and a column per
+character.
 """
 
 import numpy as np
@@ -54,6 +55,6 @@ class Original:
 
     @staticmethod
     def flat(arrays):
-        """Weights or optimizer state in the order of kernels/spec/cells.py."""
+        """Return weights or optimizer state in the order of kernels/spec/cells.py."""
         W_x, W_h, W_y, b, b_y = arrays
         return np.concatenate([a.ravel() for a in (W_x.T, W_h.T, b, W_y.T, b_y)])

@@ -1,6 +1,6 @@
-"""A one-layer LSTM language model in plain Python numbers, one unit at a time; shares no code with the kernels.
+"""A one-layer LSTM language model in plain Python numbers, one unit at a time, without code of the kernels.
 
-It follows the equations of kernels/spec/cells.py and judges the forward pass and the loss.
+It follows the equations of kernels/spec/cells.py; tests compare the forward pass and the loss with it.
 """
 
 import math
@@ -8,7 +8,7 @@ from itertools import pairwise
 
 
 def loss_and_state(W_x, W_h, b, W_y, b_y, h, c, ids):
-    """Loss in nats of reading ids[:-1] and predicting ids[1:], and the final h and c; arguments are nested lists."""
+    """Return the loss (nats) of predicting ids[1:] from ids[:-1], and the final h and c; arguments are nested lists."""
     H, total = len(h), 0.0
 
     def sigmoid(x):

@@ -1,4 +1,4 @@
-"""Runs that take milliseconds, and the results by which they are compared."""
+"""Runs that take milliseconds, and the results by which tests compare them."""
 
 import json
 
@@ -20,7 +20,7 @@ def finish(run):
 
 
 def everything(folder):
-    """A run's results as bytes: weights, optimizer state, samples, and metrics without the fields that depend on time."""
+    """Return a run's results as bytes: weights, optimizer state, samples, and metrics that do not depend on time."""
     last = load(folder, "last")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     timeless = [{k: v for k, v in line.items() if k not in ("seconds", "chars_per_second")} for line in lines]

@@ -1,7 +1,7 @@
-"""Tests that tests/kernel/test_teamwork.py runs in processes of their own: ``python team_children.py NAME``.
+"""Tests that tests/kernel/test_teamwork.py runs in their own processes: ``python team_children.py NAME``.
 
-Each function checks its own results; the process exits with 0 if all is right. These tests may hang or be killed by a
-signal, so whoever starts one sets a timeout.
+Each function checks its own results; the process exits with 0 if all checks pass. A failing test may hang or die by a
+signal, so its caller must set a timeout.
 """
 
 import atexit
@@ -20,12 +20,12 @@ import kernels
 from kernels import spec
 from kernels.spec import Shape
 
-PANELS = Shape(11, 64)  # two threads share the hidden units of one stream
-STREAMS = Shape(11, 5)  # threads share the streams of a batch
+PANELS = Shape(11, 64)  # two threads split the hidden units of one stream
+STREAMS = Shape(11, 5)  # threads split the streams of a batch
 
 
 def arguments(shape=PANELS, batch=1, n=50, seq_length=5):
-    """Arrays and options for train_steps, the same every time."""
+    """Return arrays and options for train_steps, the same in every call."""
     random = np.random.RandomState(0)
     theta = random.randn(spec.num_parameters(shape)) * 0.1
     state, h, c = np.zeros((1, len(theta))), *np.zeros((2, shape.num_layers, batch, shape.hidden_size))
@@ -40,15 +40,15 @@ def digest(arrays):
 
 
 def trained(threads, name="numba", **sizes):
-    """A digest of the results of a training call."""
+    """Train, and return a digest of the results."""
     arrays, plan, options = arguments(**sizes)
     losses = kernels.load(name).train_steps(*arrays, *plan, threads=threads, **options)
     return digest([*arrays, losses])
 
 
-# ------------------------------------------------------------------------------------------------- members that fail
+# --------------------------------------------------------------------------------------------------- failing threads
 def failing_members():
-    """Whichever member of a team fails, and wherever the others wait, the team ends with that member's exception."""
+    """If any thread of a team fails, wherever the others wait, the call raises that thread's exception."""
     import numba
 
     from kernels.cpu import teamwork
@@ -74,7 +74,7 @@ def failing_members():
 
 
 def refused_core():
-    """A system that refuses to pin threads costs only speed."""
+    """If the system refuses to pin threads, the results stay the same."""
     expected = trained(1)
     kept = os.sched_setaffinity
 
@@ -88,7 +88,7 @@ def refused_core():
 
 
 def no_more_threads():
-    """If the second of three workers cannot be started, one thread does all the work, and the first worker stays usable."""
+    """If the second of three workers cannot start, one thread does all the work and the first worker stays usable."""
     sizes = {"shape": STREAMS, "batch": 16}
     expected, start, started = trained(1, **sizes), threading.Thread.start, []
 
@@ -100,7 +100,7 @@ def no_more_threads():
 
     threading.Thread.start = at_most_one
     assert trained(4, **sizes) == expected
-    assert trained(2, **sizes) == expected  # with the worker that was started
+    assert trained(2, **sizes) == expected  # with the worker that did start
     assert len(started) == 1
     threading.Thread.start = start
     assert trained(4, **sizes) == expected
@@ -108,7 +108,7 @@ def no_more_threads():
 
 
 def at_the_limit():
-    """The same at the system's limit on threads."""
+    """If the system's limit on threads is reached, one thread does all the work."""
     import resource
 
     expected = trained(1)
@@ -125,7 +125,7 @@ def at_the_limit():
 
 
 def growing():
-    """Teams of varying size together use only as many threads as the largest."""
+    """Teams of varying size share their threads: there are never more than the largest team needs."""
     sizes = {"shape": STREAMS, "batch": 32}
     expected = trained(1, **sizes)
     for threads in (2, 3, 4, 5, 8, 3, 8):
@@ -135,7 +135,7 @@ def growing():
 
 # --------------------------------------------------------------------------------------------------------- processes
 def fork_while_training():
-    """Children forked while a team is at work train with teams of their own."""
+    """Children that are forked while a team is running train with teams of their own."""
     expected, stop = trained(2), threading.Event()
 
     def train():
@@ -156,19 +156,19 @@ def fork_while_training():
 
 
 def fork_after_slow_teams():
-    """A child finds out by itself whether its teams pay, whatever its parent has measured."""
+    """A child measures for itself whether several threads are faster, and ignores its parent's timings."""
     from kernels.cpu import teamwork
     from kernels.cpu.pace import TeamSwitch
 
     expected = trained(2)
     assert teamwork._paces
     for kind in teamwork._paces:
-        teamwork._paces[kind] = TeamSwitch(has_team=False)  # one thread, for good
+        teamwork._paces[kind] = TeamSwitch(has_team=False)  # the parent has settled on one thread
     assert _code_of_a_child(expected) == 0
 
 
 def _code_of_a_child(expected):
-    """Fork; the exit code of a child that is to train with a team of its own, or "hangs"."""
+    """Fork a child that trains with its own team; return its exit code, or "hangs"."""
     child = os.fork()
     if child == 0:
         os._exit(0 if trained(2) == expected and threading.active_count() == 2 else 1)
@@ -176,7 +176,7 @@ def _code_of_a_child(expected):
 
 
 def _exit_code(child, seconds=30.0):
-    """A child's exit code, or "hangs"."""
+    """Return a child's exit code, or "hangs"."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found, status = os.waitpid(child, os.WNOHANG)
@@ -189,7 +189,7 @@ def _exit_code(child, seconds=30.0):
 
 
 def fork_while_compiling():
-    """A fork waits until another thread has finished compiling; otherwise the child could never compile."""
+    """A fork waits until other threads finish compiling; otherwise the child could never compile."""
     from numba.core.compiler_lock import global_compiler_lock
 
     has_begun, ended = threading.Event(), []
@@ -213,7 +213,7 @@ def fork_while_compiling():
 
 
 def start_methods():
-    """Processes started by each method of multiprocessing, from a process that has a team."""
+    """Processes that multiprocessing starts by any method, from a process with a team, train correctly."""
     expected, started = trained(2), []
     for way in ("spawn", "forkserver", "fork"):
         context = multiprocessing.get_context(way)
@@ -229,9 +229,9 @@ def _expect(expected):
     sys.exit(trained(2) != expected)
 
 
-# -------------------------------------------------------------------------------------------------------------- ends
+# ------------------------------------------------------------------------------------------------ interpreter exit
 def at_exit():
-    """Training continues after the main thread has ended: in a remaining thread and in atexit functions."""
+    """Training works after the main thread has ended, both in a remaining thread and in atexit functions."""
     expected = trained(1)
     outcomes = []
 
@@ -250,7 +250,7 @@ def at_exit():
 
 
 def daemon_at_exit():
-    """A daemon thread that is training does not keep the interpreter from exiting."""
+    """A daemon thread that is training does not prevent the interpreter from exiting."""
     begun = threading.Event()
 
     def train():
@@ -270,7 +270,7 @@ def interrupted(name, threads, n):
     ids, *each = plan
     losses = ops.train_steps(*whole, *plan, **options)
     arrays, _, _ = arguments(n=n)
-    made, interruptions, out = 0, 0, np.full(n, np.nan)  # a signal may come before the call has begun
+    made, interruptions, out = 0, 0, np.full(n, np.nan)  # a signal may arrive before the call begins
     workspace = spec.workspace(PANELS, 5, 1, "float64")  # no longer in use when the next call begins
 
     def interrupt(*_):
@@ -294,7 +294,7 @@ def interrupted(name, threads, n):
         count = int(np.isfinite(part).sum())
         assert np.isfinite(part[:count]).all()
         made += count
-        if interruptions in (1, 3):  # all arrays belong to that iteration
+        if interruptions in (1, 3):  # every array must be in the state after that iteration
             at, _, _ = arguments(n=n)
             ops.train_steps(*at, ids, *(a[:made] for a in each), **options)
             assert digest(at) == digest(arrays), (name, threads, made)

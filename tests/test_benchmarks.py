@@ -1,4 +1,4 @@
-"""The benchmarks run, measure nothing while a test fails, and record nothing about the user or the host."""
+"""The benchmarks run, refuse to measure while a test fails, and record nothing about the user or the host."""
 
 import json
 import os
@@ -117,7 +117,7 @@ def test_nothing_is_measured_while_a_test_is_red(monkeypatch, capsys):
 
 
 def test_benchmarks_run_alone_check_the_gradients_first(tmp_path):
-    """Even if pytest is called directly, wrong kernels get no figures."""
+    """Even if pytest is called directly, wrong kernels are not measured."""
     (tmp_path / "sitecustomize.py").write_text(
         "from kernels import testing\n"
         "testing.gradient_errors = lambda ops, seed=0, cells=(): iter([testing.GradientError('lstm', 'db', 1e-3)])\n"

@@ -1,4 +1,4 @@
-"""The documentation is correct: links resolve, commands and options exist, public functions are described."""
+"""The documentation is correct: links resolve, commands and options exist, public functions have docstrings."""
 
 import inspect
 import pkgutil
@@ -34,7 +34,7 @@ def test_commands_and_options_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_files_and_modules_that_are_named_exist(page):
-    """Our files are named with their folder; bare script names are those of the programs that charlstm replaces."""
+    """Pages name our files with their folder; bare script names belong to the programs that charlstm replaces."""
     text = page.read_text()
     for path in re.findall(r"(?<![\w/.])((?:kernels|charlstm|tests|benchmarks|docs|\.ci)/[\w./-]*\w)", text):
         assert (ROOT / path).exists() or re.search(r"[A-Z]{4}", path), path
@@ -62,7 +62,7 @@ def test_every_public_name_is_there_and_described():
 @pytest.mark.parametrize("backend", kernels.available())
 @pytest.mark.parametrize("name", sorted(OPS))
 def test_ops_describe_their_arguments(name, backend):
-    """Each parameter has its own entry, on every backend, and so have results and exceptions."""
+    """On every backend, docstrings have an entry for each parameter, result and exception."""
     for load in (kernels.load, kernels.load_for_host):
         op = getattr(load(backend), name)
         parts = re.split(r"^(\w[\w ]*)\n-+\n", inspect.getdoc(op), flags=re.M)
@@ -71,11 +71,11 @@ def test_ops_describe_their_arguments(name, backend):
         assert sorted(", ".join(entries).split(", ")) == sorted(inspect.signature(op).parameters)
         assert ("Returns" in sections) == (inspect.signature(op).return_annotation is not None)
         assert "ValueError" in sections["Raises"]
-        assert ":func:`kernels.reference." not in inspect.getdoc(op)  # described here in full
+        assert ":func:`kernels.reference." not in inspect.getdoc(op)  # no reference to another docstring
 
 
 def test_what_a_backend_adds_to_the_reference_stands_below_it():
-    """Tested on a made-up backend; loading it twice adds nothing."""
+    """Load a made-up backend; loading it twice adds nothing."""
     backend, reference = ModuleType("backend"), kernels.load("numpy")
     backend.__all__ = ["score", "clip", "sample"]
     for name, text in (

@@ -1,4 +1,4 @@
-"""Runs the examples at a small size, as a reader would run them."""
+"""Run the examples as a reader would, at a small size."""
 
 import math
 import os
@@ -13,7 +13,7 @@ ONE_SITTING = ROOT / "examples" / "train_in_one_sitting.py"
 
 
 def run(folder, *arguments):
-    """The example's output; it runs in a process that may import NumPy and kernels but not charlstm."""
+    """Run an example in a process that may import NumPy and kernels but not charlstm; return its output."""
     program = (
         f"import sys, runpy; sys.modules['charlstm'] = None; runpy.run_path({str(ONE_SITTING)!r}, run_name='__main__')"
     )
@@ -35,7 +35,7 @@ def test_one_sitting_learns_scores_and_writes(tmp_path):
     nats, bits = ([float(each[k]) for each in found] for k in (1, 2))
     assert bits == pytest.approx([value / math.log(2) for value in nats], abs=2e-3)
     different = len(set(made_up_text(20_000)))
-    assert nats[0] == pytest.approx(math.log(different), rel=0.15)  # at first all characters are equally probable
+    assert nats[0] == pytest.approx(math.log(different), rel=0.15)  # uniform at first
     assert nats[-1] < 0.75 * nats[0]
     held_out = float(re.search(r"^held out: ([\d.]+) bits per character$", done.stdout, re.M)[1])
     assert held_out == pytest.approx(bits[-1], rel=0.15)
@@ -53,4 +53,4 @@ def test_one_sitting_refuses_a_text_that_is_too_short(tmp_path):
 def test_one_sitting_is_read_in_one_sitting():
     lines = ONE_SITTING.read_text().splitlines()
     assert len(lines) < 120
-    assert not [line for line in lines if re.match(r"(def|class) ", line)]  # straight down: no functions, no classes
+    assert not [line for line in lines if re.match(r"(def|class) ", line)]  # the script has no functions and no classes

@@ -1,4 +1,4 @@
-"""Any arguments and any files give one line and an exit code: no traceback, and nothing written elsewhere."""
+"""Fuzz commands and files: every failure is one line and an exit code, with no traceback and no stray files."""
 
 import contextlib
 import io
@@ -44,7 +44,7 @@ WORDS = st.sampled_from(
 )
 ANYTHING = WORDS | st.text(max_size=8) | st.floats().map(str) | st.integers().map(str)
 SIZES = st.sampled_from(["-1", "0", "1", "2", "7", "none", "x", "", "99999999", "1.5", "nan", "1e1"])
-ENDLESS = st.sampled_from(["-1", "0", "x", "none", "nan", ""])  # for options whose valid values may take long
+ENDLESS = st.sampled_from(["-1", "0", "x", "none", "nan", ""])  # for options whose valid values may run for long
 BOUNDED = {
     "hidden-size": SIZES, "num-layers": SIZES, "embedding-size": SIZES, "seq-length": SIZES, "batch-size": SIZES,
     "sample-length": SIZES, "iterations": SIZES.filter("99999999".__ne__), "seconds": ENDLESS, "epochs": ENDLESS,
@@ -54,7 +54,7 @@ BOUNDED = {
 
 @st.composite
 def train_options(draw):
-    """Some of train's options in any order, with valid and invalid values."""
+    """Draw some of train's options in any order, with valid and invalid values."""
     chosen = draw(st.lists(st.sampled_from([item for item in fields(Config) if item.type != "bool"]), max_size=5))
     arguments = []
     for item in chosen:
@@ -83,7 +83,7 @@ OTHERS = st.one_of(
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a text and a run, in which commands run; nothing outside it may change."""
+    """Provide a folder with a text and a run, in which commands run; nothing outside it may change."""
     outer = tmp_path_factory.mktemp("outer")
     inner = outer / "inner"
     inner.mkdir()
@@ -100,7 +100,7 @@ def place(tmp_path_factory):
 
 
 def fresh(place):
-    """Restore the folder to its first state."""
+    """Restore the folder to its initial state."""
     for path in place.iterdir():
         if path.name != "book.txt":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -116,7 +116,7 @@ def outside(place):
 
 
 def obeyed(place, arguments):
-    """Run a command; its exit code must be in the manual, and an error must be one line."""
+    """Run a command; its exit code must be documented, and an error must be one line."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace") for _ in range(2))
     before, patch = outside(place), pytest.MonkeyPatch()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), patch.context() as stdin:

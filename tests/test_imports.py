@@ -1,4 +1,4 @@
-"""Import rules: which module may import which, and what must not be loaded before it is needed."""
+"""Import rules: which modules may import which, and which packages must load only when needed."""
 
 import ast
 import subprocess
@@ -8,7 +8,7 @@ from graphlib import TopologicalSorter
 import pytest
 from conftest import ROOT
 
-#: The floors, lowest first. A module may import from its own room and from any lower floor.
+#: The layers (floors), lowest first. A module may import from its own package (room) and from any lower layer.
 FLOORS = (
     {"charlstm.errors", "charlstm.figures", "charlstm.host"},
     {"charlstm.settings"},
@@ -23,7 +23,7 @@ FLOORS = (
     {"charlstm.cli"},
     {"charlstm.__main__"},
 )
-#: charlstm sees the kernels' package, their spec and their testing module; kernels import neither charlstm nor another backend.
+#: charlstm may import kernels, kernels.spec and kernels.testing; kernels import neither charlstm nor other backends.
 KERNELS = {
     "charlstm": {"kernels", "kernels.spec", "kernels.testing"},
     "kernels": {"kernels.shared", "kernels.protocol", "kernels.gpu.presence"},
@@ -46,12 +46,12 @@ LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def room(module):
-    """The room of a module: its package below charlstm or kernels, or the module itself at top level."""
+    """Return a module's room: its package below charlstm or kernels, or the module itself at top level."""
     return ".".join(module.split(".")[:2])
 
 
 def imported(path):
-    """The dotted names of this project's modules that a file imports anywhere."""
+    """Return the dotted names of this project's modules that a file imports anywhere."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -88,12 +88,12 @@ def test_benchmarks_have_no_circles_not_even_inside_functions():
         names = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
         inside = {f"{node.module}.{alias.name}" for node in names for alias in node.names}
         arrows[module] = ({node.module for node in names} | inside) & set(files) - {module}
-    assert arrows["benchmarks.report"]  # the scan finds imports at all
+    assert arrows["benchmarks.report"]  # the scan must find imports at all
     TopologicalSorter(arrows).prepare()  # raises CycleError
 
 
 def imported_at_once(path):
-    """What a module imports at once or for type checking, but not later inside a function."""
+    """Return the imports that a module makes when loaded or for type checking, not those inside functions."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -107,7 +107,7 @@ def imported_at_once(path):
 
 
 def test_public_names_are_found_where_they_once_stood():
-    """Each in its own process, so that it is first imported under its old name."""
+    """Each runs in its own process, so that the first import uses the old name."""
     program = (
         "from charlstm.batches import Windows; from charlstm.checkpoint import Checkpoint, load; import charlstm.config\n"
         "assert load is __import__('charlstm').load\n"

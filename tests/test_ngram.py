@@ -1,4 +1,4 @@
-"""The Markov model, judged by dictionaries, and its command as a person meets it."""
+"""Compare the Markov model with a plain implementation on dictionaries, and test its command."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def ids_of(text):
 
 
 class Plain:
-    """The equations of charlstm.ngram with dictionaries, a character at a time, and nothing else in common with it."""
+    """The equations of charlstm.ngram on dictionaries, one character at a time, without any of its code."""
 
     def __init__(self, ids, vocab_size, order):
         self.V, self.order = vocab_size, order
@@ -71,7 +71,7 @@ class Plain:
 
 
 def contexts_of(ids, vocab_size, order):
-    """Contexts of the text, none at all, one that is too long, some that it lacks, and its end."""
+    """Return contexts: some of the text, empty, too long, unseen, and the text's end."""
     draws = np.random.RandomState(order)
     ids = [int(each) for each in ids]
     known = [ids[i : i + order] for i in draws.choice(len(ids) - order, 12, replace=False)]
@@ -83,7 +83,7 @@ def contexts_of(ids, vocab_size, order):
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @pytest.mark.parametrize("order", ORDERS)
 def test_probabilities_are_those_of_dictionaries_and_sum_to_1(order, smoothing):
-    ids, V = ids_of(TEXT), len(Vocabulary.of(TEXT)) + 2  # two characters that it never has
+    ids, V = ids_of(TEXT), len(Vocabulary.of(TEXT)) + 2  # two characters that never occur
     model, plain = Model.learn(ids, V, order), Plain(ids, V, order)
     for context in contexts_of(ids, V, order):
         got = model.probabilities(context, smoothing)
@@ -109,7 +109,7 @@ def test_probabilities_of_texts_with_hardly_anything_to_count(text, smoothing):
 @pytest.mark.parametrize("V", [200, 5000])
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 def test_grams_that_do_not_fit_into_an_integer(V, smoothing):
-    """At order 8, (V + 1) ** 9 takes 69 and 111 bits: ranks take the place of what came first, once and twice."""
+    """At order 8, (V + 1) ** 9 takes 69 and 111 bits, so ranks replace the first characters once or twice."""
     ids = ids_of(TEXT).astype(np.uint16) * (V // 20) + 1
     model, plain = Model.learn(ids, V, 8), Plain(ids, V, 8)
     for context in contexts_of(ids, V, 8)[:16]:
@@ -183,7 +183,7 @@ def test_only_what_followed_as_much_of_the_end_as_the_text_knows_is_drawn():
         k = next(k for k in range(order, -1, -1) if text[i - k : i] in known[k])
         assert text[i] in known[k][text[i - k : i]]
         backed_off += k < order
-    assert 0 < backed_off < 300  # the text's end is a dead end
+    assert 0 < backed_off < 300  # the text's end has no known successor
 
 
 def test_each_is_drawn_as_often_as_it_followed():
@@ -198,7 +198,7 @@ def test_each_is_drawn_as_often_as_it_followed():
 
 @pytest.mark.parametrize("by_frequency", [True, False])
 def test_the_first_state_is_known_and_drawn_by_frequency_or_from_all_alike(by_frequency):
-    text = "abab" * 20 + "cd"  # "cd" is a dead end; ab 20 of 80, ba 19, bc 1
+    text = "abab" * 20 + "cd"  # "cd" has no successor; of 80 states, ab 20, ba 19, bc 1
     vocabulary, known = Vocabulary.of(text), successors(text, 2)
     model = Model.learn(ids_of(text), len(vocabulary), 2)
     begun = Counter(written(model, vocabulary, 0, seed=seed, by_frequency=by_frequency) for seed in range(900))
@@ -225,18 +225,18 @@ def test_every_part_of_the_unit_interval_draws_its_character_or_state(order):
 
 
 def test_dead_ends_go_on_from_a_shorter_context():
-    text = "xyxyxyxz"  # what follows z is unknown, at any length
+    text = "xyxyxyxz"  # z never has a successor, in a context of any length
     vocabulary = Vocabulary.of(text)
     model = Model.learn(ids_of(text), len(vocabulary), 3)
     out = written(model, vocabulary, 500, vocabulary.encode("yxz"), seed=1)
     assert len(out) == 503
     assert out.startswith("yxz")
-    assert out.count("z") > 5  # it came there again, and went on
-    assert written(model, vocabulary, 4, vocabulary.encode("zzzzzxy"), seed=1).startswith("zzzzzxyx")  # xy: x alone
+    assert out.count("z") > 5  # sampling reached z repeatedly and continued
+    assert written(model, vocabulary, 4, vocabulary.encode("zzzzzxy"), seed=1).startswith("zzzzzxyx")  # x follows xy
 
 
 def test_an_unknown_context_counts_as_its_longest_known_end_not_as_one_beside_it():
-    text = "aabx" * 12 + "baby" * 4 + "c"  # x after aab, y after bab; after ab, of which cab is one more, x or y
+    text = "aabx" * 12 + "baby" * 4 + "c"  # aab: x, bab: y; cab is unseen, so its end ab gives x or y
     vocabulary = Vocabulary.of(text)
     model = Model.learn(ids_of(text), len(vocabulary), 3)
     drawn = Counter(written(model, vocabulary, 1, vocabulary.encode("cab"), seed=seed)[3] for seed in range(200))
@@ -276,11 +276,11 @@ def test_the_baseline_is_order_5_of_the_first_five_million(monkeypatch):
     assert ngram._LINE_CHARS == 5_000_000
     monkeypatch.setattr(ngram, "_LINE_CHARS", 1000)
     assert ngram.baseline_bits(learned, held_out, V) == Model.learn(learned[:1000], V, 5).bits_per_char(held_out)
-    assert math.isfinite(ngram.baseline_bits(learned[:3], held_out, V))  # a text too short for order 5
+    assert math.isfinite(ngram.baseline_bits(learned[:3], held_out, V))  # this text is too short for order 5
 
 
 def markov_model(text, order=4):
-    """States and counts as markov-model.py has them: the last transition is not counted."""
+    """Return the states and counts of markov-model.py, which does not count the last transition."""
     model = {}
     for i in range(len(text) - order - 1):
         model.setdefault(text[i : i + order], Counter()).update(text[i + order])
@@ -298,7 +298,7 @@ def test_the_original_prints_its_states_and_counts(text):
     assert len(out) == 204
     assert out[:4] in wanted
     for i in range(200):
-        assert out[i + 4] in wanted.get(out[i : i + 4], text)  # a dead end may go on with any
+        assert out[i + 4] in wanted.get(out[i : i + 4], text)  # without successors, any character
 
 
 def test_the_original_needs_a_state():
@@ -408,7 +408,7 @@ def test_100_megabytes_at_order_5_take_4_gigabytes_at_most(tmp_path):
     words = [
         "".join(draws.choice(list("etaoinshrdlucmfwypvbgkjqxzETAOIN"), draws.randint(1, 10))) for _ in range(20_000)
     ]
-    few = " ".join(word for n, word in enumerate(words) for _ in range(1 + 2000 // (n + 10)))  # frequencies as Zipf's
+    few = " ".join(word for n, word in enumerate(words) for _ in range(1 + 2000 // (n + 10)))  # Zipf's law
     path.write_text(made_up(few, 100_000_000))
     found = measure(path)
     print({name: found[name] for name in ("command_seconds", "peak_rss", "contexts", "bits_per_char")})

@@ -21,7 +21,7 @@ CUDA = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "kernels" / "gpu" 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Wheel and sdist, built without a network from a copy of the tracked and new files."""
+    """Build wheel and sdist without a network from a copy of the tracked and new files."""
     out, source = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("source")
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],  # noqa: S607
@@ -57,7 +57,7 @@ def test_the_sdist_holds_the_sources(built):
 
 
 def test_the_installed_wheel_trains_and_samples_outside_the_source_tree(built, tmp_path):
-    """In a fresh environment; dependencies come through a path file, since there may be no network."""
+    """The environment is fresh; a path file provides the dependencies, because there may be no network."""
     place = tmp_path / "fresh"
     venv.create(place, with_pip=False, symlinks=os.name != "nt")
     scripts = place / ("Scripts" if os.name == "nt" else "bin")
@@ -86,7 +86,7 @@ def test_the_installed_wheel_trains_and_samples_outside_the_source_tree(built, t
 
 
 def test_each_fact_stands_once():
-    assert "project" not in tomllib.loads((ROOT / "pyproject.toml").read_text())  # it would override setup.cfg
+    assert "project" not in tomllib.loads((ROOT / "pyproject.toml").read_text())  # it overrides setup.cfg
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
     packages = setup["options"]["packages"].split()

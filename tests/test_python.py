@@ -50,7 +50,7 @@ def test_text_in_memory_is_trained_on_like_a_file(tmp_path):
         charlstm.train(texts=["\ufeff" + TEXT.replace("\n", "\r\n")], **TINY),
     ):
         assert run.model.theta.tobytes() == of_file.model.theta.tobytes()
-        assert charlstm.resume(run, iterations=14).trainer.iteration == 14  # from the copy in the cache
+        assert charlstm.resume(run, iterations=14).trainer.iteration == 14  # reads the copy of the text in the cache
 
 
 def test_several_strings_are_joined_as_files_are(tmp_path):
@@ -129,7 +129,7 @@ def test_history_has_the_columns_of_metrics(run):
 def test_resume(run):
     longer = charlstm.resume(run.folder, iterations=20)
     assert (longer.folder, longer.reached, longer.history["iteration"][-1]) == (run.folder, "20 iterations", 20)
-    assert charlstm.resume(iterations=21, quiet=True).trainer.iteration == 21  # the newest run
+    assert charlstm.resume(iterations=21, quiet=True).trainer.iteration == 21  # resumes the newest run
     whole = charlstm.train(texts=[TEXT], **{**TINY, "validation": 0.1, "validate_every": 6, "iterations": 21})
     assert whole.load("last").theta.tobytes() == longer.load("last").theta.tobytes()
     with pytest.raises(UserError, match="unknown option 'iteratons': did you mean 'iterations'"):
@@ -281,7 +281,7 @@ def test_a_cell_of_a_notebook_is_no_terminal_to_redraw(monkeypatch, environment,
 
 
 def test_progress_is_shown_on_a_terminal_and_not_elsewhere_unless_asked_for(monkeypatch):
-    monkeypatch.setenv("JPY_PARENT_PID", "1")  # a terminal, but a notebook's: lines only
+    monkeypatch.setenv("JPY_PARENT_PID", "1")  # a notebook's terminal shows lines only
     for is_terminal, quiet, is_shown in (
         (True, None, True),
         (False, None, False),
@@ -300,7 +300,7 @@ def test_progress_is_shown_on_a_terminal_and_not_elsewhere_unless_asked_for(monk
 
 
 class FakeIPython:
-    """The part of IPython that is used in a kernel: outputs are created and replaced."""
+    """A stand-in for IPython in a kernel: outputs are created and replaced."""
 
     def __init__(self):
         self.outputs = []

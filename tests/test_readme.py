@@ -1,7 +1,7 @@
-"""Runs the commands and the Python of README.md and docs/: Python unchanged, shell lines one after the other.
+"""Run the commands and the Python of README.md and docs/: Python unchanged, shell lines one after the other.
 
-Texts are made up, models small, and budgets cut to a fraction of a second. Lines with make or pip, and those that would
-download, are only parsed.
+The texts are made up, the models small, and the budgets cut to a fraction of a second. Lines that call make or pip, and
+lines that would download, are only parsed.
 """
 
 import re
@@ -20,7 +20,7 @@ SMALL = {"hidden_size": 4, "seq_length": 5, "batch_size": 2, "sample_every": 100
 
 
 def blocks(language, pages=PAGES):
-    """Every code block of a language, with its page and first line."""
+    """Return every code block of a language, with its page and first line."""
     for page in pages:
         text = page.read_text(encoding="utf-8")
         for found in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.M | re.S):
@@ -29,7 +29,7 @@ def blocks(language, pages=PAGES):
 
 @pytest.fixture
 def texts(tmp_path, monkeypatch):
-    """A folder with the texts that the pages mention."""
+    """Provide a folder with the texts that the pages mention."""
     monkeypatch.chdir(tmp_path)
     for name in ("book", "a", "other", "letters"):
         (tmp_path / f"{name}.txt").write_text("The end. " + made_up_text(3000))
@@ -42,7 +42,7 @@ def texts(tmp_path, monkeypatch):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Make training from Python use small models and a hundredth of the seconds."""
+    """Make training from Python use small models and a hundredth of the time."""
 
     def cut(real):
         return lambda *sources, seconds=60, **options: real(*sources, seconds=seconds / 300, **{**options, **SMALL})
@@ -54,7 +54,7 @@ def quick(monkeypatch):
 
 
 def stories():
-    """README's blocks stand alone; the blocks of another page are run in order."""
+    """Group the blocks: each block of README runs alone, those of another page run in order."""
     yield from (pytest.param([each.values[0]], id=each.id) for each in blocks("python", PAGES[:1]))
     for page in PAGES[1:]:
         if found := [each.values[0] for each in blocks("python", [page])]:
@@ -69,7 +69,7 @@ def test_python_as_it_stands(story, texts, quick, capsys):
 
 
 def cut(arguments):
-    """The same command cut to a fraction of a second: a smaller model, a shorter text, fewer iterations."""
+    """Shorten a command to a fraction of a second: a smaller model, a shorter text, fewer iterations."""
     name, *rest = arguments
     changed = {"--seconds": None, "--iterations": None, "--plans": "0:9"} if name == "train" else {"--length": "50"}
     kept, given = [], iter(rest)
@@ -86,7 +86,7 @@ def cut(arguments):
 
 
 def is_only_parsed(arguments):
-    """Whether a line would download, measure for minutes, or need what may be missing here."""
+    """Return whether a line would download, measure for minutes, or need software that may be missing here."""
     fetched = {name for name, text in downloads.BUILT_IN.items() if text.url}
     return arguments[0] == "bench" or bool(fetched & set(arguments)) or "cupy" in arguments
 
@@ -95,7 +95,7 @@ def is_only_parsed(arguments):
 def test_shell_lines(block, texts, capsysbinary):
     subprocess.run(["bash", "-n"], input=block.encode(), check=True)  # noqa: S607
     lines = [line for line in block.splitlines() if line.startswith("charlstm ")]
-    for name in ("names", "book"):  # a run that the page made before this block
+    for name in ("names", "book"):  # a run that an earlier block of the page created
         if any(f"runs/{name}" in line for line in lines) and not lines[0].startswith(f"charlstm train {name}.txt"):
             lines.insert(0, f"charlstm train {name}.txt")
     for line in lines:

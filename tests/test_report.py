@@ -1,4 +1,4 @@
-"""Tables and charts agree with the results, and edits by hand are noticed."""
+"""Tables and charts agree with the results, and the checks detect edits by hand."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ def contestant(name, threads, median, **more):
 
 
 def made_up():
-    """Results with made-up figures."""
+    """Return results with made-up figures."""
     seed = [
         contestant("ours", 1, 100e-6),
         contestant("ours", 2, 50e-6),
@@ -141,11 +141,11 @@ def test_the_bars():
     assert found["seed, 2 threads, against pytorch"][1:] == ("at least 12x", "16.00x", True)
     assert found["seed, 1 thread, against numpy_loop"][1:] == ("at least 20x", "", None)
     assert found["sample, 1 thread, against pytorch"][1:] == ("at least 15x", "12.00x", False)
-    assert found["sample, characters a second on one thread"][2:] == ("200,000", False)
+    assert found["sample, characters per second on one thread"][2:] == ("200,000", False)
     assert found["keras, 2 threads, against pytorch"].passed is None
     assert found["charlstm --help"].passed is True
-    assert found["first training step of all, kernels compiled in it"][2:] == ("30.00 s", False)
-    assert found["allocations an iteration, seed, 1 threads"].passed is False
+    assert found["first training step, compiling the kernels"][2:] == ("30.00 s", False)
+    assert found["allocations per iteration, seed, 1 threads"].passed is False
     assert [bar.measured for bar in found.values() if "busy" in bar.what] == ["1.75x"]
     text = bars.as_text(found.values())
     assert re.search(r"^MISSED +1.10x +at least 1.15x +seed, 1 thread, against plain_c$", text, re.M)
@@ -169,9 +169,9 @@ def test_the_readme_has_a_row_for_each_of_four_works_on_the_most_threads():
     assert chart.endswith("(docs/speed.svg)")
 
 
-# ------------------------------------------------------------------------------------------------- edited by hand
+# -------------------------------------------------------------------------------------------------- edits by hand
 def test_pages_and_charts_are_what_the_results_give():
-    """If this fails, run `python -m benchmarks report`; figures are never typed."""
+    """If this fails, run `python -m benchmarks report`; never type figures by hand."""
     path = report.results_named_in(report.PAGE.read_text())
     for page, make in ((report.PAGE, report.section), (report.README, report.summary)):
         assert report.between_marks(page.read_text()) == report.expected(path, make), page.name
@@ -182,7 +182,7 @@ def test_pages_and_charts_are_what_the_results_give():
 
 @pytest.fixture
 def reported(tmp_path, monkeypatch):
-    """Copies of pages, charts and results, after the report has been made."""
+    """Provide copies of pages, charts and results, with a freshly made report."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: make bench")
     (tmp_path / "docs").mkdir()
     for name in ("README.md", "docs/benchmarks.md"):

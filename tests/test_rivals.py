@@ -1,4 +1,4 @@
-"""Every rival computes the reference's losses, and the processes that rivals run in work."""
+"""Every rival computes the reference's losses, and the rivals' processes work."""
 
 import pytest
 from conftest import made_up_text
@@ -12,25 +12,25 @@ from charlstm.settings.config import from_preset
 from charlstm.text.corpus import Corpus
 from charlstm.training.trainer import Trainer
 
-#: Enough for a few iterations, after which the streams start over with a zero state.
+#: Text for a few iterations, after which the streams start over with a zero state.
 CHARS = {"seed": 120, "sample": None, "h256-b16": 16 * 100, "torch-rnn-128": 50 * 160, "keras": 1500}
 PEERS = ("pytorch", "pytorch_usual", "jax")
 PAIRS = [
     pytest.param(name, work, marks=[pytest.mark.peers] if name in PEERS else [])
     for name in rivals.NAMES
     for work in CHARS
-    if work in rivals.module(name).WORKS and (name, work) != ("pytorch_usual", "sample")  # it draws another text
+    if work in rivals.module(name).WORKS and (name, work) != ("pytorch_usual", "sample")  # it draws a different text
 ]
-#: Largest relative error of a loss in float32; Adagrad's first steps, of size 0.1 for any gradient, magnify rounding.
-#: In work `seed`, with its long first steps, float32 rounding errors grow tenfold in three iterations, in plain NumPy
-#: too, and on some texts exceed the tolerance within twenty.
+#: Largest relative error of a loss in float32; Adagrad's first steps, of size 0.1 for any gradient, amplify rounding.
+#: In work `seed`, whose first steps are large, float32 rounding errors grow tenfold in three iterations, in plain NumPy
+#: too, and exceed the tolerance on some texts within twenty iterations.
 ITERATIONS = {"seed": 8}
 TOLERANCE = {"seed": 2e-4, "sample": 0.0, "h256-b16": 1e-6, "torch-rnn-128": 1e-6, "keras": 1e-4}
 
 
 @pytest.fixture(scope="module")
 def expected():
-    """The reference's losses in float64, by work, computed once."""
+    """Compute the reference's float64 losses once, by work."""
     found = {}
 
     def losses(name):

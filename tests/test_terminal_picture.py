@@ -1,4 +1,4 @@
-"""The screen emulation behind README's terminal picture, and the committed picture."""
+"""Test the screen emulation behind README's terminal picture, and the committed picture."""
 
 import re
 

@@ -1,10 +1,10 @@
-"""The rivals, other implementations of the same work, and our own, behind one small protocol.
+"""The rivals: other implementations of the same work, and ours, all behind one small protocol.
 
 A rival is a module with
 
-``NEEDS``       what must be importable
-``WORKS``       the works it can do
-``VERSIONS``    the packages whose versions matter
+``NEEDS``       the packages that must be importable
+``WORKS``       the works that it can run
+``VERSIONS``    the packages whose versions the results record
 ``make(work, ids, threads)``   an object whose ``run(count)`` makes the next `count` iterations and returns the last
 loss, summed over the batch, or the last id that it sampled
 
@@ -25,7 +25,7 @@ def module(name):
 
 
 def missing(name):
-    """Why rival `name` cannot run here, in words; None if it can. Loads none of its packages."""
+    """Return the reason why rival `name` cannot run here, or None if it can; load none of its packages."""
     rival = module(name)
     absent = [package for package in rival.NEEDS if find_spec(package) is None]
     if absent:

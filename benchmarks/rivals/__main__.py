@@ -1,4 +1,4 @@
-"""One rival in a process of its own: ``python -m benchmarks.rivals NAME WORK --threads N``.
+"""Run one rival in its own process: ``python -m benchmarks.rivals NAME WORK --threads N``.
 
 Sets the number of threads before loading anything that reads it, warms up, and prints ``ready {...}``; then, for every
 number on standard input, runs as many iterations and prints ``{"seconds": ..., "loss": ...}``. Exits when input ends.
@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-#: Variables that OpenBLAS, MKL and OpenMP read on loading.
+#: Environment variables that OpenBLAS, MKL and OpenMP read when they are loaded.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -29,12 +29,12 @@ def main():
     if arguments.core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {arguments.core})
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # keeps what libraries print apart from the answers
+    os.dup2(2, 1)  # so that text printed by libraries does not mix with the answers
     serve(arguments, answers)
 
 
 def serve(arguments, answers):
-    from benchmarks import works  # loads NumPy, which reads the variables
+    from benchmarks import works  # imported here, because it loads NumPy, which reads the variables
     from benchmarks.rivals import module
     from charlstm.measure.bench import WORKS
 
@@ -60,7 +60,7 @@ def versions(rival):
 
 
 def memory():
-    """This process's peak memory, in bytes."""
+    """Return the peak memory of this process, in bytes."""
     from benchmarks.memory import peak_rss
 
     return {"peak_rss": peak_rss()}

@@ -1,4 +1,4 @@
-"""JAX, with the whole training loop in one jit, so that its loop has no Python either.
+"""JAX with the whole training loop in one jit, so that, as in ours, no Python runs inside the loop.
 
 lax.scan over the steps inside lax.fori_loop over the iterations; gradients by value_and_grad; float32; the readout's
 product for all steps at once, outside the scan; donated arguments. Inputs select rows of W_x, as in ours.
@@ -18,7 +18,7 @@ def make(work, ids, threads):
 
 
 def loss_of(jax, params, h, c, x):
-    """Summed loss of one sequence x (T+1,), and the state after it."""
+    """Return the summed loss of one sequence x (T+1,) and the final state."""
     np, lax = jax.numpy, jax.lax
     W_x, W_h, b, W_y, b_y = params
 
@@ -35,7 +35,7 @@ def loss_of(jax, params, h, c, x):
 
 
 def iterate(jax, work, per_pass, ids, n, carry):
-    """Iteration n: loss, gradient, clipping and Adagrad."""
+    """Run iteration n: loss, gradient, clipping and the Adagrad update."""
     np, lax = jax.numpy, jax.lax
     params, memory, h, c, _ = carry
     turn = n % per_pass
@@ -70,4 +70,4 @@ class JaxScan:
     def run(self, count):
         self.carry = self.many(self.carry, self.ids, self.iteration, count)
         self.iteration += count
-        return float(self.carry[-1])  # waits for all iterations
+        return float(self.carry[-1])  # blocks until all iterations are done

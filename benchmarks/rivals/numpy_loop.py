@@ -1,4 +1,4 @@
-"""An LSTM trained step by step in NumPy, like the scripts that people still copy.
+"""An LSTM trained step by step in NumPy, like the widely copied teaching scripts.
 
 float64; one-hot columns for characters; at each step one product per gate, on the column [x; h]; dictionaries of arrays
 by step; clipping and Adagrad array by array. It draws the same initial weights as the preset min-char-lstm and computes

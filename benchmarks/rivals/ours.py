@@ -1,4 +1,4 @@
-"""Our implementation as one of the contestants: the same protocol, its own process, the same clock."""
+"""Our implementation as a contestant: it has the same protocol and clock as the rivals, and its own process."""
 
 from charlstm.measure.bench import WORKS as ALL
 from charlstm.measure.bench import Ours

@@ -1,4 +1,4 @@
-"""plain_c.c, compiled here with the system's compiler at full optimisation."""
+"""Plain C: compiles plain_c.c with the system's compiler at full optimisation and runs it."""
 
 import ctypes
 import os
@@ -19,7 +19,7 @@ FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-math-errno", "-std=gnu11",
 
 
 def compiler():
-    """The command of the C compiler, as a list; None if there is none."""
+    """Return the command of the C compiler as a list, or None if there is no compiler."""
     for command in (os.environ.get("CC"), "gcc", "cc", "clang"):
         if command and shutil.which(shlex.split(command)[0]):
             return shlex.split(command)

@@ -1,6 +1,6 @@
-"""PyTorch as an expert writes it, each choice the fastest of those tried.
+"""PyTorch as an expert writes it: each choice is the fastest of those tried.
 
-nn.LSTM (with oneDNN, without which the same work takes 1.5 times as long) on rows of an identity matrix; fused
+nn.LSTM (with oneDNN; without it the same work takes 1.5 times as long) on rows of an identity matrix; fused
 optimizers where PyTorch has them for the CPU, else foreach; gradients set to None, not zeroed. PyTorch's second bias
 stays zero. Its Adagrad has epsilon outside the root; with epsilon in the initial accumulator instead, it equals ours.
 """
@@ -24,9 +24,9 @@ def make(work, ids, threads, usual=False):
 
 
 def build(theta, shape):
-    """nn.LSTM (nn.GRU, nn.RNN) and nn.Linear with parameters theta (N,), of its dtype: our columns are its rows.
+    """Build nn.LSTM (nn.GRU, nn.RNN) and nn.Linear from theta (N,), in its dtype: our columns are their rows.
 
-    The second bias is 0 where we have only one.
+    PyTorch's second bias is 0 where our cell has only one.
     """
     import torch
 
@@ -106,9 +106,9 @@ class Training:
 
 
 class Sampling:
-    """One character at a time, an LSTM cell in inference mode; draws from the same uniform numbers as ours.
+    """Sample one character at a time with an LSTM cell in inference mode, from the same uniform numbers as ours.
 
-    A third faster than calling nn.LSTMCell and nn.Linear as modules, and twice as fast as with torch.multinomial.
+    This is a third faster than calling nn.LSTMCell and nn.Linear as modules, and twice as fast as torch.multinomial.
     """
 
     def __init__(self, work, ids):
@@ -135,7 +135,7 @@ class Sampling:
 
 
 class UsualSampling:
-    """The same with modules and torch.multinomial; draws another text from the same distribution."""
+    """Sample with modules and torch.multinomial, which draws a different text from the same distribution."""
 
     def __init__(self, work, ids):
         import torch

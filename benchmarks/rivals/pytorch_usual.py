@@ -1,6 +1,6 @@
 """PyTorch as it is usually written: foreach optimizers; nn.LSTMCell, nn.Linear and multinomial for sampling.
 
-It is slower than benchmarks/rivals/pytorch.py; it is measured because the bars were set relative to it.
+This is slower than benchmarks/rivals/pytorch.py; we measure it because the bars were set relative to it.
 """
 
 from benchmarks.rivals import pytorch

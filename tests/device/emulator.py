@@ -17,7 +17,7 @@ CACHE = Path(__file__).parents[2] / ".pytest_cache" / "emulated"
 COMPILER = shutil.which("g++")
 REASON = "needs g++ to run CUDA source on the processor"
 
-#: The barriers that a block's threads can wait at.
+#: The barriers at which a block's threads wait.
 BARRIER = re.compile(r"(?:__syncthreads\(\)|grid_barrier\(\w+\));")
 
 _KERNEL = re.compile(r"^KERNEL (?:__launch_bounds__\([^)]*\) )?(\w+)\(|^(\w+)\(real\* theta, real\* s0", re.MULTILINE)
@@ -29,12 +29,12 @@ class LaunchError(RuntimeError):
 
 
 def kernels_of(source):
-    """The names of the kernels that a source defines."""
+    """Return the names of the kernels that a source defines."""
     return [a or b for a, b in _KERNEL.findall(source)]
 
 
 def build(source, options=(), sanitizer=None, edit=lambda text: text):
-    """Compile a source, or find it in the cache; return the path of the shared library."""
+    """Compile a source unless the cache has it; return the path of the shared library."""
     text = _DYNAMIC.sub(r"\1* \2 = DYNAMIC_SHARED(\1);", edit(source))
     exports = "".join(f"EXPORT_KERNEL({name}, 0)\n" for name in kernels_of(source))
     return compiled(f'#include "{HEADER.name}"\n#line 1 "kernels.cu"\n{text}\n{exports}', options, sanitizer)
@@ -67,7 +67,7 @@ class Function:
 
     seed = 0
     launches = 0  # shared by all kernels
-    most_blocks = staticmethod(lambda threads, memory: 0)  # of a cooperative launch
+    most_blocks = staticmethod(lambda threads, memory: 0)  # the limit for a cooperative launch
 
     def __init__(self, library, name, cooperative=False):
         self.name, self.cooperative = name, cooperative
@@ -99,7 +99,7 @@ class Function:
             raise LaunchError(f"{self.name}: {self._failure().decode()}")
 
     def _value(self, k, argument, parameter):
-        """An argument's bytes, as a one-element NumPy array."""
+        """Return an argument's bytes as a one-element NumPy array."""
         wanted = f"{self.name}: argument {k}: {parameter} wanted, got"
         if parameter.startswith("*"):
             if not getattr(argument, "is_on_device", False):
@@ -109,7 +109,7 @@ class Function:
             if not argument.flags.c_contiguous:
                 raise TypeError(f"{wanted} an array with gaps")
             return np.array([argument.data.ptr], np.uint64)
-        if type(argument) in (int, float, bool):  # as CuPy passes them
+        if type(argument) in (int, float, bool):  # the types that CuPy passes
             argument = {int: np.int64, float: np.float64, bool: np.bool_}[type(argument)](argument)
         if not isinstance(argument, np.generic) or argument.dtype.kind + str(argument.dtype.itemsize) != parameter:
             raise TypeError(f"{wanted} {getattr(argument, 'dtype', type(argument).__name__)}")

@@ -1,4 +1,4 @@
-"""The part of CuPy that kernels/gpu uses, on the CPU, with CuPy's rules enforced.
+"""A stand-in for the part of CuPy that kernels/gpu uses: it runs on the CPU and enforces CuPy's rules.
 
 Device memory is an ndarray subclass that does not mix with NumPy arrays; kernels reject NumPy arrays as arguments; and
 `empty` returns NaN. Matrix products follow cuBLAS: column-major matrices, raw addresses, a leading dimension for each.
@@ -40,7 +40,7 @@ class Array(np.ndarray):
         return SimpleNamespace(ptr=self.__array_interface__["data"][0])
 
     def get(self):
-        """A copy on the host."""
+        """Return a copy on the host."""
         return np.array(self.view(np.ndarray))
 
 
@@ -74,7 +74,7 @@ def _gemm(dtype):
     def columns_first(address, rows, columns, leading):
         if leading < max(1, rows):
             raise RuntimeError("CUBLAS_STATUS_INVALID_VALUE")
-        size = leading * (columns - 1) + rows  # detects any access beyond the end
+        size = leading * (columns - 1) + rows  # an access beyond the end raises an error
         memory = np.frombuffer((ctypes.c_char * (size * dtype.itemsize)).from_address(address), dtype)
         return np.lib.stride_tricks.as_strided(
             memory, (rows, columns), (dtype.itemsize, leading * dtype.itemsize), writeable=True
@@ -124,12 +124,12 @@ class RawModule:
 #: Attributes of the emulated GPU; tests set them.
 ATTRIBUTES = {
     "MaxSharedMemoryPerBlockOptin": 101376, "MultiProcessorCount": 4,
-    "CooperativeLaunch": 0,  # so that small models also test the path by launches
+    "CooperativeLaunch": 0,  # small, so that small models also test separate launches
 }  # fmt: skip
 
 
 def _resident(function, threads, memory):
-    """Blocks of a kernel that fit on a multiprocessor, by threads and shared memory; each block takes 1 KiB extra."""
+    """Return how many blocks fit on a multiprocessor, by threads and shared memory; each block takes 1 KiB extra."""
     if memory > min(function.max_dynamic_shared_size_bytes, ATTRIBUTES["MaxSharedMemoryPerBlockOptin"]):
         return 0
     return min(1536 // threads, (ATTRIBUTES["MaxSharedMemoryPerBlockOptin"] + 1024) // (memory + 1024))
@@ -162,7 +162,7 @@ def _modules():
 
 
 def load(name):
-    """Import a module of kernels.gpu with this module in place of CuPy, for the caller alone."""
+    """Import a module of kernels.gpu with this module in place of CuPy, for this caller only."""
     from importlib import import_module
 
     real = {key: sys.modules.pop(key) for key in list(sys.modules) if key.partition(".")[0] == "cupy"}

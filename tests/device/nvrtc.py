@@ -1,4 +1,4 @@
-"""The real compiler, NVRTC, from its wheel (extra gpu-test): for any architecture, without CuPy or a driver."""
+"""Calls the real compiler, NVRTC, from its wheel (extra gpu-test), for any architecture, without CuPy or a driver."""
 
 import ctypes
 import re
@@ -13,7 +13,7 @@ CUPYS = ("-ftz=true", "--device-as-default-execution-space")
 
 
 def wheel():
-    """The version of the compiler's wheel, or None if it is not installed."""
+    """Return the version of the compiler's wheel, or None if it is not installed."""
     try:
         return version(PACKAGE)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Translates the PTX that the real compiler made of a kernel into C++ on the fibers of cuda.h, so that it can be run.
+"""Translates a kernel's PTX, as the real compiler made it, into C++ that runs on the fibers of cuda.h.
 
 It covers the PTX that our kernels need: scalars and small vectors in memory. Every register is 64 untyped bits; each
 instruction says how to interpret them. Addresses of shared memory are offsets into the block's memory. Unknown PTX
@@ -91,7 +91,7 @@ class _Kernel:
 
     # ------------------------------------------------------------------------------------------------------- operands
     def value(self, operand, kind):
-        """An operand as C++ of a given type."""
+        """Return an operand as C++ of a given type."""
         plain = _TYPES[kind]
         if operand in _SPECIAL:
             return f"({plain}){_SPECIAL[operand]}"
@@ -112,7 +112,7 @@ class _Kernel:
 
     # --------------------------------------------------------------------------------------------------- instructions
     def instruction(self, text):
-        """One instruction as C++."""
+        """Translate one instruction into C++."""
         name, _, rest = text.partition(" ")
         op, *parts = name.split(".")
         operands = [part.strip() for part in re.findall(r"\s*(\{[^}]*\}|\[[^]]*\]|[^,]+)", rest)]
@@ -130,7 +130,7 @@ class _Kernel:
                 return _set(
                     operands[0], f"__atomic_fetch_add({at}, {self.value(operands[2], 'u32')}, __ATOMIC_RELEASE)"
                 )
-            space, what, kind = (part for part in parts if part not in ("relaxed", "gpu"))  # as in PTX for 120
+            space, what, kind = (part for part in parts if part not in ("relaxed", "gpu"))  # for 120
             if what != "min":
                 raise Unknown(text)
             at = f"({_TYPES[kind]}*){self.address(operands[1], space)}"
@@ -146,7 +146,7 @@ class _Kernel:
 
     def memory(self, op, parts, operands):
         space, kind = parts[0], parts[-1]
-        if op == "ld" and parts == ["acquire", "gpu", "u32"]:  # polled by a waiting thread
+        if op == "ld" and parts == ["acquire", "gpu", "u32"]:  # a waiting thread polls this value
             at = f"(uint32_t*){self.address(operands[1], 'global')}"
             return f"sched_yield(); {_set(operands[0], f'__atomic_load_n({at}, __ATOMIC_ACQUIRE)')}"
         if space == "param":
@@ -166,7 +166,7 @@ class _Kernel:
         return made
 
     def pair(self, operands):
-        """mov.b64 between a register and its two halves."""
+        """Translate mov.b64 between a register and its two halves."""
         if operands[0].startswith("{"):
             low, high = (part.strip() for part in operands[0].strip("{}").split(","))
             whole = self.value(operands[1], "b64")
@@ -175,7 +175,7 @@ class _Kernel:
         return _set(operands[0], f"(uint64_t){low} | (uint64_t){high} << 32")
 
     def expression(self, op, parts, operands):
-        """The value of an instruction that returns one."""
+        """Return the value of an instruction as a C++ expression."""
         kind = parts[-1]
         plain, is_float = _TYPES[kind], kind in ("f32", "f64")
         flush = (lambda text: f"flushed({text})") if "ftz" in parts and kind == "f32" else (lambda text: text)
@@ -264,5 +264,5 @@ def _set(register, expression):
 
 
 def translated(ptx, names):
-    """C++ for some kernels of a PTX module, to be compiled like cuda.h."""
+    """Translate kernels of a PTX module into C++, to be compiled like cuda.h."""
     return _RUNTIME + "".join(_Kernel(ptx, name).cpp() for name in names)

@@ -1,9 +1,9 @@
-"""Runs kernels under a sanitizer, or with a line of their source removed, in a process of its own.
+"""Runs kernels under a sanitizer, or with one barrier of their source removed, in its own process.
 
     python -m device.sanitized SANITIZER|none FILE LINE WORK...
 
-The barrier on LINE of FILE (from 1; 0 for none) is removed before compiling. The works run in several orders of threads
-and are compared with the reference. Exit code 0: all is right; 3: a wrong result; 66: the sanitizer found an error.
+It removes the barrier on LINE of FILE (from 1; 0 for none), compiles, runs the works in several orders of threads, and
+compares them with the reference. Exit code 0: all results are right; 3: a wrong result; 66: a sanitizer's error.
 """
 
 import sys
@@ -20,28 +20,28 @@ SEEDS = (0, 1, 2)
 
 
 def block(ops):
-    """A few iterations of the small-model block kernel."""
+    """Run a few iterations of the small-model block kernel."""
     return _train(ops, Shape(35, 7), 1)
 
 
 def block_in_float(ops):
-    """The same in float32."""
+    """Run the block kernel in float32."""
     return _train(ops, Shape(35, 7), 1, dtype="float32")
 
 
 def launches(ops):
-    """The same by separate launches, for two layers, two streams and a clipped gradient norm."""
+    """Train by separate launches, with two layers, two streams and a clipped gradient norm."""
     return _train(ops, Shape(35, 5, 2), 2, grad_clip_norm=0.1)
 
 
 def steps(ops):
-    """The same for one layer whose steps are one launch of several blocks."""
+    """Train one layer whose steps run in one launch of several blocks."""
     with patch.dict(fake_cupy.ATTRIBUTES, CooperativeLaunch=1):
         return _train(ops, Shape(13, 19), 5, n=2)
 
 
 def drawing(ops):
-    """Sampling with and without every truncation."""
+    """Sample with and without each truncation."""
     shape = Shape(41, 3)
     theta = np.random.RandomState(0).randn(spec.num_parameters(shape))
     uniforms, log_probs = np.random.RandomState(1).random_sample((5, 2)), np.zeros((5, 2))

@@ -1,4 +1,4 @@
-"""exp, sigmoid and tanh: within three units in the last place, everywhere, in loops that the compiler vectorises."""
+"""Check that vectorised loops of exp, sigmoid and tanh are within three units in the last place for every input."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ EXACT = {
 
 @pytest.fixture(scope="module", params=list(EXACT))
 def function(request):
-    """A vectorised loop over one of the functions, compiled with the flags of the kernels."""
+    """Compile a vectorised loop over one of the functions with the kernels' flags."""
     stub = getattr(activations, request.param)
 
     @numba.njit(fastmath=FASTMATH, error_model="numpy")

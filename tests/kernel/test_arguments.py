@@ -1,4 +1,4 @@
-"""What calls are refused, and with which words; what is accepted in forms that are not quite the usual ones."""
+"""Argument checks: which calls raise which errors, and which unusual forms of arguments the ops accept."""
 
 import gc
 import threading
@@ -19,12 +19,12 @@ SHAPE = Shape(V, H, 2)
 
 
 def frozen(array):
-    """The same values in memory that must not be written."""
+    """Return a read-only copy of an array."""
     return np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)
 
 
 def mapped(array, folder):
-    """The same values in a file that is mapped read-only: writing to it is a segmentation fault."""
+    """Return the values in a file that is mapped read-only; writing to it is a segmentation fault."""
     path = folder / f"{len(list(folder.iterdir()))}.npy"
     np.save(path, array)
     return np.load(path, mmap_mode="r")
@@ -39,7 +39,7 @@ def layer(cell="lstm", dtype="float64", ids=False):
 
 
 def model(shape=SHAPE, dtype="float64"):
-    """theta, h, c of a model."""
+    """Return theta, h and c of a model."""
     random = np.random.RandomState(1)
     theta = random.randn(spec.num_parameters(shape)) * 0.3
     h, c = random.randn(2, shape.num_layers, B, shape.hidden_size) * 0.3
@@ -57,7 +57,7 @@ def train(ops, given, **options):
     return ops.train_steps(*given, **{"shape": SHAPE, "seq_length": T, **options})
 
 
-# ------------------------------------------------------------------------------------------------- the description
+# --------------------------------------------------------------------------------------------- shapes and dtypes
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -118,7 +118,7 @@ def test_the_check_forgets_sizes_when_there_are_too_many():
     assert len(check._seen) <= check.MOST_SEEN
 
 
-# ---------------------------------------------------------------------------------------------- what must be writeable
+# ---------------------------------------------------------------------------------- writeable and read-only arrays
 @pytest.mark.parametrize("name", spec.OPTIMIZERS)
 @pytest.mark.parametrize("which", ["theta", "state"])
 def test_optimizers_write_no_read_only_array(ops, tmp_path, name, which):
@@ -185,7 +185,7 @@ def test_other_ops_write_no_read_only_array(ops):
 
 
 def test_what_is_only_read_may_be_read_only(ops, ref, tmp_path):
-    """And gives what a plain array gives, on every backend."""
+    """Every backend gives the same result for read-only inputs as for plain arrays."""
     for cell in cells_of(ops):
         for ids in (False, True):
             given = layer(cell, ids=ids)
@@ -238,7 +238,7 @@ def test_every_field_of_a_cache_is_checked(ops, cell):
         assert np.isfinite(backward(dh, cache).dW_h).all()
         if ids:
             for wrong_id in (-1, V, 2**31 - 1, -(2**31)):
-                cache.x[1, 1] = wrong_id  # the cache has the caller's own array
+                cache.x[1, 1] = wrong_id  # the cache refers to the caller's own array
                 with pytest.raises(ValueError, match=rf"^cache.x: expected ids in \[0, {V}\), got {wrong_id}$"):
                     backward(dh, cache)
 
@@ -337,12 +337,12 @@ def test_numbers_that_the_dtype_cannot_hold_are_its_largest(ops):
     for rate in (1e300, float(np.finfo("f4").max)):
         arrays = np.ones(10, "f4"), np.arange(10, dtype="f4"), np.ones((1, 10), "f4")
         given, again = training(dtype="float32", n=1), training(dtype="float32", n=1)
-        with np.errstate(over="ignore", invalid="ignore"):  # NumPy says so
+        with np.errstate(over="ignore", invalid="ignore"):  # NumPy warns of the overflow
             ops.adagrad(*arrays, 0, learning_rate=rate)
             train(ops, given, grad_scale=rate)
             train(ops, [*again[:7], rate])
         outcome.append([a.tobytes() for a in (*arrays, *given[:4], *again[:4])])
-        assert arrays[0][0] == 1  # a zero gradient moves nothing, at any rate
+        assert arrays[0][0] == 1  # a zero gradient leaves the weight alone, whatever the learning rate
     assert outcome[0] == outcome[1]
 
 
@@ -437,7 +437,7 @@ def test_a_rate_of_all_iterations(ops):
 
 
 def test_empty_arrays(ops):
-    assert len(train(ops, training(n=0))) == 0  # no iterations are some
+    assert len(train(ops, training(n=0))) == 0  # zero iterations are valid
     theta, h, c = model()
     assert ops.sample(theta, h, c, np.zeros(B, np.int32), np.zeros((0, B)), shape=SHAPE).shape == (0, B)
     empty = np.zeros((2, 0, H))
@@ -477,7 +477,7 @@ def test_nothing_is_drawn_of_logits_that_are_no_numbers(ops):
             assert (h == kept[0]).all()
             assert (c == kept[1]).all()
     theta, h, c = model(shape)
-    spec.params(theta, shape).b_y[3] = -np.inf  # rules a character out
+    spec.params(theta, shape).b_y[3] = -np.inf  # gives this character probability 0
     drawn = ops.sample(
         theta, h, c, np.zeros(B, np.int32), np.random.RandomState(0).random_sample((200, B)), shape=shape
     )
@@ -503,7 +503,7 @@ def test_overlaps_that_an_op_cannot_bear_are_refused(ops):
     with pytest.raises(ValueError, match=f"^out.c: {both} h0"):
         ops.lstm_forward(**{**given, "h0": c[0]}, out=(h, c, gates))
     with pytest.raises(ValueError, match=f"^out.h: {both} h0"):
-        within = h.reshape(-1)[1 : 1 + B * H].reshape(B, H)  # not one of its states
+        within = h.reshape(-1)[1 : 1 + B * H].reshape(B, H)  # overlaps h, but is not one of its states
         ops.lstm_forward(**{**given, "h0": within}, out=(h, c, gates))
     with pytest.raises(ValueError, match=f"^dz: {both} cache.gates"):
         ops.lstm_backward(dh, cache, dz=cache.gates)
@@ -537,7 +537,7 @@ def test_overlaps_that_an_op_can_bear(ops):
         given = layer(cell)
         *states, cache = getattr(ops, f"{cell}_forward")(**given)
         expected = [a.copy() for a in states]
-        for at in (0, T):  # the state that a call left goes into the next call with the same buffers
+        for at in (0, T):  # a call may take its initial state from the output buffers of the call before
             begin = {"h0": states[0][at], **({"c0": states[1][at]} if spec.CELLS[cell].has_c else {})}
             for name, array in begin.items():
                 array[...] = given[name]
@@ -615,7 +615,7 @@ def test_a_workspace_is_for_one_call_at_a_time(name):
     assert all(right)
     assert set(refused) <= {"workspace: expected one that no other call uses now; each thread needs its own"}
     assert len(right) + len(refused) == 120
-    train(ops, training(n=1), workspace=ws)  # and it is free again
+    train(ops, training(n=1), workspace=ws)  # the workspace is free again
 
 
 def test_a_workspace_in_use_is_refused(ops):
@@ -629,7 +629,7 @@ def test_a_workspace_in_use_is_refused(ops):
     train(ops, training(), workspace=ws)
 
 
-# ----------------------------------------------------------------------------------------------- one kind for the compiler
+# -------------------------------------------------------------------------------------- one signature to compile
 def test_nothing_is_compiled_anew_for_other_kinds_of_arrays(tmp_path):
     pytest.importorskip("numba")
     from numba.core.dispatcher import Dispatcher
@@ -676,7 +676,7 @@ def test_nothing_is_compiled_anew_for_other_kinds_of_arrays(tmp_path):
     assert forms() == before
 
 
-# -------------------------------------------------------------------------------------------------------------- judges
+# ------------------------------------------------------------------------------------------------ kernels.testing
 def test_the_numerical_gradient_refuses_what_it_cannot_judge():
     x = np.array([[1.0, 2.0], [3.0, 4.0]])
 

@@ -1,6 +1,6 @@
-"""The chain of trust: finite differences judge the reference, the reference judges every backend, traces judge both.
+"""The chain of trust: finite differences check the reference, the reference checks every backend, traces check both.
 
-Mutations (test_mutations.py) run this file against kernels with a mistake planted in them: it must turn red.
+test_mutations.py runs this file against kernels with a planted mistake, and expects it to fail.
 """
 
 import json
@@ -15,7 +15,7 @@ from kernels import spec, testing
 from kernels.spec import Shape
 from kernels.testing import FLOAT64_TOLERANCE, float32_excess, relative_error
 
-SIZES = [  # T, B, V, H, L: small, odd, all different, and the edges of the register tiles
+SIZES = [  # T, B, V, H, L: small, odd and all different, and sizes at the edges of the register tiles
     (5, 2, 7, 3, 1),
     (1, 1, 2, 1, 1),
     (4, 5, 3, 17, 2),
@@ -26,12 +26,12 @@ SIZES = [  # T, B, V, H, L: small, odd, all different, and the edges of the regi
 
 
 CELLS = tuple(spec.CELLS)
-#: Embedding size and dropout, of models that have either or both.
+#: Embedding size and dropout of models that have either or both.
 EXTRAS = pytest.mark.parametrize(("embedding_size", "dropout"), [(0, 0.3), (5, 0.0), (13, 0.5)])
 
 
 def model(size, dtype, seed=0, cell="lstm", embedding_size=0):
-    """theta, h, c, x of a model of one of SIZES, states nonzero and different, all read-only."""
+    """Return read-only theta, h, c and x of a model of one of SIZES, with nonzero, different states."""
     T, B, V, H, L = size
     random, shape = np.random.RandomState(seed), Shape(V, H, L, cell, embedding_size)
     theta = (random.randn(spec.num_parameters(shape)) * 0.4).astype(dtype)
@@ -42,8 +42,8 @@ def model(size, dtype, seed=0, cell="lstm", embedding_size=0):
     return shape, theta, h, c, x
 
 
-# ------------------------------------------------------------------------------------ 1. finite differences judge
-# Two quick ones come first: a planted mistake that they alone can see is found before much has been compiled.
+# -------------------------------------------------------------------- 1. finite differences check the reference
+# Two quick tests come first: they find the mistakes that only they detect before much code is compiled.
 def test_loss_and_state_by_plain_python(ops):
     shape, theta, h, c, x = model((6, 1, 7, 3, 1), "float64")
     layer, W_y, b_y = (params := spec.params(theta, shape)).layers[0], params.W_y, params.b_y
@@ -64,7 +64,7 @@ def test_clipping_by_hand(ops):
 
 
 def test_weight_decay_by_hand(ops):
-    """A zero gradient moves weights by the decay alone; any other by as much more as Adam moves the decayed ones."""
+    """With a zero gradient only the decay moves weights; otherwise Adam's step is added to the decayed weights."""
     theta, state = np.array([1.0, -2.0]), np.zeros((2, 2))
     for step in range(2):
         ops.adamw(theta, np.zeros(2), state, step, learning_rate=0.1, weight_decay=0.5)
@@ -93,19 +93,19 @@ def test_gradient_along_random_directions_of_a_larger_model(ops, cell):
         assert (above - below) / (2 * delta) == pytest.approx(direction @ gradient, rel=1e-6)
 
 
-# ---------------------------------------------------------------------------------- 2. the reference judges backends
+# ---------------------------------------------------------------------------------- 2. the reference checks backends
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: "T{}-B{}-V{}-H{}-L{}".format(*s))
 @pytest.mark.parametrize("cell", CELLS)
 def test_whole_model_as_the_reference(ops, ref, size, dtype, cell):
     shape, theta, h, c, x = model(size, dtype, cell=cell)
-    ws = spec.workspace(shape, size[0], size[1], dtype)  # floats are NaN: what is not written shows
+    ws = spec.workspace(shape, size[0], size[1], dtype)  # filled with NaN, so that an unwritten element shows
     got = ops.loss_and_grad(theta, h, c, x, shape=shape, workspace=ws)
     agree(got, lambda d: ref.loss_and_grad(theta.astype(d), h.astype(d), c.astype(d), x, shape=shape), dtype)
 
 
 def masks_for(dropout, *dims):
-    """Read-only masks of some dropout, or None for none; what is kept is marked by any number but zero."""
+    """Return read-only dropout masks, or None without dropout; a nonzero byte keeps its unit."""
     random = np.random.RandomState(7)
     masks = np.where(random.random_sample(dims) < dropout, 0, random.randint(1, 256, dims)).astype(np.uint8)
     masks.flags.writeable = False
@@ -198,7 +198,7 @@ def test_training_as_the_reference(ops, ref, cell, optimizer, clipping, dtype):
     shape, theta, h, c, _ = model((T, B, V, H, L), dtype, cell=cell)
     ids = np.random.RandomState(6).randint(0, V, 400).astype(np.uint8)
     starts = np.ascontiguousarray(np.arange(12)[:, None] * T + np.array([0, 200]), np.int64)
-    rates = np.linspace(0.02, 0.01, 12) / (50 if cell == "rnn" else 1)  # at long strides an RNN's rounding errors grow
+    rates = np.linspace(0.02, 0.01, 12) / (50 if cell == "rnn" else 1)  # large steps amplify an RNN's rounding errors
 
     def train(ops, dtype):
         arrays = [a.astype(dtype) for a in (theta, np.zeros((spec.slots(optimizer), len(theta))), h, c)]
@@ -211,18 +211,18 @@ def test_training_as_the_reference(ops, ref, cell, optimizer, clipping, dtype):
     agree(train(ops, dtype), lambda d: train(ref, d), dtype, tolerance=1e-10)
 
 
-PATHS = [  # T, B, V, H, L, threads and, where it is no LSTM, the cell: what the plan of threads.py chooses between, at odd sizes
+PATHS = [  # T, B, V, H, L, threads and, unless it is the LSTM, the cell: every case of threads.py's plan, odd sizes
     (16, 1, 71, 100, 1, 2),  # two panels of hidden units
-    (2, 3, 7, 129, 3, 3),  # three threads for two panels; layers take turns
+    (2, 3, 7, 129, 3, 3),  # three threads for two panels, several layers
     (5, 2, 11, 201, 2, 3),  # four panels
-    (4, 5, 300, 215, 2, 3),  # hidden units shared out, without panels
-    (16, 33, 71, 17, 2, 2),  # streams shared out, more than one tile of them
+    (4, 5, 300, 215, 2, 3),  # hidden units split between threads, without panels
+    (16, 33, 71, 17, 2, 2),  # streams split between threads, more than one tile each
     (2, 5, 3, 100, 1, 2),
     (1, 2, 2, 1, 1, 2),
-    (3, 33, 5, 371, 2, 9),  # hidden units shared out, and packed in float64
-    (2, 35, 3, 513, 1, 1),  # packed
+    (3, 33, 5, 371, 2, 9),  # hidden units split between threads, packed in float64
+    (2, 35, 3, 513, 1, 1),  # packed weights
     (16, 1, 71, 100, 1, 2, "rnn"),  # one thread for one stream
-    (5, 5, 300, 33, 3, 3, "rnn"),  # many rows of W_x, and streams shared out
+    (5, 5, 300, 33, 3, 3, "rnn"),  # many rows of W_x, streams split between threads
     (3, 33, 5, 371, 2, 9, "rnn"),
     (16, 1, 71, 100, 1, 2, "gru"),
     (5, 5, 300, 33, 3, 3, "gru"),
@@ -252,7 +252,7 @@ def test_dropout_and_embedding_of_the_other_cells(ops, ref, cell):
 
 
 def follow(ops, ref, path, dtype, embedding_size=0, *, dropout=0.0, **options):
-    """The gradients of three iterations are taken from what plain descent does to the parameters."""
+    """Compare three iterations of plain descent; the change of the parameters gives the gradients."""
     T, B, V, H, L, threads, *cell = path
     shape, theta, h, c, _ = model((T, B, V, H, L), dtype, 0, *(cell or ["lstm"]), embedding_size)
     masks = masks_for(dropout, 3, L, T, B, H)
@@ -278,7 +278,7 @@ def follow(ops, ref, path, dtype, embedding_size=0, *, dropout=0.0, **options):
     ("path", "embedding_size"), [(PATHS[0], 0), (PATHS[4], 0), (PATHS[3], 6)], ids=["panels", "streams", "embedding"]
 )
 def test_every_optimizer_on_paths_of_its_own(ops, ref, path, embedding_size, optimizer):
-    """Gradient and update in one go (few rows), and apart (many rows, or an embedding)."""
+    """Cover fused gradient and update (few rows) and separate ones (many rows, or an embedding)."""
     T, B, V, H, L, threads = path
     shape, theta, h, c, _ = model((T, B, V, H, L), "float64", embedding_size=embedding_size)
     ids = np.random.RandomState(6).randint(0, V, 60 * B).astype(np.uint16)
@@ -321,7 +321,7 @@ def test_weights_rounded_to_bfloat16_as_the_reference(ops, ref, size, threads):
         bfloat16=True, threads=threads,
     )  # fmt: skip
 
-    def of_reference(d):  # plain descent at rate 1: what is subtracted from the float32 weights is the gradient
+    def of_reference(d):  # plain descent at rate 1 subtracts the gradient itself from the float32 weights
         x = ids[4 : 4 + T + 1].astype(np.int32)[:, None]
         loss, grad, h1, c1 = ref.loss_and_grad(*(a.astype(d) for a in (rounded, h, c)), x, shape=shape)
         return loss, theta.astype(d) - grad, h1, c1
@@ -352,12 +352,12 @@ def test_a_score_is_the_loss_by_character(ops):
     assert -log_probs.sum() == pytest.approx(loss, rel=FLOAT64_TOLERANCE)
     for got, wanted in zip(state, last, strict=True):
         assert relative_error(got, wanted) < FLOAT64_TOLERANCE
-    first = ops.loss_and_grad(theta, h, c, x[:2].copy(), shape=shape)[0]  # of one step, three streams
+    first = ops.loss_and_grad(theta, h, c, x[:2].copy(), shape=shape)[0]  # one step of three streams
     assert -log_probs[0].sum() == pytest.approx(first, rel=FLOAT64_TOLERANCE)
 
 
 def agree(got, of_reference, dtype, tolerance=FLOAT64_TOLERANCE):
-    """Each part of `got` is close enough to the reference's, by the rule for its dtype."""
+    """Assert that each part of `got` agrees with the reference, within the tolerance for its dtype."""
     exact = of_reference("float64")
     if dtype == "float64":
         for part, (a, b) in enumerate(zip(got, exact, strict=True)):
@@ -368,9 +368,9 @@ def agree(got, of_reference, dtype, tolerance=FLOAT64_TOLERANCE):
             assert float32_excess(*triple) <= 1, part
 
 
-# ------------------------------------------------------------------------------------------------- 4. traces judge both
+# ------------------------------------------------------------------------------------------------- 4. traces check both
 def trace_of(ops, trace):
-    """Train as a trace of tests/data says; returns losses, and text ids sampled at the end."""
+    """Train with the settings of a trace in tests/data; return the losses and the ids sampled at the end."""
     shape = Shape(*trace["shape"])
     theta = np.array(trace["theta"])
     state, h, c = np.zeros((1, len(theta))), np.zeros((shape.num_layers, 1, shape.hidden_size)), None
@@ -402,7 +402,7 @@ def test_trace_of_the_original_script(ops, tmp_path):
     if ops not in loaded:
         pytest.skip("a run needs a device of its own, not one that is imitated")
     backend = loaded[ops]
-    count = 4000 if backend != "numpy" else 1200  # the reference takes ten seconds for 4,000
+    count = 4000 if backend != "numpy" else 1200  # the reference needs ten seconds for 4,000
     charlstm.train(
         SHARED / "data" / oracle["corpus"], preset="min-char-lstm", dtype="float64", seed=123, iterations=count,
         report_every=1, backend=backend, out=str(tmp_path / "run"),

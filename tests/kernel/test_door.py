@@ -1,4 +1,4 @@
-"""The door as a type checker, an editor and a reader see it: a Protocol of all ops, dir(), the version."""
+"""The kernels' public interface for type checkers, editors and readers: a Protocol of all ops, dir(), the version."""
 
 import inspect
 import subprocess
@@ -34,7 +34,7 @@ TYPES = GRADS | {"Array": spec.Array, "Floats": spec.Floats, "Ids": spec.Ids}
 
 
 def checked(tmp_path, **words):
-    """The errors that mypy finds in a user's program."""
+    """Return the errors that mypy finds in a user's program."""
     pytest.importorskip("mypy", reason="mypy is not installed: make lint")
     program = PROGRAM.format(**{"op": "adam", "rate": "0.1", "version": "__version__"} | words)
     done = subprocess.run(
@@ -57,7 +57,7 @@ def test_a_type_checker_knows_the_ops_in_a_program_of_the_users(tmp_path):
 
 
 def described(op, **how):
-    """A signature without self."""
+    """Return a signature without self."""
     whole = inspect.signature(op, **how)
     return whole.replace(parameters=[each for each in whole.parameters.values() if each.name != "self"])
 
@@ -79,7 +79,7 @@ def test_the_protocol_has_the_signature_and_the_types_of_every_op():
 
 @pytest.mark.parametrize("backend", kernels.BACKENDS)
 def test_every_backend_keeps_the_protocol_and_shows_whole_ops_alone(backend):
-    """Those of the GPU, too: without one they are loaded with a stand-in for CuPy."""
+    """This includes the GPU backend: without a GPU, a stand-in for CuPy loads it."""
     if kernels.missing(backend):
         modules = [kernels._documented(fake_cupy.load(f"kernels.gpu.{name}")) for name in ("ops", "host")]
     else:

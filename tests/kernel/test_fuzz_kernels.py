@@ -1,4 +1,7 @@
-"""Hostile calls of the kernels, in processes of their own: a result or a named error, never a signal (fuzz_kernels.py)."""
+"""Fuzz the kernels with invalid calls, each batch in its own process (fuzz_kernels.py).
+
+Every call must return a result or raise an error that names the argument, never crash.
+"""
 
 import os
 import re
@@ -10,7 +13,7 @@ import pytest
 from conftest import ROOT
 from mutations import Mutation, plant
 
-#: Checks taken away; without them calls end otherwise than they should, on the reference, too.
+#: Checks to remove; without any one of them, some calls end wrongly, even on the reference.
 HOLES = (
     Mutation("read-only arrays pass", "numpy", "spec/arguments.py", "if is_written and not flags.writeable:", "if False:"),
     Mutation("ids pass", "numpy", "spec/arguments.py", "axis=None) >= size:", "axis=None) < 0:"),
@@ -23,7 +26,7 @@ HOLES = (
 
 
 def fuzz(folder, seed, calls, seconds, *backends, package=ROOT):
-    """Run calls in a process of its own; return it and the number of the call that it was at."""
+    """Run calls in their own process; return the process, and a line with its last call and its errors."""
     progress = folder / f"progress-{seed}"
     arguments = [seed, calls, seconds, progress, *backends]
     done = subprocess.run(
@@ -63,7 +66,7 @@ def test_a_hole_in_the_checks_is_found(tmp_path, hole):
 
 
 def test_memory_around_an_array_is_watched():
-    """Writing behind an array is a segmentation fault, before it a canary is missed."""
+    """A write past the end of an array is a segmentation fault; a write before it changes a canary."""
     script = """
 import sys, numpy as np, ctypes
 sys.path.insert(0, sys.argv[1])

@@ -1,5 +1,7 @@
-"""The chain of trust of the GPU backend, on the processor where there is no GPU (tests/device): the production launcher
-and the very CUDA source. Mutations of that source (test_mutations.py) must turn this file red.
+"""The chain of trust for the GPU backend, with its own launcher and CUDA source.
+
+Without a GPU the kernels run on the CPU (tests/device). test_mutations.py plants mistakes in the source and expects
+this file to fail.
 """
 
 import json
@@ -42,19 +44,19 @@ def small(gpu):
 
 @pytest.fixture(params=[0, 1, 2], ids=lambda seed: f"order{seed}")
 def any_order(request, monkeypatch):
-    """Threads of a block run in another order each time: 0 is that of their numbers."""
+    """Run a block's threads in a different order for each seed; seed 0 is the order of their numbers."""
     monkeypatch.setattr(emulator.Function, "seed", request.param)
 
 
 @contextmanager
 def launches(count):
-    """Whether that many kernels are launched in here (where that can be counted)."""
+    """Assert that the body launches `count` kernels, where the emulator can count them."""
     before = emulator.Function.launches
     yield
     assert IS_REAL or emulator.Function.launches - before == count
 
 
-# ---------------------------------------------------------------------------------------------------- what judges all
+# --------------------------------------------------------------------------------------------- the chain of trust
 @pytest.mark.parametrize(
     "cell", ["lstm", pytest.param("gru", marks=pytest.mark.long), pytest.param("rnn", marks=pytest.mark.long)]
 )
@@ -115,7 +117,7 @@ def test_scores_and_draws_as_the_reference(gpu, ref, dtype):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_our_own_trace(gpu, cell):
-    """300 iterations of the small model's block, of the other cells' launches, and text drawn at their end."""
+    """Train 300 iterations, by the block kernel for the LSTM and by launches for the others, then sample."""
     trace = json.loads((ROOT / "tests" / "data" / f"trace-{cell}.json").read_text())
     losses, drawn = trace_of(gpu, trace)
     assert losses == pytest.approx(trace["losses"], rel=1e-9)
@@ -124,7 +126,7 @@ def test_our_own_trace(gpu, cell):
 
 # ------------------------------------------------------------------------------------------------- the small model's block
 def train_both(gpu, ref, size, dtype, optimizer="adagrad", options=None, n=7):
-    """Train with both, compare all that is written, and return the losses."""
+    """Train with both, compare every array that they write, and return the losses."""
     T, B, V, H, _ = size
     shape, theta, h, c, _ = model(size, dtype)
     theta = theta / np.sqrt(H).astype(dtype)
@@ -146,7 +148,7 @@ def train_both(gpu, ref, size, dtype, optimizer="adagrad", options=None, n=7):
 
 @pytest.mark.parametrize("optimizer", spec.OPTIMIZERS)
 def test_a_block_with_every_optimizer(gpu, ref, small, optimizer, any_order):
-    with launches(2):  # ids, and all iterations
+    with launches(2):  # one launch gathers the ids, one runs all iterations
         train_both(gpu, ref, (4, 1, 35, 29, 1), "float64", optimizer, {"grad_clip": 0.02})
 
 
@@ -161,7 +163,7 @@ def test_a_block_of_any_size(gpu, ref, size, dtype):
 
 
 def memory_that_holds(size, shared):
-    """The least shared memory with which a block puts just that into it."""
+    """Return the least shared memory with which a block keeps exactly these arrays in it."""
     T, _, V, H, _ = size
     for most in range(1000, 100_000, 8):
         found = memory(H, T, V, 8, most)
@@ -202,7 +204,7 @@ def test_gradients_of_a_block_by_central_differences(gpu, small):
 
 
 def test_the_work_that_is_measured_follows_the_processor(gpu, ref):
-    """Fifty iterations of `seed` (H = 100, T = 16), in float32: losses within a thousandth."""
+    """Train `seed` (H = 100, T = 16) for fifty float32 iterations; losses agree within 0.1 %."""
     work, n = WORKS["seed"], 50
     ids = text_ids(work)
     starts, reset = work.plan(len(ids)).plan(0, n)
@@ -258,20 +260,20 @@ def test_a_block_ends_where_the_reference_does(gpu, ref, why, at):
         own = [a.copy() for a in arrays]
         found.append([ops.train_steps(*own, ids, starts, reset, rates, **options), *own])
     assert len(found[0][0]) == at + 1
-    if why == "inf":  # where weights overflow, a block leaves rows of W_x alone which no id touches
+    if why == "inf":  # on overflow, a block does not touch rows of W_x that no id selects
         found = [[losses, h, c] for losses, _, _, h, c in found]
     for got, wanted in zip(*found, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("batch", [1, 2])  # a block, and launches
+@pytest.mark.parametrize("batch", [1, 2])  # by a block, and by launches
 def test_an_interruption_leaves_all_arrays_of_one_iteration(gpu, small, monkeypatch, batch):
     from kernels.gpu.model import Model
 
     (theta, state, *_), *plan, options = small_training()
     plan[1] = np.ascontiguousarray(plan[1] + np.arange(batch))
     arrays = [theta, state, *np.zeros((2, 1, batch, 9))]
-    owner, name, made = (small._Block, "run", 3) if batch == 1 else (Model, "backward", 1)  # of a call
+    owner, name, made = (small._Block, "run", 3) if batch == 1 else (Model, "backward", 1)  # iterations per call
     monkeypatch.setattr(small, "_FIRST_LAUNCH", made)
     monkeypatch.setattr(small, "_LAUNCH_SECONDS", 0.0)
     plain, calls = getattr(owner, name), []
@@ -294,7 +296,7 @@ def test_an_interruption_leaves_all_arrays_of_one_iteration(gpu, small, monkeypa
 
 
 def test_ids_out_of_range_are_named(gpu):
-    for batch in (1, 2):  # a block, and launches
+    for batch in (1, 2):  # by a block, and by launches
         shape, ids = Shape(11, 9), np.full(60, 3, np.uint32)
         ids[[23, 40]] = 11, 2**31 + 5
         theta = np.zeros(spec.num_parameters(shape))
@@ -305,10 +307,10 @@ def test_ids_out_of_range_are_named(gpu):
         assert not theta.any()
 
 
-# -------------------------------------------------------------------------------------- steps of a layer in one launch
+# ---------------------------------------------------------------------------------- all steps of a layer in one launch
 @pytest.fixture
 def together(monkeypatch):
-    """A device whose blocks can wait for each other."""
+    """Emulate a device whose blocks can wait for each other."""
     if not IS_REAL:
         monkeypatch.setitem(fake_cupy.ATTRIBUTES, "CooperativeLaunch", 1)
 
@@ -349,11 +351,11 @@ def test_a_layer_goes_on_from_gradients_of_its_last_state(gpu, ref, together):
     [
         ((6, 2, 5, 19, 1), {}, True),
         ((6, 2, 5, 19, 1), {"CooperativeLaunch": 0}, False),
-        ((2, 33, 5, 9, 1), {}, False),  # more streams than lanes
+        ((2, 33, 5, 9, 1), {}, False),  # more streams than lanes of a warp
         ((6, 2, 5, 19, 1), {"MaxSharedMemoryPerBlockOptin": 32 * 19 * 8 - 8}, False),
         ((6, 2, 5, 19, 1), {"MaxSharedMemoryPerBlockOptin": 32 * 19 * 8, "MultiProcessorCount": 3}, True),
         ((6, 2, 5, 19, 1), {"MaxSharedMemoryPerBlockOptin": 32 * 19 * 8, "MultiProcessorCount": 2}, False),
-        ((1, 2, 5, 19, 1), {}, False),  # nothing to be saved
+        ((1, 2, 5, 19, 1), {}, False),  # with one step, there are no launches to save
     ],
     ids=str,
 )
@@ -393,7 +395,7 @@ def test_calls_are_refused_and_accepted_as_on_the_processor():
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    assert "[cupy]" not in done.stdout  # nothing failed, and nothing was left out
+    assert "[cupy]" not in done.stdout  # no test failed and none was skipped
     assert " passed" in done.stdout
 
 

@@ -1,6 +1,4 @@
-"""The CUDA source through the real compiler, for every architecture: registers, spills, shared memory, and what the PTX
-must not have.
-"""
+"""Compile the CUDA source with NVRTC for every architecture; check registers, spills, shared memory and PTX."""
 
 import re
 from functools import cache
@@ -20,8 +18,8 @@ ARCHITECTURES = [75, pytest.param(80, marks=pytest.mark.long), pytest.param(86, 
                  pytest.param(89, marks=pytest.mark.long), 90, pytest.param(100, marks=pytest.mark.long), 120]  # fmt: skip
 REALS = {"float32": "float", "float64": "double"}
 
-#: The most that a kernel may take on any architecture, with the compiler that extra gpu-test pins: registers in float32
-#: and in float64, bytes of static shared memory in float64 (in float32 no more).
+#: Limits for each kernel on any architecture, with the compiler that extra gpu-test pins: registers in float32 and in
+#: float64, and bytes of static shared memory in float64 (float32 needs no more).
 BUDGETS = {
     "cells": {
         "lstm_cell": (40, 45, 0), "lstm_cell_back": (40, 40, 0), "gru_cell": (40, 47, 0), "gru_cell_back": (42, 44, 0),
@@ -37,7 +35,7 @@ BUDGETS = {
     "persistent": {"lstm_steps": (64, 112, 0), "lstm_steps_back": (88, 116, 0)},
     "sample": {"draw": (64, 64, 3084)},
 }  # fmt: skip
-#: Likewise, of the kernel that makes an update: registers by optimizer.
+#: Limits on the registers of the update kernel, by optimizer: float32 and float64.
 UPDATES = {
     "sgd": (28, 32),
     "momentum": (30, 38),
@@ -46,9 +44,9 @@ UPDATES = {
     "adam": (38, 48),
     "adamw": (40, 50),
 }
-#: Kernels whose sums or probabilities are in double for either type: the contract says so, or exactness wants it.
+#: Kernels that compute sums or probabilities in double for both dtypes, for the contract or for exactness.
 IN_DOUBLE = {"sum_in_double", "log_probs", "norm_panels", "norm_factor", "draw"}
-#: Instructions in double of the small model's block: the smoothed loss, once an iteration.
+#: Double-precision instructions in the small-model block kernel: the smoothed loss, once per iteration.
 BLOCKS_DOUBLES = 12
 
 
@@ -63,7 +61,7 @@ def compiled(file, dtype, architecture, defines=()):
 
 
 def instructions(ptx, kernel):
-    """A kernel's PTX, without declarations."""
+    """Return a kernel's PTX without declarations."""
     body = ptx[ptx.index(f".entry {kernel}(") :]
     return re.sub(r"\.(reg|shared)[^;]*;", "", body[body.index("{") : body.index("\n}")])
 
@@ -99,7 +97,7 @@ def test_updates_keep_their_budget(optimizer, dtype, architecture):
 
 
 def block(dtype, H, rule, shared=7, T=16, V=71):
-    """What small.cu is compiled with."""
+    """Return the arguments with which small.cu is compiled."""
     return "small", dtype, tuple(defines(H, T, V, rule, shared).items())
 
 
@@ -128,14 +126,14 @@ def test_the_small_models_block_holds_its_weights_in_registers(dtype, H, rule, s
 
 @pytest.mark.parametrize("file", [*BUDGETS, "small", "optimizers"])
 def test_no_memory_is_read_as_if_nobody_wrote_it(file):
-    """ld.global.nc goes through a cache that no write reaches; who writes what is too easily changed to rely on it."""
+    """ld.global.nc reads through a cache that misses writes; no kernel may rely on memory staying unwritten."""
     known = {"small": block("float32", 112, "adagrad")[2], "optimizers": tuple(rule_defines("adam").items())}
     found = compiled(file, "float32", 90, known.get(file, ()))
     assert "ld.global.nc" not in found.ptx
 
 
 def test_the_launcher_compiles_what_is_tested_here():
-    """The same options, but for those that CuPy adds; every file has its budget."""
+    """The launcher uses the same options, apart from those that CuPy adds, and every file has limits here."""
     if emulator.COMPILER is None:
         pytest.skip(emulator.REASON)
     from conftest import load
@@ -154,7 +152,7 @@ def test_the_compiler_is_the_one_that_the_budgets_are_of():
 
 
 def test_spills_and_doubles_are_seen():
-    """The test of these tests: a block whose weights do not fit spills, and a double is counted."""
+    """Check the checks: a block that is too large spills registers, and a double instruction is counted."""
     found = compiled("small", "float32", 90, block("float32", 126, "adagrad")[2])
     assert found.kernels["train_small"].spilled > 0
     wrong = nvrtc.compiled('typedef float real;\nextern "C" __global__ void f(real* a) { a[0] *= 1.1; }', (), 90)

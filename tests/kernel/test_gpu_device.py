@@ -1,4 +1,4 @@
-"""What only a real device can show: make gpu-test. The chain of trust runs there, too, from the files that hold it."""
+"""Tests that need a real GPU: make gpu-test, which also runs the files of the chain of trust on it."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The page about the GPU holds what the model of it predicts, and the benchmarks of it run."""
+"""docs/gpu.md shows the GPU model's predictions, and the GPU benchmarks run."""
 
 import json
 

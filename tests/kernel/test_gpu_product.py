@@ -1,6 +1,4 @@
-"""Training, sampling and scoring on the GPU backend, on the processor where there is no GPU; what is said where one is
-missing.
-"""
+"""Train, sample and score on the GPU backend, emulated if there is no GPU; check the messages if it is missing."""
 
 import ctypes
 import json
@@ -26,7 +24,7 @@ LARGER = {"hidden_size": 9, "num_layers": 2, "seq_length": 6, "batch_size": 3, "
 
 @pytest.fixture
 def has_gpu(monkeypatch):
-    """A machine with a GPU, imitated where there is none."""
+    """Provide a machine with a GPU, emulated where there is none."""
     if kernels.missing("cupy") is None:
         return
     if emulator.COMPILER is None:
@@ -92,9 +90,9 @@ def test_auto_is_the_processor(has_gpu):
     assert choose_backend("cupy") == "cupy"
 
 
-# ------------------------------------------------------------------------------------------------- what is said without
+# ------------------------------------------------------------------------------------------- messages without a GPU
 class Driver:
-    """A driver of some version with some devices."""
+    """A CUDA driver with a given version and number of devices."""
 
     def __init__(self, version, devices, result=0):
         self.version, self.devices, self.result = version, devices, result

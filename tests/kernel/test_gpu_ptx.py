@@ -1,4 +1,4 @@
-"""What the real compiler made of the CUDA source is run, too: its PTX, for several architectures, on the processor."""
+"""Run the PTX that NVRTC makes of the CUDA source for several architectures, on the CPU."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ pytestmark = [
 
 @pytest.fixture
 def through_ptx(monkeypatch):
-    """Ops whose kernels are PTX of an architecture."""
+    """Load the GPU ops with kernels that run an architecture's PTX."""
     ops = fake_cupy.load("kernels.gpu.host")
     from kernels.gpu import launch
 
@@ -48,7 +48,7 @@ def test_ptx_as_the_reference(through_ptx, ref, work, architecture):
 
 
 def test_a_kernel_by_hand():
-    """Signs, bits and comparisons, where C++ and PTX differ: worked out without either."""
+    """Check signs, bits and comparisons, in which C++ and PTX differ, against results computed by hand."""
     source = r"""
     extern "C" __global__ void kernel(const int* in, float* out) {
         const int k = threadIdx.x, v = in[k];

@@ -1,5 +1,6 @@
-"""Races and stray accesses of the CUDA source, as sanitizers see them on the processor; every barrier is missed when it is
-taken away.
+"""Run the CUDA source on the CPU under sanitizers, which find races and out-of-bounds accesses.
+
+Removing any barrier must make them report an error.
 """
 
 import os
@@ -25,7 +26,7 @@ RUNTIMES = {"thread": "libtsan.so", "address": "libasan.so"}
 
 
 def barriers():
-    """File and line of every barrier."""
+    """Yield the file and line of every barrier."""
     for path in sorted(emulator.FOLDER.glob("*.cu")):
         for number, line in enumerate(path.read_text().split("\n"), 1):
             if emulator.BARRIER.search(line):
@@ -33,7 +34,7 @@ def barriers():
 
 
 def run(sanitizer, file, line, works):
-    """Do the works in a process of its own; return the finished process."""
+    """Run the works in their own process; return the finished process."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     if sanitizer != "none":
         place = subprocess.run(

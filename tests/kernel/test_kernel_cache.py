@@ -1,4 +1,4 @@
-"""The cache of compiled kernels: content-addressed, checked before loading, bounded, and never in the way."""
+"""The cache of compiled kernels is content-addressed, verified before loading, bounded in size, and never fatal."""
 
 import ast
 import os
@@ -19,7 +19,7 @@ pytest.importorskip("numba")
 
 from kernels.cpu import compiler
 
-#: Prints a result that goes through several files, and the kernels that were compiled for it.
+#: Program that prints a result computed through several source files, and the kernels that it compiled.
 PROGRAM = """
 import numpy as np, kernels
 compiled = []
@@ -31,7 +31,7 @@ print(f"{loss:.6f}", ",".join(compiled) or "-")
 
 @pytest.fixture
 def package(tmp_path):
-    """A copy of the kernels that may be edited; call it to run PROGRAM against it in a process of its own."""
+    """Copy the kernels for editing; calling the fixture runs PROGRAM against the copy in its own process."""
     mutations.copied(tmp_path)
 
     def run(**environment):
@@ -64,13 +64,13 @@ def test_an_edit_in_a_helper_of_another_file_recompiles(package):
     right = "    s, p = _reduce(x.at_least(_format(x).lowest))\n    return s + s * p"
     assert source.count(right) == 1
     helper.write_text(source.replace(right, right.replace("s + s * p", "2.0 * (s + s * p)")))
-    assert package() == ["2.079442", "cross_entropy"]  # exp doubled: ln(8)
+    assert package() == ["2.079442", "cross_entropy"]  # the edit doubles exp, which gives ln(8)
     helper.write_text(source)
-    assert package() == [LN4, "-"]  # what was right before still is
+    assert package() == [LN4, "-"]  # the original source gives the original result again
 
 
 def test_compiled_code_is_made_of_the_files_of_the_digest():
-    """Nothing that jitted functions name comes from files outside kernels/cpu and kernels/spec."""
+    """Jitted functions use no names from files outside kernels/cpu and kernels/spec."""
     jitted = 0
     for path in (Path(kernels.__file__).parent / "cpu").rglob("*.py"):
         tree, others = ast.parse(path.read_text()), set()
@@ -119,7 +119,7 @@ def test_without_a_writable_folder_it_falls_back_to_a_private_one_then_to_none(p
     (private,) = temporary.glob("charlstm-kernels-*")
     assert private.stat().st_mode & 0o777 == 0o700
     assert package(**environment) == [LN4, "-"]
-    private.chmod(0o777)  # others can write here now: nothing from it may be loaded
+    private.chmod(0o777)  # other users can write here now, so no file of it may be loaded
     assert package(**environment) == [LN4, "cross_entropy"]
     assert package(**environment, TMP=str(blocked), TEMP=str(blocked)) == [LN4, "cross_entropy"]
 
@@ -140,7 +140,7 @@ def test_what_others_can_write_is_not_run(monkeypatch, owner, mode, expected):
 
 @pytest.fixture
 def image(tmp_path, monkeypatch):
-    """A cache, two folders: the first, which has a kernel's file under the key "k...", is not to be written to."""
+    """Make a cache of two folders; the first is read-only and has a kernel's file under the key "k..."."""
     first, second = tmp_path / "first" / "charlstm", tmp_path / "home" / "charlstm" / "kernels"
     first.mkdir(parents=True)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(first.parent))
@@ -191,7 +191,7 @@ def test_links_and_what_a_group_can_write_are_refused(image, what):
     assert image.cache._read(image.key) is None
 
 
-#: Calls an entry as another user, each time as if in a new process, with each of the folders named as its cache.
+#: Program that calls an entry as another user, with each given folder in turn as the cache, as if in a new process.
 AS_SOMEBODY_ELSE = """
 import os, sys, numpy as np, kernels
 from kernels.cpu import loss
@@ -215,8 +215,8 @@ for os.environ["NUMBA_CACHE_DIR"] in sys.argv[1:]:
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs to be root, and to be somebody else")
 def test_what_root_has_compiled_another_user_loads(package):
-    """As in an image; a folder that a group can write to is left aside, and kernels go to the user's own."""
-    with TemporaryDirectory() as folder:  # those of pytest are root's alone
+    """This is the case of a container image; a group-writeable folder is ignored and the user's own is used."""
+    with TemporaryDirectory() as folder:  # only root may enter pytest's own folders
         Path(folder).chmod(0o711)
         home, image, shared = (Path(folder, name) for name in ("home", "image", "shared"))
         home.mkdir()
@@ -259,7 +259,7 @@ def test_an_entry_is_optimized_though_a_thin_function_has_its_name(monkeypatch):
 
 
 def test_an_entry_calls_the_functions_of_its_own_object_code():
-    """Else it would call those that the process compiled before, and give other last bits than an entry that is loaded."""
+    """Otherwise it would call functions compiled earlier, and its last bits would differ from a loaded entry's."""
     from kernels.cpu import loss
 
     entry = compiler.entry(loss.cross_entropy.py_func)

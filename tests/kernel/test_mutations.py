@@ -1,4 +1,4 @@
-"""The test of the tests: a mistake planted in a copy of a backend's source must turn the chain of trust red."""
+"""Test the tests: the chain of trust must fail for every mistake planted in a copy of a backend's source."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ NONE = "no mistake"
 
 
 def run_chain(mutation, folder):
-    """Run the chain of trust in a process of its own against the planted copy; return the finished process."""
+    """Run the chain of trust in its own process against the mutated copy; return the finished process."""
     plant(mutation, folder)
     (folder / "pytest.ini").write_text("[pytest]\n")
     environment = {
@@ -24,7 +24,7 @@ def run_chain(mutation, folder):
         "CHARLSTM_TEST_MUTANT": str(folder),
         "CHARLSTM_TEST_BACKEND": mutation.backend,
     }
-    if mutation.name != NONE:  # what is right may come from the cache: it is the very code of the real package
+    if mutation.name != NONE:  # the unchanged code may use the cache of the real package
         environment["NUMBA_CACHE_DIR"] = str(folder / "cache")
     options = ["-c", folder / "pytest.ini", "-p", "no:cacheprovider", "-x", "-q"]
     file = "test_gpu.py" if mutation.backend == "cupy" else "test_chain.py"
@@ -36,7 +36,7 @@ def run_chain(mutation, folder):
 
 
 def run_chains(mutations, tmp_path_factory):
-    """Run the chain with each of them, two at a time; return the finished processes by name and backend."""
+    """Run the chain with each mutation, two at a time; return the finished processes by name and backend."""
     with ThreadPoolExecutor(2) as pool:
         jobs = {(m.name, m.backend): pool.submit(run_chain, m, tmp_path_factory.mktemp("mutant")) for m in mutations}
     return {key: job.result() for key, job in jobs.items()}
@@ -44,7 +44,7 @@ def run_chains(mutations, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """All mutations and, for each backend, none."""
+    """Run all mutations, and for each backend the unchanged source as a control."""
     controls = [Mutation(NONE, backend, "spec/__init__.py", "GATE_I", "GATE_I") for backend in ("numpy", "numba")]
     return run_chains((*controls, *MUTATIONS), tmp_path_factory)
 
@@ -64,7 +64,7 @@ def name_of(mutation):
 
 
 def is_red(done):
-    assert done.returncode == 1, done.stdout + done.stderr  # 1: tests ran and failed; 2 and up: they did not run
+    assert done.returncode == 1, done.stdout + done.stderr  # 1: tests ran and failed; 2 or more: they did not run
     assert "1 failed" in done.stdout
 
 
@@ -116,4 +116,4 @@ def test_a_package_that_is_read_only_is_copied_to_be_changed(tmp_path, monkeypat
     monkeypatch.undo()
     assert all(path.stat().st_mode & 0o200 for path in (made, *made.rglob("*")))
     for path in (installed, *installed.rglob("*/")):
-        path.chmod(0o700)  # pytest removes it
+        path.chmod(0o700)  # so that pytest can remove it

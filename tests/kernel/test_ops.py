@@ -1,4 +1,4 @@
-"""What every op does besides being right: refuses bad arguments, leaves inputs alone, splits without a trace."""
+"""Properties of every op beyond its numbers: it rejects bad arguments, keeps inputs, and can be split at any point."""
 
 import platform
 import tracemalloc
@@ -18,7 +18,7 @@ CELLS = tuple(spec.CELLS)
 
 
 def training(dtype="float64", batch=3, length=600, slots=1, seed=0, shape=SHAPE):
-    """Arrays for train_steps, on random ids."""
+    """Return arrays for train_steps on random ids."""
     random = np.random.RandomState(seed)
     theta = spec.aligned_zeros(spec.num_parameters(shape), dtype)
     theta[:] = random.randn(len(theta)) * 0.3
@@ -65,21 +65,21 @@ def test_one_call_or_several_give_the_same_bits(ops, cell, optimizer, dropout, d
 @pytest.mark.parametrize(
     ("shape", "batch", "dropout"),
     [
-        (Shape(11, 33, 2), 13, 0),  # streams are shared out
-        (Shape(11, 237, 2), 3, 0),  # panels of hidden units are
-        (Shape(300, 224, 2), 5, 0),  # hidden units are
+        (Shape(11, 33, 2), 13, 0),  # threads split streams
+        (Shape(11, 237, 2), 3, 0),  # threads split panels of hidden units
+        (Shape(300, 224, 2), 5, 0),  # threads split hidden units
         (Shape(71, 100, 1), 1, 0),
-        (Shape(7, 100, 2), 5, 0),  # streams are, and one member has an odd number of them
+        (Shape(7, 100, 2), 5, 0),  # threads split streams, one with an odd number of them
         (Shape(301, 33, 1), 13, 0),
-        (Shape(7, 520, 1), 1, 0),  # one row of the readout is left over
+        (Shape(7, 520, 1), 1, 0),  # one row of the readout remains after equal parts
         (Shape(7, 5, 1), 1, 0),  # too small for more than one thread
-        (Shape(11, 33, 2, "gru"), 13, 0),  # of these cells streams are, and nothing else
+        (Shape(11, 33, 2, "gru"), 13, 0),  # for these cells threads split only streams
         (Shape(301, 100, 2, "gru"), 5, 0),
         (Shape(71, 224, 1, "gru"), 1, 0),
         (Shape(11, 33, 2, "rnn"), 13, 0),
         (Shape(301, 100, 2, "rnn"), 5, 0),
         (Shape(7, 520, 1, "rnn"), 3, 0),
-        (Shape(17, 33, 2, embedding_size=9), 13, 0.5),  # one row of the table is left over
+        (Shape(17, 33, 2, embedding_size=9), 13, 0.5),  # one row of the table remains after equal parts
         (Shape(11, 237, 2), 3, 0.5),
         (Shape(9, 237, 3, embedding_size=70), 3, 0.5),
         (Shape(300, 224, 2, embedding_size=5), 5, 0),
@@ -123,12 +123,12 @@ def test_how_work_is_shared_out():
     assert shares(100, 16, 1) == ([[0, 16, 0, 1]], whole)
     assert shares(100, 16, 2) == ([[0, 8, 0, 1], [8, 16, 0, 1]], whole)  # streams
     assert shares(100, 13, 3) == ([[0, 4, 0, 1], [4, 8, 0, 1], [8, 13, 0, 1]], whole)
-    panels = [[0, 48, 0, 48], [48, 52, 0, 52]]  # of hidden units, whatever the number of threads
+    panels = [[0, 48, 0, 48], [48, 52, 0, 52]]  # panels of hidden units, the same for any number of threads
     assert shares(100, 1, 1) == ([[0, 1, 0, 2]], panels)
     assert shares(100, 1, 8) == ([[0, 1, 0, 1], [0, 1, 1, 2]], panels)
-    assert shares(512, 1, 3)[0] == [[0, 1, 0, 1], [0, 1, 1, 2], [0, 1, 2, 3]]  # units, by sixteens
+    assert shares(512, 1, 3)[0] == [[0, 1, 0, 1], [0, 1, 1, 2], [0, 1, 2, 3]]  # hidden units, in multiples of 16
     assert shares(512, 1, 3)[1] == [[0, 160, 0, 512], [160, 176, 160, 512], [336, 176, 336, 512]]
-    assert len(plan(5, 1, 8).members) == len(plan(32, 4, 2).members) == 1  # too small
+    assert len(plan(5, 1, 8).members) == len(plan(32, 4, 2).members) == 1  # too small for a team
     for H, B in ((64, 2), (129, 3), (383, 1), (384, 1), (200, 7), (1000, 1), (16, 50)):
         for threads in (1, 2, 3, 8):
             members, pieces = shares(H, B, threads)
@@ -167,7 +167,7 @@ def test_a_team_that_waits_too_often_gives_way_to_one_thread_and_comes_back():
     def stretch(team_seconds, waits):
         nonlocal now
         each = 1e-4 if pace.alone else team_seconds
-        alone, n = pace.alone, pace.iterations(int(0.1 / each), now)  # calls of a tenth of a second
+        alone, n = pace.alone, pace.iterations(int(0.1 / each), now)  # calls that take 0.1 s
         taken = n * (1e-4 if alone else team_seconds)
         now += taken
         pace.record(n, taken, 0 if alone else int(waits * taken), now)
@@ -180,13 +180,13 @@ def test_a_team_that_waits_too_often_gives_way_to_one_thread_and_comes_back():
     assert sum(busy) > 80
     quiet = [stretch(6e-5, waits=5) for _ in range(100)]
     assert not any(quiet[40:])
-    often = [stretch(6e-5, waits=1000) for _ in range(100)]  # waits are long, but the team is still faster
+    often = [stretch(6e-5, waits=1000) for _ in range(100)]  # long waits, but the team is still faster than one thread
     assert sum(often) <= 12
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_what_a_workspace_held_before_means_nothing(ops, cell):
-    """Every byte of it is 0xFF, as if it had been used by something else: the bits are those of a new one."""
+    """A workspace filled with 0xFF bytes gives the same bits as a new one."""
     shape = SHAPE._replace(cell=cell)
     for name in spec.OPTIMIZERS:
         for norm in (None, 1.0):
@@ -228,11 +228,11 @@ def test_bfloat16_is_a_rounding_of_one_part_in_256_at_most():
     assert not (rounded.view(np.uint32) & 0xFFFF).any()
     assert (np.abs(rounded - values) <= np.abs(values) / 256).all()
     halfway = np.float32([1 + 1 / 256, 1 + 3 / 256])
-    assert spec.round_to_bfloat16(halfway).tolist() == [1.0, 1 + 4 / 256]  # ties to even
+    assert spec.round_to_bfloat16(halfway).tolist() == [1.0, 1 + 4 / 256]  # round half to even
 
 
 def test_learning_with_bfloat16_goes_as_with_float32(ops):
-    """The tolerance that docs/performance.md states: the loss within 2 % all the way down."""
+    """The loss stays within the 2 % that docs/performance.md states, throughout training."""
     text = np.frombuffer(made_up_text(4000).encode(), np.uint8)
     characters, ids = np.unique(text, return_inverse=True)
     shape, n = Shape(len(characters), 48), 1200
@@ -302,7 +302,7 @@ def test_a_smoothed_loss_below_the_limit_ends_the_call_before_that_update(ops, t
     rest = [a[40:] for a in (starts, reset, rates)]
     second = ops.train_steps(theta, state, h, c, ids, *rest, smooth_loss=curve[39], step=40, **options)
     assert np.concatenate([first, second]).tolist() == (losses[: at + 1] * 3).tolist()
-    del options["stop_below"]  # that iteration again, and those after it: as if there had been no stop
+    del options["stop_below"]  # repeating the last iteration and going on gives the uninterrupted run
     rest = [a[at:] for a in (starts, reset, rates)]
     ops.train_steps(theta, state, h, c, ids, *rest, step=at, **options)
     assert all((a == b).all() for a, b in zip((theta, state, h, c), whole, strict=True))
@@ -311,12 +311,12 @@ def test_a_smoothed_loss_below_the_limit_ends_the_call_before_that_update(ops, t
 @pytest.mark.parametrize("at", range(4))
 @pytest.mark.parametrize("why", ["low", "inf"])
 def test_an_end_at_the_last_iteration_of_a_stretch_ends_the_call(ops, monkeypatch, why, at):
-    """A call of several threads is cut into stretches: it once went on behind an iteration that was to end it."""
+    """A call on several threads runs in stretches; it once continued after an iteration that should end it."""
     pytest.importorskip("numba")
     from kernels.cpu.pace import TeamSwitch
 
     monkeypatch.setattr(TeamSwitch, "iterations", lambda self, left, now: min(left, 2))
-    shape, (starts, reset, rates) = Shape(11, 64), plan(8)  # of a size that two threads share
+    shape, (starts, reset, rates) = Shape(11, 64), plan(8)  # large enough for two threads
     options = {"shape": shape, "seq_length": 5}
 
     def arrays():
@@ -391,7 +391,7 @@ def test_a_uniform_number_just_below_one_draws_a_known_character(ops, dtype):
 
 
 def plain_probabilities(logits, temperature, top_k, top_p):
-    """What may be drawn, by sorting and adding up: most probable first, of equals the lower id."""
+    """Compute truncated probabilities by sorting: most probable first, ties by the lower id."""
     probabilities = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
     ranked = sorted(range(len(logits)), key=lambda k: (-logits[k], k))[: top_k or None]
     rest, kept = sum(probabilities[k] for k in ranked), []
@@ -411,7 +411,7 @@ def test_truncated_draws_by_sorting_and_adding_up(ops, temperature, top_k, top_p
     shape = Shape(8, 2, 1)
     theta = np.zeros(spec.num_parameters(shape))
     b_y = spec.params(theta, shape).b_y
-    b_y[:] = [0.3, -1.0, 2.0, 0.3, 1.0, -2.0, 0.3, 1.5]  # three equals, of which top_k = 5 keeps two
+    b_y[:] = [0.3, -1.0, 2.0, 0.3, 1.0, -2.0, 0.3, 1.5]  # three ties, of which top_k = 5 keeps two
     uniforms = np.append((np.arange(999) + 0.5) / 999, np.nextafter(1.0, 0.0))[:, None]
     drawn = ops.sample(
         theta, np.zeros((1, 1, 2)), np.zeros((1, 1, 2)), np.zeros(1, np.int32), uniforms, shape=shape,
@@ -440,7 +440,7 @@ def test_truncated_draws_and_log_probs_as_the_reference(ops, ref, temperature, t
 def test_truncation_of_a_large_vocabulary_as_the_reference(ops, ref):
     shape = Shape(1000, 3, 1)
     theta = np.random.RandomState(4).randn(spec.num_parameters(shape))
-    spec.params(theta, shape).b_y[::7] = 1.25  # many equals, but for what h adds
+    spec.params(theta, shape).b_y[::7] = 1.25  # many ties, because h adds nothing to these logits
     spec.params(theta, shape).W_y[:, ::7] = 0
     uniforms, zero = np.random.RandomState(5).random_sample((300, 1)), np.zeros((1, 1, 3))
     for options in ({"top_k": 100}, {"top_k": 999}, {"top_p": 0.5}, {"top_k": 500, "top_p": 0.7}):
@@ -526,7 +526,7 @@ def test_the_optimizers_by_hand(ops):
     assert after("adagrad", 1) == pytest.approx(theta - 0.1 * g / np.sqrt(g * g) - 0.1 * g / np.sqrt(2 * g * g))
     s1, s2 = 0.01 * g * g, 0.0199 * g * g
     assert after("rmsprop", 1) == pytest.approx(theta - 0.1 * g / np.sqrt(s1) - 0.1 * g / np.sqrt(s2), rel=1e-6)
-    assert after("adam", 2) == pytest.approx(theta - 0.2 * np.sign(g))  # a steady gradient: steps of the rate itself
+    assert after("adam", 2) == pytest.approx(theta - 0.2 * np.sign(g))  # each step is the learning rate
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -543,8 +543,8 @@ def test_denormal_memory_becomes_zero_and_the_cpu_setting_is_put_back(ops):
         theta, state = np.zeros(4, dtype), np.full((2, 4), least * 1.5, dtype)
         ops.adam(theta, np.zeros(4, dtype), state, 0, learning_rate=0.1, beta1=0.5, beta2=0.5)
         if ops.__name__ == "kernels.cpu" and platform.machine() in ("x86_64", "AMD64"):
-            assert not state.any()  # denormals became zero
-        assert np.array([least], dtype)[0] / 2 > 0  # and outside the kernels they are as they were
+            assert not state.any()  # the kernel flushed denormals to zero
+        assert np.array([least], dtype)[0] / 2 > 0  # outside the kernels denormals still exist
 
 
 def test_refusals(ops):
@@ -627,7 +627,7 @@ def test_training_allocates_nothing_an_iteration():
     arguments = {"shape": SHAPE, "seq_length": 5, "workspace": ws}
 
     def peak(n):
-        """The least of a few tries: what other threads of the process allocate is in them, too."""
+        """Return the minimum of several tries, because each includes allocations of other threads."""
         starts, reset, rates = plan(n)
         tries = []
         for _ in range(5):
@@ -638,7 +638,7 @@ def test_training_allocates_nothing_an_iteration():
         return min(tries)
 
     peak(1)
-    assert peak(2000) - peak(1000) <= 1000 * 8 + 2000  # the losses, eight bytes an iteration
+    assert peak(2000) - peak(1000) <= 1000 * 8 + 2000  # the losses take eight bytes per iteration
 
     from numba.core.runtime import _nrt_python, rtsys
 
@@ -650,7 +650,7 @@ def test_training_allocates_nothing_an_iteration():
         ops.train_steps(theta, state, h, c, ids, starts, reset, rates, **arguments)
         return rtsys.get_allocation_stats().alloc - before
 
-    assert allocations(1) == allocations(500)  # a handle for each array that is passed, and nothing more
+    assert allocations(1) == allocations(500)  # one handle per array argument, nothing per iteration
 
 
 def test_a_workspace_of_other_sizes_is_refused(ops):

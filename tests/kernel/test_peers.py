@@ -1,4 +1,4 @@
-"""PyTorch as an independent judge: the layer, whole models, optimizers, and a training run (make test-peers)."""
+"""Compare layers, whole models, optimizers and a training run with PyTorch (make test-peers)."""
 
 import math
 
@@ -12,7 +12,7 @@ from kernels.testing import layer_arrays, relative_error
 
 pytestmark = [
     pytest.mark.peers,
-    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"),  # PyTorch's own, of newer Pythons
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"),  # raised inside PyTorch on newer Pythons
 ]
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make test-peers")
 
@@ -32,7 +32,7 @@ def torch_loss(lstm, readout, h, c, x):
 
 
 class LayerNormLSTM(torch.nn.Module):
-    """The layer-normalised LSTM, written with PyTorch's own layer norm; parameters in our layout."""
+    """The layer-normalised LSTM with PyTorch's own layer norm and parameters in our layout."""
 
     def __init__(self, theta, shape):
         super().__init__()
@@ -62,7 +62,7 @@ class LayerNormLSTM(torch.nn.Module):
 
 
 def build(theta, shape):
-    """PyTorch's network and readout with our parameters."""
+    """Build PyTorch's network and readout with our parameters."""
     if shape.cell != "lnlstm":
         return pytorch.build(theta, shape)
     params, readout = spec.params(theta, shape), torch.nn.Linear(shape.hidden_size, shape.vocab_size).double()
@@ -73,7 +73,7 @@ def build(theta, shape):
 
 
 def torch_flat(lstm, readout, shape, of=lambda p: p.grad):
-    """What `of` says of PyTorch's parameters, in our layout."""
+    """Return `of` of each of PyTorch's parameters, as a flat vector in our layout."""
     parts = [of(parameter).reshape(-1) for parameter in lstm.parameters()] if shape.cell == "lnlstm" else []
     for k in range(0 if parts else shape.num_layers):
         parts += [of(getattr(lstm, f"{name}_l{k}")).T.reshape(-1) for name in ("weight_ih", "weight_hh")]
@@ -164,7 +164,7 @@ def test_scores_and_the_state_after_them(ops, layers):
 
 @pytest.mark.parametrize(("embedding_size", "rate"), [(0, 0.4), (4, 0.0), (4, 0.4)])
 def test_dropout_and_embedding(ops, embedding_size, rate):
-    """Two layers, each of its own, with nn.Dropout's factors between them and before the readout."""
+    """Compare with two one-layer networks, and nn.Dropout's factors between them and before the readout."""
     T, B = 6, 3
     shape = Shape(7, 5, 2, embedding_size=embedding_size)
     theta, h, c, x = start(shape, T, B)
@@ -196,7 +196,7 @@ def test_dropout_and_embedding(ops, embedding_size, rate):
         ("sgd", {}, lambda p, rate: torch.optim.SGD([p], lr=rate)),
         ("sgd", {"momentum": 0.9}, lambda p, rate: torch.optim.SGD([p], lr=rate, momentum=0.9)),
         ("momentum", {"momentum": 0.8}, lambda p, rate: torch.optim.SGD([p], lr=rate, momentum=0.8)),
-        ("adagrad", {"epsilon": 0.0}, lambda p, rate: torch.optim.Adagrad([p], lr=rate, eps=0.0)),  # elsewhere in the root
+        ("adagrad", {"epsilon": 0.0}, lambda p, rate: torch.optim.Adagrad([p], lr=rate, eps=0.0)),  # epsilon differs
         ("rmsprop", {"rho": 0.9, "epsilon": 1e-3}, lambda p, rate: torch.optim.RMSprop([p], lr=rate, alpha=0.9, eps=1e-3)),
         ("adam", {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-3}, lambda p, rate: torch.optim.Adam([p], lr=rate, betas=(0.8, 0.95), eps=1e-3)),
         ("adamw", {"beta1": 0.8, "weight_decay": 0.3}, lambda p, rate: torch.optim.AdamW([p], lr=rate, betas=(0.8, 0.999), weight_decay=0.3)),
@@ -227,7 +227,7 @@ def test_clipping(ops):
 
 @pytest.mark.parametrize("cell", list(spec.CELLS))
 def test_a_training_run(ops, cell):
-    """Fifty iterations of truncated backpropagation through time, Adam, mean loss, clipped norm, state carried."""
+    """Train fifty iterations of truncated BPTT with Adam, mean loss, clipped norm and carried state."""
     shape, T, B, n = Shape(11, 9, 2, cell), 6, 3, 50
     theta, h, c, _ = start(shape, T, B, seed=5)
     ids = np.random.RandomState(6).randint(0, 11, 900).astype(np.uint8)

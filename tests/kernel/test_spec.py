@@ -1,4 +1,4 @@
-"""The contract: layout of the flat vector, op signatures, argument checks."""
+"""The contract of the kernels: layout of the flat vector, op signatures, argument checks."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""Threads and processes: the sentences of docs/kernels.md, one by one."""
+"""Threads and processes: each test checks one statement of docs/kernels.md."""
 
 import gc
 import subprocess
@@ -20,13 +20,13 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="the system has no fo
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled():
-    """What has to be compiled, is, before children that have a limit need it."""
+    """Compile the kernels first, so that child processes stay within their time limits."""
     if "numba" in BACKENDS:
         trained(1)
 
 
 def child(*names, limit=200):
-    """Run functions of team_children.py in a process of its own; its output."""
+    """Run functions of team_children.py in their own process; return its output."""
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "team_children.py", *names], capture_output=True, text=True, timeout=limit,
         check=False, cwd=ROOT,
@@ -80,7 +80,7 @@ def test_an_interruption_at_any_instruction_leaves_all_arrays_of_one_iteration()
     code, n, sizes = reference.model._train.__code__, 2, {"batch": 2, "seq_length": 2}
 
     def run(at):
-        """Train, and interrupt the at-th instruction of the function; whether it came to that."""
+        """Train, and interrupt at the function's instruction number `at`; return whether it was reached."""
         arrays, plan, options = arguments(STREAMS, n=n, **sizes)
         out, count = np.zeros(n), 0
 
@@ -142,7 +142,7 @@ def test_a_team_keeps_nothing_of_a_call_that_is_over():
     load("numba").train_steps(*arrays, *plan, threads=2, **options)
     theta = weakref.ref(arrays[0])
     del arrays
-    for _ in range(100):  # a worker may be just about to let go
+    for _ in range(100):  # a worker may hold its reference for a moment longer
         gc.collect()
         if theta() is None:
             break
@@ -168,7 +168,7 @@ def test_stretches_are_of_a_tenth_of_a_second_and_short_calls_are_one():
         assert pace.is_new
         while done < 100_000:
             n = pace.iterations(100_000 - done, now)
-            taken = n * 1e-4 + (1.0 if not done else 0.0)  # the first is compiled
+            taken = n * 1e-4 + (1.0 if not done else 0.0)  # the first stretch includes compiling
             now += taken
             pace.record(n, taken, 0, now)
             lengths.append(n)

@@ -1,5 +1,6 @@
 // One step of one layer: forward, after the cuBLAS products, and backward, before them.
-// One thread computes one hidden unit of one stream; rows of gates are blocks of H columns, ordered as in spec/cells.py.
+// One thread computes one hidden unit of one stream. A row of gates has one block of H columns per gate, in the order
+// of spec/cells.py.
 
 // Replaces z (B, 4H), the gate pre-activations, with the activated gates.
 KERNEL lstm_cell(real* z, const real* c_before, real* c_after, real* h_after, int B, int H) {
@@ -13,7 +14,8 @@ KERNEL lstm_cell(real* z, const real* c_before, real* c_after, real* h_after, in
     }
 }
 
-// dh is the gradient from above, dh_next and dc (B, H) those from the next step; dc becomes that for the step before.
+// dh is the gradient from the layer above; dh_next and dc (B, H) are those from the next step. dc is overwritten with
+// the gradient for the previous step.
 KERNEL lstm_cell_back(const real* dh, const real* dh_next, real* dc, const real* gates, const real* c_before,
                       const real* c_after, real* dz, int B, int H) {
     EACH(n, (long long)B * H) {
@@ -44,7 +46,7 @@ KERNEL gru_cell(real* a, real* s, const real* b_h, const real* h_before, real* h
     }
 }
 
-// dh_next becomes dh z; the product ds W_h' is added to it afterwards.
+// Sets dh_next to dh z; the launcher then adds the product ds W_h'.
 KERNEL gru_cell_back(const real* dh, real* dh_next, const real* gates, const real* s, const real* h_before, real* da,
                      real* ds, int B, int H) {
     EACH(n, (long long)B * H) {

@@ -1,7 +1,7 @@
-// Clipping of flat vectors (N,). Updates use the gradient clipped(grad * scale, limit) * factor[0], where the factor
-// limits the norm.
+// Clips flat vectors (N,). Updates use the gradient clipped(grad * scale, limit) * factor[0]; the factor limits its
+// norm.
 
-// Each block of 256 threads sums the squares of a panel of spec.NORM_PANEL elements, in double, into panels[k].
+// Each block of 256 threads sums the squares of one panel of spec.NORM_PANEL elements in double and writes panels[k].
 KERNEL norm_panels(const real* grad, double* panels, long long n, int panel, real scale, real limit) {
     __shared__ double parts[256];
     const long long begin = blockIdx.x * (long long)panel;

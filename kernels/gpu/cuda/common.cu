@@ -1,6 +1,6 @@
-// Code that all kernels share; the launcher puts it before each of the other files. No CUDA toolkit header is needed.
-// REAL is float or double. T steps, B streams, V ids, H hidden units, D width of a layer's input; equations and layouts
-// are those of kernels/spec/cells.py.
+// Code that all kernels share; the launcher prepends it to each of the other files. It needs no CUDA toolkit header.
+// REAL is float or double. T is the number of steps, B of streams, V of ids and H of hidden units; D is the width of a
+// layer's input. kernels/spec/cells.py defines the equations and layouts.
 
 typedef REAL real;
 
@@ -34,19 +34,19 @@ template <class number> __device__ __forceinline__ number warp_max(number x) {
     return x;
 }
 
-// NaN stays NaN, so that a broken gradient is noticed.
+// Keeps NaN, so that clipping does not hide a broken gradient.
 __device__ __forceinline__ real clipped(real g, real limit) { return g > limit ? limit : g < -limit ? -limit : g; }
 
 // ---------------------------------------------------------------------------------------------------------- optimizers
-// The constants of an optimizer, in the order of its row in spec.OPTIMIZERS; 1 - a and 1 - b, computed in double because
-// float would lose digits; the learning rate; `rate`, the learning rate with the bias correction of the first state array,
-// if the optimizer has one; and `root`, the bias correction of the second state array, or 1.
+// The parameters of an optimizer step: its constants, in the order of its row in spec.OPTIMIZERS; 1 - a and 1 - b,
+// computed in double because float would lose digits; the learning rate; `rate`, the learning rate times the bias
+// correction of the first state array, if the optimizer has one; and `root`, the bias correction of the second, or 1.
 struct Rule {
     real a, b, c, d, rest_a, rest_b, learning_rate, rate, root;
 };
 
-// One function per row, with the row's name: returns the parameter after an update with the gradient g; writes its state
-// s0, s1, as far as the optimizer has any.
+// Each optimizer has one function, named like its row. It returns the parameter after an update with the gradient g and
+// writes the state s0, s1, if the optimizer has state.
 #define OPTIMIZER(name) \
     __device__ __forceinline__ real name(real theta, real g, real* s0, real* s1, const Rule& rule)
 

@@ -1,9 +1,9 @@
-// Kernels around the layers: ids, table rows, dropout, the loss, sums. The order of summation is fixed, so that the same
+// Kernels around the layers: ids, table rows, dropout, the loss, sums. Each sum has a fixed order, so that the same
 // input gives the same bits.
 
-// ------------------------------------------------------------------------------------------------------------- the text
-// x (n, T+1, B) = ids[starts[n][b] + t], for texts with one, two or four bytes per id. `bad` becomes the lowest position
-// of an id that is not below V, if there is any.
+// ------------------------------------------------------------------------------------------------------------ the text
+// Sets x (n, T+1, B) to ids[starts[n][b] + t], for texts with one, two or four bytes per id. If any id is not below V,
+// sets `bad` to its lowest position.
 template <class id> __device__ void gather(const id* ids, const long long* starts, int* x, unsigned long long* bad,
                                            int n, int steps, int B, int V) {
     EACH(k, (long long)n * steps * B) {
@@ -31,7 +31,7 @@ KERNEL gather_ids_4(const unsigned int* ids, const long long* starts, int* x, un
 }
 
 // ------------------------------------------------------------------------------------------------------ rows and masks
-// out (rows, columns): for each id, its row of the table plus a bias.
+// Sets each row of out (rows, columns) to the id's row of the table plus a bias.
 KERNEL table_rows(const int* ids, const real* table, const real* bias, real* out, int rows, int columns) {
     EACH(n, (long long)rows * columns) {
         const int column = n % columns;
@@ -47,7 +47,7 @@ KERNEL repeated(const real* row, real* out, int rows, int columns) {
     EACH(n, (long long)rows * columns) out[n] = row[n % columns];
 }
 
-// out (rows, V): turns the sum of rows by id into a matrix product.
+// Writes one-hot rows to out (rows, V), so that a matrix product can sum rows by id.
 KERNEL one_hot(const int* ids, real* out, int rows, int V) {
     EACH(n, (long long)rows * V) out[n] = ids[n / V] == n % V ? real(1) : real(0);
 }
@@ -56,7 +56,7 @@ KERNEL dropped(const real* in, const unsigned char* mask, real* out, real scale,
     EACH(k, n) out[k] = mask[k] ? in[k] * scale : real(0);
 }
 
-// As spec.round_to_bfloat16: round to nearest, ties to even.
+// Rounds like spec.round_to_bfloat16: to nearest, ties to even.
 KERNEL rounded_to_bfloat16(const float* in, float* out, long long n) {
     EACH(k, n) {
         const unsigned int bits = __float_as_uint(in[k]);
@@ -64,8 +64,8 @@ KERNEL rounded_to_bfloat16(const float* in, float* out, long long n) {
     }
 }
 
-// ------------------------------------------------------------------------------------------------------------- the loss
-// Replaces logits (rows, V) with their gradient, one warp per row. Each lane accesses only its own elements.
+// ------------------------------------------------------------------------------------------------------------ the loss
+// Replaces logits (rows, V) with their gradient; each warp takes one row, and each lane accesses only its own elements.
 KERNEL cross_entropy(real* logits, const int* targets, real* row_loss, int rows, int V) {
     const int lane = threadIdx.x % 32, warps = gridDim.x * blockDim.x / 32;
     for (int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32; row < rows; row += warps) {
@@ -86,7 +86,7 @@ KERNEL cross_entropy(real* logits, const int* targets, real* row_loss, int rows,
     }
 }
 
-// log softmax(logits)[target], in double for either type.
+// Computes log softmax(logits)[target], in double for both types.
 KERNEL log_probs(const real* logits, const int* targets, double* out, int rows, int V) {
     const int lane = threadIdx.x % 32, warps = gridDim.x * blockDim.x / 32;
     for (int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32; row < rows; row += warps) {
@@ -100,7 +100,7 @@ KERNEL log_probs(const real* logits, const int* targets, double* out, int rows, 
     }
 }
 
-// ----------------------------------------------------------------------------------------------------------------- sums
+// ---------------------------------------------------------------------------------------------------------------- sums
 // One block of 256 threads: out[0] = sum of x (n,), in double.
 KERNEL sum_in_double(const real* x, double* out, int n) {
     __shared__ double parts[256];

@@ -1,5 +1,5 @@
-// One update with the optimizer RULE (of common.cu), in one pass over flat vectors (N,); its state is (SLOTS, N). It uses
-// the gradient clipped(grad * scale, limit) * factor[0], where the factor limits the norm.
+// Makes one update with the optimizer RULE (of common.cu), in one pass over flat vectors (N,); the state is (SLOTS, N).
+// The gradient is clipped(grad * scale, limit) * factor[0]; the factor limits the norm.
 
 KERNEL update(real* theta, const real* grad, real* state, const real* factor, long long n, real scale, real limit, real a,
               real b, real c, real d, real rest_a, real rest_b, real learning_rate, real rate, real root) {

@@ -1,16 +1,16 @@
-// All steps of an LSTM layer in one cooperative launch: each block computes UNITS hidden units and keeps their part of
-// W_h in shared memory. Only h (or dz) is exchanged between blocks, through global memory, with a grid barrier per step.
+// Runs all steps of an LSTM layer in one cooperative launch. Each block computes UNITS hidden units and keeps their
+// part of W_h in shared memory. Blocks exchange only h (or dz), through global memory, with one grid barrier per step.
 //
-// One warp computes one unit: its lanes split the product's inner axis, and lane b computes the cell of stream b. So B is
-// at most 32. Sums are first per thread, then per warp, always in the same order, and the grid barrier is the only one.
-// A lane reads only weights that it has written to shared memory itself.
+// One warp computes one unit: its lanes split the product's inner axis, and lane b computes the cell of stream b, so B
+// is at most 32. Each thread sums first, then its warp, always in the same order. The grid barrier is the only barrier,
+// because a lane reads only those weights that it has written to shared memory itself.
 
 #define UNITS 8  // per block
 #define ROWS 4   // streams that are summed at once
 
-// Wait until all blocks have arrived. The first block adds 2^31 minus the sum of what all others add, so that the highest
-// bit flips when the last block arrives and the other bits are zero again: the counter also suits the next launch, with
-// any number of blocks.
+// Waits until all blocks have arrived. The first block adds 2^31 minus the number of the other blocks, which add 1
+// each. The highest bit therefore flips when the last block arrives, and the other bits are zero again, so the next
+// launch can use the same counter with any number of blocks.
 __device__ __forceinline__ void meet(unsigned int* arrived) {
 #ifdef ON_PROCESSOR
     device::blocks_meet();
@@ -29,7 +29,8 @@ __device__ __forceinline__ void grid_barrier(unsigned int* arrived) {
     __syncthreads();  // all blocks have arrived
 }
 
-// gates (T, B, 4H) hold x W_x + b and become the activated gates; h and c (T+1, B, H) are written, except [0], read.
+// gates (T, B, 4H) hold x W_x + b; the kernel replaces them with the activated gates. It reads h[0] and c[0] and writes
+// the rest of h and c (T+1, B, H).
 KERNEL __launch_bounds__(32 * UNITS, 1) lstm_steps(const real* W_h, real* gates, real* c, real* h, unsigned int* arrived,
                                                 int T, int B, int H) {
     extern __shared__ real weights[];  // (UNITS, 4, H)
@@ -71,8 +72,8 @@ KERNEL __launch_bounds__(32 * UNITS, 1) lstm_steps(const real* W_h, real* gates,
     }
 }
 
-// dh (T, B, H) is the gradient from above; dh_next and dc (B, H) are the gradients of the last state and become those of
-// the first; gates and c are as lstm_steps leaves them; dz (T, B, 4H) is written.
+// dh (T, B, H) is the gradient from the layer above; gates and c are as lstm_steps leaves them. The kernel writes dz
+// (T, B, 4H) and replaces dh_next and dc (B, H), the gradients of the final state, with those of the initial state.
 KERNEL __launch_bounds__(32 * UNITS, 1) lstm_steps_back(const real* W_h, const real* dh, const real* gates, const real* c,
                                                      real* dz, real* dh_next, real* dc, unsigned int* arrived, int T,
                                                      int B, int H) {

@@ -1,7 +1,7 @@
-// Sampling of characters, with one block of 256 threads per stream. Probabilities are double for either type; the sampled
-// character is fed back through x.
+// Samples characters, with one block of 256 threads per stream. Probabilities are double for both types. The sampled
+// character becomes the next input through x.
 
-// Returns the sum of 256 threads' numbers to all of them; `parts` may be reused after the next barrier.
+// Returns the sum of 256 threads' numbers to all of them; callers may reuse `parts` after the next barrier.
 __device__ double block_sum(double x, double* parts) {
     parts[threadIdx.x] = x;
     for (int half = 128; half > 0; half /= 2) {
@@ -12,7 +12,7 @@ __device__ double block_sum(double x, double* parts) {
     return parts[0];
 }
 
-// Returns the index of the largest of l (V,), the first of equals, to all threads.
+// Returns to all threads the index of the largest of l (V,), the first in a tie.
 __device__ int block_argmax(const real* l, int V, int* places) {
     int best = -1;
     for (int v = threadIdx.x; v < V; v += 256)
@@ -28,7 +28,7 @@ __device__ int block_argmax(const real* l, int V, int* places) {
     return places[0];
 }
 
-// Sets the weights (V,) that top_k and top_p exclude to zero; ranked (V,) is overwritten.
+// Sets the weights (V,) that top_k and top_p exclude to zero; overwrites ranked (V,).
 __device__ void truncate(const real* l, double* weights, double* ranked, int V, int top_k, double top_p, double* parts) {
     __shared__ int kept;
     for (int v = threadIdx.x; v < V; v += 256) {
@@ -61,9 +61,9 @@ __device__ void truncate(const real* l, double* weights, double* ranked, int V, 
     __syncthreads();
 }
 
-// Reads logits (B, V), uniforms (B,), scratch (B, 2, V); writes the sampled ids to x (B,) and drawn (B,), and the model's
-// log probabilities to log_probs (B,). temperature 0 takes the most probable id. If logits are NaN or inf, drawn is -1
-// and x is 0.
+// Reads logits (B, V) and uniforms (B,), and uses scratch (B, 2, V). Writes the sampled ids to x (B,) and drawn (B,),
+// and the model's log probabilities to log_probs (B,). Temperature 0 takes the most probable id. If logits are NaN or
+// inf, drawn is -1 and x is 0.
 KERNEL draw(const real* logits, const double* uniforms, int* x, int* drawn, double* log_probs, double* scratch, int V,
             double temperature, int top_k, double top_p) {
     __shared__ double parts[256];
@@ -82,7 +82,7 @@ KERNEL draw(const real* logits, const double* uniforms, int* x, int* drawn, doub
         for (int v = threadIdx.x; v < V; v += 256) weights[v] = exp((l[v] - top) / temperature);
         __syncthreads();
         if (top_k > 0 || top_p < 1) truncate(l, weights, ranked, V, top_k, top_p, parts);
-        if (threadIdx.x == 0) {  // summed in the order of ids, as in the other backends
+        if (threadIdx.x == 0) {  // sums in the order of ids, as the other backends do
             double sum = 0;
             for (int v = 0; v < V; ++v) weights[v] = sum += weights[v];
         }
@@ -95,7 +95,7 @@ KERNEL draw(const real* logits, const double* uniforms, int* x, int* drawn, doub
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-        const bool is_known = total == total;  // a sum of exponentials of at most 0
+        const bool is_known = total == total;  // false for NaN: the total is a sum of exp of at most 0
         x[stream] = is_known ? first : 0;
         drawn[stream] = is_known ? first : -1;
         log_probs[stream] = l[first] - top - log(total);

@@ -1,16 +1,16 @@
-// Training of a small LSTM (one layer, one stream, ids as input): one block runs many iterations of forward, backward,
-// clip and update, with block barriers only.
+// Trains a small LSTM (one layer, one stream, ids as input): one block runs many iterations of forward, backward, clip
+// and update, with block barriers only.
 //
-// During the steps the recurrent matrix is in registers, each element in one thread: warp w has the rows w, w + WARPS,
-// ..., and lane l of it the columns l, l + 32, ... Both products use this layout: a product with h sums over rows, so over
-// warps, through shared memory; a product with dz sums over columns, so over the lanes of one warp, by shuffles. Registers
-// are scarce, so sizes are compile-time constants: HIDDEN, STEPS, IDS, WARPS, which arrays are in SHARED memory, the
-// optimizer RULE (of common.cu) and whether it SKIPS_ZEROS.
+// During the steps, registers hold the recurrent matrix, each element in one thread: warp w has the rows w, w + WARPS,
+// ..., and its lane l has the columns l, l + 32, ... Both products use this layout. A product with h sums over rows,
+// hence over warps, through shared memory; a product with dz sums over columns, hence over the lanes of one warp, by
+// shuffles. Registers are scarce, so these are compile-time constants: HIDDEN, STEPS, IDS, WARPS, which arrays are in
+// SHARED memory, the optimizer RULE (of common.cu) and whether it SKIPS_ZEROS.
 
 constexpr int H = HIDDEN, T = STEPS, V = IDS;
 constexpr int GATES = 4 * H, THREADS = 32 * WARPS, ROWS = (H + WARPS - 1) / WARPS, COLUMNS = (GATES + 31) / 32;
-// Rows of h and of gates are padded to what all warps and lanes access; elements beyond H and 4H are zero, so that no
-// bounds check is needed.
+// Padding extends rows of h and of gates to all elements that the warps and lanes access; elements beyond H and 4H are
+// zero, so the loops need no bounds checks.
 constexpr int UNITS = WARPS * ROWS, PADDED = 32 * COLUMNS;
 constexpr int AT_ONCE = 7, ROWS_AT_ONCE = 4;  // columns of a product with h, rows of one with dz; limited by registers
 
@@ -25,8 +25,8 @@ constexpr int NEXT = WORK + WORK_SIZE;            // dh_next (UNITS,)
 constexpr int LOSSES = NEXT + UNITS;              // (T,)
 constexpr int READ = LOSSES + T;                  // ids (T+1,)
 constexpr int ROOM = READ + T + 1;
-// The next arrays are in shared memory if there is room. Otherwise gates and cells are in `scratch`, and W_y is in theta.
-// In shared memory, W_y has an odd stride, which spreads it over the banks.
+// The next arrays are in shared memory if there is room. Otherwise gates and cells are in `scratch`, and W_y stays in
+// theta. In shared memory, W_y has an odd stride, which spreads it over the banks.
 constexpr bool GATES_SHARED = SHARED & 1, CELLS_SHARED = SHARED & 2, READOUT_SHARED = SHARED & 4;
 constexpr int CELLS = GATES_SHARED == CELLS_SHARED ? T * PADDED : 0;  // after the gates, if both are in the same memory
 constexpr int READOUT = ROOM + (GATES_SHARED ? T * PADDED : 0) + (CELLS_SHARED ? (T + 1) * H : 0);
@@ -36,13 +36,13 @@ struct Vectors {
     real *theta, *s0, *s1;
 };
 
-// The parameter after its update with the clipped gradient; its optimizer state has the same index `at`.
+// Returns the parameter after its update with the clipped gradient; its optimizer state has the same index `at`.
 __device__ __forceinline__ real stepped(real theta, real g, const Vectors& flat, int at, const Rule& rule,
                                         real scale, real limit) {
     return RULE(theta, clipped(g * scale, limit), flat.s0 + at, flat.s1 + at, rule);
 }
 
-// Whether the optimizer changes parameters with zero gradient, so that rows of W_x that no id selects must be updated.
+// Returns whether the optimizer changes parameters with zero gradient; if so, it must update every row of W_x.
 __device__ constexpr bool moves_all() { return !SKIPS_ZEROS; }
 
 __device__ __forceinline__ int row_of(int i) { return WARPS * i + threadIdx.x / 32; }
@@ -59,7 +59,7 @@ __device__ __forceinline__ void load_recurrent(real (&w)[ROWS][COLUMNS], const r
             w[i][j] = is_row(i) && is_column(j) ? theta[W_H + row_of(i) * GATES + column_of(j)] : real(0);
 }
 
-// partial[w][r] = the contribution of warp w's rows to z[r], for h of one step; a few columns at a time.
+// Sets partial[w][r] to the contribution of warp w's rows to z[r], for h of one step; takes a few columns at a time.
 __device__ __forceinline__ void multiply_by_h(const real (&w)[ROWS][COLUMNS], const real* h, real* partial) {
 #pragma unroll
     for (int first = 0; first < COLUMNS; first += AT_ONCE) {
@@ -78,7 +78,7 @@ __device__ __forceinline__ void multiply_by_h(const real (&w)[ROWS][COLUMNS], co
     }
 }
 
-// dh_next = dz W_h'; each warp computes its rows, a few at a time.
+// Computes dh_next = dz W_h'; each warp computes its rows, a few at a time.
 __device__ __forceinline__ void multiply_by_dz(const real (&w)[ROWS][COLUMNS], const real* dz, real* dh_next) {
 #pragma unroll
     for (int first = 0; first < ROWS; first += ROWS_AT_ONCE) {
@@ -99,12 +99,12 @@ __device__ __forceinline__ void multiply_by_dz(const real (&w)[ROWS][COLUMNS], c
     }
 }
 
-// The activation of this thread's gate.
+// Returns the activation of this thread's gate.
 __device__ __forceinline__ real gate_of(real z) {
     return threadIdx.x / H == 2 ? real(tanh(z)) : sigmoid(z);
 }
 
-// Updates W_h. dW_h = h' dz, summed over all steps, reuses the registers of the weights, as there is no room for both.
+// Updates W_h. Its gradient, h' dz summed over all steps, takes the weights' registers: there is no room for both.
 __device__ __forceinline__ void update_recurrent(real (&w)[ROWS][COLUMNS], const real* h, const real* dz,
                                                  const Vectors& flat, const Rule& rule, real scale, real limit) {
 #pragma unroll
@@ -142,7 +142,7 @@ __device__ __forceinline__ void update_input(const int* id, const real* dz, cons
     flat.theta[BIAS + r] = stepped(flat.theta[BIAS + r], sum, flat, BIAS + r, rule, scale, limit);
     for (int n = 0; n < (moves_all() ? V : T); ++n) {
         const int row = moves_all() ? n : id[n];
-        bool is_done = false;  // the row of an earlier, equal id is updated already
+        bool is_done = false;  // true if an earlier, equal id has updated the row already
         for (int t = 0; !moves_all() && t < n; ++t) is_done = is_done || id[t] == row;
         if (is_done) continue;
         real g = 0;
@@ -187,9 +187,10 @@ __device__ __forceinline__ void cross_entropy(real* logits, const int* targets, 
     }
 }
 
-// theta (N,) and its optimizer state s0, s1; x (count, T+1) ids; reset and the rates (count,); h, c (H,) the state; watch:
-// the smoothed loss, and the value below which training stops. Written: theta, s0, s1, h, c, watch[0], losses (count,), and
-// status: number of losses, and reason for the end (0: all done, 1: smoothed loss below the limit, 2: loss not finite).
+// theta (N,) and its optimizer state s0, s1; x (count, T+1) ids; reset and the rates (count,); h, c (H,) the state;
+// watch: the smoothed loss, and the value below which training stops. Writes theta, s0, s1, h, c, watch[0], losses
+// (count,), and status: the number of losses, and the reason for the end (0: all iterations done, 1: smoothed loss
+// below the limit, 2: loss not finite).
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
 train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, const real* learning_rates,
             const real* rates, const real* roots, real* h_carried, real* c_carried, double* watch, double* losses,
@@ -274,7 +275,7 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
             break;
         }
 
-        load_recurrent(w, theta);  // again: the loops above need the registers of w
+        load_recurrent(w, theta);  // reloads w, because the loops above need its registers
         real dc = 0;
 #pragma unroll 1
         for (int t = T - 1; t >= 0; --t) {
