@@ -1,4 +1,4 @@
-"""Commands about run folders: verify their files, inspect their contents, and plot their curves."""
+"""Commands about run folders: verify their files, inspect and plot them, and tell whether samples are copied."""
 
 import click
 
@@ -108,4 +108,44 @@ def plot(runs: tuple[str, ...], by: str, out: tuple[str, ...]) -> int:
         except OSError as error:
             raise RunFailed(f"{file}: cannot be written: {error.strerror or error}") from None
         click.echo(file)
+    return 0
+
+
+@click.command(short_help="Tell how much of a run's samples is copied from its training text.")
+@RUN
+@click.option(
+    "--copied-from", "least", type=click.IntRange(1, 4096), default=20, show_default=True, metavar="N",
+    help="a run of at least N characters that the training text has counts as copied",
+)  # fmt: skip
+@click.option("--offline", is_flag=True, help="download nothing")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object per sample")
+def novelty(run: str, least: int, offline: bool, as_json: bool) -> int:
+    """Tell how much of each saved sample of RUN occurs in the training text, character by character.
+
+    For each sample: the length of the longest run that is in the training text, the fraction of the sample in runs of
+    at least N characters, and for some lengths, the fraction of the sample's sequences of that length that are new. If
+    the run holds text out, as many of its characters as a sample has are measured, too: by nature, any text has a few.
+    """
+    import json
+    from dataclasses import asdict
+    from functools import partial
+
+    from charlstm.commands.layout import table
+    from charlstm.runs.novelty import of_run
+    from charlstm.text import downloads
+    from charlstm.text.novelty import LENGTHS
+
+    name, found = of_run(run, least, partial(downloads.fetch, offline=offline))
+    if as_json:
+        for iteration, each in found:
+            click.echo(json.dumps({"iteration": iteration, **asdict(each)}))
+        return 0
+    rows = [("sample", "characters", "longest", "copied", *(f"new {k}" for k in LENGTHS))]
+    for iteration, each in found:
+        new = (f"{each.new[k]:.0%}" if k in each.new else "-" for k in LENGTHS)
+        of = "held-out" if iteration is None else f"{iteration:,}"
+        rows.append((of, f"{each.chars:,}", f"{len(each.longest):,}", f"{each.copied:.0%}", *new))
+    click.echo(table(rows))
+    longest = max((each.longest for iteration, each in found if iteration is not None), key=len)
+    click.echo(f"\nthe longest run that {name} has, {len(longest):,} characters:\n{longest[:500]}")
     return 0

@@ -38,17 +38,35 @@ def samples_of(folder: str | Path) -> str:
     UserError
         If the folder has none.
     """
+    before, samples = _saved(folder)
+    return before + "".join(sample for _, sample in samples)
+
+
+def saved_samples(folder: str | Path) -> list[tuple[int, str]]:
+    """The saved samples of a run, each with its iteration, oldest first; without those of iteration 0.
+
+    Raises
+    ------
+    UserError
+        If the folder has none.
+    """
+    return [(iteration, sample.removesuffix("\n").removesuffix("\n")) for iteration, sample in _saved(folder)[1]]
+
+
+def _saved(folder: str | Path) -> tuple[str, list[tuple[int, str]]]:
+    """What stands before the first header of samples.txt, and the blocks after iteration 0 with their iterations."""
     path = Path(folder) / "samples.txt"
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     before, *found = _HEAD.split(text)
-    samples = [sample for iteration, sample in zip(found[::2], found[1::2], strict=True) if int(iteration)]
+    blocks = zip(map(int, found[::2]), found[1::2], strict=True)
+    samples = [(iteration, block) for iteration, block in blocks if iteration]
     if not samples and not before:
         so_far = " after the first iteration: train on, or with a smaller --sample-every" if found else ""
         raise UserError(f"{path}: no sample has been saved yet{so_far}")
-    return before + "".join(samples)
+    return before, samples
 
 
 def keywords(samples: str, text: Iterable[str]) -> list[Keyword]:
@@ -66,11 +84,12 @@ def keywords(samples: str, text: Iterable[str]) -> list[Keyword]:
     return [Keyword(word, count, known[word]) for word, count in counts.most_common()]
 
 
-def pieces_of(corpus: Corpus) -> Iterator[str]:
-    """Decode a text piece by piece."""
+def pieces_of(corpus: Corpus, ids: np.ndarray | None = None) -> Iterator[str]:
+    """Decode a text, or other ids of its vocabulary, piece by piece."""
+    ids = corpus.ids if ids is None else ids
     decode = corpus.vocabulary.decoder()
-    for at in range(0, len(corpus.ids), _PIECE):
-        yield decode(np.asarray(corpus.ids[at : at + _PIECE]), at + _PIECE >= len(corpus.ids))
+    for at in range(0, len(ids), _PIECE):
+        yield decode(np.asarray(ids[at : at + _PIECE]), at + _PIECE >= len(ids))
 
 
 def _words(text: Iterable[str]) -> Iterator[str]:

@@ -66,7 +66,7 @@ def _place(weight: str, name: str, names: Sequence[str]) -> int:
             return place
     close = difflib.get_close_matches(name, names, 1)
     meant = f"did you mean {close[0]!r}?" if close else f"the texts are {', '.join(names)}"
-    raise UserError(f"--weight {weight}: {name!r} is none of the texts: {meant}")
+    raise UserError(f"--weight {weight}: {name!r} is not one of the texts: {meant}")
 
 
 def _resolved(name: str) -> Path | None:

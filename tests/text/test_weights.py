@@ -55,9 +55,9 @@ def test_weights_are_copies_in_the_same_ratio(given, copies):
         ("a.txt=inf", "--weight: expected FILE=NUMBER"),
         ("a.txt=1/0", "--weight: expected FILE=NUMBER"),
         ("a.txt=", "--weight: expected FILE=NUMBER"),
-        ("atxt=2", "--weight atxt=2: 'atxt' is none of the texts: did you mean 'a.txt'?"),
-        ("2", "--weight 2: '' is none of the texts: the texts are a.txt, b.txt, c.txt"),
-        ("x\0=2", "--weight x\0=2: 'x\\x00' is none of the texts"),
+        ("atxt=2", "--weight atxt=2: 'atxt' is not one of the texts: did you mean 'a.txt'?"),
+        ("2", "--weight 2: '' is not one of the texts: the texts are a.txt, b.txt, c.txt"),
+        ("x\0=2", "--weight x\0=2: 'x\\x00' is not one of the texts"),
         (
             "a.txt=1.0001",
             "--weight: a.txt=1.0001 needs 10,001 copies of a text in a pass, more than 100: give rounder numbers",
@@ -185,7 +185,7 @@ def test_the_command_line_says_what_a_pass_reads(voices, capsys):
     assert epoch == pytest.approx(2 / ((ids - 5 - 2) // 5 + 1), rel=0.02)
     assert _guarded(["train", "a.txt", "--weight", "c.txt=2", *options]) == 2
     assert (
-        capsys.readouterr().err == "charlstm: --weight c.txt=2: 'c.txt' is none of the texts: did you mean 'a.txt'?\n"
+        capsys.readouterr().err == "charlstm: --weight c.txt=2: 'c.txt' is not one of the texts: did you mean 'a.txt'?\n"
     )
 
 
