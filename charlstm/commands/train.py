@@ -15,6 +15,7 @@ from charlstm.commands.options import config_options, write
 from charlstm.errors import UserError
 from charlstm.settings.config import PRESETS, Config
 from charlstm.show import hints
+from charlstm.training.progress import ENDLESS
 from charlstm.training.stopping import ENDS, Stopping
 
 _NEWEST = "\0newest"
@@ -56,12 +57,17 @@ class _Train(Grouped):
 @word_option(
     "--style", choices="own|original", default="own", help="original: print exactly what the original script prints"
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="train nothing and write no run: show what the text holds, the model, its memory, and how long training takes",
+)
 @click.option("-q", "--quiet", is_flag=True, help="print only errors")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object per report to stdout")
 @click.pass_context
 def train(
     ctx: click.Context, text: tuple[str, ...], out: str | None, resume: str | None, from_run: str | None,
-    force_corpus: bool, offline: bool, style: str, quiet: bool, as_json: bool, **_: Any,
+    force_corpus: bool, offline: bool, style: str, dry_run: bool, quiet: bool, as_json: bool, **_: Any,
 ) -> int:  # fmt: skip
     """Train a model on TEXT: files, folders, - for stdin, http(s) URLs, or built-in texts (`charlstm data list`).
 
@@ -89,6 +95,8 @@ def train(
         for name, value in ctx.params.items()
         if name in names and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
+    if dry_run and (resume is not None or style == "original" or quiet or as_json):
+        raise UserError("--dry-run: cannot be combined with --resume, --style original, --quiet or --json")
     if force_corpus and (resume is None or not text):
         raise UserError("--force-corpus: needs --resume and a TEXT")
     if resume is not None and out is not None:
@@ -101,30 +109,32 @@ def train(
 
     with closing(display.choose(quiet, as_json)) as screen:
         screen.status("starting ...")
+        from charlstm.runs.begin import prepared, start
+        from charlstm.runs.begin import resume as resume_run
         from charlstm.show import originals
         from charlstm.text import downloads
 
         fetch = partial(downloads.fetch, offline=offline, note=None if quiet else screen.note)
         if resume is not None:
-            from charlstm.runs.begin import resume as resume_run
-
             screen.status("reading the run and its text ...")
             run = resume_run(None if resume == _NEWEST else resume, text, given, fetch, force_corpus=force_corpus)
         else:
-            run = _begin(text, given, out, from_run, style, fetch, screen)
+            text, config, model = _chosen(text, given, from_run, style, screen)
+            screen.status("reading the text ...")
+            if dry_run:
+                return _show_plan(prepared(text, config, model=model, fetch=fetch), screen)
+            run = start(text, config, out, model=model, fetch=fetch)
         if style == "own":
             return _train(run, screen, began, show_sample=not quiet and not as_json)
         screen.close()
         return _train(run, display.Guarded(originals.style_of(run.config)(run.trainer)), began, show_sample=False)
 
 
-def _begin(
-    text: tuple[str, ...], given: dict[str, Any], out: str | None, from_run: str | None, style: str, fetch: Any,
-    screen: Any,
-) -> Any:  # fmt: skip
-    """Start a new run, from initial weights or from those of another run."""
+def _chosen(
+    text: tuple[str, ...], given: dict[str, Any], from_run: str | None, style: str, screen: Any
+) -> tuple[tuple[str, ...], Config, Any]:
+    """The text, the options and the model that a new run starts from, None for initial weights."""
     from charlstm.model.model import load
-    from charlstm.runs.begin import start
     from charlstm.settings.config import from_model, from_preset
     from charlstm.show import originals
 
@@ -138,8 +148,39 @@ def _begin(
         screen.note("no TEXT given: training on input.txt, as the original script does")
     if style == "original":
         originals.style_of(config)  # raises before anything is written
-    screen.status("reading the text ...")
-    return start(text, config, out, model=model, fetch=fetch)
+    return text, config, model
+
+
+def _show_plan(trainer: Any, screen: Any) -> int:
+    """Show what a run would do, after measuring its speed for a second."""
+    from charlstm.show import display
+
+    config = trainer.config
+    _describe(trainer, screen)
+    screen.note(f"memory  {_in_bytes(trainer.nbytes)}: parameters, optimizer state, activations; the text is besides")
+    screen.status("measuring the speed ...")
+    with display.CompileNote(screen):
+        rate = trainer.rate()
+    trainer.budget.plan(0, 0.0, rate)
+    total, per_pass = trainer.iterations, trainer.batches.iterations_per_pass
+    speed = f"{rate * config.batch_size * config.seq_length:,.0f} {trainer.corpus.vocabulary.kind}"
+    screen.note(f"speed   {1e3 / rate:.3g} ms per iteration, {speed} per second")
+    until = "" if config.until_loss is None else f"until a loss of {config.until_loss:g}"
+    limit = f"{total:,} iterations in about {_in_time(total / rate)}, {total / per_pass:.3g} passes over the text"
+    planned = (until, limit if total < ENDLESS else "")
+    screen.note(f"budget  {', at most '.join(filter(None, planned))}; a pass is {per_pass:,} iterations")
+    screen.note("nothing was trained, and no run was written")
+    return 0
+
+
+def _in_bytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
+
+
+def _in_time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} seconds"
+    return f"{seconds / 60:.3g} minutes" if seconds < 7200 else f"{seconds / 3600:,.3g} hours"
 
 
 def _list_presets() -> None:
@@ -160,22 +201,11 @@ def _list_presets() -> None:
 
 def _train(run: Any, screen: Any, began: float, show_sample: bool) -> int:
     """Train and show the progress; return the exit code. `began` is the time when the command started."""
-    import kernels
     from charlstm.show import display
 
-    trainer, config, start_at = run.trainer, run.config, run.trainer.iteration
+    trainer, start_at = run.trainer, run.trainer.iteration
     trained_before = trainer.seconds
-    corpus = trainer.corpus
-    threads = "1 thread" if trainer.threads == 1 else f"up to {trainer.threads} threads"
-    screen.note(display.text_line(corpus))
-    screen.note(
-        f"model   {config.cell.upper()}, {config.num_layers} x {config.hidden_size} hidden units, "
-        f"{len(trainer.theta):,} parameters ({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
-    )
-    if config.backend == "auto" and (reason := kernels.missing("numba")) is not None:
-        screen.note(f"        warning: training will be slow: {reason}")
-    if config.validation and not start_at:
-        _note_baseline(trainer, screen)
+    _describe(trainer, screen)
     screen.note(f"folder  {run.folder}" + (f", resuming after {start_at:,} iterations" if start_at else ""))
     _tell_notes(run, screen)
     screen.status("preparing ...")
@@ -198,6 +228,24 @@ def _train(run: Any, screen: Any, began: float, show_sample: bool) -> int:
             screen.note(f"resume  {hints.going_on(run.folder)}")
             return 128 + stopping.number
         return 0 if run.stop else _finish(run, screen, start_at, show_sample)
+
+
+def _describe(trainer: Any, screen: Any) -> None:
+    """Show the text, the model and, at the start, what it has to beat on held-out text."""
+    import kernels
+    from charlstm.show import display
+
+    config = trainer.config
+    threads = "1 thread" if trainer.threads == 1 else f"up to {trainer.threads} threads"
+    screen.note(display.text_line(trainer.corpus))
+    screen.note(
+        f"model   {config.cell.upper()}, {config.num_layers} x {config.hidden_size} hidden units, "
+        f"{len(trainer.theta):,} parameters ({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
+    )
+    if config.backend == "auto" and (reason := kernels.missing("numba")) is not None:
+        screen.note(f"        warning: training will be slow: {reason}")
+    if config.validation and not trainer.iteration:
+        _note_baseline(trainer, screen)
 
 
 def _leave(number: int) -> None:

@@ -51,13 +51,9 @@ def start(
     UserError
         If the text, an option or the folder is not valid; nothing has been written then.
     """
-    config = config or (from_model(model.config) if model else from_preset())
-    corpus = corpora.kept(read_corpus(sources, config, model.vocabulary if model else None, fetch))
-    trainer = Trainer(config, corpus)  # before the folder is made: it checks the options
-    if model:
-        if (trainer.shape, corpus.vocabulary) != (model.shape, model.vocabulary):
-            raise UserError(f"{corpus.name}: the model of --from has a different vocabulary or sizes")
-        trainer.theta[...] = model.theta
+    trainer = prepared(sources, config, model=model, fetch=fetch)  # before the folder is made: it checks the options
+    config, trainer.corpus = trainer.config, corpora.kept(trainer.corpus)
+    corpus = trainer.corpus
     machine = records.bits_depend_on(trainer.backend)
     try:
         folder = _new_folder(corpus.name) if out is None else _empty_folder(Path(out))
@@ -68,6 +64,30 @@ def start(
         raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
     said = heldout.remark(corpus, config.validation, config.validation_from)
     return Run(folder, trainer, lock, machine, [said] if said else [])
+
+
+def prepared(
+    sources: Sequence[str | os.PathLike[str]] | Corpus = (),
+    config: Config | None = None,
+    *,
+    model: Checkpoint | None = None,
+    fetch: Fetch = downloads.fetch,
+) -> Trainer:
+    """The training that :func:`start` would begin, with its text and initial weights; writes nothing.
+
+    Raises
+    ------
+    UserError
+        If the text or an option is not valid.
+    """
+    config = config or (from_model(model.config) if model else from_preset())
+    corpus = read_corpus(sources, config, model.vocabulary if model else None, fetch)
+    trainer = Trainer(config, corpus)
+    if model:
+        if (trainer.shape, corpus.vocabulary) != (model.shape, model.vocabulary):
+            raise UserError(f"{corpus.name}: the model of --from has a different vocabulary or sizes")
+        trainer.theta[...] = model.theta
+    return trainer
 
 
 def resume(

@@ -104,6 +104,11 @@ class Steps:
                 steps = self.fitting(steps, steps, taken)
         return float(np.median(rates))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers that all calls share; 0 where the backend allocates its own."""
+        return sum(buffer.nbytes for buffer in self._workspace or () if buffer is not None)
+
     def on_one_blas_thread(self) -> AbstractContextManager[Any]:
         """A context that runs NumPy's products on one thread: with more, last bits would depend on their number."""
         if self._backend != "numpy":

@@ -112,10 +112,17 @@ class Trainer:
 
         Sets ``config.iterations`` or, for a budget in seconds, ``config.plans``, which grows during training.
         """
-        rate = 0.0
-        if self.config.seconds is not None:
-            rate = self._steps.rate(self._memory, self.iteration, self.budget.calibration_seconds)
+        rate = self.rate(self.budget.calibration_seconds) if self.config.seconds is not None else 0.0
         self.budget.plan(self.iteration, self.seconds, rate)
+
+    def rate(self, seconds: float = 1.0) -> float:
+        """Iterations per second, measured on copies for at most `seconds` and one second."""
+        return self._steps.rate(self._memory, self.iteration, seconds)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the parameters, the optimizer state, the model's state and the kernels' buffers."""
+        return sum(array.nbytes for array in self._memory) + self._steps.nbytes
 
     @property
     def iterations(self) -> int:

@@ -185,7 +185,8 @@ def test_the_command_line_says_what_a_pass_reads(voices, capsys):
     assert epoch == pytest.approx(2 / ((ids - 5 - 2) // 5 + 1), rel=0.02)
     assert _guarded(["train", "a.txt", "--weight", "c.txt=2", *options]) == 2
     assert (
-        capsys.readouterr().err == "charlstm: --weight c.txt=2: 'c.txt' is not one of the texts: did you mean 'a.txt'?\n"
+        capsys.readouterr().err
+        == "charlstm: --weight c.txt=2: 'c.txt' is not one of the texts: did you mean 'a.txt'?\n"
     )
 
 
