@@ -111,7 +111,7 @@ def plot(runs: tuple[str, ...], by: str, out: tuple[str, ...]) -> int:
     return 0
 
 
-@click.command(short_help="Tell how much of a run's samples is copied from its training text.")
+@click.command(short_help="Tell how much of a run's samples is copied.")
 @RUN
 @click.option(
     "--copied-from", "least", type=click.IntRange(1, 4096), default=20, show_default=True, metavar="N",
