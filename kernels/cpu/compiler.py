@@ -60,6 +60,7 @@ _SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "ENABLE_AV
 inner = njit(**INNER_OPTIONS)
 exact = njit(**{**INNER_OPTIONS, "fastmath": False})  # rounds at every step, as Python does
 _thin: set[str] = set()  # names that include the module: an entry may have the same bare name
+_entries: set[str] = set()
 
 
 def thin(function: Callable[..., Any]) -> Any:
@@ -88,9 +89,10 @@ def entry(function: Callable[..., Any]) -> Any:
     compiled = njit(**_OPTIONS)(function)
     compiled._cache = KernelCache(function)
     plain = compiled.compile
+    _entries.add(function.__qualname__)
 
     def compile_or_load(signature: Any) -> Any:
-        with _compiling(function.__qualname__):
+        with _compiling():
             return plain(signature)
 
     compiled.compile = compile_or_load
@@ -98,26 +100,24 @@ def entry(function: Callable[..., Any]) -> Any:
 
 
 class _Library(JITCodeLibrary):
-    """The code of one function, compiled for an entry: of all these libraries, the entry's alone becomes machine code.
+    """The code of one function, compiled for an entry: of all these libraries, only an entry's becomes machine code.
 
-    It has its own copy of every function it calls, under internal names: the linker would otherwise prefer functions of
+    An entry has its own copy of every function it calls, under internal names: the linker would otherwise prefer functions of
     the same name that the process compiled before, whose last bits may differ. So results do not depend on whether an
     entry was compiled or came from the cache, and Numba need not generate machine code for each function by itself,
     which took a third of the compile time.
     """
 
-    entry_name = ""  # of the entry that is being compiled
-
     def _optimize_final_module(self) -> None:
         if self.name not in _thin:
             super()._optimize_final_module()
-        if self.name == self.entry_name:
+        if self.name in _entries:
             for function in self._final_module.functions:
                 if not function.is_declaration and function.linkage.name == "linkonce_odr":
                     function.linkage = "internal"
 
     def _finalize_final_module(self) -> None:
-        if self.name == self.entry_name:
+        if self.name in _entries:
             super()._finalize_final_module()
         else:
             self._finalize_dynamic_globals()
@@ -125,7 +125,7 @@ class _Library(JITCodeLibrary):
 
 
 @contextmanager
-def _compiling(entry_name: str) -> Iterator[None]:
+def _compiling() -> Iterator[None]:
     """Context manager for compiling an entry, and everything that it calls, as `_Library`.
 
     What Numba makes of a function for Python gets a null pointer if it is not the entry. This is what it gets anyway if
@@ -136,13 +136,13 @@ def _compiling(entry_name: str) -> Iterator[None]:
     executable = contexts.get_executable
 
     def executable_of_entry(context: Any, library: Any, description: Any, environment: Any) -> Any:
-        if library.name == entry_name:
+        if library.name in _entries:
             return executable(context, library, description, environment)
         name = description.qualname.split(".")[-1]
         return make_function(description.lookup_module(), name, "", 0, environment, (library,))
 
     with global_compiler_lock:
-        plain, _Library.entry_name = codegen._library_class, entry_name
+        plain = codegen._library_class
         codegen._library_class, contexts.get_executable = _Library, executable_of_entry
         try:
             yield

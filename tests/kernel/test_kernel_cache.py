@@ -270,6 +270,24 @@ def test_an_entry_calls_the_functions_of_its_own_object_code():
     assert {each.linkage.name for each in found} == {"external", "internal"}
 
 
+def test_an_entry_may_call_another():
+    """Both become machine code, also if compiling the one begins while the other is being compiled."""
+
+    def doubled(x):
+        return 2 * x
+
+    called = compiler.entry(doubled)
+
+    def raised(x):
+        return called(x) + 1
+
+    calls = compiler.entry(raised)
+    for entry in (called, calls):
+        entry._cache.disable()
+    assert calls(3) == 7
+    assert called(3) == 6
+
+
 def test_several_processes_may_start_at_once(package):
     processes = [
         subprocess.Popen(
