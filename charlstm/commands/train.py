@@ -163,7 +163,7 @@ def _show_plan(trainer: Any, screen: Any) -> int:
         rate = trainer.rate()
     trainer.budget.plan(0, 0.0, rate)
     total, per_pass = trainer.iterations, trainer.batches.iterations_per_pass
-    speed = f"{rate * config.batch_size * config.seq_length:,.0f} {trainer.corpus.vocabulary.kind}"
+    speed = f"{rate * config.iteration_chars:,.0f} {trainer.corpus.vocabulary.kind}"
     screen.note(f"speed   {1e3 / rate:.3g} ms per iteration, {speed} per second")
     until = "" if config.until_loss is None else f"until a loss of {config.until_loss:g}"
     limit = f"{total:,} iterations in about {_in_time(total / rate)}, {total / per_pass:.3g} passes over the text"
@@ -231,7 +231,7 @@ def _train(run: Any, screen: Any, began: float, show_sample: bool) -> int:
 
 
 def _describe(trainer: Any, screen: Any) -> None:
-    """Show the text, the model and, at the start, what it has to beat on held-out text."""
+    """Show the text, the model and, at the start, the baseline on held-out text."""
     import kernels
     from charlstm.show import display
 

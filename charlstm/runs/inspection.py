@@ -122,7 +122,7 @@ def inspect(run: str | Path, checkpoint: str = "last") -> dict[str, Any]:
     shape, config = model.shape, model.config
     preset = asdict(from_preset(config.preset))
     folder = Path(run)
-    chars = model.iteration * config.batch_size * config.seq_length
+    chars = model.iteration * config.iteration_chars
     history = _history(folder / METRICS, chars) if folder.is_dir() else []
     return {
         "run": str(run),

@@ -261,6 +261,11 @@ class Config:
         return 1 if self.windows else self.seq_length
 
     @property
+    def iteration_chars(self) -> int:
+        """Number of characters read in one iteration."""
+        return self.batch_size * self.seq_length
+
+    @property
     def real(self) -> str:
         """The dtype of all arrays."""
         return "float64" if self.dtype == "float64" else "float32"

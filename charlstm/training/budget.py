@@ -138,7 +138,7 @@ class Budget:
         used = {
             "iterations": iteration,
             "epochs": iteration / self._per_epoch,
-            "max_chars": iteration * self._chars_each,
+            "max_chars": iteration * self.config.iteration_chars,
             "seconds": seconds,
         }
         given = {name: budget for name in used if (budget := getattr(self.config, name)) is not None}
@@ -160,13 +160,8 @@ class Budget:
         if config.epochs is not None:
             totals[f"{config.epochs:g} epochs"] = math.ceil(config.epochs * self._per_epoch)
         if config.max_chars is not None:
-            totals[f"{config.max_chars:,} characters"] = math.ceil(config.max_chars / self._chars_each)
+            totals[f"{config.max_chars:,} characters"] = math.ceil(config.max_chars / self.config.iteration_chars)
         return totals
-
-    @property
-    def _chars_each(self) -> int:
-        """Characters read in one iteration."""
-        return self.config.batch_size * self.config.seq_length
 
 
 def total_at(plans: Plans, iteration: int) -> int:

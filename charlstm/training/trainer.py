@@ -219,7 +219,7 @@ class Trainer:
         if diverged:
             losses = losses[:-1]
         self.iteration = begin + len(losses)
-        self._rate = self._chars_each * len(losses) / taken
+        self._rate = self.config.iteration_chars * len(losses) / taken
         self.call_iterations = self._steps.fitting(self.call_iterations, len(losses), taken)
         reports = []
         for n, loss in enumerate(losses.tolist(), begin):
@@ -330,11 +330,6 @@ class Trainer:
         """Whether an id is a byte rather than a character."""
         return self.corpus.vocabulary.unit == "byte"
 
-    @property
-    def _chars_each(self) -> int:
-        """Characters read in one iteration."""
-        return self.config.batch_size * self.config.seq_length
-
     def _progress(
         self,
         kind: str,
@@ -353,7 +348,7 @@ class Trainer:
             kind=kind,
             iteration=self.iteration if n is None else n,
             iterations=self.iterations,
-            chars=done * self._chars_each,
+            chars=done * self.config.iteration_chars,
             epoch=done / self.batches.iterations_per_pass,
             loss=mean if loss is None else loss,
             smooth_loss=self.smooth_loss,
