@@ -102,10 +102,10 @@ def entry(function: Callable[..., Any]) -> Any:
 class _Library(JITCodeLibrary):
     """The code of one function, compiled for an entry: of all these libraries, only an entry's becomes machine code.
 
-    An entry has its own copy of every function it calls, under internal names: the linker would otherwise prefer functions of
-    the same name that the process compiled before, whose last bits may differ. So results do not depend on whether an
-    entry was compiled or came from the cache, and Numba need not generate machine code for each function by itself,
-    which took a third of the compile time.
+    An entry has its own copy of every function it calls, under internal names: the linker would otherwise prefer
+    functions of the same name that the process compiled before, whose last bits may differ. So results do not depend on
+    whether an entry was compiled or came from the cache, and Numba need not generate machine code for each function by
+    itself, which took a third of the compile time.
     """
 
     def _optimize_final_module(self) -> None:
