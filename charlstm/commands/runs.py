@@ -1,8 +1,10 @@
 """Commands about run folders: verify their files, inspect and plot them, and tell whether samples are copied."""
 
+from functools import partial
+
 import click
 
-from charlstm.commands.layout import Place, word_option
+from charlstm.commands.layout import Place, table, word_option
 from charlstm.commands.options import CHECKPOINT_LAST, RUN, newest
 from charlstm.errors import RunFailed
 
@@ -128,9 +130,7 @@ def novelty(run: str, least: int, offline: bool, as_json: bool) -> int:
     """
     import json
     from dataclasses import asdict
-    from functools import partial
 
-    from charlstm.commands.layout import table
     from charlstm.runs.novelty import of_run
     from charlstm.text import downloads
     from charlstm.text.novelty import LENGTHS

@@ -1,8 +1,9 @@
 """Plots of the curves of one or several runs; the only module that needs matplotlib."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -59,10 +60,10 @@ def plot(runs: Sequence[Curves], by: str = "iterations") -> "Figure":
     if by not in AXES:
         raise UserError(f"--by: expected one of {', '.join(AXES)}, got {by!r}")
     for run in runs:
-        if not len(run.history.get("iteration", ())):
-            raise UserError(f"plot: {run.name} has no reports yet; --report-every sets how often they come")
         if run.unit != runs[0].unit:
             raise UserError(f"plot: {run.name} counts {run.unit}s, but {runs[0].name} counts {runs[0].unit}s")
+        if not np.isfinite(run.history.get(f"bits_per_{_SHORT[run.unit]}", np.nan)).any():
+            raise UserError(f"plot: {run.name} has no reports yet; --report-every sets how often they come")
 
     class Figure(figures.Figure):
         """A figure that notebooks display as an image."""
@@ -74,7 +75,7 @@ def plot(runs: Sequence[Curves], by: str = "iterations") -> "Figure":
     loss, rate = figure.subplots(2, sharex=True, height_ratios=(4, 1))
     column, label = AXES[by]
     heights = []
-    for run, colour in zip(runs, _repeated(_COLOURS, len(runs)), strict=True):
+    for run, colour in zip(runs, cycle(_COLOURS), strict=False):
         heights.append(_draw(loss, run, column, colour, len(runs) == 1))
         rate.plot(run.history[column], run.history["learning_rate"], color=colour, linewidth=1)
     bottom, top = min(low for low, _ in heights), max(high for _, high in heights)
@@ -118,13 +119,12 @@ def kind_of(file: Path) -> str:
 
 def _draw(axes: "Axes", run: Curves, column: str, colour: str, is_alone: bool) -> tuple[float, float]:
     """Draw the curves of a run; return the least and the greatest height that should be visible."""
-    short, history = _SHORT[run.unit], run.history
-    training = _points(history, column, f"bits_per_{short}")
-    held_out = _points(history, column, f"val_bits_per_{short}")
-    ranges = [training, held_out]
+    x, short = run.history[column], _SHORT[run.unit]
+    training = _points(x, run.history[f"bits_per_{short}"])
+    held_out = _points(x, run.history.get(f"val_bits_per_{short}", np.full(len(x), np.nan)))
     if is_alone:
-        raw = _points({**history, "raw": history["loss"] / np.log(2)}, column, "raw")
-        axes.plot(*raw, color=colour, alpha=0.3, linewidth=0.7, label="single iterations")
+        single = _points(x, run.history["loss"] / np.log(2))
+        axes.plot(*single, color=colour, alpha=0.3, linewidth=0.7, label="single iterations")
     few = "." if len(training[0]) < 30 else None
     axes.plot(*training, color=colour, marker=few, label="training" if is_alone else run.name)
     if len(held_out[0]):
@@ -132,20 +132,16 @@ def _draw(axes: "Axes", run: Curves, column: str, colour: str, is_alone: bool) -
         label = "held-out" if is_alone else f"{run.name}, held-out"
         axes.plot(*held_out, color=held_out_colour, linestyle="--", marker=".", label=label)
         best = int(np.argmin(held_out[1]))
-        x, y = held_out[0][best], held_out[1][best]
-        axes.plot(x, y, color=held_out_colour, marker="*", markersize=12, linestyle="", label=f"best: {y:.3f}")
-    end = max(float(x[-1]) for x, _ in ranges if len(x))
-    later = [y[x >= _BEGINNING * end] for x, y in ranges]
-    heights = np.concatenate([y for y in later if len(y)])
+        place, bits = held_out[0][best], held_out[1][best]
+        axes.plot(
+            place, bits, color=held_out_colour, marker="*", markersize=12, linestyle="", label=f"best: {bits:.3f}"
+        )
+    end = max(places[-1] for places, _ in (training, held_out) if len(places))
+    heights = np.concatenate([bits[places >= _BEGINNING * end] for places, bits in (training, held_out)])
     return float(heights.min()), float(heights.max())
 
 
-def _points(history: dict[str, np.ndarray], column: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The finite values of a column, and where they are on the x axis."""
-    values = history.get(name, np.empty(0))
+def _points(x: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The finite values, and where they are on the x axis."""
     is_there = np.isfinite(values)
-    return (history[column][is_there], values[is_there]) if len(values) else (values, values)
-
-
-def _repeated(values: Sequence[Any], count: int) -> list[Any]:
-    return [values[n % len(values)] for n in range(count)]
+    return x[is_there], values[is_there]
