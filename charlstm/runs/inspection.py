@@ -170,6 +170,9 @@ def curves(run: str | Path) -> Curves:
         history = columns(folder / METRICS, config.loss_chars)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder / METRICS}: damaged: {error}") from None
+    for name in ("iteration", "chars", "seconds", "loss", "learning_rate"):
+        if history and name not in history:
+            raise UserError(f"{folder / METRICS}: damaged: no line has {name!r}")
     return Curves(str(run), history, "byte" if config.bytes else "character")
 
 

@@ -32,7 +32,7 @@ def columns(path: Path, loss_chars: int) -> dict[str, np.ndarray]:
     Losses, which the file sums over `loss_chars` characters, are divided by that number.
     """
     with suppress(FileNotFoundError):  # no file yet
-        lines = [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        lines = [dict(json.loads(line)) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
         names = dict.fromkeys(name for line in lines for name in line)
         found = {name: [line.get(name) for line in lines] for name in names}
         arrays = {

@@ -64,6 +64,8 @@ def test_several_runs_are_laid_over_each_other(runs, by, column):
         (["runs/one", "--by", "days"], "--by: expected one of iterations, chars, seconds, got 'days'"),
         (["runs/one", "runs/empty"], "plot: runs/empty has no reports yet; --report-every sets how often they come"),
         (["runs/one", "runs/damaged"], "runs/damaged/metrics.jsonl: damaged: "),
+        (["runs/one", "runs/list"], "runs/list/metrics.jsonl: damaged: "),
+        (["runs/one", "runs/short"], "runs/short/metrics.jsonl: damaged: no line has 'chars'"),
         (["runs/one", "runs/strange"], "runs/strange/config.toml: damaged: "),
         (["runs/one", "runs/bytes"], "plot: runs/bytes counts bytes, but runs/one counts characters"),
     ],
@@ -71,7 +73,8 @@ def test_several_runs_are_laid_over_each_other(runs, by, column):
 def test_a_mistake_is_one_line_and_writes_nothing(runs, capsys, arguments, message):
     lines = (runs / "one" / "metrics.jsonl").read_text()
     for name, config, metrics in (
-        ("empty", "", ""), ("damaged", "", "{\n"), ("strange", "nothing = 1", lines), ("bytes", "bytes = true", lines),
+        ("empty", "", ""), ("damaged", "", "{\n"), ("strange", "nothing = 1", lines), ("list", "", "[1]\n"),
+        ("short", "", '{"iteration": 1, "bits_per_char": 2}\n'), ("bytes", "bytes = true", lines),
     ):  # fmt: skip
         (runs / name).mkdir()
         (runs / name / "config.toml").write_text(config)
