@@ -18,6 +18,8 @@ SHARED = ROOT.parent / "shared"
 
 #: These variables name the folder and the backend of a copy of the kernels with a planted mistake, to test it.
 MUTANT = os.environ.get("CHARLSTM_TEST_MUTANT")
+if os.environ.get("CHARLSTM_REQUIRE_GPU") and kernels.missing("cupy"):
+    raise pytest.UsageError(f"CHARLSTM_REQUIRE_GPU is set, but {kernels.missing('cupy')}")
 BACKENDS = tuple(name for name in kernels.available() if name == os.environ.get("CHARLSTM_TEST_BACKEND", name))
 if not BACKENDS and os.environ.get("CHARLSTM_TEST_BACKEND") == "cupy" and emulator.COMPILER:
     BACKENDS = ("cupy",)  # run on the CPU by tests/device
@@ -85,11 +87,6 @@ def load(name):
     if name == "cupy" and kernels.missing(name):
         return fake_cupy.load("kernels.gpu.host")
     return kernels.load_for_host(name)
-
-
-def cells_of(ops):
-    """Return the cells that a backend supports."""
-    return [cell for cell, row in spec.CELLS.items() if row.on_device or "gpu" not in ops.__name__]
 
 
 @pytest.fixture(scope="session")

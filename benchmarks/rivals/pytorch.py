@@ -14,12 +14,12 @@ WORKS = ("seed", "keras", "torch-rnn-128", "torch-rnn-512", "torch-rnn-1024", "h
 VERSIONS = ("torch",)
 
 
-def make(work, ids, threads, usual=False):
+def make(work, ids, threads, usual=False, device="cpu"):
     import torch
 
     torch.set_num_threads(threads)
     if work.optimizer:
-        return Training(work, ids, usual)
+        return Training(work, ids, usual, device)
     return UsualSampling(work, ids) if usual else Sampling(work, ids)
 
 
@@ -52,7 +52,8 @@ def build(theta, shape):
 def optimizer_of(work, trained, usual):
     import torch
 
-    way = {"foreach": True} if usual else {"fused": True}
+    has_no_fused = trained[0].is_cuda and work.optimizer == "adagrad"
+    way = {"foreach": True} if usual or has_no_fused else {"fused": True}
     constants = spec.hyper_values(work.optimizer, work.hyper)
     if work.optimizer == "adagrad":
         start = {"initial_accumulator_value": constants["epsilon"], "eps": 0.0}
@@ -65,22 +66,26 @@ def optimizer_of(work, trained, usual):
 
 
 class Training:
-    def __init__(self, work, ids, usual=False):
+    """Trains with cuDNN on a GPU, in full precision as ours (cuDNN's recurrent layers use TF32 by default)."""
+
+    def __init__(self, work, ids, usual=False, device="cpu"):
         import torch
 
+        torch.backends.cudnn.allow_tf32 = False
         self.torch, self.work = torch, work
-        self.ids = torch.from_numpy(ids.astype(np.int64))
-        self.lstm, self.readout = build(work.weights("float32"), work.shape)
+        self.ids = torch.from_numpy(ids.astype(np.int64)).to(device)
+        self.lstm, self.readout = (module.to(device) for module in build(work.weights("float32"), work.shape))
         self.trained = [p for p in (*self.lstm.parameters(), *self.readout.parameters()) if p.requires_grad]
         self.optimizer = optimizer_of(work, self.trained, usual)
         self.plan, self.iteration = work.plan(len(ids)), 0
-        self.eye, self.steps = torch.eye(work.shape.vocab_size), torch.arange(work.seq_length + 1)[:, None]
-        self.zero = torch.zeros(work.shape.num_layers, work.batch_size, work.shape.hidden_size)
+        self.eye = torch.eye(work.shape.vocab_size, device=device)
+        self.steps = torch.arange(work.seq_length + 1, device=device)[:, None]
+        self.zero = torch.zeros(work.shape.num_layers, work.batch_size, work.shape.hidden_size, device=device)
         self.state = (self.zero, self.zero)
 
     def run(self, count):
         starts, reset = self.plan.plan(self.iteration, self.iteration + count)
-        for start, zero in zip(self.torch.from_numpy(starts), reset.tolist(), strict=True):
+        for start, zero in zip(self.torch.from_numpy(starts).to(self.ids.device), reset.tolist(), strict=True):
             loss = self._iterate(start, zero)
         self.iteration += count
         return loss.item()

@@ -292,7 +292,7 @@ def check_ids(name: str, ids: Any, size: int) -> None:
     ValueError
         ``x: expected ids in [0, 71), got 71``.
     """
-    if np.maximum.reduce(ids.view(np.uint32), axis=None) >= size:  # a negative id is a large unsigned one
+    if ids.view(np.uint32).max() >= size:  # a negative id is a large unsigned one
         lowest, highest = int(ids.min()), int(ids.max())
         raise ValueError(f"{name}: expected ids in [0, {size}), got {highest if highest >= size else lowest}")
 

@@ -23,11 +23,19 @@ class Array(np.ndarray):
         for value in (*inputs, *(out or ())):
             if type(value) is np.ndarray and value.ndim:
                 raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+        if method != "__call__":
+            raise NotImplementedError(f"`cupy_{ufunc.__name__}.{method}` is not supported yet")
         plain = [v.view(np.ndarray) if isinstance(v, Array) else v for v in inputs]
         if out is not None:
             options["out"] = tuple(v.view(np.ndarray) for v in out)
         result = getattr(ufunc, method)(*plain, **options)
         return out[0] if out is not None else np.asarray(result).view(Array)
+
+    def max(self):
+        return np.asarray(self.view(np.ndarray).max()).view(Array)
+
+    def min(self):
+        return np.asarray(self.view(np.ndarray).min()).view(Array)
 
     def __setitem__(self, key, value):
         if type(value) is np.ndarray and value.ndim:

@@ -5,14 +5,13 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import cells_of
 
 import kernels
 from kernels import spec
 from kernels.shared import WrongType
 from kernels.spec import Shape
 from kernels.spec.arguments import Arrays
-from kernels.testing import layer_arrays, numerical_gradient
+from kernels.testing import cells_of, layer_arrays, numerical_gradient
 
 T, B, V, H, D = 4, 2, 7, 5, 3
 SHAPE = Shape(V, H, 2)

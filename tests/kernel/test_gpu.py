@@ -203,23 +203,30 @@ def test_gradients_of_a_block_by_central_differences(gpu, small):
         assert relative_error(got, wanted) < testing.GRADIENT_TOLERANCE, name
 
 
-def test_the_work_that_is_measured_follows_the_processor(gpu, ref):
-    """Train `seed` (H = 100, T = 16) for fifty float32 iterations; losses agree within 0.1 %."""
-    work, n = WORKS["seed"], 50
+@pytest.mark.parametrize("name", ["seed", "h256-b16"] if IS_REAL else ["seed"])
+def test_the_works_that_are_measured_follow_the_processor(gpu, ref, name):
+    """Train for fifty float32 iterations: the GPU strays as little from float64's losses as the reference does.
+
+    Rounding errors grow from iteration to iteration, so neither float32 curve follows the other closely.
+    """
+    work, n = WORKS[name], 50
     ids = text_ids(work)
     starts, reset = work.plan(len(ids)).plan(0, n)
     curves = []
-    for ops in (gpu, ref):
-        theta = work.weights("float32")
-        h = np.zeros((1, 1, 100), np.float32)
+    for ops, dtype in ((gpu, "float32"), (ref, "float32"), (ref, "float64")):
+        theta = work.weights("float64").astype(dtype)
+        slots = spec.slots(work.optimizer, work.hyper)
+        h = np.zeros((work.shape.num_layers, work.batch_size, work.shape.hidden_size), dtype)
         curves.append(
             ops.train_steps(
-                theta, np.zeros((1, len(theta)), np.float32), h, h.copy(), ids, starts, reset, np.full(n, 0.1),
-                shape=work.shape, seq_length=16, grad_clip=5.0,
+                theta, np.zeros((slots, len(theta)), dtype), h, h.copy(), ids, starts, reset,
+                np.full(n, work.learning_rate), shape=work.shape, seq_length=work.seq_length, optimizer=work.optimizer,
+                grad_scale=work.grad_scale, grad_clip=work.grad_clip, grad_clip_norm=work.grad_clip_norm,
             )
         )  # fmt: skip
-    assert curves[1][-1] < 0.9 * curves[1][0]
-    assert np.abs(curves[0] / curves[1] - 1).max() < 1e-3
+    assert curves[2][-1] < 0.9 * curves[2][0]
+    strays = [np.abs(curve / curves[2] - 1).max() for curve in curves[:2]]
+    assert strays[0] < 10 * strays[1] < 0.1, strays
 
 
 def small_training(n=12):
