@@ -6,7 +6,7 @@ from kernels import spec
 
 #: Largest number of a thread's 128 registers, of 32 bits each, that the recurrent matrix may use.
 REGISTERS = 98
-_GATES, _CELLS, _READOUT = 1, 2, 4  # bits of SHARED in small.cu: arrays that may be in shared memory
+_DZ, _FACTORS, _READOUT = 1, 2, 4  # bits of SHARED in small.cu: arrays that may be in shared memory
 
 
 class Sizes(NamedTuple):
@@ -33,18 +33,18 @@ class Memory(NamedTuple):
     """Shared memory of a block of small.cu."""
 
     size: int  # bytes
-    shared: int  # bits of the arrays that fit: _GATES, _CELLS, _READOUT
+    shared: int  # bits of the arrays that fit: _DZ, _FACTORS, _READOUT
     scratch: int  # numbers that do not fit and go to global memory
 
 
 def memory(H: int, T: int, V: int, itemsize: int, most: int) -> Memory | None:
     """The shared memory of small.cu, at most `most` bytes; None if they are too few."""
     warps, rows, columns = sizes(H)
-    used = (T + 2) * warps * rows + max(warps * 32 * columns, T * (V + H)) + 2 * T + 1
+    used = (T + 2) * warps * rows + max(warps * 32 * columns, T * (-(-V // 4) * 4 + H)) + H + 2 * T + 1
     room, shared, scratch = most // itemsize - 64, 0, 0  # the kernel has a static shared variable, too
     if used > room:
         return None
-    for what, length in ((_GATES, T * 32 * columns), (_CELLS, (T + 1) * H), (_READOUT, H * (V | 1))):
+    for what, length in ((_DZ, T * 32 * columns), (_FACTORS, 2 * T * H), (_READOUT, H * (V | 1))):
         if used + length <= room:
             used, shared = used + length, shared | what
         elif what != _READOUT:  # W_y then stays in theta

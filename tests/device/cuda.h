@@ -385,6 +385,10 @@ template <class T> T __shfl_xor_sync(unsigned mask, T value, int other) {
         device::collective(device::SHUFFLE, mask, device::packed(value), device::self->lane ^ other));
 }
 
+template <class T> T __shfl_sync(unsigned mask, T value, int source) {
+    return device::unpacked<T>(device::collective(device::SHUFFLE, mask, device::packed(value), source & 31));
+}
+
 template <class T, class U> T atomicMin(T* at, U value) {
     T old = __atomic_load_n(at, __ATOMIC_RELAXED);
     while ((T)value < old && !__atomic_compare_exchange_n(at, &old, (T)value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
@@ -393,4 +397,6 @@ template <class T, class U> T atomicMin(T* at, U value) {
 }
 
 inline float __uint_as_float(unsigned int bits) { return device::unpacked<float>(bits); }
+inline float rsqrt(float x) { return 1 / sqrtf(x); }
+inline double rsqrt(double x) { return 1 / sqrt(x); }
 inline unsigned int __float_as_uint(float value) { return (unsigned int)device::packed(value); }

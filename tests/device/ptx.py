@@ -135,9 +135,9 @@ class _Kernel:
                 raise Unknown(text)
             at = f"({_TYPES[kind]}*){self.address(operands[1], space)}"
             return _set(operands[0], f"atomicMin({at}, {self.value(operands[2], kind)})")
-        if op == "shfl" and parts[:2] == ["sync", "bfly"]:
+        if op == "shfl" and parts[0] == "sync" and parts[1] in _SHUFFLES:
             value, lanes, mask = (self.value(operands[k], "b32") for k in (1, 2, 4))
-            return _set(operands[0].partition("|")[0], f"__shfl_xor_sync({mask}, {value}, (int){lanes})")
+            return _set(operands[0].partition("|")[0], f"{_SHUFFLES[parts[1]]}({mask}, {value}, (int){lanes})")
         if op == "mov" and "{" in rest:
             return self.pair(operands)
         if not parts or not operands:

@@ -61,7 +61,7 @@ OPTIMIZER(momentum) {
 OPTIMIZER(adagrad) {
     const real s = *s0 + g * g;
     *s0 = s;
-    return theta - rule.rate * g / sqrt(s + rule.a);
+    return theta - rule.rate * g * rsqrt(s + rule.a);
 }
 
 OPTIMIZER(rmsprop) {

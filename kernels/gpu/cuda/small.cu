@@ -1,66 +1,119 @@
 // Trains a small LSTM (one layer, one stream, ids as input): one block runs many iterations of forward, backward, clip
 // and update, with block barriers only.
 //
-// During the steps, registers hold the recurrent matrix, each element in one thread: warp w has the rows w, w + WARPS,
-// ..., and its lane l has the columns l, l + 32, ... Both products use this layout. A product with h sums over rows,
-// hence over warps, through shared memory; a product with dz sums over columns, hence over the lanes of one warp, by
-// shuffles. Registers are scarce, so these are compile-time constants: HIDDEN, STEPS, IDS, WARPS, which arrays are in
-// SHARED memory, the optimizer RULE (of common.cu) and whether it SKIPS_ZEROS.
+// A column of gates has a slot: the four gates of a unit are neighbours, so that shuffles pass them around, and thread s
+// owns slot s. During the steps, registers hold the recurrent matrix, each element in one thread: warp w has the rows w,
+// w + WARPS, ..., and its lane l has the slots l, l + 32, ... Both products use this layout. A product with h sums over
+// rows, hence over warps, through shared memory; a product with dz sums over columns, hence over the lanes of one warp,
+// by shuffles. Registers are scarce, so these are compile-time constants: HIDDEN, STEPS, IDS, WARPS, which arrays are in
+// SHARED memory, the optimizer RULE (of common.cu), its SLOTS and whether it SKIPS_ZEROS.
 
 constexpr int H = HIDDEN, T = STEPS, V = IDS;
 constexpr int GATES = 4 * H, THREADS = 32 * WARPS, ROWS = (H + WARPS - 1) / WARPS, COLUMNS = (GATES + 31) / 32;
 // Padding extends rows of h and of gates to all elements that the warps and lanes access; elements beyond H and 4H are
 // zero, so the loops need no bounds checks.
 constexpr int UNITS = WARPS * ROWS, PADDED = 32 * COLUMNS;
-constexpr int AT_ONCE = 7, ROWS_AT_ONCE = 4;  // columns of a product with h, rows of one with dz; limited by registers
+constexpr int AT_ONCE = 7;                  // columns of a product with h
+constexpr int UPDATES = SLOTS > 1 ? 1 : sizeof(real) > 4 ? 4 : 7;  // columns of W_h that are updated at once
+constexpr int TILE = 4;                     // steps (or rows of W_y) that share what is read from W_y (or dlogits)
+constexpr int TILES = (T + TILE - 1) / TILE;
+constexpr int LOGITS = (V + 3) / 4 * 4;     // length of a row of logits, so that four can be read at once
+constexpr int INPUT_ROWS = 8;               // rows of W_x that are updated at once
 
 // Offsets of the blocks of the flat vectors: W_x, W_h, b, W_y, b_y.
 constexpr int W_H = V * GATES, BIAS = W_H + H * GATES, W_Y = BIAS + GATES, B_Y = W_Y + H * V;
 
-// Offsets in shared memory, in numbers; block.py computes the total.
-constexpr int WORK_SIZE = WARPS * PADDED > T * (V + H) ? WARPS * PADDED : T * (V + H);
+// Offsets in shared memory, in numbers; block.py computes the total. The first two are multiples of four.
+constexpr int WORK_SIZE = WARPS * PADDED > T * (LOGITS + H) ? WARPS * PADDED : T * (LOGITS + H);
 constexpr int STATES = 0;                         // h (T+1, UNITS)
-constexpr int WORK = STATES + (T + 1) * UNITS;    // partial sums (WARPS, PADDED); then logits (T, V) and dh (T, H)
+constexpr int WORK = STATES + (T + 1) * UNITS;    // partial sums (WARPS, PADDED); then logits (T, LOGITS) and dh (T, H)
 constexpr int NEXT = WORK + WORK_SIZE;            // dh_next (UNITS,)
-constexpr int LOSSES = NEXT + UNITS;              // (T,)
+constexpr int START = NEXT + UNITS;               // c before the first step (H,)
+constexpr int LOSSES = START + H;                 // (T,)
 constexpr int READ = LOSSES + T;                  // ids (T+1,)
 constexpr int ROOM = READ + T + 1;
-// The next arrays are in shared memory if there is room. Otherwise gates and cells are in `scratch`, and W_y stays in
+// The next arrays are in shared memory if there is room. Otherwise dz and the factors are in `scratch`, and W_y stays in
 // theta. In shared memory, W_y has an odd stride, which spreads it over the banks.
-constexpr bool GATES_SHARED = SHARED & 1, CELLS_SHARED = SHARED & 2, READOUT_SHARED = SHARED & 4;
-constexpr int CELLS = GATES_SHARED == CELLS_SHARED ? T * PADDED : 0;  // after the gates, if both are in the same memory
-constexpr int READOUT = ROOM + (GATES_SHARED ? T * PADDED : 0) + (CELLS_SHARED ? (T + 1) * H : 0);
+constexpr bool DZ_SHARED = SHARED & 1, FACTORS_SHARED = SHARED & 2, READOUT_SHARED = SHARED & 4;
+constexpr int FACTORS = DZ_SHARED == FACTORS_SHARED ? T * PADDED : 0;  // after dz, if both are in the same memory
+constexpr int READOUT = ROOM + (DZ_SHARED ? T * PADDED : 0) + (FACTORS_SHARED ? 2 * T * H : 0);
 constexpr int STRIDE = READOUT_SHARED ? V | 1 : V;
 
 struct Vectors {
     real *theta, *s0, *s1;
 };
 
-// Returns the parameter after its update with the clipped gradient; its optimizer state has the same index `at`.
-__device__ __forceinline__ real stepped(real theta, real g, const Vectors& flat, int at, const Rule& rule,
-                                        real scale, real limit) {
-    return RULE(theta, clipped(g * scale, limit), flat.s0 + at, flat.s1 + at, rule);
+// Four neighbours in shared memory, read at once.
+struct alignas(16) Four {
+    real x[4];
+};
+__device__ __forceinline__ Four four(const real* at) { return *(const Four*)at; }
+
+// Updates N parameters with their gradients; their optimizer state has the indices `at`. All reads come before the first
+// write, so that a thread waits for memory once and not N times.
+template <int N>
+__device__ __forceinline__ void update(real* parameters, const int (&own)[N], const int (&at)[N], const bool (&is_there)[N],
+                                       const real (&g)[N], const Vectors& flat, const Rule& rule, real scale, real limit) {
+    real p[N], s0[N], s1[N];
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+        p[k] = is_there[k] ? parameters[own[k]] : real(0);
+        s0[k] = SLOTS > 0 && is_there[k] ? flat.s0[at[k]] : real(0);
+        s1[k] = SLOTS > 1 && is_there[k] ? flat.s1[at[k]] : real(0);
+    }
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+        p[k] = RULE(p[k], clipped(g[k] * scale, limit), &s0[k], &s1[k], rule);
+        if (is_there[k]) {
+            parameters[own[k]] = p[k];
+            if (SLOTS > 0) flat.s0[at[k]] = s0[k];
+            if (SLOTS > 1) flat.s1[at[k]] = s1[k];
+        }
+    }
 }
 
 // Returns whether the optimizer changes parameters with zero gradient; if so, it must update every row of W_x.
 __device__ constexpr bool moves_all() { return !SKIPS_ZEROS; }
 
-__device__ __forceinline__ int row_of(int i) { return WARPS * i + threadIdx.x / 32; }
-__device__ __forceinline__ int column_of(int j) { return 32 * j + threadIdx.x % 32; }
-__device__ __forceinline__ bool is_row(int i) { return WARPS * i + WARPS <= H || row_of(i) < H; }
-__device__ __forceinline__ bool is_column(int j) { return 32 * j + 32 <= GATES || column_of(j) < GATES; }
+// Returns threadIdx.x in a way that the compiler cannot see through. Each phase of an iteration asks again, so that what
+// follows from it (addresses, predicates) occupies no registers in the other phases, which need all of them.
+__device__ __forceinline__ int this_thread() {
+#ifdef ON_PROCESSOR
+    return threadIdx.x;
+#else
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+#endif
+}
+
+__device__ __forceinline__ int row_of(int thread, int i) { return WARPS * i + thread / 32; }
+__device__ __forceinline__ int slot_of(int thread, int j) { return 32 * j + thread % 32; }
+__device__ __forceinline__ int column_of(int thread) { return thread % 4 * H + thread / 4; }
+// The index in theta of this thread's first element of W_h; its element (i, j) comes NEXT_ROW i + NEXT_COLUMN j later.
+constexpr int NEXT_ROW = WARPS * GATES, NEXT_COLUMN = 8;
+__device__ __forceinline__ int first_weight(int thread) {
+    return W_H + thread / 32 * GATES + column_of(thread % 32);
+}
+__device__ __forceinline__ bool is_row(int thread, int i) { return WARPS * i + WARPS <= H || row_of(thread, i) < H; }
+__device__ __forceinline__ bool has_column(int thread, int j) {
+    return 32 * j + 32 <= GATES || slot_of(thread, j) < GATES;
+}
 
 // Loads this thread's part of W_h.
-__device__ __forceinline__ void load_recurrent(real (&w)[ROWS][COLUMNS], const real* theta) {
+__device__ __forceinline__ void load_recurrent(int thread, real (&w)[ROWS][COLUMNS], const real* theta) {
+    const real* own = theta + first_weight(thread);
 #pragma unroll
     for (int i = 0; i < ROWS; ++i)
 #pragma unroll
         for (int j = 0; j < COLUMNS; ++j)
-            w[i][j] = is_row(i) && is_column(j) ? theta[W_H + row_of(i) * GATES + column_of(j)] : real(0);
+            w[i][j] = is_row(thread, i) && has_column(thread, j) ? own[NEXT_ROW * i + NEXT_COLUMN * j] : real(0);
 }
 
-// Sets partial[w][r] to the contribution of warp w's rows to z[r], for h of one step; takes a few columns at a time.
-__device__ __forceinline__ void multiply_by_h(const real (&w)[ROWS][COLUMNS], const real* h, real* partial) {
+// Sets partial[w][s] to the contribution of warp w's rows to slot s of z, for h of one step; takes a few columns at a
+// time.
+__device__ __forceinline__ void multiply_by_h(int thread, const real (&w)[ROWS][COLUMNS], const real* h,
+                                              real* partial) {
 #pragma unroll
     for (int first = 0; first < COLUMNS; first += AT_ONCE) {
         real sums[AT_ONCE];
@@ -68,45 +121,53 @@ __device__ __forceinline__ void multiply_by_h(const real (&w)[ROWS][COLUMNS], co
         for (int j = 0; j < AT_ONCE; ++j) sums[j] = 0;
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
-            const real h_k = h[row_of(i)];
+            const real h_k = h[row_of(thread, i)];
 #pragma unroll
             for (int j = 0; j < AT_ONCE && first + j < COLUMNS; ++j) sums[j] += h_k * w[i][first + j];
         }
 #pragma unroll
         for (int j = 0; j < AT_ONCE && first + j < COLUMNS; ++j)
-            partial[threadIdx.x / 32 * PADDED + column_of(first + j)] = sums[j];
+            partial[thread / 32 * PADDED + slot_of(thread, first + j)] = sums[j];
     }
 }
 
-// Computes dh_next = dz W_h'; each warp computes its rows, a few at a time.
-__device__ __forceinline__ void multiply_by_dz(const real (&w)[ROWS][COLUMNS], const real* dz, real* dh_next) {
+// Computes dh_next = dz W_h'; each warp computes its rows. Lanes exchange halves of what they still have to sum: first
+// of the rows, then of the lanes, so that seven rows take nine shuffles.
+__device__ __forceinline__ void multiply_by_dz(int thread, const real (&w)[ROWS][COLUMNS], const real* dz,
+                                               real* dh_next) {
+    constexpr int SUMS = ROWS > 4 ? 8 : ROWS > 2 ? 4 : ROWS;  // a power of two
+    const int lane = thread % 32;
+    real sums[SUMS];
 #pragma unroll
-    for (int first = 0; first < ROWS; first += ROWS_AT_ONCE) {
-        real sums[ROWS_AT_ONCE];
+    for (int i = 0; i < SUMS; ++i) sums[i] = 0;
 #pragma unroll
-        for (int i = 0; i < ROWS_AT_ONCE; ++i) sums[i] = 0;
+    for (int j = 0; j < COLUMNS; ++j) {
+        const real dz_s = dz[slot_of(thread, j)];
 #pragma unroll
-        for (int j = 0; j < COLUMNS; ++j) {
-            const real dz_r = dz[column_of(j)];
-#pragma unroll
-            for (int i = 0; i < ROWS_AT_ONCE && first + i < ROWS; ++i) sums[i] += dz_r * w[first + i][j];
-        }
-#pragma unroll
-        for (int i = 0; i < ROWS_AT_ONCE && first + i < ROWS; ++i) {
-            const real sum = warp_sum(sums[i]);
-            if (threadIdx.x % 32 == 0) dh_next[row_of(first + i)] = sum;
-        }
+        for (int i = 0; i < ROWS; ++i) sums[i] += dz_s * w[i][j];
     }
+    int other = 16;
+#pragma unroll
+    for (int half = SUMS / 2; half > 0; half /= 2, other /= 2)
+#pragma unroll
+        for (int i = 0; i < half; ++i) {
+            const real kept = lane & other ? sums[i + half] : sums[i], given = lane & other ? sums[i] : sums[i + half];
+            sums[i] = kept + __shfl_xor_sync(ALL_LANES, given, other);
+        }
+    for (; other > 0; other /= 2) sums[0] += __shfl_xor_sync(ALL_LANES, sums[0], other);
+    const int i = lane / (32 / SUMS);
+    if (lane % (32 / SUMS) == 0 && i < ROWS) dh_next[row_of(thread, i)] = sums[0];
 }
 
-// Returns the activation of this thread's gate.
-__device__ __forceinline__ real gate_of(real z) {
-    return threadIdx.x / H == 2 ? real(tanh(z)) : sigmoid(z);
+// Returns the value that gate `which` of this thread's unit has.
+__device__ __forceinline__ real of_gate(real mine, int which) {
+    return __shfl_sync(ALL_LANES, mine, threadIdx.x % 32 / 4 * 4 + which);
 }
 
 // Updates W_h. Its gradient, h' dz summed over all steps, takes the weights' registers: there is no room for both.
 __device__ __forceinline__ void update_recurrent(real (&w)[ROWS][COLUMNS], const real* h, const real* dz,
                                                  const Vectors& flat, const Rule& rule, real scale, real limit) {
+    const int thread = this_thread();
 #pragma unroll
     for (int i = 0; i < ROWS; ++i)
 #pragma unroll
@@ -115,64 +176,168 @@ __device__ __forceinline__ void update_recurrent(real (&w)[ROWS][COLUMNS], const
     for (int t = 0; t < T; ++t, h += UNITS, dz += PADDED) {
         real h_t[ROWS];
 #pragma unroll
-        for (int i = 0; i < ROWS; ++i) h_t[i] = h[row_of(i)];
+        for (int i = 0; i < ROWS; ++i) h_t[i] = h[row_of(thread, i)];
 #pragma unroll
         for (int j = 0; j < COLUMNS; ++j) {
-            const real dz_r = dz[column_of(j)];
+            const real dz_s = dz[slot_of(thread, j)];
 #pragma unroll
-            for (int i = 0; i < ROWS; ++i) w[i][j] += h_t[i] * dz_r;
+            for (int i = 0; i < ROWS; ++i) w[i][j] += h_t[i] * dz_s;
         }
     }
+    const int begin = first_weight(thread);
 #pragma unroll
     for (int i = 0; i < ROWS; ++i)
 #pragma unroll
-        for (int j = 0; j < COLUMNS; ++j)
-            if (is_row(i) && is_column(j)) {
-                const int at = W_H + row_of(i) * GATES + column_of(j);
-                flat.theta[at] = stepped(flat.theta[at], w[i][j], flat, at, rule, scale, limit);
+        for (int first = 0; first < COLUMNS; first += UPDATES) {
+            int at[UPDATES];
+            bool is_there[UPDATES];
+            real g[UPDATES];
+#pragma unroll
+            for (int k = 0; k < UPDATES; ++k) {
+                const int j = first + k < COLUMNS ? first + k : 0;
+                is_there[k] = first + k < COLUMNS && is_row(thread, i) && has_column(thread, j);
+                at[k] = begin + NEXT_ROW * i + NEXT_COLUMN * j;
+                g[k] = w[i][j];
             }
+            update(flat.theta, at, at, is_there, g, flat, rule, scale, limit);
+        }
 }
 
-// Updates W_x and b: thread r owns column r, which no other thread accesses.
+// Updates b and W_x: this thread owns one column, which no other thread accesses. Of equal ids, the first counts.
 __device__ __forceinline__ void update_input(const int* id, const real* dz, const Vectors& flat, const Rule& rule,
                                              real scale, real limit) {
-    const int r = threadIdx.x;
-    real sum = 0;
-    for (int t = 0; t < T; ++t) sum += dz[t * PADDED + r];
-    flat.theta[BIAS + r] = stepped(flat.theta[BIAS + r], sum, flat, BIAS + r, rule, scale, limit);
-    for (int n = 0; n < (moves_all() ? V : T); ++n) {
-        const int row = moves_all() ? n : id[n];
-        bool is_done = false;  // true if an earlier, equal id has updated the row already
-        for (int t = 0; !moves_all() && t < n; ++t) is_done = is_done || id[t] == row;
-        if (is_done) continue;
-        real g = 0;
-        for (int t = 0; t < T; ++t) g += id[t] == row ? dz[t * PADDED + r] : real(0);
-        const int at = row * GATES + r;
-        flat.theta[at] = stepped(flat.theta[at], g, flat, at, rule, scale, limit);
+    const int thread = this_thread();
+    constexpr int COUNT = 1 + (moves_all() ? V : T);  // the bias is updated like a row that every step reads
+    const int column = column_of(thread);
+    for (int first = 0; first < COUNT; first += INPUT_ROWS) {
+        int row[INPUT_ROWS], at[INPUT_ROWS];
+        bool is_there[INPUT_ROWS];
+        real g[INPUT_ROWS];
+#pragma unroll
+        for (int k = 0; k < INPUT_ROWS; ++k) {
+            const int n = first + k - 1;
+            is_there[k] = n + 1 < COUNT;
+            row[k] = n < 0 || !is_there[k] ? -1 : moves_all() ? n : id[n];
+            at[k] = (n < 0 ? BIAS : row[k] * GATES) + column;
+            g[k] = 0;
+        }
+#pragma unroll 4
+        for (int t = 0; t < T; ++t) {
+            const real dz_t = dz[t * PADDED + thread];
+            const int read = id[t];
+#pragma unroll
+            for (int k = 0; k < INPUT_ROWS; ++k) {
+                const bool is_read = first + k == 0 || read == row[k];
+                if (is_read) g[k] += dz_t;
+                if (!moves_all() && is_read && first + k > 0 && t < first + k - 1) is_there[k] = false;
+            }
+        }
+        update(flat.theta, at, at, is_there, g, flat, rule, scale, limit);
     }
 }
 
 // Updates W_y (in theta or in its copy) and b_y.
 __device__ __forceinline__ void update_readout(real* W_y, const real* h_after, const real* dlogits, const Vectors& flat,
                                                const Rule& rule, real scale, real limit) {
-    for (int n = threadIdx.x; n < H * V; n += THREADS) {
-        const int k = n / V, v = n % V;
-        real g = 0;
-        for (int t = 0; t < T; ++t) g += h_after[t * UNITS + k] * dlogits[t * V + v];
-        W_y[k * STRIDE + v] = stepped(W_y[k * STRIDE + v], g, flat, W_Y + n, rule, scale, limit);
+    const int thread = this_thread();
+    for (int n = thread; n < (H + TILE - 1) / TILE * V; n += THREADS) {
+        const int k = n / V * TILE, v = n % V;
+        int own[TILE], at[TILE];
+        bool is_there[TILE];
+        real g[TILE];
+#pragma unroll
+        for (int i = 0; i < TILE; ++i) {
+            is_there[i] = H % TILE == 0 || k + i < H;
+            own[i] = (k + i) * STRIDE + v, at[i] = W_Y + (k + i) * V + v, g[i] = 0;
+        }
+#pragma unroll 4
+        for (int t = 0; t < T; ++t) {
+            const real dlogit = dlogits[t * LOGITS + v];
+            const Four h_t = four(h_after + t * UNITS + k);
+#pragma unroll
+            for (int i = 0; i < TILE; ++i) g[i] += h_t.x[i] * dlogit;
+        }
+        update(W_y, own, at, is_there, g, flat, rule, scale, limit);
     }
-    for (int v = threadIdx.x; v < V; v += THREADS) {
-        real g = 0;
-        for (int t = 0; t < T; ++t) g += dlogits[t * V + v];
-        flat.theta[B_Y + v] = stepped(flat.theta[B_Y + v], g, flat, B_Y + v, rule, scale, limit);
+    for (int v = thread; v < V; v += THREADS) {
+        const int at[1] = {B_Y + v};
+        real g[1] = {0};
+        for (int t = 0; t < T; ++t) g[0] += dlogits[t * LOGITS + v];
+        update(flat.theta, at, at, {true}, g, flat, rule, scale, limit);
     }
 }
 
-// Replaces logits (T, V) with their gradient and writes the losses to row_loss (T,), one warp per step.
+// Computes the logits of all steps, those of TILE steps at a time.
+__device__ __forceinline__ void read_out(const real* h_after, const real* W_y, const real* b_y, real* logits) {
+    const int thread = this_thread();
+    for (int n = thread; n < V * TILES; n += THREADS) {
+        const int v = n % V, first = n / V * TILE;
+        const real* row[TILE];
+        real sum[TILE];
+#pragma unroll
+        for (int i = 0; i < TILE; ++i) {
+            row[i] = h_after + (first + i < T ? first + i : T - 1) * UNITS;
+            sum[i] = b_y[v];
+        }
+#pragma unroll 2
+        for (int k = 0; k + 4 <= H; k += 4) {
+            real y[4];
+#pragma unroll
+            for (int l = 0; l < 4; ++l) y[l] = W_y[(k + l) * STRIDE + v];
+#pragma unroll
+            for (int i = 0; i < TILE; ++i) {
+                const Four h_k = four(row[i] + k);
+#pragma unroll
+                for (int l = 0; l < 4; ++l) sum[i] += h_k.x[l] * y[l];
+            }
+        }
+        for (int k = H / 4 * 4; k < H; ++k)
+#pragma unroll
+            for (int i = 0; i < TILE; ++i) sum[i] += row[i][k] * W_y[k * STRIDE + v];
+#pragma unroll
+        for (int i = 0; i < TILE; ++i)
+            if (first + i < T) logits[(first + i) * LOGITS + v] = sum[i];
+    }
+}
+
+// Computes dh (T, H), the gradient of h as the readout sees it, for TILE steps at a time.
+__device__ __forceinline__ void read_out_back(const real* dlogits, const real* W_y, real* dh) {
+    const int thread = this_thread();
+    for (int n = thread; n < H * TILES; n += THREADS) {
+        const int k = n % H, first = n / H * TILE;
+        const real *own = W_y + k * STRIDE, *row[TILE];
+        real sum[TILE];
+#pragma unroll
+        for (int i = 0; i < TILE; ++i) {
+            row[i] = dlogits + (first + i < T ? first + i : T - 1) * LOGITS;
+            sum[i] = 0;
+        }
+#pragma unroll 2
+        for (int v = 0; v + 4 <= V; v += 4) {
+            real y[4];
+#pragma unroll
+            for (int l = 0; l < 4; ++l) y[l] = own[v + l];
+#pragma unroll
+            for (int i = 0; i < TILE; ++i) {
+                const Four d = four(row[i] + v);
+#pragma unroll
+                for (int l = 0; l < 4; ++l) sum[i] += d.x[l] * y[l];
+            }
+        }
+        for (int v = V / 4 * 4; v < V; ++v)
+#pragma unroll
+            for (int i = 0; i < TILE; ++i) sum[i] += row[i][v] * own[v];
+#pragma unroll
+        for (int i = 0; i < TILE; ++i)
+            if (first + i < T) dh[(first + i) * H + k] = sum[i];
+    }
+}
+
+// Replaces logits (T, LOGITS) with their gradient and writes the losses to row_loss (T,), one warp per step.
 __device__ __forceinline__ void cross_entropy(real* logits, const int* targets, real* row_loss) {
     const int lane = threadIdx.x % 32;
     for (int t = threadIdx.x / 32; t < T; t += WARPS) {
-        real *at = logits + t * V, top = minus_infinity(), total = 0, at_target = 0;
+        real *at = logits + t * LOGITS, top = minus_infinity(), total = 0, at_target = 0;
         for (int v = lane; v < V; v += 32) top = at[v] > top ? at[v] : top;
         top = warp_max(top);
         for (int v = lane; v < V; v += 32) {
@@ -198,60 +363,68 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
             real rule_d, real rest_a, real rest_b) {
     extern __shared__ real memory[];
     __shared__ int verdict;
-    const int tid = threadIdx.x;
+    const int tid = threadIdx.x, unit = tid / 4, gate = tid % 4;
+    const bool has_gate = tid < GATES;
     const Vectors flat = {theta, s0, s1};
-    real *h = memory + STATES, *partial = memory + WORK, *logits = partial, *dh = partial + T * V;
-    real *dh_next = memory + NEXT, *row_loss = memory + LOSSES;
+    real *h = memory + STATES, *partial = memory + WORK, *logits = partial, *dh = partial + T * LOGITS;
+    real *dh_next = memory + NEXT, *c_start = memory + START, *row_loss = memory + LOSSES;
     int* id = (int*)(memory + READ);
-    real* gates = GATES_SHARED ? memory + ROOM : scratch;                  // (T, PADDED), then dz
-    real* c = (CELLS_SHARED ? memory + ROOM : scratch) + CELLS;            // (T+1, H)
+    real* dz = DZ_SHARED ? memory + ROOM : scratch;                        // (T, PADDED): first its factors
+    real* factors = (FACTORS_SHARED ? memory + ROOM : scratch) + FACTORS;  // (T, 2, H): of dc from dh, and the forget gates
     real* W_y = READOUT_SHARED ? memory + READOUT : theta + W_Y;           // (H, V)
 
     real w[ROWS][COLUMNS];
     if (READOUT_SHARED)
         for (int n = tid; n < H * V; n += THREADS) W_y[n / V * STRIDE + n % V] = theta[W_Y + n];
     for (int k = tid; k < (T + 1) * UNITS; k += THREADS) h[k] = 0;
-    for (int k = tid; k < T * PADDED; k += THREADS) gates[k] = 0;
+    for (int k = tid; k < T * PADDED; k += THREADS) dz[k] = 0;
     __syncthreads();  // the buffers are zero
-    if (tid < H) h[T * UNITS + tid] = h_carried[tid], c[T * H + tid] = c_carried[tid];
+    if (tid < H) h[T * UNITS + tid] = h_carried[tid];
+    real c = has_gate ? c_carried[unit] : real(0);  // the same in the four threads of a unit
     if (tid == 0) verdict = 0;
 
-    int n = 0, last = T;  // the row of h and c that is carried on
+    int n = 0, last = T;  // the row of h that is carried on
     for (; n < count; ++n) {
         for (int t = tid; t <= T; t += THREADS) id[t] = x[(long long)n * (T + 1) + t];
-        if (tid < H) {
-            h[tid] = reset[n] ? real(0) : h[T * UNITS + tid];
-            c[tid] = reset[n] ? real(0) : c[T * H + tid];
-        }
+        if (tid < H) h[tid] = reset[n] ? real(0) : h[T * UNITS + tid];
+        if (reset[n]) c = 0;
+        if (has_gate && gate == 0) c_start[unit] = c;
         __syncthreads();  // the initial state, the ids and the updated W_y are complete
 
-        load_recurrent(w, theta);
+        {
+            const int thread = this_thread(), unit = thread / 4, gate = thread % 4;
+            const bool has_gate = thread < GATES;
+            load_recurrent(thread, w, theta);
+            const real bias = has_gate ? theta[BIAS + column_of(thread)] : real(0);
 #pragma unroll 1
-        for (int t = 0; t < T; ++t) {
-            multiply_by_h(w, h + t * UNITS, partial);
-            __syncthreads();  // all partial sums are complete
-            if (tid < GATES) {
-                real z = theta[id[t] * GATES + tid] + theta[BIAS + tid];
-                for (int warp = 0; warp < WARPS; ++warp) z += partial[warp * PADDED + tid];
-                gates[t * PADDED + tid] = gate_of(z);
+            for (int t = 0; t < T; ++t) {
+                const real input = has_gate ? theta[id[t] * GATES + column_of(thread)] : real(0);  // comes during the product
+                multiply_by_h(thread, w, h + t * UNITS, partial);
+                __syncthreads();  // all partial sums are complete
+                if (thread < PADDED) {
+                    real z = input + bias;
+                    for (int warp = 0; warp < WARPS; ++warp) z += partial[warp * PADDED + thread];
+                    const real a = gate == 2 ? real(tanh(z)) : sigmoid(z);
+                    const real i = of_gate(a, 0), f = of_gate(a, 1), g = of_gate(a, 2), o = of_gate(a, 3);
+                    const real c_before = c;
+                    c = f * c + i * g;
+                    const real tanh_c = tanh(c);
+                    if (has_gate) {
+                        real* factor = factors + 2 * t * H + unit;
+                        dz[t * PADDED + thread] = gate == 0   ? g * i * (1 - i)
+                                               : gate == 1 ? c_before * f * (1 - f)
+                                               : gate == 2 ? i * (1 - g * g)
+                                                           : tanh_c * o * (1 - o);
+                        if (gate == 0) h[(t + 1) * UNITS + unit] = o * tanh_c;
+                        if (gate == 1) factor[0] = o * (1 - tanh_c * tanh_c);
+                        if (gate == 2) factor[H] = f;
+                    }
+                }
+                __syncthreads();  // the next state is complete, and the partial sums have been read
             }
-            __syncthreads();  // all gates are complete, and the partial sums have been read
-            if (tid < H) {
-                const real* gate = gates + t * PADDED + tid;
-                const real c_t = gate[H] * c[t * H + tid] + gate[0] * gate[2 * H];
-                c[(t + 1) * H + tid] = c_t;
-                h[(t + 1) * UNITS + tid] = gate[3 * H] * tanh(c_t);
-            }
-            __syncthreads();  // the next state is complete
         }
 
-        for (int k = tid; k < T * V; k += THREADS) {
-            const real* h_after = h + (k / V + 1) * UNITS;
-            const int v = k % V;
-            real sum = theta[B_Y + v];
-            for (int j = 0; j < H; ++j) sum += h_after[j] * W_y[j * STRIDE + v];
-            logits[k] = sum;
-        }
+        read_out(h + UNITS, W_y, theta + B_Y, logits);
         __syncthreads();  // all logits are complete
         cross_entropy(logits, id + 1, row_loss);
         __syncthreads();  // their gradients and the losses are complete
@@ -262,50 +435,46 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
             losses[n] = loss;
             verdict = watch[0] < watch[1] ? 1 : loss - loss == 0 ? 0 : 2;
         }
-        for (int k = tid; k < T * H; k += THREADS) {
-            const real *dlogits = logits + k / H * V, *row = W_y + k % H * STRIDE;
-            real sum = 0;
-            for (int v = 0; v < V; ++v) sum += dlogits[v] * row[v];
-            dh[k] = sum;
-        }
-        if (tid < H) dh_next[tid] = 0;
+        read_out_back(logits, W_y, dh);
+        if (tid < UNITS) dh_next[tid] = 0;
         __syncthreads();  // the verdict and dh are complete
         if (verdict) {
             last = verdict == 1 ? 0 : T;
+            if (verdict == 1 && has_gate) c = c_start[unit];
             break;
         }
 
-        load_recurrent(w, theta);  // reloads w, because the loops above need its registers
-        real dc = 0;
+        {
+            const int thread = this_thread(), unit = thread / 4, gate = thread % 4;
+            const bool has_gate = thread < GATES;
+            load_recurrent(thread, w, theta);  // reloads w, because the loops above need its registers
+            real dc = 0;
 #pragma unroll 1
-        for (int t = T - 1; t >= 0; --t) {
-            if (tid < H) {
-                real* gate = gates + t * PADDED + tid;
-                const real i = gate[0], f = gate[H], g = gate[2 * H], o = gate[3 * H];
-                const real tanh_c = tanh(c[(t + 1) * H + tid]), dh_t = dh[t * H + tid] + dh_next[tid];
-                dc += dh_t * o * (1 - tanh_c * tanh_c);
-                gate[0] = dc * g * i * (1 - i);
-                gate[H] = dc * c[t * H + tid] * f * (1 - f);
-                gate[2 * H] = dc * i * (1 - g * g);
-                gate[3 * H] = dh_t * tanh_c * o * (1 - o);
-                dc *= f;
-            }
-            __syncthreads();  // dz of this step is complete
-            if (t > 0) {
-                multiply_by_dz(w, gates + t * PADDED, dh_next);
-                __syncthreads();  // dh_next for the step before is complete
+            for (int t = T - 1; t >= 0; --t) {
+                if (has_gate) {
+                    const real *factor = factors + 2 * t * H + unit, dh_t = dh[t * H + unit] + dh_next[unit];
+                    dc += dh_t * factor[0];
+                    dz[t * PADDED + thread] *= gate == 3 ? dh_t : dc;
+                    dc *= factor[H];
+                }
+                __syncthreads();  // dz of this step is complete
+                if (t > 0) {
+                    multiply_by_dz(thread, w, dz + t * PADDED, dh_next);
+                    __syncthreads();  // dh_next for the step before is complete
+                }
             }
         }
 
         const Rule rule = {rule_a, rule_b, rule_c, rule_d, rest_a, rest_b, learning_rates[n], rates[n], roots[n]};
-        if (tid < GATES) update_input(id, gates, flat, rule, scale, limit);  // the registers of w are free here
+        if (has_gate) update_input(id, dz, flat, rule, scale, limit);  // the registers of w are free here
         update_readout(W_y, h + UNITS, logits, flat, rule, scale, limit);
-        update_recurrent(w, h, gates, flat, rule, scale, limit);
+        update_recurrent(w, h, dz, flat, rule, scale, limit);
         __syncthreads();  // all threads have read the ids, the states and dlogits
     }
 
     if (READOUT_SHARED)
         for (int k = tid; k < H * V; k += THREADS) theta[W_Y + k] = W_y[k / V * STRIDE + k % V];
-    if (tid < H) h_carried[tid] = h[last * UNITS + tid], c_carried[tid] = c[last * H + tid];
+    if (tid < H) h_carried[tid] = h[last * UNITS + tid];
+    if (has_gate && gate == 0) c_carried[unit] = c;
     if (tid == 0) status[0] = n < count ? n + 1 : count, status[1] = verdict;
 }
