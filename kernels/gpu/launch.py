@@ -47,9 +47,12 @@ def source(file: str) -> str:
 
 
 def options(dtype: Any, defines: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-    """The compiler's options for kernels of a dtype and for compile-time constants."""
+    """The compiler's options for kernels of a dtype and for compile-time constants.
+
+    In float32, division and roots may be off by 2 units in the last place, which makes them several times faster.
+    """
     numbers = [f"-D{name}={value}" for name, value in (defines or {}).items()]
-    return ("--std=c++17", f"-DREAL={_REALS[str(dtype)]}", *numbers)
+    return ("--std=c++17", "--prec-div=false", "--prec-sqrt=false", f"-DREAL={_REALS[str(dtype)]}", *numbers)
 
 
 @cache

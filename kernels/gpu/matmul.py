@@ -3,23 +3,12 @@
 They run in full precision: TF32, which keeps ten bits of each factor, is never used.
 """
 
-from functools import cache
 from typing import Any
 
 import cupy
-import numpy as np
-from cupy.cuda import cublas, device
 
+from kernels.gpu import cublas
 from kernels.gpu.launch import Call
-
-_PLAIN, _TURNED = 0, 1  # cublasOperation_t
-_DEFAULT_MATH = 0  # cublasMath_t: full precision
-
-
-@cache
-def _numbers(dtype: str) -> tuple[Any, Any]:
-    """0 and 1 in host memory, where cuBLAS reads its scalar factors."""
-    return np.zeros(1, dtype), np.ones(1, dtype)
 
 
 def product(a: Any, b: Any, out: Any, *, turn_a: bool = False, turn_b: bool = False, add: bool = False) -> Call:
@@ -30,20 +19,8 @@ def product(a: Any, b: Any, out: Any, *, turn_a: bool = False, turn_b: bool = Fa
     """
     rows, columns = out.shape
     inner = a.shape[0] if turn_a else a.shape[1]
-    zero, one = _numbers(str(out.dtype))
-    gemm = cublas.sgemm if out.dtype == np.float32 else cublas.dgemm
-    kept = (a, b, out)  # keeps the arrays alive: the call uses their addresses
-
-    def call(_: Any = kept) -> None:
-        handle = device.get_cublas_handle()
-        cublas.setMathMode(handle, _DEFAULT_MATH)
-        gemm(
-            handle, _TURNED if turn_b else _PLAIN, _TURNED if turn_a else _PLAIN, columns, rows, inner,
-            one.ctypes.data, b.data.ptr, b.shape[1], a.data.ptr, a.shape[1],
-            (one if add else zero).ctypes.data, out.data.ptr, columns,
-        )  # fmt: skip
-
-    return call
+    pairs = ((b, b.shape[1]), (a, a.shape[1]), (out, columns))
+    return cublas.gemm(out.dtype, (turn_b, turn_a), (columns, rows, inner), *pairs, add)
 
 
 def flat(array: Any) -> Any:

@@ -1,7 +1,5 @@
 """A whole model on the GPU: layers, readout and loss as lists of calls over buffers that one object owns."""
 
-from functools import partial
-from operator import setitem
 from typing import Any
 
 import cupy
@@ -46,7 +44,7 @@ class Model:
         self._rounded = empty((L, H, row.gates * H), theta.dtype) if bfloat16 else [None] * L
         self.logits = empty(((T - first) * B, V), theta.dtype)
         self._row_loss = empty((len(self.logits),), theta.dtype)
-        self._loss = empty((1,), np.float64)
+        self.loss_sum = empty((1,), np.float64)
         self._params = spec.params(theta, shape)
         self._forward = self._forward_calls()
         self._backward = [] if grad is None else self._loss_calls() + self._backward_calls()
@@ -58,19 +56,11 @@ class Model:
         if self.c.size:
             self.c[:, 0] = c
 
-    def clear_state(self) -> None:
-        """Set the initial state to zero."""
-        self.h[:, 0] = 0
-        self.c[:, :1] = 0
-
-    def carried_out(self, t: int, h: Any, c: Any) -> list[Call]:
-        """Return calls that copy the state before step t to h and c; c stays unchanged if the cell has none."""
-        pairs = [(h, self.h[:, t])] + ([(c, self.c[:, t])] if self.c.size else [])
-        return [partial(setitem, target, ..., source) for target, source in pairs]
-
     def carry_out(self, t: int, h: Any, c: Any) -> None:
         """Copy the state before step t to h and c; c stays unchanged if the cell has none."""
-        run(self.carried_out(t, h, c))
+        h[...] = self.h[:, t]
+        if self.c.size:
+            c[...] = self.c[:, t]
 
     # ------------------------------------------------------------------------------------------------------ passes
     def forward(self) -> None:
@@ -81,13 +71,13 @@ class Model:
         """Compute the loss and the gradient, after :meth:`forward`; dlogits overwrite the logits."""
         run(self._backward)
 
+    def calls(self) -> list[Call]:
+        """The calls of :meth:`forward` and :meth:`backward`."""
+        return self._forward + self._backward
+
     def loss(self) -> float:
         """The loss of the last :meth:`backward`; waits for the GPU."""
-        return float(self._loss.get()[0])
-
-    def loss_into(self, out: Any) -> Call:
-        """Return a call that copies the loss to out (1,) float64."""
-        return partial(setitem, out, ..., self._loss)
+        return float(self.loss_sum.get()[0])
 
     def log_probs(self, out: Any) -> None:
         """Write log softmax(logits)[target] to out (T, B) float64, after :meth:`forward`."""
@@ -141,7 +131,7 @@ class Model:
         loss = launch(
             "model", "cross_entropy", self._real, -(-rows // 8), self.logits, targets, self._row_loss, rows, V
         )
-        return [loss, launch("model", "sum_in_double", self._real, 1, self._row_loss, self._loss, rows)]
+        return [loss, launch("model", "sum_in_double", self._real, 1, self._row_loss, self.loss_sum, rows)]
 
     def _backward_calls(self) -> list[Call]:
         params, grads, real = self._params, spec.params(self.grad, self.shape), self._real
@@ -182,7 +172,7 @@ def _planes(count: int) -> tuple[int, ...]:
 
 def _cleared(array: Any) -> Call:
     """A call that sets an array to zero."""
-    return lambda: array.fill(0)
+    return each("model", "cleared", array.dtype, array.size, array, np.int64(array.size))
 
 
 def gather(ids: Any, starts: Any, steps: int, V: int) -> Any:

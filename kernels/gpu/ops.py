@@ -14,7 +14,7 @@ import cupy
 import numpy as np
 
 from kernels import spec
-from kernels.gpu import layers, optimizers, small
+from kernels.gpu import layers, optimizers, small, training
 from kernels.gpu.launch import DEVICE, launch, on_device, run
 from kernels.gpu.matmul import empty
 from kernels.gpu.model import Model, gather
@@ -29,7 +29,6 @@ from kernels.spec import (
     RNNGrads,
     Shape,
     Workspace,
-    atomic,
     checks,
 )
 from kernels.spec.updates import optimizer_ops
@@ -233,8 +232,8 @@ def train_steps(
 ) -> Any:  # fmt: skip
     """Run n iterations, as :func:`kernels.reference.train_steps`.
 
-    One thread block trains a small model (see small.py), with thousands of iterations per launch. Larger models take a
-    launch or a product for each step, and the loss is read back after each iteration.
+    One thread block trains a small model (see small.py), with thousands of iterations per launch. For other models, one
+    iteration is a CUDA graph (see training.py).
     """
     given = checks.train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, DEVICE, shape=shape, seq_length=seq_length, step=step,
@@ -254,42 +253,7 @@ def train_steps(
             limits=(given.grad_scale, given.grad_clip), watch=(given.smooth_loss, given.stop_below),
             losses=given.losses,
         )  # fmt: skip
-    return _train(given, rates)
-
-
-def _train(given: checks.Training, rates: Any) -> Any:
-    """Run the iterations of a checked call, with a launch or a product for each step."""
-    theta, state, h, c, ids, starts, reset, _, shape, T, *_ = given
-    B, losses, smooth_loss = starts.shape[1], given.losses, given.smooth_loss
-    grad = cupy.empty_like(theta)
-    model = Model(
-        theta, shape, T, B, first=T - 1 if given.last_only else 0, dropout=given.dropout, bfloat16=given.bfloat16,
-        grad=grad,
-    )  # fmt: skip
-    clips = (given.grad_scale, given.grad_clip, given.grad_clip_norm)
-    clipping, resets = optimizers.Clipping(theta.size, theta.dtype, *clips), reset.get()
-    for k, x in enumerate(gather(ids, starts, T + 1, shape.vocab_size)):
-        if resets[k]:
-            model.clear_state()
-        else:
-            model.carry_in(h, c)
-        model.x[...] = x
-        if given.masks is not None:
-            model.masks[...] = given.masks[k]
-        model.forward()
-        model.backward()
-        loss = model.loss()
-        smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * loss / B
-        is_low, is_finite = smooth_loss < given.stop_below, np.isfinite(loss)
-        made = [*model.carried_out(0 if is_low else T, h, c), model.loss_into(losses[k : k + 1])]
-        if is_finite and not is_low:
-            clipping.measure(grad)
-            rule = given.optimizer, given.hyper
-            made.append(optimizers.updating(*rule, theta, grad, state, rates[:, k], clipping))
-        atomic.make(made)
-        if is_low or not is_finite:
-            return losses[: k + 1]
-    return losses
+    return training.train(given, rates)
 
 
 @_taking_device_arrays

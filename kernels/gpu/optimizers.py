@@ -6,7 +6,7 @@ import numpy as np
 
 from kernels import spec
 from kernels.gpu.block import rule_defines
-from kernels.gpu.launch import Call, each, launch
+from kernels.gpu.launch import Call, each, launch, run
 from kernels.gpu.matmul import empty
 
 _CLIPPING = "clipping"
@@ -25,14 +25,16 @@ class Clipping:
         self._norm = norm
         self._panels = empty((spec.norm_panels(N),), np.float64)
 
-    def measure(self, grad: Any) -> None:
-        """Set the factor that limits the norm of the gradient after scaling and clipping by element."""
+    def measuring(self, grad: Any) -> list[Call]:
+        """Return the calls that set the factor that limits the norm of the gradient, scaled and clipped by element."""
         if self._norm is None:
-            return
+            return []
         count, n = len(self._panels), np.int64(grad.size)
         dtype, panel = grad.dtype, spec.NORM_PANEL
-        launch(_CLIPPING, "norm_panels", dtype, count, grad, self._panels, n, panel, self.scale, self.limit)()
-        launch(_CLIPPING, "norm_factor", dtype, 1, self._panels, self.factor, count, np.float64(self._norm))()
+        return [
+            launch(_CLIPPING, "norm_panels", dtype, count, grad, self._panels, n, panel, self.scale, self.limit),
+            launch(_CLIPPING, "norm_factor", dtype, 1, self._panels, self.factor, count, np.float64(self._norm)),
+        ]
 
 
 def constants(hyper: dict[str, float], dtype: Any) -> list[Any]:
@@ -57,7 +59,7 @@ def rates(optimizer: str, hyper: dict[str, float], step: int, learning_rate: Any
 def updating(
     optimizer: str, hyper: dict[str, float], theta: Any, grad: Any, state: Any, rates: Any, clipping: Clipping
 ) -> Call:
-    """Return a call that makes one update of theta and state, after ``clipping.measure(grad)``.
+    """Return a call that makes one update of theta and state, after the calls of ``clipping.measuring(grad)``.
 
     `rates` is one column of :func:`rates`.
     """
@@ -68,8 +70,20 @@ def updating(
     )  # fmt: skip
 
 
+def updating_in_turn(
+    optimizer: str, hyper: dict[str, float], theta: Any, grad: Any, state: Any, clipping: Clipping, plan: Any,
+    progress: Any,
+) -> Call:  # fmt: skip
+    """Return a call as :func:`updating`, with the rates of the iteration that `progress` counts (training.py)."""
+    real, count = theta.dtype, np.int64(theta.size)
+    return each(
+        "optimizers", "update_in_turn", real, theta.size, theta, grad, state, clipping.factor, plan, progress, count,
+        clipping.scale, clipping.limit, *constants(hyper, real), defines=rule_defines(optimizer),
+    )  # fmt: skip
+
+
 def clip(grad: Any, grad_clip: float | None, norm: float | None) -> None:
     """Clip a gradient (N,) in place: by element, then by norm."""
     clipping = Clipping(grad.size, grad.dtype, 1.0, grad_clip, norm)
-    clipping.measure(grad)
+    run(clipping.measuring(grad))
     each(_CLIPPING, "clip", grad.dtype, grad.size, grad, clipping.factor, np.int64(grad.size), clipping.limit)()

@@ -5,8 +5,6 @@ in its shared memory. A launch takes about a tenth of a second, so that progress
 The split of iterations into launches does not change any bit.
 """
 
-from collections.abc import Iterator
-from time import perf_counter
 from typing import Any
 
 import cupy
@@ -17,9 +15,9 @@ from kernels.gpu.block import defines, in_registers, memory, sizes
 from kernels.gpu.launch import function, most_shared_memory
 from kernels.gpu.matmul import empty
 from kernels.gpu.model import gather
+from kernels.gpu.pace import Pace
 from kernels.spec import Shape
 
-_LAUNCH_SECONDS = 0.1
 _FIRST_LAUNCH = 50  # iterations
 _MOST_ITERATIONS = 2**15  # per gather of ids
 
@@ -43,12 +41,12 @@ def train(
     """
     n, real = len(starts), theta.dtype
     block = _Block(theta, state, h, c, shape, T, rule, limits, watch)
-    sizer, done = _LaunchSizer(), 0
+    pace, done = Pace(_FIRST_LAUNCH), 0
     while done < n:
         end = min(n, done + _MOST_ITERATIONS)
         x = gather(ids, starts[done:end], T + 1, shape.vocab_size)
         plan = [cupy.asarray(each[done:end].astype(real)) for each in rates]
-        for begin, count in sizer.launches(end - done):
+        for begin, count in pace.launches(end - done):
             part = slice(begin, begin + count)
             known, why = block.run(
                 x[part], reset[done + begin : done + begin + count], [each[part] for each in plan],
@@ -94,21 +92,3 @@ class _Block:
         self._kernel((1,), (self._threads,), arguments, shared_mem=self._memory)
         known, why = self._status.get().tolist()
         return known, why
-
-
-class _LaunchSizer:
-    """Chooses the number of iterations per launch, so that a launch takes about a tenth of a second."""
-
-    def __init__(self) -> None:
-        self._count = _FIRST_LAUNCH
-
-    def launches(self, total: int) -> Iterator[tuple[int, int]]:
-        """Yield begin and count of each launch; the caller finishes one before it asks for the next."""
-        begin = 0
-        while begin < total:
-            count = min(self._count, total - begin)
-            started = perf_counter()
-            yield begin, count
-            taken = max(perf_counter() - started, 1e-6)
-            self._count = max(1, min(4 * self._count, int(count * _LAUNCH_SECONDS / taken)))
-            begin += count

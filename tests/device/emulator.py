@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,6 +63,18 @@ def compiled(unit, options=(), sanitizer=None):
     return library
 
 
+#: The calls of the graph that is being recorded, or None.
+RECORDED = None
+
+
+def run_or_record(call):
+    """Make a call now, or keep it for the graph that is being recorded."""
+    if RECORDED is None:
+        call()
+    else:
+        RECORDED.append(call)
+
+
 class Function:
     """A kernel, launched as CuPy launches it; `seed` shuffles the order of a block's threads."""
 
@@ -93,9 +106,12 @@ class Function:
         if self.cooperative and grid[0] > self.most_blocks(block[0], shared_mem):
             raise LaunchError(f"{self.name}: {grid[0]} blocks do not run at the same time")
         values = [self._value(k, *pair) for k, pair in enumerate(zip(args, self.parameters, strict=True))]
+        run_or_record(partial(self._run, grid[0], block[0], shared_mem, values))
+
+    def _run(self, blocks, threads, shared_mem, values):
         pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
         Function.launches += 1
-        if self._launch(grid[0], block[0], shared_mem, self.cooperative, self.seed, ctypes.addressof(pointers)):
+        if self._launch(blocks, threads, shared_mem, self.cooperative, self.seed, ctypes.addressof(pointers)):
             raise LaunchError(f"{self.name}: {self._failure().decode()}")
 
     def _value(self, k, argument, parameter):

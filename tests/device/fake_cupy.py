@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 
 from device import emulator, nvrtc, ptx
+from kernels.spec import atomic
 
 
 class Array(np.ndarray):
@@ -38,6 +39,7 @@ class Array(np.ndarray):
         return np.asarray(self.view(np.ndarray).min()).view(Array)
 
     def __setitem__(self, key, value):
+        assert emulator.RECORDED is None, "a graph would not hold this assignment"
         if type(value) is np.ndarray and value.ndim:
             raise TypeError("Unsupported type <class 'numpy.ndarray'>")
         super().__setitem__(key, value)
@@ -77,6 +79,33 @@ def zeros(dims, dtype=np.float64):
     return np.zeros(dims, dtype).view(Array)
 
 
+# -------------------------------------------------------------------------------------------------------------- graphs
+class Stream:
+    """A stream; while it records, kernels and products are kept instead of run, and nothing else is allowed."""
+
+    def __init__(self, non_blocking=False):
+        self.ptr = id(self)
+
+    def __enter__(self):
+        _streams.append(self)
+
+    def __exit__(self, *_):
+        _streams.remove(self)
+
+    def synchronize(self):
+        """Do nothing: all work is done when it is queued."""
+
+    def begin_capture(self):
+        emulator.RECORDED = []
+
+    def end_capture(self):
+        calls, emulator.RECORDED = emulator.RECORDED, None
+        return SimpleNamespace(launch=lambda: atomic.make(calls))  # an interruption stops a host, but not a GPU
+
+
+_streams = [SimpleNamespace(ptr=0)]
+
+
 # -------------------------------------------------------------------------------------------------------------- cuBLAS
 def _gemm(dtype):
     def columns_first(address, rows, columns, leading):
@@ -88,18 +117,37 @@ def _gemm(dtype):
             memory, (rows, columns), (dtype.itemsize, leading * dtype.itemsize), writeable=True
         )
 
-    def gemm(handle, turn_a, turn_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
-        assert handle == "cublas handle"
-        scale, kept = (
-            np.frombuffer((ctypes.c_char * dtype.itemsize).from_address(at), dtype)[0] for at in (alpha, beta)
+    def gemm(handle, *arguments):
+        assert handle.value == _HANDLE
+        assert [type(each) for each in arguments[:5]] == [ctypes.c_int] * 5
+        turn_a, turn_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc = (
+            each.contents.value if hasattr(each, "contents") else each.value for each in arguments
         )
-        left = columns_first(a, k, m, lda).T if turn_a else columns_first(a, m, k, lda)
-        right = columns_first(b, n, k, ldb).T if turn_b else columns_first(b, k, n, ldb)
-        out = columns_first(c, m, n, ldc)
-        made = scale * (left @ right)
-        out[...] = made + kept * out if kept else made
+
+        def run():
+            left = columns_first(a, k, m, lda).T if turn_a else columns_first(a, m, k, lda)
+            right = columns_first(b, n, k, ldb).T if turn_b else columns_first(b, k, n, ldb)
+            out = columns_first(c, m, n, ldc)
+            made = alpha * (left @ right)
+            out[...] = made + beta * out if beta else made
+
+        emulator.run_or_record(run)
 
     return gemm
+
+
+_HANDLE = 7
+
+
+def _create(handle):
+    handle._obj.value = _HANDLE
+
+
+def _cublas():
+    """Imitate the C library."""
+    nothing = {f"cublas{name}": lambda *_: None for name in ("SetStream_v2", "SetWorkspace_v2", "SetMathMode")}
+    products = {"cublasSgemm_v2": _gemm(np.dtype("f4")), "cublasDgemm_v2": _gemm(np.dtype("f8"))}
+    return SimpleNamespace(cublasCreate_v2=_create, **nothing, **products)
 
 
 # ------------------------------------------------------------------------------------------------------------- modules
@@ -155,10 +203,8 @@ def _modules():
     cupy.ndarray, cupy.RawModule, cupy.cuda = Array, RawModule, cuda
     for function in (asarray, empty, empty_like, zeros):
         setattr(cupy, function.__name__, function)
-    cuda.cublas = SimpleNamespace(
-        sgemm=_gemm(np.dtype("f4")), dgemm=_gemm(np.dtype("f8")), setMathMode=lambda handle, mode: None
-    )
-    cuda.device = SimpleNamespace(get_cublas_handle=lambda: "cublas handle")
+    cuda.cublas, cuda.device = SimpleNamespace(), SimpleNamespace()
+    cuda.Stream, cuda.get_current_stream = Stream, lambda: _streams[-1]
     cuda.driver = SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=_resident)
     cuda.runtime = SimpleNamespace(
         getDevice=lambda: 0,
@@ -176,6 +222,7 @@ def load(name):
     real = {key: sys.modules.pop(key) for key in list(sys.modules) if key.partition(".")[0] == "cupy"}
     sys.modules.update(_modules())
     try:
+        import_module("kernels.gpu.cublas").load = _cublas
         return import_module(name)
     finally:
         for key in ("cupy", "cupy.cuda"):

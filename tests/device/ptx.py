@@ -11,6 +11,7 @@ _TYPES = {
     "f32": "float", "f64": "double", "pred": "bool",
     **{f"{kind}{size}": f"{'' if kind == 's' else 'u'}int{size}_t" for kind in "bus" for size in (8, 16, 32, 64)},
 }  # fmt: skip
+_SHUFFLES = {"bfly": "__shfl_xor_sync", "idx": "__shfl_sync"}
 _SPECIAL = {"%tid.x": "threadIdx.x", "%ntid.x": "blockDim.x", "%ctaid.x": "blockIdx.x", "%nctaid.x": "gridDim.x"}
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "rem": "%", "and": "&", "or": "|", "xor": "^"}
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -203,7 +204,7 @@ class _Kernel:
             return flush(f"({plain})(({wide}){a[0]} {_INFIX[op]} ({wide}){a[1]})")
         known = {
             "mov": "{0}", "cvta": "{0}", "neg": "-{0}", "not": "~{0}" if kind != "pred" else "!{0}",
-            "abs": "fabs({0})" if is_float else "llabs({0})", "sqrt": "sqrt({0})", "rcp": "1 / {0}", "ex2": "exp2({0})",
+            "abs": "fabs({0})" if is_float else "llabs({0})", "sqrt": "sqrt({0})", "rsqrt": "1 / sqrt({0})", "rcp": "1 / {0}", "ex2": "exp2({0})",
             "copysign": "copysign({1}, {0})", "max": "{0} > {1} ? {0} : {1}", "min": "{0} < {1} ? {0} : {1}",
         }  # fmt: skip
         if op not in known:

@@ -275,24 +275,24 @@ def test_a_block_ends_where_the_reference_does(gpu, ref, why, at):
 
 @pytest.mark.parametrize("batch", [1, 2])  # by a block, and by launches
 def test_an_interruption_leaves_all_arrays_of_one_iteration(gpu, small, monkeypatch, batch):
-    from kernels.gpu.model import Model
+    from kernels.gpu import pace, training
 
     (theta, state, *_), *plan, options = small_training()
     plan[1] = np.ascontiguousarray(plan[1] + np.arange(batch))
     arrays = [theta, state, *np.zeros((2, 1, batch, 9))]
-    owner, name, made = (small._Block, "run", 3) if batch == 1 else (Model, "backward", 1)  # iterations per call
+    owner, made = (small._Block, 3) if batch == 1 else (training._Graph, 1)  # iterations of the first call
     monkeypatch.setattr(small, "_FIRST_LAUNCH", made)
-    monkeypatch.setattr(small, "_LAUNCH_SECONDS", 0.0)
-    plain, calls = getattr(owner, name), []
+    monkeypatch.setattr(pace, "_SECONDS", 0.0)
+    plain, calls = owner.run, []
 
     def interrupted(*arguments):
-        calls.append(name)
+        calls.append(owner)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return plain(*arguments)
 
     expected, out = [a.copy() for a in arrays], np.zeros(12)
-    monkeypatch.setattr(owner, name, interrupted)
+    monkeypatch.setattr(owner, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         gpu.train_steps(*arrays, *plan, out=out, **options)
     count = int(np.isfinite(out).sum())

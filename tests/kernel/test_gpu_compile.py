@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(nvrtc.wheel() is None, reason=nvrtc.REASON)
 FOLDER = ROOT / "kernels" / "gpu" / "cuda"
 ARCHITECTURES = [75, pytest.param(80, marks=pytest.mark.long), pytest.param(86, marks=pytest.mark.long),
                  pytest.param(89, marks=pytest.mark.long), 90, pytest.param(100, marks=pytest.mark.long), 120]  # fmt: skip
+OPTIONS = ("--std=c++17", "--prec-div=false", "--prec-sqrt=false")
 REALS = {"float32": "float", "float64": "double"}
 
 #: Limits for each kernel on any architecture, with the compiler that extra gpu-test pins: registers in float32 and in
@@ -56,8 +57,8 @@ def source(file):
 
 @cache
 def compiled(file, dtype, architecture, defines=()):
-    options = ("--std=c++17", f"-DREAL={REALS[dtype]}", *(f"-D{name}={value}" for name, value in defines))
-    return nvrtc.compiled(source(file), options, architecture)
+    constants = (f"-D{name}={value}" for name, value in defines)
+    return nvrtc.compiled(source(file), (*OPTIONS, f"-DREAL={REALS[dtype]}", *constants), architecture)
 
 
 def instructions(ptx, kernel):
@@ -141,7 +142,7 @@ def test_the_launcher_compiles_what_is_tested_here():
     load("cupy")
     from kernels.gpu import launch
 
-    assert launch.options("float32", {"HIDDEN": 3}) == ("--std=c++17", "-DREAL=float", "-DHIDDEN=3")
+    assert launch.options("float32", {"HIDDEN": 3}) == (*OPTIONS, "-DREAL=float", "-DHIDDEN=3")
     assert launch.source("cells") == source("cells")
     assert {path.stem for path in Path(FOLDER).glob("*.cu")} == {*BUDGETS, "small", "optimizers", "common"}
 

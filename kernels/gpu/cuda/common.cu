@@ -37,6 +37,12 @@ template <class number> __device__ __forceinline__ number warp_max(number x) {
 // Keeps NaN, so that clipping does not hide a broken gradient.
 __device__ __forceinline__ real clipped(real g, real limit) { return g > limit ? limit : g < -limit ? -limit : g; }
 
+// ------------------------------------------------------------------------------------------------------------ training
+// What a graph of one iteration finds out for itself, so that it can be launched again and again: plan holds addresses
+// (training.cu says of what), progress three ints.
+enum Plan { PLAN_IDS, PLAN_RESET, PLAN_MASKS, PLAN_LOSSES, PLAN_RATES };
+enum Progress { DONE, ENDED, IS_NEW };
+
 // ---------------------------------------------------------------------------------------------------------- optimizers
 // The parameters of an optimizer step: its constants, in the order of its row in spec.OPTIMIZERS; 1 - a and 1 - b,
 // computed in double because float would lose digits; the learning rate; `rate`, the learning rate times the bias

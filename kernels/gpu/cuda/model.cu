@@ -47,6 +47,10 @@ KERNEL repeated(const real* row, real* out, int rows, int columns) {
     EACH(n, (long long)rows * columns) out[n] = row[n % columns];
 }
 
+KERNEL cleared(real* out, long long n) {
+    EACH(k, n) out[k] = 0;
+}
+
 // Writes one-hot rows to out (rows, V), so that a matrix product can sum rows by id.
 KERNEL one_hot(const int* ids, real* out, int rows, int V) {
     EACH(n, (long long)rows * V) out[n] = ids[n / V] == n % V ? real(1) : real(0);

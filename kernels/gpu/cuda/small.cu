@@ -13,7 +13,7 @@ constexpr int GATES = 4 * H, THREADS = 32 * WARPS, ROWS = (H + WARPS - 1) / WARP
 // Padding extends rows of h and of gates to all elements that the warps and lanes access; elements beyond H and 4H are
 // zero, so the loops need no bounds checks.
 constexpr int UNITS = WARPS * ROWS, PADDED = 32 * COLUMNS;
-constexpr int AT_ONCE = 7;                  // columns of a product with h
+constexpr int AT_ONCE = SLOTS > 1 ? 4 : 7;  // columns of a product with h; more would spill
 constexpr int UPDATES = SLOTS > 1 ? 1 : sizeof(real) > 4 ? 4 : 7;  // columns of W_h that are updated at once
 constexpr int TILE = 4;                     // steps (or rows of W_y) that share what is read from W_y (or dlogits)
 constexpr int TILES = (T + TILE - 1) / TILE;
