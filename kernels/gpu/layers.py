@@ -31,8 +31,8 @@ def forward(cell: str, x: Any, parameters: Any, h: Any, c: Any, gates: Any, W_h:
     T, B, H = h.shape[0] - 1, h.shape[1], h.shape[2]
     W_h = parameters.W_h if W_h is None else W_h
     calls = _from_input(x, parameters, _z(cell, h, gates))
-    if cell == "lstm" and persistent.fits(T, B, H, h.dtype):
-        return [*calls, persistent.forward(W_h, gates, c, h)]
+    if cell == "lstm" and (how := persistent.layout(T, B, H, h.dtype)):
+        return [*calls, persistent.forward(how, W_h, gates, c, h)]
     for t in range(T):
         if cell == "lstm":
             calls += [product(h[t], W_h, gates[t], add=True), _step("lstm_cell", gates[t], c[t], c[t + 1], h[t + 1])]
@@ -89,9 +89,10 @@ def backward(
     W_h = parameters.W_h if W_h is None else W_h
     calls = []
     T, B, H = dh.shape
-    if is_one_launch := cell == "lstm" and persistent.fits(T, B, H, h.dtype):
-        calls += [persistent.backward(W_h, dh, gates, c, dz, dh_next, dc)]
-    for t in () if is_one_launch else reversed(range(T)):
+    how = persistent.layout(T, B, H, h.dtype) if cell == "lstm" else None
+    if how:
+        calls += [persistent.backward(how, W_h, dh, gates, c, dz, dh_next, dc)]
+    for t in () if how else reversed(range(T)):
         if cell == "lstm":
             arrays: tuple[Any, ...] = (dh[t], dh_next, dc, gates[t], c[t], c[t + 1], dz[t])
         elif cell == "gru":

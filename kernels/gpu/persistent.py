@@ -1,10 +1,10 @@
 """All steps of an LSTM layer in one cooperative launch of several blocks (persistent.cu), if the GPU can hold them.
 
-All blocks must run at the same time, because they wait for each other. :func:`fits` checks this beforehand, because
+All blocks must run at the same time, because they wait for each other. :func:`layout` checks this beforehand, because
 CuPy shrinks a grid that is too large and only warns. If they do not fit, layers.py uses a launch for each step.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
@@ -13,55 +13,85 @@ from kernels.gpu.launch import Call, function, launch, most_shared_memory
 from kernels.gpu.matmul import zeros
 
 _FILE = "persistent"
-_UNITS = 8  # hidden units per block, as in persistent.cu
-_THREADS = 32 * _UNITS
-_MOST_STREAMS = 32  # one per lane
+_THREADS, _ROWS, _STREAMS = 256, 8, 64  # as in persistent.cu
+_FORWARD, _BACKWARD = "lstm_steps", "lstm_steps_back"
 
 
-def fits(T: int, B: int, H: int, dtype: Any) -> bool:
-    """Whether all steps of a layer fit in one launch; False for a single step, which would gain nothing."""
-    if T < 2 or B > _MOST_STREAMS or _memory(H, dtype) > most_shared_memory():
-        return False
+class Layout(NamedTuple):
+    """How a layer's units are spread over blocks."""
+
+    units: int  # per block
+    at_once: int  # streams whose dz a block holds in shared memory
+    forward: int  # bytes of shared memory per block
+    backward: int
+
+
+def layout(T: int, B: int, H: int, dtype: Any) -> Layout | None:
+    """The layout with which all steps of a layer fit in one launch; None for a single step, which would gain nothing.
+
+    Four units a block are faster than eight, as more multiprocessors work, but need twice as many blocks.
+    """
     runtime = cupy.cuda.runtime
     is_able, processors = (
         runtime.deviceGetAttribute(attribute, runtime.getDevice())
         for attribute in (runtime.cudaDevAttrCooperativeLaunch, runtime.cudaDevAttrMultiProcessorCount)
     )
-    return bool(is_able) and all(
-        _blocks(H) <= processors * _resident(name, H, dtype) for name in ("lstm_steps", "lstm_steps_back")
-    )
+    if T < 2 or B > _STREAMS or not is_able:
+        return None
+    for units in (4, 8):
+        found = _in_memory(units, B, H, dtype.itemsize)
+        if found and all(
+            _blocks(H, units) <= processors * _resident(name, units, dtype, memory)
+            for name, memory in ((_FORWARD, found.forward), (_BACKWARD, found.backward))
+        ):
+            return found
+    return None
 
 
-def _blocks(H: int) -> int:
-    return -(-H // _UNITS)
+def _in_memory(units: int, B: int, H: int, itemsize: int) -> Layout | None:
+    """The layout within the shared memory of a block, with as many streams at once as fit; None if too few do."""
+    parts, span = 8 // units, _STREAMS + 1
+    fixed = 4 * units * H + 4 * parts * units * span  # weights and sums
+    room = most_shared_memory() // itemsize - fixed
+    least = min(B, _ROWS)
+    at_once = min(B, room // (4 * H))
+    if room < B * H or at_once < least:
+        return None
+    if at_once < B:
+        at_once -= at_once % _ROWS
+    return Layout(units, at_once, (fixed + B * H) * itemsize, (fixed + at_once * 4 * H) * itemsize)
 
 
-def _memory(H: int, dtype: Any) -> int:
-    """Bytes of shared memory per block: its units' part of the recurrent matrix."""
-    return int(4 * _UNITS * H * dtype.itemsize)
+def _blocks(H: int, units: int) -> int:
+    return -(-H // units)
 
 
-def _resident(name: str, H: int, dtype: Any) -> int:
+def _resident(name: str, units: int, dtype: Any, memory: int) -> int:
     """Number of blocks of a kernel that a multiprocessor of the current GPU runs at once."""
-    kernel = function(_FILE, name, dtype)
+    kernel = function(_FILE, name, dtype, {"UNITS": units})
     kernel.max_dynamic_shared_size_bytes = most_shared_memory()
     occupancy = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
-    return int(occupancy(kernel.kernel.ptr, _THREADS, _memory(H, dtype)))
+    return int(occupancy(kernel.kernel.ptr, _THREADS, memory))
 
 
-def forward(W_h: Any, gates: Any, c: Any, h: Any) -> Call:
-    """Return a call that runs the steps of layers.forward after its input product; check :func:`fits` first."""
-    return _launch("lstm_steps", h.shape, W_h, gates, c, h)
+def forward(how: Layout, W_h: Any, gates: Any, c: Any, h: Any) -> Call:
+    """Return a call that runs the steps of layers.forward after its input product."""
+    return _launch(_FORWARD, how.units, how.forward, h.shape, W_h, gates, c, h)
 
 
-def backward(W_h: Any, dh: Any, gates: Any, c: Any, dz: Any, dh_next: Any, dc: Any) -> Call:
-    """Return a call that runs the steps of layers.backward; check :func:`fits` first."""
-    return _launch("lstm_steps_back", c.shape, W_h, dh, gates, c, dz, dh_next, dc)
+def backward(how: Layout, W_h: Any, dh: Any, gates: Any, c: Any, dz: Any, dh_next: Any, dc: Any) -> Call:
+    """Return a call that runs the steps of layers.backward."""
+    arrays = (W_h, dh, gates, c, dz, dh_next, dc)
+    return _launch(_BACKWARD, how.units, how.backward, c.shape, *arrays, more=(how.at_once,))
 
 
-def _launch(name: str, dims: tuple[int, int, int], *arrays: Any) -> Call:
+def _launch(
+    name: str, units: int, memory: int, dims: tuple[int, int, int], *arrays: Any, more: tuple[int, ...] = ()
+) -> Call:
     """Return a launch with its own barrier counter; dims is the shape of h and c, (T+1, B, H)."""
     rows, B, H = dims
-    real, arrived = arrays[0].dtype, zeros((1,), np.uint32)
-    sizes: dict[str, Any] = {"threads": _THREADS, "memory": _memory(H, real)}
-    return launch(_FILE, name, real, _blocks(H), *arrays, arrived, rows - 1, B, H, **sizes)
+    real, arrived, defines = arrays[0].dtype, zeros((1,), np.uint32), {"UNITS": units}
+    return launch(
+        _FILE, name, real, _blocks(H, units), *arrays, arrived, rows - 1, B, H, *more, threads=_THREADS, memory=memory,
+        defines=defines,
+    )  # fmt: skip

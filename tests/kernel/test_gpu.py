@@ -330,7 +330,7 @@ def launches_of(run):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(
-    "size", [(3, 5, 7, 19, 1), (2, 32, 5, 9, 1), (5, 1, 4, 3, 2), (2, 4, 5, 8, 2), (3, 2, 5, 113, 1)], ids=str
+    "size", [(3, 5, 7, 19, 1), (2, 64, 5, 9, 1), (5, 1, 4, 3, 2), (2, 9, 5, 8, 2), (3, 2, 5, 113, 1)], ids=str
 )
 def test_steps_in_one_launch_as_the_reference(gpu, ref, together, any_order, size, dtype):
     shape, theta, h, c, x = model(size, dtype)
@@ -358,10 +358,13 @@ def test_a_layer_goes_on_from_gradients_of_its_last_state(gpu, ref, together):
     [
         ((6, 2, 5, 19, 1), {}, True),
         ((6, 2, 5, 19, 1), {"CooperativeLaunch": 0}, False),
-        ((2, 33, 5, 9, 1), {}, False),  # more streams than lanes of a warp
-        ((6, 2, 5, 19, 1), {"MaxSharedMemoryPerBlockOptin": 32 * 19 * 8 - 8}, False),
-        ((6, 2, 5, 19, 1), {"MaxSharedMemoryPerBlockOptin": 32 * 19 * 8, "MultiProcessorCount": 3}, True),
-        ((6, 2, 5, 19, 1), {"MaxSharedMemoryPerBlockOptin": 32 * 19 * 8, "MultiProcessorCount": 2}, False),
+        ((2, 65, 5, 9, 1), {}, False),  # more streams than a block has cells for
+        ((6, 2, 5, 19, 1), {"MaxSharedMemoryPerBlockOptin": 8 * (2 * 4 * 19 + 4 * 4 * 19 + 32 * 65) - 8, "MultiProcessorCount": 5}, False),
+        ((6, 2, 5, 19, 1), {"MaxSharedMemoryPerBlockOptin": 8 * (2 * 4 * 19 + 4 * 4 * 19 + 32 * 65), "MultiProcessorCount": 5}, True),
+        ((6, 9, 5, 19, 1), {"MaxSharedMemoryPerBlockOptin": 8 * (8 * 4 * 19 + 4 * 4 * 19 + 32 * 65), "MultiProcessorCount": 5}, True),
+        ((6, 2, 5, 19, 1), {"MultiProcessorCount": 1}, True),
+        ((6, 2, 5, 50, 1), {"MaxSharedMemoryPerBlockOptin": 36000, "MultiProcessorCount": 7}, True),  # 8 units
+        ((6, 2, 5, 50, 1), {"MaxSharedMemoryPerBlockOptin": 36000, "MultiProcessorCount": 6}, False),
         ((1, 2, 5, 19, 1), {}, False),  # with one step, there are no launches to save
     ],
     ids=str,
@@ -372,7 +375,7 @@ def test_where_blocks_cannot_run_at_once_steps_are_launches(gpu, ref, together, 
     T, B, _, H, _ = size
     for name, value in device.items():
         monkeypatch.setitem(fake_cupy.ATTRIBUTES, name, value)
-    assert persistent.fits(T, B, H, np.dtype("float64")) == is_one
+    assert bool(persistent.layout(T, B, H, np.dtype("float64"))) == is_one
     shape, theta, h, c, x = model(size, "float64")
     found = []
     count = launches_of(lambda: found.extend(gpu.loss_and_grad(theta, h, c, x, shape=shape)))
@@ -387,10 +390,11 @@ def test_blocks_that_would_not_run_at_once_are_an_error(gpu, together, monkeypat
     from kernels.gpu import persistent
 
     h, gates = gpu.to_device(np.zeros((3, 2, 19))), gpu.to_device(np.zeros((2, 2, 76)))
-    call = persistent.forward(gpu.to_device(np.zeros((19, 76))), gates, gpu.to_device(np.zeros((3, 2, 19))), h)
+    how = persistent.layout(2, 2, 19, np.dtype("float64"))
+    call = persistent.forward(how, gpu.to_device(np.zeros((19, 76))), gates, gpu.to_device(np.zeros((3, 2, 19))), h)
     call()
     monkeypatch.setitem(fake_cupy.ATTRIBUTES, "MultiProcessorCount", 0)
-    with pytest.raises(emulator.LaunchError, match="lstm_steps: 3 blocks do not run at the same time"):
+    with pytest.raises(emulator.LaunchError, match="lstm_steps: 5 blocks do not run at the same time"):
         call()
 
 

@@ -1,12 +1,16 @@
-// Runs all steps of an LSTM layer in one cooperative launch. Each block computes UNITS hidden units and keeps their
-// part of W_h in shared memory. Blocks exchange only h (or dz), through global memory, with one grid barrier per step.
+// Runs all steps of an LSTM layer in one cooperative launch. Each block computes UNITS hidden units (4 or 8) and keeps
+// their part of W_h in shared memory. Blocks exchange only h (or dz), through global memory, with one grid barrier per
+// step; each then copies all of it into shared memory.
 //
-// One warp computes one unit: its lanes split the product's inner axis, and lane b computes the cell of stream b, so B
-// is at most 32. Each thread sums first, then its warp, always in the same order. The grid barrier is the only barrier,
-// because a lane reads only those weights that it has written to shared memory itself.
+// A warp multiplies four vectors of weights (a unit's gates forward, four units backward) with eight streams at a time,
+// over a part of the inner axis; its lanes split that part, and shuffles sum the 32 products so that each lane ends with
+// one. Then each thread computes the cells of fixed units and streams. All sums have a fixed order.
 
-#define UNITS 8  // per block
-#define ROWS 4   // streams that are summed at once
+constexpr int THREADS = 256, ROWS = 8, OWN = 4;
+constexpr int STREAMS = 64;                      // at most
+constexpr int CELLS = STREAMS * UNITS / THREADS; // per thread
+constexpr int SPAN = STREAMS + 1;                // a row of sums; odd, which spreads it over the banks
+constexpr int PARTS = 8 / UNITS;                 // parts of the inner axis (of each gate, backward), one warp each
 
 // Waits until all blocks have arrived. The first block adds 2^31 minus the number of the other blocks, which add 1
 // each. The highest bit therefore flips when the last block arrives, and the other bits are zero again, so the next
@@ -29,85 +33,177 @@ __device__ __forceinline__ void grid_barrier(unsigned int* arrived) {
     __syncthreads();  // all blocks have arrived
 }
 
+// Copies n numbers to shared memory; many are on their way at the same time.
+__device__ __forceinline__ void copy(real* to, const real* from, int n) {
+#pragma unroll 8
+    for (int k = threadIdx.x; k < n; k += THREADS) to[k] = from[k];
+}
+
+// Returns to lane ROWS * o + r the product of the o-th of four vectors of weights, `apart` numbers apart, with row
+// first + r of `rows` (of `count` rows of that length), over the elements from begin to end.
+__device__ __forceinline__ real product(const real* weights, int apart, const real* rows, int length, int first,
+                                        int count, int begin, int end) {
+    const int lane = threadIdx.x % 32;
+    const real* row[ROWS];
+    real sums[OWN * ROWS];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) row[r] = rows + (first + r < count ? first + r : count - 1) * length;
+#pragma unroll
+    for (int n = 0; n < OWN * ROWS; ++n) sums[n] = 0;
+#pragma unroll 2
+    for (int k = begin + lane; k < end; k += 32) {
+        real own[OWN];
+#pragma unroll
+        for (int o = 0; o < OWN; ++o) own[o] = weights[o * apart + k];
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) {
+            const real x = row[r][k];
+#pragma unroll
+            for (int o = 0; o < OWN; ++o) sums[o * ROWS + r] += x * own[o];
+        }
+    }
+#pragma unroll
+    for (int half = OWN * ROWS / 2; half > 0; half /= 2)  // lanes exchange halves of what they still have to sum
+#pragma unroll
+        for (int n = 0; n < half; ++n) {
+            const real kept = lane & half ? sums[n + half] : sums[n], given = lane & half ? sums[n] : sums[n + half];
+            sums[n] = kept + __shfl_xor_sync(ALL_LANES, given, half);
+        }
+    return sums[0];
+}
+
+// The unit, within its block, and the stream of this thread's i-th cell: neighbours in memory belong to neighbouring
+// threads.
+__device__ __forceinline__ int unit_of(int i) { return (threadIdx.x + THREADS * i) % UNITS; }
+__device__ __forceinline__ int stream_of(int i) { return (threadIdx.x + THREADS * i) / UNITS; }
+
 // gates (T, B, 4H) hold x W_x + b; the kernel replaces them with the activated gates. It reads h[0] and c[0] and writes
 // the rest of h and c (T+1, B, H).
-KERNEL __launch_bounds__(32 * UNITS, 1) lstm_steps(const real* W_h, real* gates, real* c, real* h, unsigned int* arrived,
+KERNEL __launch_bounds__(THREADS, 1) lstm_steps(const real* W_h, real* gates, real* c, real* h, unsigned int* arrived,
                                                 int T, int B, int H) {
-    extern __shared__ real weights[];  // (UNITS, 4, H)
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, unit = blockIdx.x * UNITS + warp;
-    const bool has_cell = unit < H && lane < B;
-    const long long cells = (long long)B * H, at = lane * H + unit;
-    real* own = weights + warp * 4 * H;
-    if (unit < H)
-        for (int gate = 0; gate < 4; ++gate)
-            for (int k = lane; k < H; k += 32) own[gate * H + k] = W_h[(long long)k * 4 * H + gate * H + unit];
-    real c_t = has_cell ? c[at] : real(0);
+    extern __shared__ real memory[];
+    real *weights = memory, *rows = weights + UNITS * 4 * H, *sums = rows + B * H;  // (UNITS, 4, H), (B, H), (PARTS, 4
+                                                                                    // UNITS, SPAN)
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, unit = warp % UNITS, part = warp / UNITS;
+    const int first_unit = blockIdx.x * UNITS, step = B * H, share = (H + PARTS - 1) / PARTS;
+    for (int n = threadIdx.x; n < UNITS * 4 * H; n += THREADS) {
+        const int u = n % UNITS, gate = n / UNITS % 4, k = n / UNITS / 4;
+        weights[(u * 4 + gate) * H + k] = first_unit + u < H ? W_h[(long long)k * 4 * H + gate * H + first_unit + u] : real(0);
+    }
+    real c_t[CELLS], z[CELLS][4];
+#pragma unroll
+    for (int i = 0; i < CELLS; ++i) {
+        const int u = first_unit + unit_of(i), b = stream_of(i);
+        c_t[i] = u < H && b < B ? c[b * H + u] : real(0);
+        for (int gate = 0; gate < 4; ++gate) z[i][gate] = u < H && b < B ? gates[4 * b * H + gate * H + u] : real(0);
+    }
     for (int t = 0; t < T; ++t) {
-        const real* h_before = h + t * cells;
-        real z[4] = {0, 0, 0, 0};
-        for (int first = 0; unit < H && first < B; first += ROWS) {
-            real sum[4][ROWS] = {};
-            for (int k = lane; k < H; k += 32) {
-                real row[ROWS];
-                for (int r = 0; r < ROWS; ++r) row[r] = first + r < B ? h_before[(first + r) * H + k] : real(0);
-                for (int gate = 0; gate < 4; ++gate)
-                    for (int r = 0; r < ROWS; ++r) sum[gate][r] += row[r] * own[gate * H + k];
-            }
-            for (int r = 0; r < ROWS; ++r)
-                for (int gate = 0; first + r < B && gate < 4; ++gate) {
-                    const real total = warp_sum(sum[gate][r]);
-                    if (lane == first + r) z[gate] = total;
-                }
+        copy(rows, h + (long long)t * step, step);
+        __syncthreads();  // the weights and the states before this step are complete
+        for (int first = 0; first < B; first += ROWS) {
+            const int begin = part * share, end = begin + share < H ? begin + share : H;
+            const real sum = product(weights + unit * 4 * H, H, rows, H, first, B, begin, end);
+            const int gate = lane / ROWS, b = first + lane % ROWS;
+            if (b < B) sums[((part * 4 + gate) * UNITS + unit) * SPAN + b] = sum;
         }
-        if (has_cell) {
-            real* row = gates + 4 * (t * cells + lane * H) + unit;
-            const real i = sigmoid(row[0] + z[0]), f = sigmoid(row[H] + z[1]);
-            const real g = tanh(row[2 * H] + z[2]), o = sigmoid(row[3 * H] + z[3]);
-            row[0] = i, row[H] = f, row[2 * H] = g, row[3 * H] = o;
-            c_t = f * c_t + i * g;
-            c[(t + 1) * cells + at] = c_t;
-            h[(t + 1) * cells + at] = o * tanh(c_t);
+        __syncthreads();  // all products are complete
+#pragma unroll
+        for (int i = 0; i < CELLS; ++i) {
+            const int u = first_unit + unit_of(i), b = stream_of(i);
+            if (u >= H || b >= B) continue;
+            for (int k = 0; k < PARTS * 4; ++k) z[i][k % 4] += sums[(k * UNITS + unit_of(i)) * SPAN + b];
+            const real in = sigmoid(z[i][0]), f = sigmoid(z[i][1]), g = tanh(z[i][2]), o = sigmoid(z[i][3]);
+            real* row = gates + 4 * ((long long)t * step + b * H) + u;
+            row[0] = in, row[H] = f, row[2 * H] = g, row[3 * H] = o;
+            c_t[i] = f * c_t[i] + in * g;
+            const long long at = (long long)(t + 1) * step + b * H + u;
+            c[at] = c_t[i];
+            h[at] = o * tanh(c_t[i]);
+            if (t + 1 < T)  // read before the wait
+                for (int gate = 0; gate < 4; ++gate) z[i][gate] = row[4LL * step + gate * H];
         }
         if (t + 1 < T) grid_barrier(arrived);
     }
 }
 
+// What a cell needs for its step backward, besides what comes from the step after.
+struct Kept {
+    real i, f, g, o, c, c_before, dh;
+};
+
+__device__ __forceinline__ Kept kept(const real* gates, const real* c, const real* dh, long long cell, int step, int H,
+                                     long long row) {
+    return {gates[row], gates[row + H], gates[row + 2 * H], gates[row + 3 * H], c[cell + step], c[cell], dh[cell]};
+}
+
 // dh (T, B, H) is the gradient from the layer above; gates and c are as lstm_steps leaves them. The kernel writes dz
-// (T, B, 4H) and replaces dh_next and dc (B, H), the gradients of the final state, with those of the initial state.
-KERNEL __launch_bounds__(32 * UNITS, 1) lstm_steps_back(const real* W_h, const real* dh, const real* gates, const real* c,
+// (T, B, 4H) and replaces dh_next and dc (B, H), the gradients of the final state, with those of the initial state. It
+// copies dz of `at_once` streams at a time.
+KERNEL __launch_bounds__(THREADS, 1) lstm_steps_back(const real* W_h, const real* dh, const real* gates, const real* c,
                                                      real* dz, real* dh_next, real* dc, unsigned int* arrived, int T,
-                                                     int B, int H) {
-    extern __shared__ real weights[];  // (UNITS, 4H)
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, unit = blockIdx.x * UNITS + warp;
-    const bool has_cell = unit < H && lane < B;
-    const long long cells = (long long)B * H, at = lane * H + unit;
-    real* own = weights + warp * 4 * H;
-    if (unit < H)
-        for (int k = lane; k < 4 * H; k += 32) own[k] = W_h[(long long)unit * 4 * H + k];
-    real from_after = has_cell ? dh_next[at] : real(0), dc_t = has_cell ? dc[at] : real(0);
+                                                     int B, int H, int at_once) {
+    extern __shared__ real memory[];
+    real *weights = memory, *rows = weights + UNITS * 4 * H, *sums = rows + at_once * 4 * H;  // (UNITS, 4H), (at_once,
+                                                                                              // 4H), (4 PARTS, UNITS, SPAN)
+    constexpr int GROUPS = UNITS / OWN;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = warp % GROUPS;
+    const int gate = warp / GROUPS % 4, part = warp / GROUPS / 4;
+    const int first_unit = blockIdx.x * UNITS, step = B * H, share = (H + PARTS - 1) / PARTS;
+    for (int n = threadIdx.x; n < UNITS * 4 * H; n += THREADS)
+        weights[n] = first_unit + n / (4 * H) < H ? W_h[(long long)first_unit * 4 * H + n] : real(0);
+    real from_after[CELLS], dc_t[CELLS];
+    Kept now[CELLS];
+#pragma unroll
+    for (int i = 0; i < CELLS; ++i) {
+        const int u = first_unit + unit_of(i), b = stream_of(i), at = b * H + u;
+        if (u >= H || b >= B) continue;
+        const long long cell = (long long)(T - 1) * step + at;
+        from_after[i] = dh_next[at], dc_t[i] = dc[at];
+        now[i] = kept(gates, c, dh, cell, step, H, 4 * (cell - u) + u);
+    }
     for (int t = T - 1; t >= 0; --t) {
-        if (has_cell) {
-            const long long row = 4 * (t * cells + lane * H) + unit;
-            const real i = gates[row], f = gates[row + H], g = gates[row + 2 * H], o = gates[row + 3 * H];
-            const real tanh_c = tanh(c[(t + 1) * cells + at]), dh_t = dh[t * cells + at] + from_after;
-            dc_t += dh_t * o * (1 - tanh_c * tanh_c);
-            dz[row] = dc_t * g * i * (1 - i);
-            dz[row + H] = dc_t * c[t * cells + at] * f * (1 - f);
-            dz[row + 2 * H] = dc_t * i * (1 - g * g);
-            dz[row + 3 * H] = dh_t * tanh_c * o * (1 - o);
-            dc_t *= f;
+#pragma unroll
+        for (int i = 0; i < CELLS; ++i) {
+            const int u = first_unit + unit_of(i), b = stream_of(i);
+            if (u >= H || b >= B) continue;
+            const long long cell = (long long)t * step + b * H + u;
+            const real tanh_c = tanh(now[i].c), dh_t = now[i].dh + from_after[i];
+            const real in = now[i].i, f = now[i].f, g = now[i].g, o = now[i].o;
+            dc_t[i] += dh_t * o * (1 - tanh_c * tanh_c);
+            real* row = dz + 4 * (cell - u) + u;
+            row[0] = dc_t[i] * g * in * (1 - in);
+            row[H] = dc_t[i] * now[i].c_before * f * (1 - f);
+            row[2 * H] = dc_t[i] * in * (1 - g * g);
+            row[3 * H] = dh_t * tanh_c * o * (1 - o);
+            dc_t[i] *= f;
+            if (t > 0) now[i] = kept(gates, c, dh, cell - step, step, H, 4 * (cell - step - u) + u);  // before the wait
         }
         grid_barrier(arrived);
-        for (int first = 0; unit < H && first < B; first += ROWS) {
-            real sum[ROWS] = {};
-            const real* rows = dz + 4 * (t * cells + first * H);
-            for (int k = lane; k < 4 * H; k += 32)
-                for (int r = 0; r < ROWS; ++r) sum[r] += first + r < B ? rows[r * 4 * H + k] * own[k] : real(0);
-            for (int r = 0; first + r < B && r < ROWS; ++r) {
-                const real total = warp_sum(sum[r]);
-                if (lane == first + r) from_after = total;
+        for (int begin = 0; begin < B; begin += at_once) {
+            const int count = B - begin < at_once ? B - begin : at_once;
+            if (begin > 0) __syncthreads();  // the copies of the streams before have been read
+            copy(rows, dz + 4 * ((long long)t * step + begin * H), count * 4 * H);
+            __syncthreads();  // the copies are complete
+            for (int first = 0; first < count; first += ROWS) {
+                const int k = part * share, end = k + share < H ? k + share : H;
+                const real sum = product(weights + group * OWN * 4 * H + gate * H, 4 * H, rows + gate * H, 4 * H, first,
+                                         count, k, end);
+                const int unit = group * OWN + lane / ROWS, b = first + lane % ROWS;
+                if (b < count) sums[((part * 4 + gate) * UNITS + unit) * SPAN + begin + b] = sum;
             }
         }
+        __syncthreads();  // all products are complete
+#pragma unroll
+        for (int i = 0; i < CELLS; ++i) {
+            real sum = 0;
+            if (stream_of(i) < B)
+                for (int k = 0; k < 4 * PARTS; ++k) sum += sums[(k * UNITS + unit_of(i)) * SPAN + stream_of(i)];
+            from_after[i] = sum;
+        }
     }
-    if (has_cell) dh_next[at] = from_after, dc[at] = dc_t;
+#pragma unroll
+    for (int i = 0; i < CELLS; ++i) {
+        const int u = first_unit + unit_of(i), b = stream_of(i);
+        if (u < H && b < B) dh_next[b * H + u] = from_after[i], dc[b * H + u] = dc_t[i];
+    }
 }
