@@ -53,8 +53,8 @@ def train(given: checks.Training, rates: Any) -> Any:
         for part in _parts(n, max(1, _MOST_IDS // ((T + 1) * B))):
             x = gather(ids, starts[part], T + 1, given.shape.vocab_size)
             masks = None if given.masks is None else given.masks[part]
-            plan = (x, given.reset[part], masks, given.losses[part], cupy.asarray(rates[:, part].T.astype(theta.dtype)))
-            graph.prepare(plan)
+            by_iteration = np.array(rates[:, part].T, theta.dtype, order="C")  # CuPy would keep the order of .T
+            graph.prepare((x, given.reset[part], masks, given.losses[part], cupy.asarray(by_iteration)))
             for _, count in pace.launches(len(x)):
                 known, why = graph.run(count)
                 if why:
@@ -106,16 +106,15 @@ class _Graph:
         L, rows, row = _sizes(model.h)
         count = max(model.x.size, model.masks.size, L * row)
         return each(
-            "training", "begin_iteration", model.h.dtype, count, self._plan, self._progress, model.x, model.masks, self.h,
-            self.c, model.h, model.c, model.x.size, np.int64(model.masks.size), L, L if model.c.size else 0, row, rows,
+            "training", "begin_iteration", model.h.dtype, count, self._plan, self._progress, model.x, model.masks,
+            self.h, self.c, model.h, model.c, model.x.size, np.int64(model.masks.size), L, L if model.c.size else 0,
+            row, rows,
         )  # fmt: skip
 
     def _judging(self, model: Model, B: int) -> Call:
         """Return the call of judge."""
-        sizes = (np.float64(spec.SMOOTHING), B)
-        return launch(
-            "training", "judge", model.h.dtype, 1, self._plan, self._progress, self.watch, model.loss_sum, *sizes, threads=1
-        )
+        arrays = (self._plan, self._progress, self.watch, model.loss_sum)
+        return launch("training", "judge", model.h.dtype, 1, *arrays, np.float64(spec.SMOOTHING), B, threads=1)
 
     def _carrying(self, model: Model) -> Call:
         """Return the call of carry."""

@@ -62,7 +62,7 @@ def asarray(array, dtype=None):
         real = np.dtype(told["typestr"])
         memory = (ctypes.c_char * (int(np.prod(told["shape"])) * real.itemsize)).from_address(told["data"][0])
         return np.frombuffer(memory, real).reshape(told["shape"]).view(Array)
-    return np.array(array, dtype, order="C").view(Array)
+    return np.array(array, dtype, order="K").view(Array)  # as CuPy, which keeps the order of columns, too
 
 
 def empty(dims, dtype=np.float64):
