@@ -40,7 +40,7 @@ class Memory(NamedTuple):
 def memory(H: int, T: int, V: int, itemsize: int, most: int) -> Memory | None:
     """The shared memory of small.cu, at most `most` bytes; None if they are too few."""
     warps, rows, columns = sizes(H)
-    used = (T + 2) * warps * rows + max(warps * 32 * columns, T * (-(-V // 4) * 4 + H)) + H + 2 * T + 1
+    used = (T + 2) * warps * rows + max(warps * 32 * columns, T * (-(-V // 4) * 4 + H)) + 2 * H + 3 * T + 1
     room, shared, scratch = most // itemsize - 64, 0, 0  # the kernel has a static shared variable, too
     if used > room:
         return None

@@ -34,6 +34,25 @@ template <class number> __device__ __forceinline__ number warp_max(number x) {
     return x;
 }
 
+// Sums N numbers (a power of two, at most 32) over the lanes of a warp; lane l returns the sum of number l / (32 / N).
+// Lanes exchange halves of what they still have to sum: first of the numbers, then of the lanes. A recursion, because
+// the compiler puts the numbers into memory when a loop has this shape.
+template <int N> __device__ __forceinline__ real sum_each(real* x, int lane, int other) {
+    if constexpr (N > 1) {
+#pragma unroll
+        for (int n = 0; n < N / 2; ++n) {
+            const bool is_upper = lane & other;
+            const real kept = is_upper ? x[n + N / 2] : x[n], given = is_upper ? x[n] : x[n + N / 2];
+            x[n] = kept + __shfl_xor_sync(ALL_LANES, given, other);
+        }
+        return sum_each<N / 2>(x, lane, other / 2);
+    }
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2)
+        if (step <= other) x[0] += __shfl_xor_sync(ALL_LANES, x[0], step);
+    return x[0];
+}
+
 // Keeps NaN, so that clipping does not hide a broken gradient.
 __device__ __forceinline__ real clipped(real g, real limit) { return g > limit ? limit : g < -limit ? -limit : g; }
 

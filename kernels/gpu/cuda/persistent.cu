@@ -62,14 +62,7 @@ __device__ __forceinline__ real product(const real* weights, int apart, const re
             for (int o = 0; o < OWN; ++o) sums[o * ROWS + r] += x * own[o];
         }
     }
-#pragma unroll
-    for (int half = OWN * ROWS / 2; half > 0; half /= 2)  // lanes exchange halves of what they still have to sum
-#pragma unroll
-        for (int n = 0; n < half; ++n) {
-            const real kept = lane & half ? sums[n + half] : sums[n], given = lane & half ? sums[n] : sums[n + half];
-            sums[n] = kept + __shfl_xor_sync(ALL_LANES, given, half);
-        }
-    return sums[0];
+    return sum_each<OWN * ROWS>(sums, lane, 16);
 }
 
 // The unit, within its block, and the stream of this thread's i-th cell: neighbours in memory belong to neighbouring

@@ -1,24 +1,34 @@
 // Trains a small LSTM (one layer, one stream, ids as input): one block runs many iterations of forward, backward, clip
 // and update, with block barriers only.
 //
-// A column of gates has a slot: the four gates of a unit are neighbours, so that shuffles pass them around, and thread s
-// owns slot s. During the steps, registers hold the recurrent matrix, each element in one thread: warp w has the rows w,
-// w + WARPS, ..., and its lane l has the slots l, l + 32, ... Both products use this layout. A product with h sums over
+// During the steps, registers hold the recurrent matrix, each element in one thread: warp w has the rows w, w + WARPS,
+// ..., and its lane l has the columns at places l, l + 32, ... Both products use this layout. A product with h sums over
 // rows, hence over warps, through shared memory; a product with dz sums over columns, hence over the lanes of one warp,
-// by shuffles. Registers are scarce, so these are compile-time constants: HIDDEN, STEPS, IDS, WARPS, which arrays are in
-// SHARED memory, the optimizer RULE (of common.cu), its SLOTS and whether it SKIPS_ZEROS.
+// by shuffles. Between the products, four neighbouring threads have the gates of a unit. Registers are scarce, so these
+// are compile-time constants: HIDDEN, STEPS, IDS, WARPS, which arrays are in SHARED memory, the optimizer RULE (of
+// common.cu), its SLOTS and whether it SKIPS_ZEROS.
 
 constexpr int H = HIDDEN, T = STEPS, V = IDS;
 constexpr int GATES = 4 * H, THREADS = 32 * WARPS, ROWS = (H + WARPS - 1) / WARPS, COLUMNS = (GATES + 31) / 32;
 // Padding extends rows of h and of gates to all elements that the warps and lanes access; elements beyond H and 4H are
 // zero, so the loops need no bounds checks.
 constexpr int UNITS = WARPS * ROWS, PADDED = 32 * COLUMNS;
+// Returns how far apart the gates of a unit are in a row of gates: H, or a little more if the four gates of eight units
+// then are in different banks and no columns are added.
+constexpr int spread() {
+    for (int apart = H; (4 * apart + 31) / 32 == COLUMNS; ++apart)
+        if (apart % 32 == 8 || apart % 32 == 24) return apart;
+    return H;
+}
+constexpr int APART = spread(), GAP = APART - H;
+// Whether W_h leaves so few registers that each step finds out anew which thread it is in.
+constexpr bool CROWDED = ROWS * COLUMNS * sizeof(real) > 91 * 4;
 constexpr int AT_ONCE = SLOTS > 1 ? 4 : 7;  // columns of a product with h; more would spill
-constexpr int UPDATES = SLOTS > 1 ? 1 : sizeof(real) > 4 ? 4 : 7;  // columns of W_h that are updated at once
+constexpr int UPDATES = SLOTS > 1 ? 1 : sizeof(real) > 4 ? 4 : 5;  // columns of W_h that are updated at once
 constexpr int TILE = 4;                     // steps (or rows of W_y) that share what is read from W_y (or dlogits)
 constexpr int TILES = (T + TILE - 1) / TILE;
 constexpr int LOGITS = (V + 3) / 4 * 4;     // length of a row of logits, so that four can be read at once
-constexpr int INPUT_ROWS = 8;               // rows of W_x that are updated at once
+constexpr int INPUT_ROWS = 9;               // of W_x, and the bias, that are updated at once
 
 // Offsets of the blocks of the flat vectors: W_x, W_h, b, W_y, b_y.
 constexpr int W_H = V * GATES, BIAS = W_H + H * GATES, W_Y = BIAS + GATES, B_Y = W_Y + H * V;
@@ -28,10 +38,10 @@ constexpr int WORK_SIZE = WARPS * PADDED > T * (LOGITS + H) ? WARPS * PADDED : T
 constexpr int STATES = 0;                         // h (T+1, UNITS)
 constexpr int WORK = STATES + (T + 1) * UNITS;    // partial sums (WARPS, PADDED); then logits (T, LOGITS) and dh (T, H)
 constexpr int NEXT = WORK + WORK_SIZE;            // dh_next (UNITS,)
-constexpr int START = NEXT + UNITS;               // c before the first step (H,)
-constexpr int LOSSES = START + H;                 // (T,)
-constexpr int READ = LOSSES + T;                  // ids (T+1,)
-constexpr int ROOM = READ + T + 1;
+constexpr int CELLS = NEXT + UNITS;               // c before the first and after the last step (2, H)
+constexpr int LOSSES = CELLS + 2 * H;             // (T,)
+constexpr int READ = LOSSES + T;                  // ids (T+1,); then whether each is the first of its kind (T,)
+constexpr int ROOM = READ + 2 * T + 1;
 // The next arrays are in shared memory if there is room. Otherwise dz and the factors are in `scratch`, and W_y stays in
 // theta. In shared memory, W_y has an odd stride, which spreads it over the banks.
 constexpr bool DZ_SHARED = SHARED & 1, FACTORS_SHARED = SHARED & 2, READOUT_SHARED = SHARED & 4;
@@ -88,17 +98,30 @@ __device__ __forceinline__ int this_thread() {
 }
 
 __device__ __forceinline__ int row_of(int thread, int i) { return WARPS * i + thread / 32; }
-__device__ __forceinline__ int slot_of(int thread, int j) { return 32 * j + thread % 32; }
-__device__ __forceinline__ int column_of(int thread) { return thread % 4 * H + thread / 4; }
-// The index in theta of this thread's first element of W_h; its element (i, j) comes NEXT_ROW i + NEXT_COLUMN j later.
-constexpr int NEXT_ROW = WARPS * GATES, NEXT_COLUMN = 8;
-__device__ __forceinline__ int first_weight(int thread) {
-    return W_H + thread / 32 * GATES + column_of(thread % 32);
-}
+__device__ __forceinline__ int place_of(int thread, int j) { return 32 * j + thread % 32; }
 __device__ __forceinline__ bool is_row(int thread, int i) { return WARPS * i + WARPS <= H || row_of(thread, i) < H; }
-__device__ __forceinline__ bool has_column(int thread, int j) {
-    return 32 * j + 32 <= GATES || slot_of(thread, j) < GATES;
+
+// Returns which gate the place of this thread's column j belongs to; mostly known when compiled.
+__device__ __forceinline__ int gate_of(int thread, int j) {
+    int gate = 32 * j / APART;
+#pragma unroll
+    for (int next = 32 * j / APART + 1; next <= (32 * j + 31) / APART; ++next)
+        gate += place_of(thread, j) >= next * APART;
+    return gate;
 }
+__device__ __forceinline__ bool has_column(int thread, int j) {
+    if (GAP == 0) return 32 * j + 32 <= GATES || place_of(thread, j) < GATES;
+    const int first = 32 * j / APART, last = (32 * j + 31) / APART;
+    if (first == last && 32 * j + 31 < first * APART + H && first < 4) return true;
+    const int gate = gate_of(thread, j);
+    return gate < 4 && place_of(thread, j) - gate * APART < H;
+}
+
+// Returns how far this thread's element (i, j) of W_h is from its first row's first number.
+__device__ __forceinline__ int weight(int thread, int i, int j) {
+    return WARPS * i * GATES + 32 * j - GAP * gate_of(thread, j);
+}
+__device__ __forceinline__ int first_weight(int thread) { return W_H + thread / 32 * GATES + thread % 32; }
 
 // Loads this thread's part of W_h.
 __device__ __forceinline__ void load_recurrent(int thread, real (&w)[ROWS][COLUMNS], const real* theta) {
@@ -107,10 +130,10 @@ __device__ __forceinline__ void load_recurrent(int thread, real (&w)[ROWS][COLUM
     for (int i = 0; i < ROWS; ++i)
 #pragma unroll
         for (int j = 0; j < COLUMNS; ++j)
-            w[i][j] = is_row(thread, i) && has_column(thread, j) ? own[NEXT_ROW * i + NEXT_COLUMN * j] : real(0);
+            w[i][j] = is_row(thread, i) && has_column(thread, j) ? own[weight(thread, i, j)] : real(0);
 }
 
-// Sets partial[w][s] to the contribution of warp w's rows to slot s of z, for h of one step; takes a few columns at a
+// Sets partial[w][p] to the contribution of warp w's rows to place p of z, for h of one step; takes a few columns at a
 // time.
 __device__ __forceinline__ void multiply_by_h(int thread, const real (&w)[ROWS][COLUMNS], const real* h,
                                               real* partial) {
@@ -127,12 +150,11 @@ __device__ __forceinline__ void multiply_by_h(int thread, const real (&w)[ROWS][
         }
 #pragma unroll
         for (int j = 0; j < AT_ONCE && first + j < COLUMNS; ++j)
-            partial[thread / 32 * PADDED + slot_of(thread, first + j)] = sums[j];
+            partial[thread / 32 * PADDED + place_of(thread, first + j)] = sums[j];
     }
 }
 
-// Computes dh_next = dz W_h'; each warp computes its rows. Lanes exchange halves of what they still have to sum: first
-// of the rows, then of the lanes, so that seven rows take nine shuffles.
+// Computes dh_next = dz W_h'; each warp computes its rows.
 __device__ __forceinline__ void multiply_by_dz(int thread, const real (&w)[ROWS][COLUMNS], const real* dz,
                                                real* dh_next) {
     constexpr int SUMS = ROWS > 4 ? 8 : ROWS > 2 ? 4 : ROWS;  // a power of two
@@ -142,21 +164,13 @@ __device__ __forceinline__ void multiply_by_dz(int thread, const real (&w)[ROWS]
     for (int i = 0; i < SUMS; ++i) sums[i] = 0;
 #pragma unroll
     for (int j = 0; j < COLUMNS; ++j) {
-        const real dz_s = dz[slot_of(thread, j)];
+        const real dz_p = dz[place_of(thread, j)];
 #pragma unroll
-        for (int i = 0; i < ROWS; ++i) sums[i] += dz_s * w[i][j];
+        for (int i = 0; i < ROWS; ++i) sums[i] += dz_p * w[i][j];
     }
-    int other = 16;
-#pragma unroll
-    for (int half = SUMS / 2; half > 0; half /= 2, other /= 2)
-#pragma unroll
-        for (int i = 0; i < half; ++i) {
-            const real kept = lane & other ? sums[i + half] : sums[i], given = lane & other ? sums[i] : sums[i + half];
-            sums[i] = kept + __shfl_xor_sync(ALL_LANES, given, other);
-        }
-    for (; other > 0; other /= 2) sums[0] += __shfl_xor_sync(ALL_LANES, sums[0], other);
+    const real sum = sum_each<SUMS>(sums, lane, 16);
     const int i = lane / (32 / SUMS);
-    if (lane % (32 / SUMS) == 0 && i < ROWS) dh_next[row_of(thread, i)] = sums[0];
+    if (lane % (32 / SUMS) == 0 && i < ROWS) dh_next[row_of(thread, i)] = sum;
 }
 
 // Returns the value that gate `which` of this thread's unit has.
@@ -179,9 +193,9 @@ __device__ __forceinline__ void update_recurrent(real (&w)[ROWS][COLUMNS], const
         for (int i = 0; i < ROWS; ++i) h_t[i] = h[row_of(thread, i)];
 #pragma unroll
         for (int j = 0; j < COLUMNS; ++j) {
-            const real dz_s = dz[slot_of(thread, j)];
+            const real dz_p = dz[place_of(thread, j)];
 #pragma unroll
-            for (int i = 0; i < ROWS; ++i) w[i][j] += h_t[i] * dz_s;
+            for (int i = 0; i < ROWS; ++i) w[i][j] += h_t[i] * dz_p;
         }
     }
     const int begin = first_weight(thread);
@@ -196,7 +210,7 @@ __device__ __forceinline__ void update_recurrent(real (&w)[ROWS][COLUMNS], const
             for (int k = 0; k < UPDATES; ++k) {
                 const int j = first + k < COLUMNS ? first + k : 0;
                 is_there[k] = first + k < COLUMNS && is_row(thread, i) && has_column(thread, j);
-                at[k] = begin + NEXT_ROW * i + NEXT_COLUMN * j;
+                at[k] = begin + weight(thread, i, j);
                 g[k] = w[i][j];
             }
             update(flat.theta, at, at, is_there, g, flat, rule, scale, limit);
@@ -206,9 +220,9 @@ __device__ __forceinline__ void update_recurrent(real (&w)[ROWS][COLUMNS], const
 // Updates b and W_x: this thread owns one column, which no other thread accesses. Of equal ids, the first counts.
 __device__ __forceinline__ void update_input(const int* id, const real* dz, const Vectors& flat, const Rule& rule,
                                              real scale, real limit) {
-    const int thread = this_thread();
     constexpr int COUNT = 1 + (moves_all() ? V : T);  // the bias is updated like a row that every step reads
-    const int column = column_of(thread);
+    const int thread = this_thread();
+    dz += thread / H * APART + thread % H;
     for (int first = 0; first < COUNT; first += INPUT_ROWS) {
         int row[INPUT_ROWS], at[INPUT_ROWS];
         bool is_there[INPUT_ROWS];
@@ -216,21 +230,18 @@ __device__ __forceinline__ void update_input(const int* id, const real* dz, cons
 #pragma unroll
         for (int k = 0; k < INPUT_ROWS; ++k) {
             const int n = first + k - 1;
-            is_there[k] = n + 1 < COUNT;
+            is_there[k] = n + 1 < COUNT && (n < 0 || moves_all() || id[T + 1 + n]);
             row[k] = n < 0 || !is_there[k] ? -1 : moves_all() ? n : id[n];
-            at[k] = (n < 0 ? BIAS : row[k] * GATES) + column;
+            at[k] = (n < 0 ? BIAS : row[k] * GATES) + thread;
             g[k] = 0;
         }
 #pragma unroll 4
         for (int t = 0; t < T; ++t) {
-            const real dz_t = dz[t * PADDED + thread];
+            const real dz_t = dz[t * PADDED];
             const int read = id[t];
 #pragma unroll
-            for (int k = 0; k < INPUT_ROWS; ++k) {
-                const bool is_read = first + k == 0 || read == row[k];
-                if (is_read) g[k] += dz_t;
-                if (!moves_all() && is_read && first + k > 0 && t < first + k - 1) is_there[k] = false;
-            }
+            for (int k = 0; k < INPUT_ROWS; ++k)
+                if (read == row[k] || first + k == 0) g[k] += dz_t;
         }
         update(flat.theta, at, at, is_there, g, flat, rule, scale, limit);
     }
@@ -363,11 +374,10 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
             real rule_d, real rest_a, real rest_b) {
     extern __shared__ real memory[];
     __shared__ int verdict;
-    const int tid = threadIdx.x, unit = tid / 4, gate = tid % 4;
-    const bool has_gate = tid < GATES;
+    const int tid = threadIdx.x;
     const Vectors flat = {theta, s0, s1};
     real *h = memory + STATES, *partial = memory + WORK, *logits = partial, *dh = partial + T * LOGITS;
-    real *dh_next = memory + NEXT, *c_start = memory + START, *row_loss = memory + LOSSES;
+    real *dh_next = memory + NEXT, *cells = memory + CELLS, *row_loss = memory + LOSSES;
     int* id = (int*)(memory + READ);
     real* dz = DZ_SHARED ? memory + ROOM : scratch;                        // (T, PADDED): first its factors
     real* factors = (FACTORS_SHARED ? memory + ROOM : scratch) + FACTORS;  // (T, 2, H): of dc from dh, and the forget gates
@@ -379,31 +389,34 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
     for (int k = tid; k < (T + 1) * UNITS; k += THREADS) h[k] = 0;
     for (int k = tid; k < T * PADDED; k += THREADS) dz[k] = 0;
     __syncthreads();  // the buffers are zero
-    if (tid < H) h[T * UNITS + tid] = h_carried[tid];
-    real c = has_gate ? c_carried[unit] : real(0);  // the same in the four threads of a unit
+    if (tid < H) h[T * UNITS + tid] = h_carried[tid], cells[H + tid] = c_carried[tid];
     if (tid == 0) verdict = 0;
 
-    int n = 0, last = T;  // the row of h that is carried on
+    int n = 0, last = 1;  // whether the state after the last step is carried on, or that before the first
     for (; n < count; ++n) {
         for (int t = tid; t <= T; t += THREADS) id[t] = x[(long long)n * (T + 1) + t];
-        if (tid < H) h[tid] = reset[n] ? real(0) : h[T * UNITS + tid];
-        if (reset[n]) c = 0;
-        if (has_gate && gate == 0) c_start[unit] = c;
+        if (tid < H) {
+            h[tid] = reset[n] ? real(0) : h[T * UNITS + tid];
+            cells[tid] = reset[n] ? real(0) : cells[H + tid];
+        }
         __syncthreads();  // the initial state, the ids and the updated W_y are complete
 
         {
-            const int thread = this_thread(), unit = thread / 4, gate = thread % 4;
-            const bool has_gate = thread < GATES;
-            load_recurrent(thread, w, theta);
-            const real bias = has_gate ? theta[BIAS + column_of(thread)] : real(0);
+            const int now = this_thread();
+            load_recurrent(now, w, theta);
+            const real bias = now < GATES ? theta[BIAS + now % 4 * H + now / 4] : real(0);
+            real c = now < GATES ? cells[now / 4] : real(0);  // the same in the four threads of a unit
 #pragma unroll 1
             for (int t = 0; t < T; ++t) {
-                const real input = has_gate ? theta[id[t] * GATES + column_of(thread)] : real(0);  // comes during the product
+                const int thread = CROWDED ? this_thread() : now, unit = thread / 4, gate = thread % 4;
+                const int column = gate * H + unit, place = gate * APART + unit;
+                const bool has_gate = thread < GATES;
+                const real input = has_gate ? theta[id[t] * GATES + column] : real(0);  // comes during the product
                 multiply_by_h(thread, w, h + t * UNITS, partial);
                 __syncthreads();  // all partial sums are complete
-                if (thread < PADDED) {
+                if (thread / 32 * 32 < GATES) {  // whole warps, because of the shuffles
                     real z = input + bias;
-                    for (int warp = 0; warp < WARPS; ++warp) z += partial[warp * PADDED + thread];
+                    for (int warp = 0; has_gate && warp < WARPS; ++warp) z += partial[warp * PADDED + place];
                     const real a = gate == 2 ? real(tanh(z)) : sigmoid(z);
                     const real i = of_gate(a, 0), f = of_gate(a, 1), g = of_gate(a, 2), o = of_gate(a, 3);
                     const real c_before = c;
@@ -411,7 +424,7 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
                     const real tanh_c = tanh(c);
                     if (has_gate) {
                         real* factor = factors + 2 * t * H + unit;
-                        dz[t * PADDED + thread] = gate == 0   ? g * i * (1 - i)
+                        dz[t * PADDED + place] = gate == 0   ? g * i * (1 - i)
                                                : gate == 1 ? c_before * f * (1 - f)
                                                : gate == 2 ? i * (1 - g * g)
                                                            : tanh_c * o * (1 - o);
@@ -422,8 +435,14 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
                 }
                 __syncthreads();  // the next state is complete, and the partial sums have been read
             }
+            if (now < GATES && now % 4 == 0) cells[H + now / 4] = c;
         }
 
+        for (int t = THREADS - 1 - tid; t < T; t += THREADS) {  // by the last threads, which have nothing to read out
+            int first = 0;
+            while (id[first] != id[t]) ++first;
+            id[T + 1 + t] = first == t;
+        }
         read_out(h + UNITS, W_y, theta + B_Y, logits);
         __syncthreads();  // all logits are complete
         cross_entropy(logits, id + 1, row_loss);
@@ -439,22 +458,21 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
         if (tid < UNITS) dh_next[tid] = 0;
         __syncthreads();  // the verdict and dh are complete
         if (verdict) {
-            last = verdict == 1 ? 0 : T;
-            if (verdict == 1 && has_gate) c = c_start[unit];
+            last = verdict != 1;
             break;
         }
 
         {
-            const int thread = this_thread(), unit = thread / 4, gate = thread % 4;
-            const bool has_gate = thread < GATES;
-            load_recurrent(thread, w, theta);  // reloads w, because the loops above need its registers
+            const int now = this_thread();
+            load_recurrent(now, w, theta);  // reloads w, because the loops above need its registers
             real dc = 0;
 #pragma unroll 1
             for (int t = T - 1; t >= 0; --t) {
-                if (has_gate) {
+                const int thread = CROWDED ? this_thread() : now, unit = thread / 4, gate = thread % 4;
+                if (thread < GATES) {
                     const real *factor = factors + 2 * t * H + unit, dh_t = dh[t * H + unit] + dh_next[unit];
                     dc += dh_t * factor[0];
-                    dz[t * PADDED + thread] *= gate == 3 ? dh_t : dc;
+                    dz[t * PADDED + gate * APART + unit] *= gate == 3 ? dh_t : dc;
                     dc *= factor[H];
                 }
                 __syncthreads();  // dz of this step is complete
@@ -466,7 +484,7 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
         }
 
         const Rule rule = {rule_a, rule_b, rule_c, rule_d, rest_a, rest_b, learning_rates[n], rates[n], roots[n]};
-        if (has_gate) update_input(id, dz, flat, rule, scale, limit);  // the registers of w are free here
+        if (tid < GATES) update_input(id, dz, flat, rule, scale, limit);  // the registers of w are free here
         update_readout(W_y, h + UNITS, logits, flat, rule, scale, limit);
         update_recurrent(w, h, dz, flat, rule, scale, limit);
         __syncthreads();  // all threads have read the ids, the states and dlogits
@@ -474,7 +492,6 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
 
     if (READOUT_SHARED)
         for (int k = tid; k < H * V; k += THREADS) theta[W_Y + k] = W_y[k / V * STRIDE + k % V];
-    if (tid < H) h_carried[tid] = h[last * UNITS + tid];
-    if (has_gate && gate == 0) c_carried[unit] = c;
+    if (tid < H) h_carried[tid] = h[last * T * UNITS + tid], c_carried[tid] = cells[last * H + tid];
     if (tid == 0) status[0] = n < count ? n + 1 : count, status[1] = verdict;
 }
