@@ -21,8 +21,8 @@ test-compile: $(VENV)/.installed-gpu-test  ## the CUDA source through NVIDIA's c
 	$(PYTEST) tests/kernel/test_gpu_compile.py tests/kernel/test_gpu_ptx.py -m "long or not long"
 
 gpu-test:  ## on a machine with a GPU, with the CuPy that PYTHON has: the tests of the device, then its benchmarks
-	CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -m gpu tests/kernel/test_gpu_device.py
-	CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -m "long or not long" tests/kernel/test_gpu.py tests/kernel/test_chain.py tests/kernel/test_ops.py
+	CHARLSTM_REQUIRE_GPU=1 CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -m gpu tests/kernel/test_gpu_device.py
+	CHARLSTM_REQUIRE_GPU=1 CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -m "long or not long" tests/kernel/test_gpu.py tests/kernel/test_chain.py tests/kernel/test_ops.py
 	$(PYTHON) -m benchmarks.gpu
 
 test-long: $(VENV)/.installed-test  ## what is too heavy for every run

@@ -62,6 +62,17 @@ def summary(rounds):
     return {"median": median(rounds), "least": min(rounds), "most": max(rounds)}
 
 
+def table(found):
+    """Format the results of a device as a Markdown table."""
+    lines = ["| work | ours | characters/s | PyTorch (cuDNN) | ours is faster by |", "|" + " --- |" * 5]
+    for row in found["gpu"]:
+        cells = [f"`{row['work']}`", in_words(row["median"]), f"{row['chars_per_second']:,.0f}"]
+        other = row.get("pytorch", {}).get("median")
+        cells += [in_words(other), f"{other / row['median']:.2f}"] if other else ["", ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def pytorch_has_gpu():
     if find_spec("torch") is None:
         return False

@@ -17,7 +17,7 @@ from kernels import spec
 from kernels.gpu import layers, optimizers, small, training
 from kernels.gpu.launch import DEVICE, launch, on_device, run
 from kernels.gpu.matmul import empty
-from kernels.gpu.model import Model, gather
+from kernels.gpu.model import Model
 from kernels.spec import (
     Cache,
     Grads,

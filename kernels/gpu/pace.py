@@ -7,7 +7,7 @@ _SECONDS = 0.1
 
 
 class Pace:
-    """Chooses counts of iterations, so that progress is shown and Ctrl-C works in between; no result depends on them."""
+    """Chooses counts of iterations, so that progress is shown and Ctrl-C works in between; no result depends on it."""
 
     def __init__(self, first: int) -> None:
         self._count = first

@@ -14,6 +14,7 @@ from kernels.gpu.matmul import zeros
 
 _FILE = "persistent"
 _THREADS, _ROWS, _STREAMS = 256, 8, 64  # as in persistent.cu
+_MOST_STATES = 8192  # B H; with more, a product for each step is faster (docs/gpu.md)
 _FORWARD, _BACKWARD = "lstm_steps", "lstm_steps_back"
 
 
@@ -27,7 +28,7 @@ class Layout(NamedTuple):
 
 
 def layout(T: int, B: int, H: int, dtype: Any) -> Layout | None:
-    """The layout with which all steps of a layer fit in one launch; None for a single step, which would gain nothing.
+    """The layout with which all steps of a layer fit in one launch; None if they do not, or would gain nothing from it.
 
     Four units a block are faster than eight, as more multiprocessors work, but need twice as many blocks.
     """
@@ -36,7 +37,7 @@ def layout(T: int, B: int, H: int, dtype: Any) -> Layout | None:
         runtime.deviceGetAttribute(attribute, runtime.getDevice())
         for attribute in (runtime.cudaDevAttrCooperativeLaunch, runtime.cudaDevAttrMultiProcessorCount)
     )
-    if T < 2 or B > _STREAMS or not is_able:
+    if T < 2 or B > _STREAMS or B * H > _MOST_STATES or not is_able:
         return None
     for units in (4, 8):
         found = _in_memory(units, B, H, dtype.itemsize)

@@ -31,6 +31,7 @@ class Kernel(NamedTuple):
 
     registers: int
     spilled: int  # bytes stored and loaded
+    stack: int  # bytes of local memory; arrays whose indices the compiler does not know count here, not as spilled
     shared: int  # bytes of static shared memory
 
 
@@ -54,8 +55,10 @@ def _kernels_in(log):
         name = part.partition("'")[0]
         spilled = sum(map(int, re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", part).groups()))
         shared = re.search(r"(\d+) bytes smem", part)
-        registers = int(re.search(r"Used (\d+) registers", part).group(1))
-        found[name] = Kernel(registers, spilled, int(shared.group(1)) if shared else 0)
+        registers, stack = (
+            int(re.search(p, part).group(1)) for p in (r"Used (\d+) registers", r"(\d+) bytes stack frame")
+        )
+        found[name] = Kernel(registers, spilled, stack, int(shared.group(1)) if shared else 0)
     return found
 
 

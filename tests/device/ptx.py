@@ -146,6 +146,8 @@ class _Kernel:
         return _set(operands[0], self.expression(op, parts, operands[1:]))
 
     def memory(self, op, parts, operands):
+        if parts[0] not in ("param", "global", "shared", "local", "acquire"):
+            parts = ["global", *parts]  # through a pointer that the kernel read from memory
         space, kind = parts[0], parts[-1]
         if op == "ld" and parts == ["acquire", "gpu", "u32"]:  # a waiting thread polls this value
             at = f"(uint32_t*){self.address(operands[1], 'global')}"

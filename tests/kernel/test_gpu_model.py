@@ -20,6 +20,14 @@ def test_the_page_holds_the_table_of_predictions():
     )
 
 
+def test_the_page_holds_the_table_of_each_device_that_was_measured():
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    paths = [path for path in results.FOLDER.glob("*.json") if "gpu" in results.read(path)]
+    for path in paths:
+        assert f"<!-- {path.name} -->\n{gpu.table(results.read(path))}\n<!-- end -->" in page
+    assert paths
+
+
 def test_more_of_everything_is_no_slower():
     for device in gpu_model.DEVICES:
         better = device._replace(clock=2 * device.clock, lanes=2 * device.lanes, bandwidth=2 * device.bandwidth)
