@@ -37,6 +37,7 @@ _POINTS = 600  # of a curve
 _SAMPLES, _SAMPLE_CHARS = 60, 1_500
 _ACTIVATIONS = 320_000  # units times characters of the passage: bytes of their activations, before base64
 _PASSAGE = (100, 1_200)  # its least and greatest length
+_LINE = 500  # characters in which a line break is looked for
 _WRITTEN = 2_000  # characters that a model without its text writes for itself
 _COPIED_FROM = 20
 
@@ -224,10 +225,13 @@ def _weights(model: Model, wanted: bool) -> dict[str, Any]:
 
 
 def _passage(model: Model, text: Text) -> dict[str, Any]:
-    """The beginning of the text, with the memory of each unit and the surprise of each id."""
+    """The beginning of the text, from its first whole line on, with the memory of each unit and the surprise of each id."""
     least, most = _PASSAGE
     units = model.shape.hidden_size * model.shape.num_layers
-    ids = np.array(text.ids[: min(most, max(least, _ACTIVATIONS // units))], np.int64)
+    count = min(most, max(least, _ACTIVATIONS // units))
+    line = inside.as_characters(model, text.ids[:_LINE]).find("\n") + 1
+    begin = line if len(text.ids) - line >= count else 0
+    ids = np.array(text.ids[begin : begin + count], np.int64)
     remembered, bits = inside.passage(model, ids)
     levels = np.rint(127 * np.nan_to_num(np.clip(remembered, -1, 1))).astype(np.int8)
     return {
@@ -308,7 +312,8 @@ def command(model: Model) -> str:
     """The command that trains this model again; plans, where a budget in seconds led to any, give the same bits."""
     config = model.config
     base = asdict(from_preset(config.preset))
-    words = ["charlstm train", *map(hints.quoted, model.corpus["sources"]), f"--preset {config.preset}"]
+    sources = [hints.quoted(each) for each in model.corpus["sources"]] or ["TEXT"]
+    words = ["charlstm train", *sources, f"--preset {config.preset}"]
     changed = {name: value for name, value in asdict(config).items() if value != base[name]}
     for name, value in changed.items():
         option = f"--{name.replace('_', '-')}"

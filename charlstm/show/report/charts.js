@@ -3,7 +3,7 @@
 // Charts as SVG, drawn anew when their place changes its width; values are shown under the pointer or the arrow keys.
 
 const SVG = "http://www.w3.org/2000/svg";
-const MARGIN = { left: 46, right: 12, top: 10, bottom: 36 };
+const MARGIN = { left: 46, right: 12, top: 22, bottom: 36 };
 
 /** An HTML element with attributes and children, of which strings become text. */
 function element(name, attributes = {}, ...children) {
@@ -25,6 +25,13 @@ function figure(value, digits = 3) {
   if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e9)) return value.toExponential(1);
   if (Number.isInteger(value)) return value.toLocaleString("en");
   return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(digits)));
+}
+
+/** A power of ten: 10⁻⁴, or as a plain number near 1. */
+function power(value) {
+  const exponent = Math.round(Math.log10(value));
+  if (Math.abs(exponent) < 3) return figure(value);
+  return `10${Array.from(String(exponent), (each) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[each] ?? "⁻").join("")}`;
 }
 
 /** Round numbers from low to high, about `count` of them. */
@@ -55,6 +62,7 @@ function scale(low, high, from, to, count, isLog) {
   return {
     at: (value) => from + ((place(value) - a) / (b - a)) * (to - from),
     ticks: isLog ? powers(low, high, count) : ticks(low, high, count),
+    format: isLog ? power : figure,
   };
 }
 
@@ -90,23 +98,30 @@ function show(tip, width, x, y, lines) {
   tip.style.right = isRight ? `${width - x + 12}px` : "auto";
 }
 
+/** A part of a drawing that shows nothing outside a rectangle; places in it are those of the whole drawing. */
+function clipped(svg, x, y, width, height) {
+  const part = drawing("svg", { x, y, width, height, viewBox: `${x} ${y} ${width} ${height}` });
+  svg.append(part);
+  return part;
+}
+
 /** Draw the axes with their labels. */
-function axes(svg, width, height, x, y, xLabel, yLabel, xFormat = figure) {
+function axes(svg, width, height, x, y, xLabel, yLabel) {
   const bottom = height - MARGIN.bottom;
   for (const value of y.ticks) {
     const at = y.at(value);
     svg.append(drawing("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: at, y2: at }));
-    svg.append(drawing("text", { class: "tick", x: MARGIN.left - 6, y: at + 4, "text-anchor": "end" }, figure(value)));
+    svg.append(drawing("text", { class: "tick", x: MARGIN.left - 6, y: at + 4, "text-anchor": "end" }, y.format(value)));
   }
   for (const value of x.ticks) {
     const at = x.at(value);
     svg.append(drawing("line", { class: "grid", x1: at, x2: at, y1: bottom, y2: bottom + 4 }));
     const anchor = at > width - 30 ? "end" : "middle";
-    svg.append(drawing("text", { class: "tick", x: at, y: bottom + 16, "text-anchor": anchor }, xFormat(value)));
+    svg.append(drawing("text", { class: "tick", x: at, y: bottom + 16, "text-anchor": anchor }, figure(value)));
   }
   svg.append(drawing("line", { class: "axis", x1: MARGIN.left, x2: width - MARGIN.right, y1: bottom, y2: bottom }));
   svg.append(drawing("text", { class: "label", x: width - MARGIN.right, y: height - 4, "text-anchor": "end" }, xLabel));
-  svg.append(drawing("text", { class: "label", x: MARGIN.left + 4, y: MARGIN.top + 8 }, yLabel));
+  svg.append(drawing("text", { class: "label", x: 0, y: 12 }, yLabel));
 }
 
 /**
@@ -130,19 +145,19 @@ function lineChart(place, series, chart) {
   kept(place, chart.height, chart.label, (svg, width, height, tell) => {
     const bottom = height - MARGIN.bottom;
     const x = scale(xs[0], xs[xs.length - 1], MARGIN.left, width - MARGIN.right, width / 110);
-    const y = scale(low, high, bottom, MARGIN.top + 14, height / 60, chart.isLog);
+    const y = scale(low, high, bottom, MARGIN.top, height / 60, chart.isLog);
     axes(svg, width, height, x, y, chart.xLabel, chart.yLabel);
-    const inside = ([, value]) => Math.min(Math.max(y.at(value), MARGIN.top - 4), bottom);
+    const plot = clipped(svg, MARGIN.left, MARGIN.top - 2, width - MARGIN.left, bottom - MARGIN.top + 2);
     for (const each of chart.levels ?? []) {
-      const at = inside([0, each.y]);
-      svg.append(drawing("line", { class: `line ${each.kind}`, x1: MARGIN.left, x2: width - MARGIN.right, y1: at, y2: at }));
+      const at = y.at(each.y);
+      plot.append(drawing("line", { class: `line ${each.kind}`, x1: MARGIN.left, x2: width - MARGIN.right, y1: at, y2: at }));
     }
     for (const each of drawn) {
-      const path = each.points.map((point) => `${x.at(point[0]).toFixed(1)},${inside(point).toFixed(1)}`);
-      svg.append(drawing("polyline", { class: `line ${each.kind}`, points: path.join(" ") }));
+      const path = each.points.map((point) => `${x.at(point[0]).toFixed(1)},${y.at(point[1]).toFixed(1)}`);
+      plot.append(drawing("polyline", { class: `line ${each.kind}`, points: path.join(" ") }));
       if (each.points.length <= 30) {
         for (const point of each.points) {
-          svg.append(drawing("circle", { class: `dot ${each.kind}`, cx: x.at(point[0]), cy: inside(point), r: 3 }));
+          plot.append(drawing("circle", { class: `dot ${each.kind}`, cx: x.at(point[0]), cy: y.at(point[1]), r: 3 }));
         }
       }
     }
@@ -151,7 +166,7 @@ function lineChart(place, series, chart) {
       if (mark.y === undefined) {
         svg.append(drawing("line", { class: `line ${mark.kind}`, x1: at, x2: at, y1: MARGIN.top, y2: bottom }));
       } else {
-        svg.append(drawing("circle", { class: `ring ${mark.kind}`, cx: at, cy: inside([0, mark.y]), r: 6 }));
+        svg.append(drawing("circle", { class: `ring ${mark.kind}`, cx: at, cy: y.at(mark.y), r: 6 }));
       }
     }
     const cursor = drawing("line", { class: "cursor", y1: MARGIN.top, y2: bottom, visibility: "hidden" });
@@ -163,7 +178,8 @@ function lineChart(place, series, chart) {
       const values = drawn.map((each) => `${each.name} ${figure(nearest(each.points, at)[1], 4)}`);
       tell(x.at(at), MARGIN.top, [`${chart.xLabel} ${figure(at)}`, ...values, ...(chart.more?.(at) ?? [])]);
     };
-    followed(svg, xs, (pixel) => nearest(xs.map((each) => [each]), xs[0] + ((pixel - x.at(xs[0])) / (x.at(xs[xs.length - 1]) - x.at(xs[0]) || 1)) * (xs[xs.length - 1] - xs[0]))[0], point);
+    const places = xs.map((each) => [x.at(each), each]);
+    followed(svg, xs, (pixel) => nearest(places, pixel)[1], point);
   });
 }
 
@@ -201,7 +217,7 @@ function followed(svg, xs, xUnder, point) {
 function scatter(place, points, chart) {
   kept(place, chart.height, chart.label, (svg, width, height, tell) => {
     const x = scale(0, 1, MARGIN.left, width - MARGIN.right, 4);
-    const y = scale(0, 1, height - MARGIN.bottom, MARGIN.top + 14, 4);
+    const y = scale(0, 1, height - MARGIN.bottom, MARGIN.top, 4);
     axes(svg, width, height, x, y, chart.xLabel, chart.yLabel);
     svg.append(drawing("line", { class: "grid", x1: x.at(0), y1: y.at(1), x2: x.at(1), y2: y.at(0) }));
     for (const [a, b] of points) svg.append(drawing("circle", { class: `dot ${chart.kind}`, cx: x.at(a), cy: y.at(b), r: 3 }));
@@ -238,7 +254,7 @@ function histogram(place, values, chart) {
       found.push(2 ** power);
       x.ticks = found.filter((_, k) => k % Math.ceil(found.length / (width / 60)) === 0);
     }
-    const y = scale(0, Math.max(...counts.values()), bottom, MARGIN.top + 14, 3);
+    const y = scale(0, Math.max(...counts.values()), bottom, MARGIN.top, 3);
     axes(svg, width, height, x, y, chart.xLabel, chart.yLabel);
     if (chart.mark) {
       const at = Math.min(Math.max(x.at(chart.mark), MARGIN.left), width - MARGIN.right);

@@ -158,7 +158,7 @@ function showUnits() {
   const width = model.L * model.H;
   const what = model.cell === "lstm" || model.cell === "lnlstm" ? "tanh(c), its cell state" : "h, its state";
   say("units-note", `Each character is coloured by ${what}, of one unit after reading it. The units named here go most ` +
-    `with something in the text (Pearson's correlation over ${figure(data.inside?.chars ?? 0)} ${data.unit}s of ${data.passage.what}).`);
+    `with something in the text (Pearson's correlation over ${figure(data.inside?.chars ?? 0)} ${data.unit}s of ${data.passage.what}). Units count from 1.`);
   at("layer").max = model.L;
   at("unit").max = model.H;
   at("layer-label").hidden = model.L === 1;
@@ -294,10 +294,11 @@ function showReach({ reach }) {
   const fraction = h[Math.min(h.length - 1, data.facts.seqLength)] / h[0];
   const without = cut && cut[Math.min(cut.length - 1, data.facts.seqLength)] / cut[0];
   const steps = Math.min(h.length - 1, data.facts.seqLength);
-  const why = cut === null ? "" : ` With the path through the cell state cut, ${figure(without, 2)} would be: that path is ` +
+  const percent = (value) => `${figure(100 * value, 2)} %`;
+  const why = cut === null ? "" : ` With the path through the cell state cut, ${percent(without)} would be: that path is ` +
     "why an LSTM remembers where an RNN forgets.";
   say("reach-note", `The size of the gradient of one prediction's loss by the state k steps earlier. ${steps} steps back, ` +
-    `${figure(fraction, 2)} of it is left.${why}`);
+    `${percent(fraction)} of it is left.${why}`);
   const series = [
     { name: "h", kind: "smooth", points: points(h) }, { name: "c", kind: "level", points: points(c) },
     { name: "h, path through c cut", kind: "held", points: points(cut) },
