@@ -21,6 +21,7 @@ GATES = {"lstm": "ifgo", "lnlstm": "ifgo", "gru": "rzn", "rnn": "h"}
 TANH = "gnh"
 #: The gate that multiplies what a unit remembers at each step, by kind of cell; an RNN has none.
 KEEPS = {"lstm": "f", "lnlstm": "f", "gru": "z"}
+LEAST = 0.1  #: a unit with a weaker correlation is not named
 NEAR = 0.1  #: an activation within this distance of its limits is saturated
 _STREAMS, _STEPS, _WARM_UP = 16, 512, 64  # pieces of a text read side by side, their length, and the part not counted
 _PIECE = 64  # steps whose activations are in memory at once
@@ -123,7 +124,9 @@ def passage(model: Checkpoint, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         bits.append(np.log2(np.exp(logits - logits.max()).sum()) + (logits.max() - logits[each]) / math.log(2))
         caches = network.read(np.array([[each]], np.int32))
         units.append(np.concatenate([network.activations(cache).remembered[0, 0] for cache in caches]))
-    return np.array(units, np.float32).reshape(len(ids), -1), np.array(bits)
+    return np.array(units, np.float32).reshape(len(ids), model.shape.num_layers * model.shape.hidden_size), np.array(
+        bits
+    )
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,12 @@ class _Sums:
 
     def constants(self) -> np.ndarray:
         """-1 / mean ln f of each unit: the characters after which 1/e of what it remembers is left."""
-        return np.minimum(-1 / np.minimum(self.log_kept / self.count, -1 / _MAX_TAU), _MAX_TAU)
+        return -1 / np.minimum(np.nan_to_num(self.log_kept / self.count), -1 / _MAX_TAU)
+
+    def varying(self) -> np.ndarray:
+        """Which features are not the same all the time, (F,) bool."""
+        found: np.ndarray = self.count * self.of_feature_squares > self.of_features**2
+        return found
 
     def correlations(self) -> np.ndarray:
         """Pearson's correlation of each feature with each unit, (F, H); 0 where either does not vary."""
@@ -225,18 +233,19 @@ class _Sums:
         features = np.sqrt(np.maximum(n * self.of_feature_squares - self.of_features**2, 0))
         scale = np.outer(features, units)
         covariance = n * self.of_products - np.outer(self.of_features, self.of_units)
-        return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > _TINY * n)
+        return np.nan_to_num(np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > _TINY * n))
 
 
 def _telling(names: list[str], sums: list[_Sums], best: int) -> list[Telling]:
     """For each feature that varies, the units that go with it most."""
-    all_layers = np.stack([total.correlations() for total in sums], axis=1)  # (F, L, H)
+    names = [name for name, varies in zip(names, sums[0].varying(), strict=True) if varies]
+    all_layers = np.stack([total.correlations()[total.varying()] for total in sums], axis=1)  # (F, L, H)
     found = []
     for name, of_units in zip(names, all_layers, strict=True):
         order = np.argsort(-np.abs(of_units), axis=None, kind="stable")[:best]
         places = [divmod(int(each), of_units.shape[1]) for each in order]
-        chosen = [(layer, unit, float(of_units[layer, unit])) for layer, unit in places if of_units[layer, unit]]
-        found += [Telling(name, chosen)] if chosen else []
+        chosen = [(layer, unit, float(of_units[layer, unit])) for layer, unit in places]
+        found.append(Telling(name, [each for each in chosen if abs(each[2]) >= LEAST]))
     return found
 
 

@@ -8,7 +8,6 @@ import base64
 import json
 import os
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,7 +81,8 @@ def write(
     RunFailed
         If the file cannot be written.
     """
-    html = page(contents(run, checkpoint, sampler, fetch)).encode()
+    with np.errstate(over="ignore", invalid="ignore"):  # weights may have grown without bound
+        html = page(contents(run, checkpoint, sampler, fetch)).encode()
     path = Path(run) / REPORT if out is None else Path(out)
     try:
         disk.write(path, html)
@@ -114,6 +114,7 @@ def contents(
         "options": _options(model.config),
         "environment": _environment(Path(plain)),
         "command": command(model),
+        "sampling": hints.sampling(Path(plain)) + ("" if checkpoint == "best" else f" --checkpoint {checkpoint}"),
     }
 
 
@@ -188,7 +189,7 @@ def _samples(run: str) -> list[dict[str, Any]]:
         found = saved_samples(run, 0)
     except UserError:
         return []
-    places = np.unique(np.geomspace(1, len(found), min(len(found), _SAMPLES)).round().astype(int)) if found else []
+    places = np.unique(np.geomspace(1, max(1, len(found)), min(len(found), _SAMPLES)).round().astype(int))
     return [{"iteration": found[at - 1][0], "text": found[at - 1][1][:_SAMPLE_CHARS]} for at in places]
 
 
@@ -225,7 +226,7 @@ def _weights(model: Model, wanted: bool) -> dict[str, Any]:
 
 
 def _passage(model: Model, text: Text) -> dict[str, Any]:
-    """The beginning of the text, from its first whole line on, with the memory of each unit and the surprise of each id."""
+    """Ids from the first whole line of the text on, what each unit remembers after each, and their surprise."""
     least, most = _PASSAGE
     units = model.shape.hidden_size * model.shape.num_layers
     count = min(most, max(least, _ACTIVATIONS // units))
@@ -324,8 +325,3 @@ def command(model: Model) -> str:
         elif name != "preset" and not (value is None and name in BUDGETS):
             words.append(f"{option} {hints.quoted(_word(value))}")
     return " ".join(words)
-
-
-def fetching(offline: bool) -> Fetch:
-    """How a report gets texts that were downloaded."""
-    return partial(downloads.fetch, offline=offline)

@@ -246,7 +246,8 @@ function histogram(place, values, chart) {
   const stretch = (value) => Math.floor(per * Math.log2(value));
   const counts = new Map();
   for (const value of values) counts.set(stretch(value), (counts.get(stretch(value)) ?? 0) + 1);
-  const [first, last] = [Math.min(...counts.keys()), Math.max(...counts.keys()) + 1];
+  const ends = [...counts.keys(), stretch(chart.mark)];
+  const [first, last] = [Math.min(...ends), Math.max(...ends) + 1];
   kept(place, chart.height, chart.label, (svg, width, height, tell) => {
     const bottom = height - MARGIN.bottom;
     const x = scale(2 ** (first / per), 2 ** (last / per), MARGIN.left, width - MARGIN.right, 8, true);
@@ -256,10 +257,8 @@ function histogram(place, values, chart) {
     }
     const y = scale(0, Math.max(...counts.values()), bottom, MARGIN.top, 3);
     axes(svg, width, height, x, y, chart.xLabel, chart.yLabel);
-    if (chart.mark) {
-      const at = Math.min(Math.max(x.at(chart.mark), MARGIN.left), width - MARGIN.right);
-      svg.append(drawing("line", { class: "line mark", x1: at, x2: at, y1: MARGIN.top, y2: bottom }));
-    }
+    const at = x.at(chart.mark);
+    svg.append(drawing("line", { class: "line mark", x1: at, x2: at, y1: MARGIN.top, y2: bottom }));
     for (const [k, count] of counts) {
       const [from, to] = [x.at(2 ** (k / per)), x.at(2 ** ((k + 1) / per))];
       const bar = drawing("rect", { class: "bar", x: from + 1, width: Math.max(1, to - from - 2), y: y.at(count), height: bottom - y.at(count) });

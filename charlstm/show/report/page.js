@@ -112,7 +112,7 @@ function showSampler() {
     const { temperature, topP, seed, length } = options();
     const prime = at("prime").value ? ` --prime ${quoted(at("prime").value)}` : "";
     const words = `--temperature ${temperature} --top-p ${topP} --seed ${seed} --length ${length}`;
-    say("written-command", `charlstm sample ${quoted(data.name)}${prime} ${words}`);
+    say("written-command", `${data.sampling}${prime} ${words}`);
   };
   at("sampler").oninput = showCommand;
   showCommand();
@@ -187,6 +187,7 @@ function showUnits() {
       buttons.push([button, layer * model.H + unit]);
       row.append(button);
     }
+    if (!units.length) row.append(element("span", {}, "no unit goes with it"));
     at("telling").append(row);
   }
   const typed = () => {
@@ -197,7 +198,7 @@ function showUnits() {
   at("layer").onchange = at("unit").onchange = typed;
   at("unit-before").onclick = () => choose(0, reader.chosen - 1);
   at("unit-after").onclick = () => choose(0, reader.chosen + 1);
-  const first = data.inside?.telling[0]?.units[0] ?? [0, 0];
+  const first = data.inside?.telling.find(({ units }) => units.length)?.units[0] ?? [0, 0];
   choose(first[0], first[1]);
 }
 
