@@ -1,7 +1,8 @@
 """What happens inside a model while it reads: its units, its gates, and how far back the gradient reaches.
 
-A unit is one element of the state of one layer. What it remembers is shown as tanh(c) for a cell that has a cell state,
-else as h: both lie between -1 and 1. Everything is computed with the reference kernels, which need no compilation.
+A unit is one element of the state of one layer. What it remembers is shown as h or, for the LSTMs, as what the output
+gate lets through: tanh(c), or tanh(n) of the layer-normalised one. All lie between -1 and 1. Everything is computed
+with the reference kernels, which need no compilation.
 """
 
 import math
@@ -34,7 +35,7 @@ _MAX_POSITION = 200
 class Read(NamedTuple):
     """One layer's activations over T steps and B streams."""
 
-    remembered: np.ndarray  #: (T, B, H), tanh(c), or h
+    remembered: np.ndarray  #: (T, B, H), between -1 and 1
     gates: np.ndarray  #: (T, B, G H), the activated gates; for an RNN h itself
 
 
@@ -78,7 +79,14 @@ class Network:
 
     def activations(self, cache: Any) -> Read:
         """What the units of a layer did, from its cache."""
-        remembered = np.tanh(cache.c[1:]) if self._has_c else cache.h[1:]
+        remembered = cache.h[1:]
+        if self._has_c:
+            c = cache.c[1:]
+            if self.shape.cell == "lnlstm":
+                centred = c - c.mean(axis=-1, keepdims=True)
+                deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + spec.LAYER_NORM_EPSILON)
+                c = cache.gain_c * centred / deviation + cache.b_c
+            remembered = np.tanh(c)
         gates = getattr(cache, "gates", None)
         gates = cache.h[1:] if gates is None else gates[0] if gates.ndim == 4 else gates
         return Read(remembered, gates)

@@ -42,13 +42,17 @@ function normalise(v, epsilon) {
   for (let k = 0; k < v.length; k++) v[k] = (v[k] - mean) * scale;
 }
 
-// A step of each cell: `a` is x W_x without a bias; state has h and, for the LSTMs, c, which are updated.
+// A step of each cell: `a` is x W_x without a bias. It updates the state: h, for the LSTMs c, and m, what people are
+// shown of a unit's memory: what the output gate of an LSTM lets through, or h itself.
 const STEPS = {
   lstm(a, state, layer, H) {
     addProduct(a, state.h, layer.W_h);
     for (let j = 0; j < a.length; j++) a[j] += layer.b[j];
     gated(a, state, H);
-    for (let j = 0; j < H; j++) state.h[j] = sigmoid(a[3 * H + j]) * Math.tanh(state.c[j]);
+    for (let j = 0; j < H; j++) {
+      state.m[j] = Math.tanh(state.c[j]);
+      state.h[j] = sigmoid(a[3 * H + j]) * state.m[j];
+    }
   },
   lnlstm(a, state, layer, H, epsilon) {
     const s = new Float64Array(4 * H);
@@ -60,7 +64,8 @@ const STEPS = {
     const n = state.c.slice();
     normalise(n, epsilon);
     for (let j = 0; j < H; j++) {
-      state.h[j] = sigmoid(a[3 * H + j]) * Math.tanh(layer.gain_c[j] * n[j] + layer.b_c[j]);
+      state.m[j] = Math.tanh(layer.gain_c[j] * n[j] + layer.b_c[j]);
+      state.h[j] = sigmoid(a[3 * H + j]) * state.m[j];
     }
   },
   gru(a, state, layer, H) {
@@ -109,7 +114,11 @@ class Network {
       const names = ["W_x", "W_h", "b", "b_x", "b_h", "gain_x", "gain_h", "gain_c", "b_c"];
       this.layers.push(Object.fromEntries(names.map((name) => [name, view(`${name}_l${k}`)])));
     }
-    this.states = this.layers.map(() => ({ h: new Float64Array(H), c: new Float64Array(H) }));
+    this.states = this.layers.map(() => {
+      const h = new Float64Array(H);
+      const hasC = model.cell === "lstm" || model.cell === "lnlstm";
+      return { h, c: new Float64Array(H), m: hasC ? new Float64Array(H) : h };
+    });
   }
 
   /** Read one id. */
@@ -136,12 +145,9 @@ class Network {
     return out;
   }
 
-  /** What each unit remembers, between -127 and 127: tanh(c), or h for a cell without c. */
+  /** Write what each unit remembers, between -127 and 127. */
   remembered(into, at) {
-    const hasC = this.model.cell === "lstm" || this.model.cell === "lnlstm";
-    for (const { h, c } of this.states) {
-      for (let j = 0; j < h.length; j++) into[at++] = Math.round(127 * (hasC ? Math.tanh(c[j]) : h[j]));
-    }
+    for (const { m } of this.states) for (const each of m) into[at++] = Math.round(127 * each);
   }
 }
 

@@ -85,7 +85,7 @@ function showSamples() {
   slider.oninput = () => {
     const { iteration, text } = samples[slider.value];
     say("sample-title", `iteration ${figure(iteration)}`);
-    say("sample-text", Array.from(text, (each) => (each === "\n" || each === "\t" ? each : shown(each))).join(""));
+    say("sample-text", printable(text));
   };
   slider.oninput();
 }
@@ -130,14 +130,14 @@ function showSampler() {
     [isStopped, at("write").disabled, at("stop").disabled] = [false, true, false];
     const texts = writing(model, pieces.flatMap(({ ids }) => ids), chosen);
     const place = at("written");
-    place.textContent = prime;
+    place.textContent = printable(prime);
     const [begin, count] = [performance.now(), { of: 0 }];
     try {
       await inSlices(() => {
         const { value, done } = texts.next();
         if (!done) {
-          place.append(value === "\n" || value === "\t" ? value : Array.from(value, shown).join(""));
-          count.of++;
+          place.append(printable(value));
+          count.of += value !== "" || model.isOfBytes;
         }
         return !done;
       }, () => isStopped);
@@ -156,7 +156,7 @@ const reader = { passage: storedPassage(data), chosen: 0 };
 
 function showUnits() {
   const width = model.L * model.H;
-  const what = model.cell === "lstm" || model.cell === "lnlstm" ? "tanh(c), its cell state" : "h, its state";
+  const what = { lstm: "tanh(c), the cell state", lnlstm: "tanh of the normalised cell state" }[model.cell] ?? "h, the state";
   say("units-note", `Each character is coloured by ${what}, of one unit after reading it. The units named here go most ` +
     `with something in the text (Pearson's correlation over ${figure(data.inside?.chars ?? 0)} ${data.unit}s of ${data.passage.what}). Units count from 1.`);
   at("layer").max = model.L;
@@ -340,7 +340,7 @@ function showCopying() {
   );
   at("longest").append(
     element("p", { class: "note" }, `The longest run that ${text} has:`),
-    element("pre", { class: "text" }, Array.from(longest, (each) => (each === "\n" ? each : shown(each))).join("")),
+    element("pre", { class: "text" }, printable(longest)),
   );
 }
 

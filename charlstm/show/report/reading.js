@@ -31,7 +31,7 @@ function storedPassage(data) {
   const characters = [];
   let bits = 0;
   passage.ids.forEach((id, k) => {
-    const text = decode(id);
+    const text = decode(id) + (k === passage.ids.length - 1 ? decode() : "");
     bits += passage.bits[k];
     if (text) {
       characters.push({ text, bits, at: k });
@@ -75,6 +75,11 @@ function shown(character) {
   if (code === 127) return "\u2421";
   if ((code >= 0xd800 && code <= 0xdfff) || (code >= 0x80 && code < 0xa0)) return "\ufffd";
   return character;
+}
+
+/** A text as it is shown, with plain line breaks and tabs. */
+function printable(text) {
+  return Array.from(text, (each) => (each === "\n" || each === "\t" ? each : shown(each))).join("");
 }
 
 /** A character in words, for a tooltip. */

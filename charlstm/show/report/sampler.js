@@ -17,9 +17,9 @@ class Characters {
     });
   }
 
-  /** A function that turns the next id into text. */
+  /** A function that turns the next id into text; without an id, it gives what it has held back. */
   decoder() {
-    return (id) => String.fromCodePoint(this.codes[id]);
+    return (id) => (id === undefined ? "" : String.fromCodePoint(this.codes[id]));
   }
 }
 
@@ -32,7 +32,7 @@ class Bytes {
 
   decoder() {
     const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-    return (id) => decoder.decode(Uint8Array.of(id), { stream: true });
+    return (id) => (id === undefined ? decoder.decode() : decoder.decode(Uint8Array.of(id), { stream: true }));
   }
 }
 
@@ -105,7 +105,7 @@ function draw(logits, temperature, topP, uniform) {
   return likeliest;
 }
 
-/** Yield the pieces of a text: what is drawn after the ids of a prime, one piece for each id. */
+/** Yield the pieces of a text: what is drawn after the ids of a prime, one piece for each id, and what is left. */
 function* writing(model, primeIds, options) {
   const network = new Network(model);
   const twister = new Twister(options.seed);
@@ -118,7 +118,8 @@ function* writing(model, primeIds, options) {
     const id = draw(logits, options.temperature, options.topP, twister.uniform());
     yield decode(id);
     recent.push(id);
-    if (model.end.length && model.end.every((each, k) => recent[recent.length - model.end.length + k] === each)) return;
+    if (model.end.length && model.end.every((each, k) => recent[recent.length - model.end.length + k] === each)) break;
     network.read(id);
   }
+  yield decode();
 }
