@@ -24,9 +24,11 @@ TANH = "gnh"
 KEEPS = {"lstm": "f", "lnlstm": "f", "gru": "z"}
 LEAST = 0.1  #: a unit with a weaker correlation is not named
 NEAR = 0.1  #: an activation within this distance of its limits is saturated
-_STREAMS, _STEPS, _WARM_UP = 16, 512, 64  # pieces of a text read side by side, their length, and the part not counted
+_STREAMS, _WARM_UP = 16, 64  # pieces of a text read side by side, and the part of each that is not counted
+_STEPS, _STEP_WORK = (128, 512), 1.5e9  # least and greatest length of a piece, and parameters read in all its steps
 _PIECE = 64  # steps whose activations are in memory at once
-_BACK, _BACK_STREAMS = 200, 8  # steps that the gradient is followed back, and streams over which it is averaged
+_BACK, _BACK_WORK = (50, 200), 6e8  # the same of the steps that the gradient is followed back
+_BACK_STREAMS = 8  # streams over which it is averaged
 _TINY = 1e-12
 _MAX_TAU = 1e6
 _MAX_POSITION = 200
@@ -58,6 +60,7 @@ class Network:
             [np.zeros((streams, self.shape.hidden_size), dtype) for _ in range(1 + self._has_c)]
             for _ in range(self.shape.num_layers)
         ]
+        self._grads: list[Any] = [None] * self.shape.num_layers  # buffers, used again in each step
         for each in model.edges.begin:
             self.read(np.full((1, streams), each, np.int32))
 
@@ -108,7 +111,8 @@ class Network:
         squares = np.zeros((2, len(dh)))
         for k in reversed(range(len(caches))):
             own = [carried[k][0] + dh, *(np.zeros_like(each) if cut else each for each in carried[k][1:])]
-            found = self._op("backward")(np.zeros_like(dh)[None], caches[k], *own)
+            found = self._op("backward")(np.zeros_like(dh)[None], caches[k], *own, out=self._grads[k])
+            self._grads[k] = found
             squares[0] += (own[0] ** 2).sum(axis=1)
             if self._has_c:
                 squares[1] += (own[1] ** 2).sum(axis=1)
@@ -166,7 +170,7 @@ class Inside:
 
 
 def look_inside(model: Checkpoint, ids: np.ndarray, best: int = 4) -> Inside:
-    """Read a text, up to 8,192 ids, and measure gates and units.
+    """Read a text, up to 8,192 ids (fewer for nets above 3 million parameters), and measure gates and units.
 
     Parameters
     ----------
@@ -174,7 +178,7 @@ def look_inside(model: Checkpoint, ids: np.ndarray, best: int = 4) -> Inside:
     ids : (M,), the text, at least two ids
     best : number of units to name for each property of the text
     """
-    x, warm_up = _streams(ids)
+    x, warm_up = _streams(ids, len(model.theta))
     steps, streams = x.shape
     features = features_of(as_characters(model, ids[: steps * streams]))
     shaped = {name: values.reshape(streams, steps).T[warm_up:] for name, values in features.items()}
@@ -257,12 +261,16 @@ def _telling(names: list[str], sums: list[_Sums], best: int) -> list[Telling]:
     return found
 
 
-def _streams(ids: np.ndarray) -> tuple[np.ndarray, int]:
+def _streams(ids: np.ndarray, parameters: int) -> tuple[np.ndarray, int]:
     """A text cut into pieces that are read side by side, (T, B) int32, and the steps that only warm up the state."""
     streams = max(1, min(_STREAMS, len(ids) // (2 * _WARM_UP)))
-    steps = min(_STEPS, len(ids) // streams)
+    steps = min(_within(_STEPS, _STEP_WORK / parameters), len(ids) // streams)
     x = np.array(ids[: steps * streams], np.int32).reshape(streams, steps).T
     return np.ascontiguousarray(x), min(_WARM_UP, steps // 4)
+
+
+def _within(limits: tuple[int, int], wanted: float) -> int:
+    return int(min(max(wanted, limits[0]), limits[1]))
 
 
 def as_characters(model: Checkpoint, ids: np.ndarray) -> str:
@@ -308,16 +316,16 @@ class Reach:
 
 
 def gradient_reach(model: Checkpoint, ids: np.ndarray) -> Reach | None:
-    """Follow the gradient of the loss of single predictions back through up to 200 steps.
+    """Follow the gradient of the loss of single predictions back through 200 steps (for nets above 3 million, fewer).
 
     Parameters
     ----------
     model : Checkpoint
     ids : (M,), the text; None is returned if it is too short for two steps, or if the model's logits are not finite
     """
-    x, warm_up = _streams(ids)
+    x, warm_up = _streams(ids, len(model.theta))
     x = np.ascontiguousarray(x[:, :_BACK_STREAMS])
-    back = min(_BACK, len(x) - 1 - warm_up)
+    back = min(_within(_BACK, _BACK_WORK / len(model.theta)), len(x) - 1 - warm_up)
     if back < 2:
         return None
     network = Network(model, x.shape[1], "float64")

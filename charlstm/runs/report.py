@@ -81,8 +81,7 @@ def write(
     RunFailed
         If the file cannot be written.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # weights may have grown without bound
-        html = page(contents(run, checkpoint, sampler, fetch)).encode()
+    html = page(contents(run, checkpoint, sampler, fetch)).encode()
     path = Path(run) / REPORT if out is None else Path(out)
     try:
         disk.write(path, html)
@@ -95,26 +94,37 @@ def contents(
     run: str | os.PathLike[str], checkpoint: str = "best", sampler: bool | None = None, fetch: Fetch = downloads.fetch
 ) -> dict[str, Any]:
     """Everything that the page shows, as JSON has it: see charlstm/show/report/page.js."""
+    from threadpoolctl import threadpool_limits
+
     plain = os.fspath(run)
     given = curves(plain)
     model = load(plain, checkpoint)
-    text = _text(model, plain, fetch)
+    # one BLAS thread gives the same bits everywhere; weights may have grown without bound
+    with threadpool_limits(1, "blas"), np.errstate(over="ignore", invalid="ignore"):
+        return _contents(plain, checkpoint, given, model, sampler, fetch)
+
+
+def _contents(
+    run: str, checkpoint: str, given: Curves, model: Model, sampler: bool | None, fetch: Fetch
+) -> dict[str, Any]:
+    text = _text(model, run, fetch)
     weights = _weights(model, len(model.theta) <= LARGEST if sampler is None else sampler)
+    which = "" if checkpoint == "best" else f" --checkpoint {hints.quoted(checkpoint)}"
     return {
-        "name": Path(os.path.abspath(plain)).name,
+        "name": Path(os.path.abspath(run)).name,
         "unit": given.unit,
         "facts": _facts(model),
         "curves": _curves(given, text.baseline, len(model.vocabulary)),
-        "samples": _samples(plain),
+        "samples": _samples(run),
         "model": {**_described(model), **weights},
         "passage": _passage(model, text),
         "inside": _inside(model, text),
-        "novelty": _novelty(plain, fetch),
+        "novelty": _novelty(run, fetch),
         "fault": text.fault,
         "options": _options(model.config),
-        "environment": _environment(Path(plain)),
+        "environment": _environment(Path(run)),
         "command": command(model),
-        "sampling": hints.sampling(Path(plain)) + ("" if checkpoint == "best" else f" --checkpoint {checkpoint}"),
+        "sampling": hints.sampling(Path(run)) + which,
     }
 
 

@@ -14,7 +14,7 @@ from string import Template
 from typing import Any
 
 #: The parts of the script, in the order in which they are joined.
-SCRIPTS = ("network.js", "sampler.js", "charts.js", "reading.js", "page.js")
+SCRIPTS = ("network.js", "sampler.js", "charts.js", "reading.js", "inside.js", "page.js")
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
 
 

@@ -105,7 +105,7 @@ function draw(logits, temperature, topP, uniform) {
   return likeliest;
 }
 
-/** Yield the pieces of a text: what is drawn after the ids of a prime, one piece for each id, and what is left. */
+/** Yield the pieces of a text: what is drawn after the ids of a prime, one piece for each id; return what is left. */
 function* writing(model, primeIds, options) {
   const network = new Network(model);
   const twister = new Twister(options.seed);
@@ -121,5 +121,5 @@ function* writing(model, primeIds, options) {
     if (model.end.length && model.end.every((each, k) => recent[recent.length - model.end.length + k] === each)) break;
     network.read(id);
   }
-  yield decode();
+  return decode();
 }
