@@ -111,11 +111,10 @@ class Network:
         squares = np.zeros((2, len(dh)))
         for k in reversed(range(len(caches))):
             own = [carried[k][0] + dh, *(np.zeros_like(each) if cut else each for each in carried[k][1:])]
+            for square, each in zip(squares, own, strict=False):
+                square += (each**2).sum(axis=1)
             found = self._op("backward")(np.zeros_like(dh)[None], caches[k], *own, out=self._grads[k])
-            self._grads[k] = found
-            squares[0] += (own[0] ** 2).sum(axis=1)
-            if self._has_c:
-                squares[1] += (own[1] ** 2).sum(axis=1)
+            self._grads[k] = found  # which may be the arrays of `own`, written over
             carried[k] = [found.dh0, *([found.dc0] if self._has_c else [])]
             dh = np.zeros_like(dh) if found.dx is None or k == 0 else found.dx[0]
         return np.sqrt(squares)
