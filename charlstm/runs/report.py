@@ -299,8 +299,7 @@ def _options(config: Config) -> list[list[str]]:
     """All options with their values, and for those changed from the preset what the preset has."""
     base = asdict(from_preset(config.preset))
     return [
-        [name, _word(value), "" if value == base[name] or name == "preset" else _word(base[name])]
-        for name, value in asdict(config).items()
+        [name, _word(value), "" if value == base[name] else _word(base[name])] for name, value in asdict(config).items()
     ]
 
 
@@ -332,6 +331,6 @@ def command(model: Model) -> str:
             words.append(option if value else f"--no-{name.replace('_', '-')}")
         elif isinstance(value, tuple):
             words += [f"{option} {hints.quoted(each)}" for each in value]
-        elif name != "preset" and not (value is None and name in BUDGETS):
+        elif not (value is None and name in BUDGETS):
             words.append(f"{option} {hints.quoted(_word(value))}")
     return " ".join(words)

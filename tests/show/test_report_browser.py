@@ -109,6 +109,15 @@ def shown(text):
     return text.translate({**pictures, 127: "\u2421", **dict.fromkeys((*range(0x80, 0xA0), 0xD800), "\ufffd")})
 
 
+def test_seeds_give_the_numbers_of_numpy(browser, reports):
+    opened(browser, reports("lstm")[0])
+    for seed in (0, 1, 2**31, 2**32 - 1):
+        script = (
+            f"(() => {{ const t = new Twister({seed}); return Array.from({{ length: 2000 }}, () => t.uniform()); }})()"
+        )
+        assert browser.run(script) == np.random.RandomState(seed).random_sample(2000).tolist()
+
+
 def test_bytes_of_an_unfinished_character_are_shown_at_the_end(browser, reports):
     opened(browser, reports("bytes")[0])
     script = "(() => { const decode = new Bytes().decoder(); return [97, 0xf0, 0x9f, undefined].map((id) => decode(id)); })()"
