@@ -111,8 +111,8 @@ class Network:
         squares = np.zeros((2, len(dh)))
         for k in reversed(range(len(caches))):
             own = [carried[k][0] + dh, *(np.zeros_like(each) if cut else each for each in carried[k][1:])]
-            for square, each in zip(squares, own, strict=False):
-                square += (each**2).sum(axis=1)
+            for kind, each in enumerate(own):
+                squares[kind] += (each**2).sum(axis=1)
             found = self._op("backward")(np.zeros_like(dh)[None], caches[k], *own, out=self._grads[k])
             self._grads[k] = found  # which may be the arrays of `own`, written over
             carried[k] = [found.dh0, *([found.dc0] if self._has_c else [])]
