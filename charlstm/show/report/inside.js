@@ -15,6 +15,7 @@ function showInside() {
     return;
   }
   say("inside-note", `Measured while the model read ${figure(inside.chars)} ${data.unit}s of ${inside.what}.`);
+  if (model.cell === "rnn") say("gates-title", "How often the state is saturated");
   say("gates-note", "Each dot is a unit: how often its gate is almost closed (below 0.1) or open (above 0.9); for tanh, " +
     "below −0.9 or above 0.9. Dots near the origin are gates that stay in between; dots near the line hardly ever do.");
   for (const { layer, gate, low, high } of inside.gates) {
@@ -50,32 +51,35 @@ function showConstants({ keeps, constants }) {
 }
 
 function showReach({ reach }) {
-  if (!reach) {
-    say("reach-note", "The text is too short to follow the gradient back.");
+  if (!reach || !(reach.h[0] > 0)) {
+    say("reach-note", reach ? "There is no gradient." : "The text is too short to follow the gradient back.");
     return;
   }
   const { h, c, cut } = reach;
-  const points = (values) => (values ?? []).map((value, k) => [k, value]);
   const fraction = h[Math.min(h.length - 1, data.facts.seqLength)] / h[0];
   const without = cut && cut[Math.min(cut.length - 1, data.facts.seqLength)] / cut[0];
   const steps = Math.min(h.length - 1, data.facts.seqLength);
-  const percent = (value) => `${figure(100 * value, 2)} %`;
-  const why = cut === null ? "" : ` With the path through the cell state cut, ${percent(without)} would be: that path is ` +
+  const share = (value) =>
+    value >= 1e-4 ? `${figure(100 * value, 2)} %` : value > 0 ? `about ${power(value)}` : "nothing";
+  const why = cut === null ? "" : ` With the path through the cell state cut, ${share(without)} would be: that path is ` +
     "why an LSTM remembers where an RNN forgets.";
   say("reach-note", `The size of the gradient of one prediction's loss by the state k steps earlier. ${steps} steps back, ` +
-    `${percent(fraction)} of it is left.${why}`);
+    `${share(fraction)} of it is left.${why}`);
+  const floor = Math.max(...h) * 1e-9;
+  const visible = (k) => [h, c, cut].some((values) => values && values[k] >= floor);
+  const end = h.reduce((last, _, k) => (visible(k) ? k : last), 1);
+  const points = (values) => (values ?? []).map((value, k) => [k, value]).slice(0, end + 2);
   const series = [
     { name: "h", kind: "smooth", points: points(h) }, { name: "c", kind: "level", points: points(c) },
     { name: "h, path through c cut", kind: "held", points: points(cut) },
   ];
-  const floor = Math.max(...h) * 1e-9;
   lineChart(at("reach"), series, {
     label: "Gradient size against steps back", xLabel: "steps back", yLabel: "size of the gradient", height: 280,
     isLog: true, low: Math.max(floor, Math.min(...[...h, ...(cut ?? [])].filter((each) => each > 0))),
-    high: 2 * Math.max(...h), marks: data.facts.seqLength < h.length ? [{ kind: "mark", x: data.facts.seqLength }] : [],
+    high: 2 * Math.max(...h), marks: data.facts.seqLength <= end ? [{ kind: "mark", x: data.facts.seqLength }] : [],
   });
   const entries = [["smooth", "by h, all layers"]];
   if (c) entries.push(["level", "by c, from later steps"], ["held", "by h, with the path through c cut"]);
-  entries.push(["mark", `truncated-BPTT length ${data.facts.seqLength}`]);
+  if (data.facts.seqLength <= end) entries.push(["mark", `truncated-BPTT length ${data.facts.seqLength}`]);
   showKey("reach-key", entries);
 }

@@ -192,7 +192,8 @@ function showUnits() {
   at("layer").onchange = at("unit").onchange = typed;
   at("unit-before").onclick = () => choose(0, reader.chosen - 1);
   at("unit-after").onclick = () => choose(0, reader.chosen + 1);
-  const first = data.inside?.telling.find(({ units }) => units.length)?.units[0] ?? [0, 0];
+  const told = (data.inside?.telling ?? []).flatMap(({ units }) => units);
+  const first = told.reduce((most, each) => (Math.abs(each[2]) > Math.abs(most[2]) ? each : most), [0, 0, 0]);
   choose(first[0], first[1]);
 }
 
