@@ -91,8 +91,6 @@ def gemm(
     a_, lda, b_, ldb, c_, ldc = (
         each for array, leading in pairs for each in (ctypes.c_void_p(array.data.ptr), ctypes.c_int(leading))
     )
-    call = partial(
-        function, _handle(), *operations, m, n, k, one, a_, lda, b_, ldb, one if add else zero, c_, ldc
-    )
+    call = partial(function, _handle(), *operations, m, n, k, one, a_, lda, b_, ldb, one if add else zero, c_, ldc)
     call.keeps = pairs  # type: ignore[attr-defined]  # the call knows only the arrays' addresses
     return call

@@ -80,7 +80,11 @@ class _Graph:
             self.theta, grad = zeros((N,), real), empty((N,), real)
             self.state = zeros((spec.slots(optimizer, constants), N), real)
             self.h, self.c = zeros((2, shape.num_layers, B, shape.hidden_size), real)
-            self.watch, self._plan, self._progress = zeros((2,), np.float64), zeros((5,), np.uint64), zeros((3,), np.int32)
+            self.watch, self._plan, self._progress = (
+                zeros((2,), np.float64),
+                zeros((5,), np.uint64),
+                zeros((3,), np.int32),
+            )
             self._arrays: tuple[Any, ...] = ()
             model = Model(
                 self.theta, shape, T, B, first=T - 1 if last_only else 0, dropout=dropout, bfloat16=bfloat16, grad=grad

@@ -359,9 +359,21 @@ def test_a_layer_goes_on_from_gradients_of_its_last_state(gpu, ref, together):
         ((6, 2, 5, 19, 1), {}, True),
         ((6, 2, 5, 19, 1), {"CooperativeLaunch": 0}, False),
         ((2, 65, 5, 9, 1), {}, False),  # more streams than a block has cells for
-        ((6, 2, 5, 19, 1), {"MaxSharedMemoryPerBlockOptin": 8 * (2 * 4 * 19 + 4 * 4 * 19 + 32 * 65) - 8, "MultiProcessorCount": 5}, False),
-        ((6, 2, 5, 19, 1), {"MaxSharedMemoryPerBlockOptin": 8 * (2 * 4 * 19 + 4 * 4 * 19 + 32 * 65), "MultiProcessorCount": 5}, True),
-        ((6, 9, 5, 19, 1), {"MaxSharedMemoryPerBlockOptin": 8 * (8 * 4 * 19 + 4 * 4 * 19 + 32 * 65), "MultiProcessorCount": 5}, True),
+        (
+            (6, 2, 5, 19, 1),
+            {"MaxSharedMemoryPerBlockOptin": 8 * (2 * 4 * 19 + 4 * 4 * 19 + 32 * 65) - 8, "MultiProcessorCount": 5},
+            False,
+        ),
+        (
+            (6, 2, 5, 19, 1),
+            {"MaxSharedMemoryPerBlockOptin": 8 * (2 * 4 * 19 + 4 * 4 * 19 + 32 * 65), "MultiProcessorCount": 5},
+            True,
+        ),
+        (
+            (6, 9, 5, 19, 1),
+            {"MaxSharedMemoryPerBlockOptin": 8 * (8 * 4 * 19 + 4 * 4 * 19 + 32 * 65), "MultiProcessorCount": 5},
+            True,
+        ),
         ((6, 2, 5, 19, 1), {"MultiProcessorCount": 1}, True),
         ((6, 2, 5, 50, 1), {"MaxSharedMemoryPerBlockOptin": 36000, "MultiProcessorCount": 7}, True),  # 8 units
         ((6, 2, 5, 50, 1), {"MaxSharedMemoryPerBlockOptin": 36000, "MultiProcessorCount": 6}, False),

@@ -257,8 +257,6 @@ function histogram(place, values, chart) {
     }
     const y = scale(0, Math.max(...counts.values()), bottom, MARGIN.top, 3);
     axes(svg, width, height, x, y, chart.xLabel, chart.yLabel);
-    const at = x.at(chart.mark);
-    svg.append(drawing("line", { class: "line mark", x1: at, x2: at, y1: MARGIN.top, y2: bottom }));
     for (const [k, count] of counts) {
       const [from, to] = [x.at(2 ** (k / per)), x.at(2 ** ((k + 1) / per))];
       const bar = drawing("rect", { class: "bar", x: from + 1, width: Math.max(1, to - from - 2), y: y.at(count), height: bottom - y.at(count) });
@@ -267,5 +265,7 @@ function histogram(place, values, chart) {
       bar.onpointerleave = () => tell(0, 0, null);
       svg.append(bar);
     }
+    const at = x.at(chart.mark);
+    svg.append(drawing("line", { class: "line mark", x1: at, x2: at, y1: MARGIN.top, y2: bottom }));
   });
 }

@@ -15,9 +15,14 @@ function showInside() {
     return;
   }
   say("inside-note", `Measured while the model read ${figure(inside.chars)} ${data.unit}s of ${inside.what}.`);
-  if (model.cell === "rnn") say("gates-title", "How often the state is saturated");
-  say("gates-note", "Each dot is a unit: how often its gate is almost closed (below 0.1) or open (above 0.9); for tanh, " +
-    "below −0.9 or above 0.9. Dots near the origin are gates that stay in between; dots near the line hardly ever do.");
+  if (model.cell === "rnn") {
+    say("gates-title", "How often the state is saturated");
+    say("gates-note", "Each dot is a unit: how often its state is below −0.9 or above 0.9. An RNN has no gates.");
+  } else {
+    say("gates-note", "Each dot is a unit: how often its gate is almost closed (below 0.1) or open (above 0.9); for " +
+      "tanh, below −0.9 or above 0.9. Dots near the origin are gates that stay in between; dots near the line hardly " +
+      "ever do.");
+  }
   for (const { layer, gate, low, high } of inside.gates) {
     const isTanh = "gnh".includes(gate);
     const place = element("div");
