@@ -6,16 +6,19 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST = $(VENV)/bin/python -m pytest
 SHARED_OUT = -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-peers test-compile gpu-test test-long lint format bench clean
+.PHONY: demo test test-peers test-browser test-compile gpu-test test-long lint format bench clean
 
 demo: $(VENV)/.installed  ## train on the text inside Python for a minute, and let the model write
 	$(VENV)/bin/charlstm train
 
-test: $(VENV)/.installed-test  ## the whole suite, but for what needs PyTorch or an hour
-	$(PYTEST) $(SHARED_OUT) -m "not long"
+test: $(VENV)/.installed-test  ## the whole suite, but for what needs PyTorch, a browser or an hour
+	$(PYTEST) $(SHARED_OUT) -m "not long and not browser"
 
 test-peers: $(VENV)/.installed-peers  ## what PyTorch judges
 	$(PYTEST) -m peers
+
+test-browser: $(VENV)/.installed-test  ## the report in Chromium; skipped where there is none
+	$(PYTEST) -m browser tests/show
 
 test-compile: $(VENV)/.installed-gpu-test  ## the CUDA source through NVIDIA's compiler, for every architecture
 	$(PYTEST) tests/kernel/test_gpu_compile.py tests/kernel/test_gpu_ptx.py -m "long or not long"

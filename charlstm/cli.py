@@ -33,8 +33,8 @@ def cli() -> None:
 
 
 for command in (
-    train.train, text.sample, text.score, text.ngram, text.keywords, runs.plot, runs.novelty, runs.inspect_run,
-    runs.verify, machine.gradcheck, machine.bench, machine.data_group, machine.info,
+    train.train, text.sample, text.score, text.ngram, text.keywords, runs.plot, runs.report, runs.novelty,
+    runs.inspect_run, runs.verify, machine.gradcheck, machine.bench, machine.data_group, machine.info,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -16,6 +16,11 @@ from conftest import ROOT, made_up_text
 
 OURS = sorted(p.relative_to(ROOT).as_posix() for top in ("kernels", "charlstm") for p in (ROOT / top).rglob("*.py"))
 
+PAGE = sorted(
+    p.relative_to(ROOT).as_posix()
+    for p in (ROOT / "charlstm" / "show" / "report").iterdir()
+    if p.suffix != ".py" and p.is_file()
+)
 CUDA = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "kernels" / "gpu" / "cuda").glob("*.cu"))
 
 
@@ -46,14 +51,19 @@ def test_the_wheel_holds_the_packages_and_nothing_else(built):
         names = wheel.namelist()
     code = sorted(name for name in names if ".dist-info/" not in name)
     assert [name for name in code if name.endswith(".py")] == OURS
-    assert [name for name in code if not name.endswith(".py")] == ["charlstm/py.typed", *CUDA, "kernels/py.typed"]
+    assert [name for name in code if not name.endswith(".py")] == [
+        "charlstm/py.typed",
+        *PAGE,
+        *CUDA,
+        "kernels/py.typed",
+    ]
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
 def test_the_sdist_holds_the_sources(built):
     with tarfile.open(built[1]) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    assert {*OURS, *CUDA, "setup.cfg", "pyproject.toml", "README.md", "LICENSE"} <= names
+    assert {*OURS, *PAGE, *CUDA, "setup.cfg", "pyproject.toml", "README.md", "LICENSE"} <= names
 
 
 def test_the_installed_wheel_trains_and_samples_outside_the_source_tree(built, tmp_path):
@@ -81,6 +91,7 @@ def test_the_installed_wheel_trains_and_samples_outside_the_source_tree(built, t
     command = (scripts / "python", "-m", "charlstm")
     assert run(*command, "--version").startswith("charlstm, version ")
     run(*command, "train", "book.txt", "--iterations", 20, "--hidden-size", 8, "--quiet")
+    assert run(*command, "report", "runs/book").split() == [str(Path("runs", "book", "report.html"))]
     assert len(run(*command, "sample", "runs/book", "--length", 40, "--seed", 1)) == 40
     assert (scripts / ("charlstm.exe" if os.name == "nt" else "charlstm")).exists()
 

@@ -1,11 +1,11 @@
-"""Commands about run folders: verify their files, inspect and plot them, and tell whether samples are copied."""
+"""Commands about run folders: verify, inspect, plot, report, and tell whether samples are copied."""
 
 from functools import partial
 
 import click
 
 from charlstm.commands.layout import Place, table, word_option
-from charlstm.commands.options import CHECKPOINT_LAST, RUN, newest
+from charlstm.commands.options import CHECKPOINT, CHECKPOINT_LAST, RUN, newest
 from charlstm.errors import RunFailed
 
 
@@ -110,6 +110,32 @@ def plot(runs: tuple[str, ...], by: str, out: tuple[str, ...]) -> int:
         except OSError as error:
             raise RunFailed(f"{file}: cannot be written: {error.strerror or error}") from None
         click.echo(file)
+    return 0
+
+
+@click.command(short_help="Write report.html: curves, samples, units, a live sampler.")
+@RUN
+@CHECKPOINT
+@click.option("-o", "--out", metavar="FILE", help="the file to write [report.html in RUN's folder]")
+@click.option(
+    "--sampler/--no-sampler", default=None,
+    help="include the weights, with which the page writes and reads by itself [for nets of up to 400,000 parameters]",
+)  # fmt: skip
+@click.option("--offline", is_flag=True, help="download nothing")
+def report(run: str, checkpoint: str, out: str | None, sampler: bool | None, offline: bool) -> int:
+    """Write one self-contained page about RUN, by default the newest run in runs/, and print its name.
+
+    The page shows the loss, the saved samples, text coloured by single units and by surprise, how long the gates let
+    the model remember, how far back its gradient reaches, how much of the samples is copied, and how to repeat the run.
+    With its weights in the page, the model also writes and reads passages there. A page asks for nothing from anywhere,
+    so it can be sent to others; it contains up to 1,200 characters of the text. A run that is still training can be
+    shown, too.
+    """
+    from charlstm.runs.report import write as write_report
+    from charlstm.text import downloads
+
+    fetch = partial(downloads.fetch, offline=offline)
+    click.echo(write_report(run, out, checkpoint=checkpoint, sampler=sampler, fetch=fetch))
     return 0
 
 

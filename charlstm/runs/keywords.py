@@ -42,19 +42,20 @@ def samples_of(folder: str | Path) -> str:
     return before + "".join(sample for _, sample in samples)
 
 
-def saved_samples(folder: str | Path) -> list[tuple[int, str]]:
-    """The saved samples of a run, each with its iteration, oldest first; without those of iteration 0.
+def saved_samples(folder: str | Path, first: int = 1) -> list[tuple[int, str]]:
+    """The saved samples of a run, each with its iteration, oldest first; those of iteration 0 only if `first` is 0.
 
     Raises
     ------
     UserError
         If the folder has none.
     """
-    return [(iteration, sample.removesuffix("\n").removesuffix("\n")) for iteration, sample in _saved(folder)[1]]
+    found = _saved(folder, first)[1]
+    return [(iteration, sample.removesuffix("\n").removesuffix("\n")) for iteration, sample in found]
 
 
-def _saved(folder: str | Path) -> tuple[str, list[tuple[int, str]]]:
-    """What stands before the first header of samples.txt, and the blocks after iteration 0 with their iterations."""
+def _saved(folder: str | Path, first: int = 1) -> tuple[str, list[tuple[int, str]]]:
+    """What stands before the first header of samples.txt, and the blocks from iteration `first` on."""
     path = Path(folder) / "samples.txt"
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -62,7 +63,7 @@ def _saved(folder: str | Path) -> tuple[str, list[tuple[int, str]]]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     before, *found = _HEAD.split(text)
     blocks = zip(map(int, found[::2]), found[1::2], strict=True)
-    samples = [(iteration, block) for iteration, block in blocks if iteration]
+    samples = [(iteration, block) for iteration, block in blocks if iteration >= first]
     if not samples and not before:
         so_far = " after the first iteration: train on, or with a smaller --sample-every" if found else ""
         raise UserError(f"{path}: no sample has been saved yet{so_far}")

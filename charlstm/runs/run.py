@@ -282,6 +282,15 @@ class Run:
             figure.savefig(path)
         return figure
 
+    def report(self, path: str | os.PathLike[str] | None = None, *, sampler: bool | None = None) -> Path:
+        """Write the report of the run, report.html in its folder unless a path is given; return the path.
+
+        See :func:`charlstm.runs.report.write` for the options and errors.
+        """
+        from charlstm.runs.report import write  # which needs what begins a run
+
+        return write(self.folder, path, sampler=sampler)
+
     @property
     def _unit(self) -> str:
         return self.trainer.corpus.vocabulary.unit
