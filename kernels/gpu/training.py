@@ -62,6 +62,7 @@ def train(given: checks.Training, rates: Any) -> Any:
             done += len(x)
     finally:  # also after an interruption: completed iterations count
         restore()
+        cupy.cuda.get_current_stream().synchronize()  # the thread's next call may use the buffers on another stream
     return given.losses
 
 

@@ -103,7 +103,7 @@ class Stream:
         return SimpleNamespace(launch=lambda: atomic.make(calls))  # an interruption stops a host, but not a GPU
 
 
-_streams = [SimpleNamespace(ptr=0)]
+_streams = [Stream()]  # the last is the current one
 
 
 # -------------------------------------------------------------------------------------------------------------- cuBLAS
