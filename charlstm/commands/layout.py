@@ -25,7 +25,7 @@ GROUPS = {
         "seq_length", "batch_size", "windows", "seed",
     ),
     "Budget": ("epochs", "max_chars", "until_loss", "patience"),
-    "Evaluation": ("validate_every", "validation_from", "report_every"),
+    "Evaluation": ("validate_every", "validation_from", "report_every", "diagnostics"),
     "Output": (
         "sample_every", "sample_length", "temperature", "epoch_samples", "save_every", "keep", "style", "as_json",
         "help",

@@ -4,13 +4,14 @@ import json
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from charlstm.errors import UserError
 from charlstm.model.checkpoint import Checkpoint, find
 from charlstm.runs import store
-from charlstm.runs.records import CONFIG, METRICS, SAMPLES, columns
+from charlstm.runs.records import CONFIG, METRICS, SAMPLES, TABLE, columns, table
 from charlstm.settings.config import Config, from_preset
 from charlstm.show.plotting import Curves
 
@@ -53,6 +54,8 @@ def verify(run: str | Path) -> Iterator[Finding]:
     lengths = newest.files if newest else {}
     for name, look in _LOOKS.items():
         yield _looked_at(folder / name, look, lengths.get(name))
+    if (folder / TABLE).is_file():  # runs of earlier versions have none
+        yield _looked_at(folder / TABLE, partial(_table, folder / METRICS, lengths.get(METRICS)), None)
 
 
 def _looked_at(path: Path, look: Callable[[bytes], str], length: int | None) -> Finding:
@@ -86,6 +89,13 @@ def _metrics(content: bytes) -> str:
     if numbers != sorted(numbers):
         raise ValueError("the iterations are not in order")
     return f"{len(lines):,} lines"
+
+
+def _table(metrics: Path, length: int | None, content: bytes) -> str:
+    columns = content.partition(b"\n")[0].decode().split(",")
+    if not content.startswith(table(metrics.read_bytes()[:length] if metrics.is_file() else b"", columns)):
+        raise ValueError(f"differs from {METRICS}; --resume writes it anew")
+    return f"{len(columns)} columns"
 
 
 def _samples(content: bytes) -> str:

@@ -1,8 +1,9 @@
-"""The text files of a run folder: metrics.jsonl, samples.txt, config.toml and environment.json."""
+"""The text files of a run folder: metrics.jsonl, metrics.csv, samples.txt, config.toml and environment.json."""
 
 import json
 import platform
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -13,10 +14,11 @@ import numpy as np
 
 from charlstm.host.machine import processor, usable_cores, versions
 from charlstm.settings.config import Config
-from charlstm.training.progress import Progress
+from charlstm.training import diagnostics
+from charlstm.training.progress import COLUMNS, Progress, table_line
 
 _SUMS = ("loss", "smooth_loss")  # columns of metrics.jsonl summed over a sequence
-CONFIG, METRICS, SAMPLES = "config.toml", "metrics.jsonl", "samples.txt"
+CONFIG, METRICS, TABLE, SAMPLES = "config.toml", "metrics.jsonl", "metrics.csv", "samples.txt"
 
 
 def sample_block(progress: Progress) -> bytes:
@@ -24,6 +26,23 @@ def sample_block(progress: Progress) -> bytes:
     loss = progress.smooth_loss / progress.loss_chars
     head = f"# iteration {progress.iteration}  loss {loss:.6f}  temperature {progress.temperature:g}"
     return f"{head}\n{progress.prime}{progress.sample}\n\n".encode("utf-8", "backslashreplace")
+
+
+def table_columns(cell: str) -> tuple[str, ...]:
+    """The columns of metrics.csv of a run with this kind of cell."""
+    return (*COLUMNS, *diagnostics.names(cell))
+
+
+def table(metrics: bytes, columns: Sequence[str]) -> bytes:
+    """The content of the metrics.csv that belongs to a metrics.jsonl, whose damaged lines are left out."""
+    return ",".join(columns).encode() + b"\n" + b"".join(table_line(line, columns) for line in _intact(metrics))
+
+
+def _intact(metrics: bytes) -> Iterator[dict[str, Any]]:
+    for line in metrics.splitlines(keepends=True):
+        with suppress(ValueError, TypeError):  # `verify` reports it
+            if line.endswith(b"\n"):
+                yield dict(json.loads(line))
 
 
 def columns(path: Path, loss_chars: int) -> dict[str, np.ndarray]:

@@ -1,8 +1,11 @@
 """A training run and its folder.
 
 The folder holds ``config.toml`` (options), ``environment.json`` (machine and versions), ``metrics.jsonl`` (a line per
-report), ``samples.txt`` (``# iteration N  loss X  temperature T``, the text, an empty line), and the checkpoints of
-`charlstm.runs.store`.
+report) and ``metrics.csv`` (the same as a table), ``samples.txt`` (``# iteration N  loss X  temperature T``, the text,
+an empty line), and the checkpoints of `charlstm.runs.store`.
+
+Checkpoints record the lengths of metrics.jsonl and samples.txt, to which a resumed run cuts them back. metrics.csv is
+then made anew from metrics.jsonl.
 """
 
 import math
@@ -20,9 +23,9 @@ from charlstm.model.model import Model, load
 from charlstm.model.scoring import Score
 from charlstm.runs import disk, records, store
 from charlstm.runs.lock import Lock
-from charlstm.runs.records import METRICS, SAMPLES
+from charlstm.runs.records import METRICS, SAMPLES, TABLE
 from charlstm.settings.config import Config
-from charlstm.training.progress import OneEach, Progress, metrics_line
+from charlstm.training.progress import OneEach, Progress, metrics, metrics_line, table_line
 from charlstm.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -74,6 +77,7 @@ class Run:
         self._warned = ""  # kind of the last warning
         self._extra = 0  # bytes at the end of metrics.jsonl that a resumed run cuts off
         self._one_each = OneEach()
+        self._columns = records.table_columns(trainer.config.cell)
         self._disk_fault: str | None = None  # why the last write failed
         self._model: tuple[int | None, Model] | None = None  # with the iteration of its checkpoint
 
@@ -107,6 +111,7 @@ class Run:
             store.sweep(folder)
             self._write_config()
             logs = {name: disk.Log(folder / name, self._lengths.get(name, 0)) for name in (METRICS, SAMPLES)}
+            logs[TABLE] = self._table_log()
             try:
                 yield from self._train(logs)
             except Diverged as error:
@@ -161,10 +166,20 @@ class Run:
             )
 
     def _add_line(self, logs: dict[str, disk.Log], progress: Progress) -> int:
-        """Add a line to metrics.jsonl and return its length in bytes."""
-        line = metrics_line(progress)
+        """Add a line to metrics.jsonl and to metrics.csv; return its length in bytes in the former."""
+        values = metrics(progress)
+        line = metrics_line(values)
         logs[METRICS].add(line)
+        logs[TABLE].add(table_line(values, self._columns))
         return len(line)
+
+    def _table_log(self) -> disk.Log:
+        """The metrics.csv that belongs to metrics.jsonl, which has just been cut; written anew if it differs."""
+        path = self.folder / TABLE
+        wanted = records.table((self.folder / METRICS).read_bytes(), self._columns)
+        if not path.is_file() or path.read_bytes() != wanted:
+            disk.write(path, wanted)
+        return disk.Log(path, len(wanted))
 
     def _newest_in_words(self) -> str:
         """Which checkpoint the run can be resumed from."""
@@ -211,7 +226,7 @@ class Run:
 
     def _lengths_of(self, logs: dict[str, disk.Log]) -> dict[str, int]:
         """Lengths in bytes of the text files, as a run resumed from here keeps them."""
-        lengths = {name: log.length for name, log in logs.items()}
+        lengths = {name: logs[name].length for name in (METRICS, SAMPLES)}
         return {**lengths, METRICS: lengths[METRICS] - self._extra}
 
     def _attempt(self, write: Callable[[], None]) -> bool:

@@ -155,6 +155,11 @@ class Config:
     patience: int | None = _option(None, "stop after this many evaluations without improvement", low=1)
 
     report_every: int = _option(100, "iterations between lines of metrics.jsonl", low=1)
+    diagnostics: bool = _option(
+        True,
+        "measure gradient norm, clipping, update size and gate saturation, at most every 1,000 iterations; changes no "
+        "result",
+    )
     save_every: float = _option(30.0, "seconds between checkpoints", above=0)
     keep: int = _option(3, "number of newest checkpoints to keep; the best one is always kept", low=1, high=1_000_000)
     sample_every: int = _option(500, "iterations between samples during training (0: none)", low=0)

@@ -26,7 +26,7 @@ from charlstm.text.weights import Spans, in_words
 
 __all__ = ["ByteVocabulary", "Corpus", "Fetch", "UnknownCharacters", "Vocabulary", "cached", "kept", "load"]
 _LONG_NAME, _WORDS = 255, 4  # a name has at most this many characters, and few have as many blanks
-_OURS = ("samples.txt", "metrics.jsonl")  # files of a run's folder
+_OURS = ("samples.txt", "metrics.jsonl", "metrics.csv")  # files of a run's folder
 _FORMAT = 4  # version of what the cache remembers; with another version the text is read again
 
 

@@ -2,11 +2,19 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from charlstm.figures import for_json, perplexity
 
 ENDLESS = 10**15  # number of iterations of a run that only a loss ends
+_ALWAYS = (
+    "iteration", "chars", "epoch", "loss", "smooth_loss", "bits_per_char", "perplexity", "learning_rate", "seconds",
+    "chars_per_second",
+)  # fmt: skip
+#: The keys of a line of metrics.jsonl, in the order of the columns of metrics.csv; diagnostics follow.
+COLUMNS = (*_ALWAYS, "val_bits_per_char", "val_perplexity", "bits_per_byte", "val_bits_per_byte")
 
 
 @dataclass(frozen=True, repr=False)
@@ -17,7 +25,8 @@ class Progress:
     min-char scripts print them; displays show `nats_per_char`. For a byte model `nats_per_char` is per byte,
     `bits_per_byte` is set, and `bits_per_char` is that times the bytes per character of the text.
 
-    `kind` is one of four. A `report` is due for metrics.jsonl. An `evaluation` has `val_bits_per_char`; `is_extra`
+    `kind` is one of four. A `report` is due for metrics.jsonl; some have `diagnostics`: see
+    :mod:`charlstm.training.diagnostics`. An `evaluation` has `val_bits_per_char`; `is_extra`
     marks one made only because the run ends, which a resumed run ignores; `is_in_report` says that a report of the same
     iteration follows with the same figures. A `sample` is text that the model has just written after `prime`, which may
     be empty; `is_kept` says whether it goes to samples.txt. A `tick` comes between two calls of the kernels; then, as
@@ -46,6 +55,7 @@ class Progress:
     loss_chars: int = 1
     bits_per_byte: float | None = None
     val_bits_per_byte: float | None = None
+    diagnostics: dict[str, float] | None = None
 
     def __repr__(self) -> str:
         total = "" if self.is_endless else f" of {self.iterations:,}"
@@ -79,17 +89,38 @@ class Progress:
         return self.iterations >= ENDLESS
 
 
-def metrics_line(progress: Progress) -> bytes:
-    """One line of metrics.jsonl; its losses are sums over the steps of a stream, as in the min-char scripts.
+def metrics(progress: Progress, steps: int = 1) -> dict[str, Any]:
+    """The values of one line of metrics.jsonl; NaN and infinity become None.
 
-    NaN and infinity become null.
+    The losses are sums over the steps of a stream, as in the min-char scripts, divided by `steps`.
     """
-    return _line(progress, 1)
+    values = {name: getattr(progress, name) for name in _ALWAYS}
+    values |= {name: values[name] / steps for name in ("loss", "smooth_loss")}
+    if progress.val_bits_per_char is not None:
+        values["val_bits_per_char"] = progress.val_bits_per_char
+        values["val_perplexity"] = perplexity(progress.val_bits_per_char)
+    for name in ("bits_per_byte", "val_bits_per_byte"):
+        if getattr(progress, name) is not None:
+            values[name] = getattr(progress, name)
+    for name, digits in (("epoch", 6), ("seconds", 6), ("chars_per_second", 1)):
+        values[name] = round(values[name], digits)
+    values |= progress.diagnostics or {}
+    return {name: for_json(value) for name, value in values.items()}
+
+
+def metrics_line(values: dict[str, Any]) -> bytes:
+    """The line of metrics.jsonl that holds these values."""
+    return json.dumps(values).encode() + b"\n"
 
 
 def told_line(progress: Progress) -> bytes:
     """The same line for --json output: its losses are nats per character, or per byte for a byte model."""
-    return _line(progress, progress.loss_chars)
+    return metrics_line(metrics(progress, progress.loss_chars))
+
+
+def table_line(values: dict[str, Any], columns: Sequence[str]) -> bytes:
+    """The line of metrics.csv that holds these values; a value that is missing or None is an empty cell."""
+    return ",".join("" if (value := values.get(name)) is None else str(value) for name in columns).encode() + b"\n"
 
 
 class OneEach:
@@ -107,22 +138,3 @@ class OneEach:
         """The last evaluation, if training ended before its report came."""
         held, self._held = self._held, None
         return held
-
-
-def _line(progress: Progress, steps: int) -> bytes:
-    """A JSON line with the losses divided by `steps`."""
-    names = (
-        "iteration", "chars", "epoch", "loss", "smooth_loss", "bits_per_char", "perplexity", "learning_rate", "seconds",
-        "chars_per_second",
-    )  # fmt: skip
-    values = {name: getattr(progress, name) for name in names}
-    values |= {name: values[name] / steps for name in ("loss", "smooth_loss")}
-    if progress.val_bits_per_char is not None:
-        values["val_bits_per_char"] = progress.val_bits_per_char
-        values["val_perplexity"] = perplexity(progress.val_bits_per_char)
-    for name in ("bits_per_byte", "val_bits_per_byte"):
-        if getattr(progress, name) is not None:
-            values[name] = getattr(progress, name)
-    for name, digits in (("epoch", 6), ("seconds", 6), ("chars_per_second", 1)):
-        values[name] = round(values[name], digits)
-    return json.dumps({name: for_json(value) for name, value in values.items()}).encode() + b"\n"

@@ -12,6 +12,7 @@ import kernels
 from charlstm.settings.config import Config
 from charlstm.text.batches import Streams, Windows
 from charlstm.training import dropout
+from kernels import spec
 from kernels.spec import Shape
 
 CALL_SECONDS = 0.1  # target duration of a call
@@ -30,6 +31,14 @@ class Memory(NamedTuple):
     def copy(self) -> "Memory":
         """A copy with its own arrays."""
         return Memory(*(array.copy() for array in self))
+
+
+class Batch(NamedTuple):
+    """What one iteration reads: ids x (T+1, B) int32 on the host, inputs x[:-1], targets x[1:]; h and c (L, B, H)."""
+
+    x: np.ndarray
+    h: Any
+    c: Any
 
 
 class Steps:
@@ -62,7 +71,7 @@ class Steps:
         stop_below: float = -math.inf,
     ) -> np.ndarray:  # fmt: skip
         """Run iterations begin to end - 1 in one call of the kernels; return their losses, summed over T and B."""
-        config, rate = self._config, self._dropout
+        config = self._config
         starts, reset = self._batches.plan(begin, end)
         return self.ops.train_steps(
             *memory, self._text, starts, reset, rates,
@@ -71,11 +80,11 @@ class Steps:
             step=begin,
             optimizer=config.optimizer,
             hyper=config.hyper,
-            grad_scale=1.0 / (config.loss_chars * config.batch_size) if config.loss_reduction == "mean" else 1.0,
+            grad_scale=self._grad_scale,
             grad_clip=config.grad_clip,
             grad_clip_norm=config.grad_clip_norm,
-            dropout=rate,
-            masks=dropout.masks(config.seed, begin, end, self._mask, rate) if rate else None,
+            dropout=self._dropout,
+            masks=self._masks(begin, end),
             last_only=config.windows is not None,
             bfloat16=config.dtype == "bfloat16",
             smooth_loss=smooth_loss,
@@ -83,6 +92,41 @@ class Steps:
             workspace=self._workspace,
             threads=self._threads,
         )  # fmt: skip
+
+    @property
+    def _grad_scale(self) -> float:
+        """The factor that makes the gradient of the summed loss that of the loss which training minimises."""
+        config = self._config
+        return 1.0 / (config.loss_chars * config.batch_size) if config.loss_reduction == "mean" else 1.0
+
+    def _masks(self, begin: int, end: int) -> np.ndarray | None:
+        """The dropout masks of iterations begin to end - 1, (n, L, T, B, H); None without dropout."""
+        rate = self._dropout
+        return dropout.masks(self._config.seed, begin, end, self._mask, rate) if rate else None
+
+    def batch(self, memory: Memory, iteration: int) -> Batch:
+        """What an iteration reads; `memory` is the state before it."""
+        starts, reset = self._batches.plan(iteration, iteration + 1)
+        pieces = [kernels.to_host(self._text[at : at + self._config.seq_length + 1]) for at in starts[0].tolist()]
+        h, c = (np.zeros_like(a) if reset[0] else a for a in (memory.h, memory.c))
+        return Batch(np.stack(pieces, axis=1).astype(np.int32), h, c)
+
+    def gradient(self, memory: Memory, iteration: int, batch: Batch) -> np.ndarray:
+        """The gradient, (N,), by which an iteration updates the weights, before clipping; nothing is changed."""
+        theta, masks = memory.theta, self._masks(iteration, iteration + 1)
+        if self._config.dtype == "bfloat16":
+            theta = theta.copy()
+            for layer in spec.params(theta, self._shape).layers:
+                layer.W_h[...] = spec.round_to_bfloat16(layer.W_h)
+        _, grad, _, _ = self.ops.loss_and_grad(
+            theta, batch.h, batch.c, batch.x,
+            shape=self._shape,
+            last_only=self._config.windows is not None,
+            dropout=self._dropout,
+            masks=None if masks is None else masks[0],
+            workspace=self._workspace,
+        )  # fmt: skip
+        return kernels.to_host(grad) * theta.dtype.type(self._grad_scale)
 
     def fitting(self, now: int, made: int, seconds: float) -> int:
         """The maximum for the next call, after one of at most `now` iterations that made `made` in `seconds` s."""

@@ -29,6 +29,7 @@ from charlstm.text.corpus import Corpus
 from charlstm.text.weights import repeated
 from charlstm.training import schedules
 from charlstm.training.budget import Budget
+from charlstm.training.diagnostics import Diagnostics
 from charlstm.training.evaluation import Evaluations, units_per_char
 from charlstm.training.marks import Marks
 from charlstm.training.progress import Progress
@@ -65,6 +66,7 @@ class Trainer:
         self._resets = Resets(0 if config.windows else config.reset_every, config.batch_size, config.seed)
         self._steps = Steps(config, self.backend, self.shape, self.ids, self.batches, self.threads)
         self._samples = Samples(config, corpus, self.ids, self.shape, self._steps.ops)
+        self._diagnostics = Diagnostics(config, self.shape, self._steps)
         self._evaluations = Evaluations(config, corpus, self.held_out, self.shape, self._steps.ops)
         self.start_loss = math.log(self.shape.vocab_size) * config.loss_chars
         self._units_per_char = units_per_char(corpus.vocabulary, self.ids)
@@ -152,6 +154,8 @@ class Trainer:
         every = self.config.sample_every
         with self._steps.on_one_blas_thread():
             self.train(self.iteration, self.iteration, np.empty(0))  # so that compiling does not count as training time
+            if 0 < self._diagnostics.every < self.iterations:
+                self._diagnose()  # compiles, too
             if (untold := self.marks.untold_bits) is not None:  # its report did not come before the run was stopped
                 yield self._evaluation(untold)
             every_evaluation = self._evaluate_every
@@ -172,6 +176,7 @@ class Trainer:
         periods = [
             self.config.sample_every,
             self._evaluate_every,
+            self._diagnostics.every,
             self.batches.iterations_per_pass * self._minds_epochs,
             self._recent if self.config.until_loss is not None else 0,
         ]
@@ -212,6 +217,7 @@ class Trainer:
         """Train to iteration `end`, or to where a sample is to be shown, and yield what is due."""
         begin, config, limit = self.iteration, self.config, self._show_below()
         rates = self.learning_rates(begin, end)
+        diagnostics = self._diagnose() if self._diagnostics.is_due(begin) else None
         started = perf_counter()
         losses = self.train(begin, end, rates, limit) / config.batch_size
         taken = perf_counter() - started
@@ -228,6 +234,8 @@ class Trainer:
                 seconds = self.seconds + taken * (n + 1 - begin) / len(losses)
                 rate = float(rates[n - begin])
                 report = self._progress("report", n=n, loss=loss, learning_rate=rate, seconds=seconds)
+                if n == begin and diagnostics is not None:
+                    report = replace(report, diagnostics=diagnostics)
                 bits, self.marks.untold_bits = self.marks.untold_bits, None
                 reports.append(report if bits is None else self._evaluations.told(report, bits))
         self.seconds += taken
@@ -236,6 +244,11 @@ class Trainer:
             yield from self._below(rates[len(losses) - 1 :][:1])
         if diverged:
             raise Diverged(f"the loss of iteration {self.iteration} is {last}: {_STOPPED}")
+
+    def _diagnose(self) -> dict[str, float]:
+        """Measure the diagnostics of the next iteration."""
+        rate = float(self.learning_rates(self.iteration, self.iteration + 1)[0])
+        return self._diagnostics.measure(self._memory, self.iteration, rate)
 
     def _add_loss(self, n: int, loss: float) -> None:
         """Add the loss of iteration n to the means."""
