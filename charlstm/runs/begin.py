@@ -8,7 +8,7 @@ from typing import Any
 
 from charlstm.errors import UserError
 from charlstm.model.checkpoint import Checkpoint, find
-from charlstm.runs import disk, records, store
+from charlstm.runs import disk, events, records, store
 from charlstm.runs.lock import LOCK, Lock
 from charlstm.runs.records import METRICS, SAMPLES
 from charlstm.runs.run import NotSaved, Run
@@ -25,7 +25,8 @@ from charlstm.training.trainer import Trainer
 CHANGEABLE = (
     *BUDGETS, "backend", "threads", "learning_rate", "schedule", "warmup", "reset_every", "decay_factor", "decay_every",
     "decay_after", "decay_floor", "plateau_patience", "patience", "validate_every", "report_every", "diagnostics",
-    "save_every", "keep", "sample_every", "sample_length", "temperature", "show_below", "save_below", "epoch_samples",
+    "tensorboard", "save_every", "keep", "sample_every", "sample_length", "temperature", "show_below", "save_below",
+    "epoch_samples",
 )  # fmt: skip
 
 
@@ -81,6 +82,7 @@ def prepared(
         If the text or an option is not valid.
     """
     config = config or (from_model(model.config) if model else from_preset())
+    events.see_that_possible(config)
     corpus = read_corpus(sources, config, model.vocabulary if model else None, fetch)
     trainer = Trainer(config, corpus)
     if model:
@@ -123,6 +125,7 @@ def resume(
     try:
         old, notes = store.newest(folder)
         config = _changed(old.config, chosen or {}, (*CHANGEABLE, "unknown") if force_corpus else CHANGEABLE, notes)
+        events.see_that_possible(config)
         corpus = corpus_of(replace(old, config=config), folder, sources, fetch, is_frozen=force_corpus)
         if force_corpus and corpus.digest != old.corpus["digest"]:
             notes.append(f"{corpus.name}: trains on a different text from now on; before: {old.corpus['name']}")

@@ -3,9 +3,6 @@
 The folder holds ``config.toml`` (options), ``environment.json`` (machine and versions), ``metrics.jsonl`` (a line per
 report) and ``metrics.csv`` (the same as a table), ``samples.txt`` (``# iteration N  loss X  temperature T``, the text,
 an empty line), and the checkpoints of `charlstm.runs.store`.
-
-Checkpoints record the lengths of metrics.jsonl and samples.txt, to which a resumed run cuts them back. metrics.csv is
-then made anew from metrics.jsonl.
 """
 
 import math
@@ -23,9 +20,10 @@ from charlstm.model.model import Model, load
 from charlstm.model.scoring import Score
 from charlstm.runs import disk, records, store
 from charlstm.runs.lock import Lock
-from charlstm.runs.records import METRICS, SAMPLES, TABLE
+from charlstm.runs.logs import Logs
+from charlstm.runs.records import METRICS
 from charlstm.settings.config import Config
-from charlstm.training.progress import OneEach, Progress, metrics, metrics_line, table_line
+from charlstm.training.progress import OneEach, Progress
 from charlstm.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -75,9 +73,7 @@ class Run:
         self._saved, self._lengths, self._best_loss = saved, lengths or {}, best_loss
         self._written: Config | None = None  # the content of config.toml
         self._warned = ""  # kind of the last warning
-        self._extra = 0  # bytes at the end of metrics.jsonl that a resumed run cuts off
         self._one_each = OneEach()
-        self._columns = records.table_columns(trainer.config.cell)
         self._disk_fault: str | None = None  # why the last write failed
         self._model: tuple[int | None, Model] | None = None  # with the iteration of its checkpoint
 
@@ -102,7 +98,7 @@ class Run:
         charlstm.errors.Diverged
             If the loss becomes infinite or NaN.
         """
-        folder, trainer, self._extra = self.folder, self.trainer, 0
+        folder, trainer = self.folder, self.trainer
         self._lock.acquire()
         try:
             if not self._is_calibrated:
@@ -110,23 +106,21 @@ class Run:
                 self._is_calibrated = True
             store.sweep(folder)
             self._write_config()
-            logs = {name: disk.Log(folder / name, self._lengths.get(name, 0)) for name in (METRICS, SAMPLES)}
-            logs[TABLE] = self._table_log()
+            logs = Logs(folder, self.config, self._lengths, trainer.iteration)
             try:
                 yield from self._train(logs)
             except Diverged as error:
                 raise Diverged(f"{error}; {self._newest_in_words()}") from None
             finally:
                 if rest := self._one_each.rest():  # a resumed run includes it in its first report
-                    self._extra = self._add_line(logs, rest)
-                self._attempt(lambda: _flush(logs))
-                self._lengths = self._lengths_of(logs)
-                for log in logs.values():
-                    log.close()
+                    logs.add(rest, is_extra=True)
+                self._attempt(logs.flush)
+                self._lengths = logs.lengths
+                logs.close()
         finally:
             self._lock.release()
 
-    def _train(self, logs: dict[str, disk.Log]) -> Iterator[Progress]:
+    def _train(self, logs: Logs) -> Iterator[Progress]:
         trainer = self.trainer
         is_left = False  # whether the caller has left the loop
         due, saved, is_best = (
@@ -137,15 +131,14 @@ class Run:
         for progress in trainer.run():
             if progress.kind in ("report", "evaluation"):
                 if self._one_each.due(progress):
-                    size = self._add_line(logs, progress)
-                    self._extra = size if progress.is_extra else 0
+                    logs.add(progress, progress.is_extra)
                 is_best = is_best or progress.is_best
                 self._warn(progress)
             elif progress.kind == "sample":
-                logs[SAMPLES].add(records.sample_block(progress) if progress.is_kept else b"")
+                logs.add_sample(progress)
             else:
                 self.last = progress
-                self._attempt(lambda: _flush(logs))
+                self._attempt(logs.flush)
                 if trainer.config is not self._written:  # the plans have changed
                     self._attempt(self._write_config)
                 if self.stop or is_left:
@@ -164,22 +157,6 @@ class Run:
                 f"{self.folder}: iteration {trainer.iteration:,} could not be saved: {self._disk_fault}; "
                 + self._newest_in_words()
             )
-
-    def _add_line(self, logs: dict[str, disk.Log], progress: Progress) -> int:
-        """Add a line to metrics.jsonl and to metrics.csv; return its length in bytes in the former."""
-        values = metrics(progress)
-        line = metrics_line(values)
-        logs[METRICS].add(line)
-        logs[TABLE].add(table_line(values, self._columns))
-        return len(line)
-
-    def _table_log(self) -> disk.Log:
-        """The metrics.csv that belongs to metrics.jsonl, which has just been cut; written anew if it differs."""
-        path = self.folder / TABLE
-        wanted = records.table((self.folder / METRICS).read_bytes(), self._columns)
-        if not path.is_file() or path.read_bytes() != wanted:
-            disk.write(path, wanted)
-        return disk.Log(path, len(wanted))
 
     def _newest_in_words(self) -> str:
         """Which checkpoint the run can be resumed from."""
@@ -208,13 +185,12 @@ class Run:
             self.notes.append(f"iteration {progress.iteration:,}: {said}")
         self._warned = kind if said else ""
 
-    def _save(self, logs: dict[str, disk.Log], is_best: bool) -> None:
+    def _save(self, logs: Logs, is_best: bool) -> None:
         """Save a checkpoint; `is_best` says that its validation loss is the best so far."""
         trainer = self.trainer
-        for log in logs.values():
-            log.sync()
+        logs.sync()
         now = trainer.checkpoint()
-        now.files = self._lengths_of(logs)
+        now.files = logs.lengths
         now.machine = self._machine
         if "best_validation" not in now.marks:
             is_best = now.smooth_loss < self._best_loss
@@ -223,11 +199,6 @@ class Run:
         if self._disk_fault is not None:
             self.notes.append(f"saved   iteration {now.iteration:,}: the disk is writable again")
             self._disk_fault = None
-
-    def _lengths_of(self, logs: dict[str, disk.Log]) -> dict[str, int]:
-        """Lengths in bytes of the text files, as a run resumed from here keeps them."""
-        lengths = {name: logs[name].length for name in (METRICS, SAMPLES)}
-        return {**lengths, METRICS: lengths[METRICS] - self._extra}
 
     def _attempt(self, write: Callable[[], None]) -> bool:
         """Whether the write succeeded; a note reports the first failure."""
@@ -313,8 +284,3 @@ class Run:
     def load(self, which: str = "best") -> Model:
         """Load the "best" or "last" model of the run."""
         return load(self.folder, which)
-
-
-def _flush(logs: dict[str, disk.Log]) -> None:
-    for log in logs.values():
-        log.flush()

@@ -160,6 +160,7 @@ class Config:
         "measure gradient norm, clipping, update size and gate saturation, at most every 1,000 iterations; changes no "
         "result",
     )
+    tensorboard: bool = _option(False, "also write what TensorBoard reads into the run folder, samples included")
     save_every: float = _option(30.0, "seconds between checkpoints", above=0)
     keep: int = _option(3, "number of newest checkpoints to keep; the best one is always kept", low=1, high=1_000_000)
     sample_every: int = _option(500, "iterations between samples during training (0: none)", low=0)
