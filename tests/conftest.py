@@ -70,6 +70,14 @@ def id_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_pictures():
+    """Draw no pictures after training: that takes most of a second for each of hundreds of runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHARLSTM_PLOT", "0")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_the_disk():
     """Skip fsync, which takes minutes for thousands of small files; tests/faults.py models and checks it."""
     with pytest.MonkeyPatch.context() as patch:

@@ -27,8 +27,8 @@ GROUPS = {
     "Budget": ("epochs", "max_chars", "until_loss", "patience"),
     "Evaluation": ("validate_every", "validation_from", "report_every", "diagnostics"),
     "Output": (
-        "sample_every", "sample_length", "temperature", "epoch_samples", "save_every", "keep", "tensorboard", "style",
-        "as_json", "help",
+        "sample_every", "sample_length", "temperature", "epoch_samples", "save_every", "keep", "plot", "plot_every",
+        "tensorboard", "style", "as_json", "help",
     ),
 }  # fmt: skip
 REST = "Advanced"

@@ -91,7 +91,7 @@ def plot(runs: tuple[str, ...], by: str, out: tuple[str, ...]) -> int:
 
     One run shows the losses of single iterations, their means from report to report, and the held-out points with the
     best one marked. Several runs are laid over each other. A run that is still training can be plotted, too. Prints the
-    names of the images. Needs matplotlib: pip install 'charlstm[plots]'.
+    names of the images.
     """
     from pathlib import Path
 

@@ -276,10 +276,9 @@ def _tell_notes(run: Any, screen: Any) -> None:
 
 def _note_baseline(trainer: Any, screen: Any) -> None:
     """Show how well a Markov model predicts the held-out text."""
-    from charlstm.ngram import baseline_bits
-
-    vocabulary = trainer.corpus.vocabulary
-    bits = baseline_bits(trainer.ids, trainer.held_out, len(vocabulary))
+    vocabulary, bits = trainer.corpus.vocabulary, trainer.baseline_bits
+    if bits is None:
+        return
     unit = "byte" if vocabulary.unit == "byte" else "char"
     screen.note(
         f"baseline: order-5 Markov model, {bits:.3f} bits/{unit} on {len(trainer.held_out):,} held-out "

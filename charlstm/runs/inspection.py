@@ -11,7 +11,7 @@ from typing import Any
 from charlstm.errors import UserError
 from charlstm.model.checkpoint import Checkpoint, find
 from charlstm.runs import store
-from charlstm.runs.records import CONFIG, METRICS, SAMPLES, TABLE, columns, table
+from charlstm.runs.records import BASELINE, CONFIG, METRICS, SAMPLES, TABLE, bits_of_baseline, columns, table
 from charlstm.settings.config import Config, from_preset
 from charlstm.show.plotting import Curves
 
@@ -54,8 +54,9 @@ def verify(run: str | Path) -> Iterator[Finding]:
     lengths = newest.files if newest else {}
     for name, look in _LOOKS.items():
         yield _looked_at(folder / name, look, lengths.get(name))
-    if (folder / TABLE).is_file():  # runs of earlier versions have none
-        yield _looked_at(folder / TABLE, partial(_table, folder / METRICS, lengths.get(METRICS)), None)
+    optional = {TABLE: partial(_table, folder / METRICS, lengths.get(METRICS)), BASELINE: _baseline}
+    for name in filter(lambda name: (folder / name).is_file(), optional):
+        yield _looked_at(folder / name, optional[name], None)
 
 
 def _looked_at(path: Path, look: Callable[[bytes], str], length: int | None) -> Finding:
@@ -96,6 +97,10 @@ def _table(metrics: Path, length: int | None, content: bytes) -> str:
     if not content.startswith(table(metrics.read_bytes()[:length] if metrics.is_file() else b"", columns)):
         raise ValueError(f"differs from {METRICS}; --resume writes it anew")
     return f"{len(columns)} columns"
+
+
+def _baseline(content: bytes) -> str:
+    return f"{bits_of_baseline(content):.3f} bits"
 
 
 def _samples(content: bytes) -> str:
@@ -161,8 +166,11 @@ def inspect(run: str | Path, checkpoint: str = "last") -> dict[str, Any]:
     }
 
 
+_MOST_POINTS = 20_000  # lines of metrics.jsonl that a plot reads: more would take seconds and not be seen
+
+
 def curves(run: str | Path) -> Curves:
-    """The curves of a run, which may still be training, from its config.toml and metrics.jsonl.
+    """The curves of a run, which may still be training, from its config.toml, metrics.jsonl and baseline.json.
 
     Raises
     ------
@@ -177,13 +185,18 @@ def curves(run: str | Path) -> Curves:
     except (ValueError, TypeError) as error:
         raise UserError(f"{folder / CONFIG}: damaged: {error}") from None
     try:
-        history = columns(folder / METRICS, config.loss_chars)
+        history = columns(folder / METRICS, config.loss_chars, _MOST_POINTS)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder / METRICS}: damaged: {error}") from None
     for name in ("iteration", "chars", "seconds", "loss", "learning_rate"):
         if history and name not in history:
             raise UserError(f"{folder / METRICS}: damaged: no line has {name!r}")
-    return Curves(str(run), history, "byte" if config.bytes else "character")
+    try:
+        path = folder / BASELINE
+        baseline = bits_of_baseline(path.read_bytes()) if path.is_file() else None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{folder / BASELINE}: damaged: {error}") from None
+    return Curves(str(run), history, "byte" if config.bytes else "character", baseline)
 
 
 def _history(path: Path, chars: int, rows: int = 10) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from charlstm.training.progress import COLUMNS, Progress, table_line
 
 _SUMS = ("loss", "smooth_loss")  # columns of metrics.jsonl summed over a sequence
 CONFIG, METRICS, TABLE, SAMPLES = "config.toml", "metrics.jsonl", "metrics.csv", "samples.txt"
+BASELINE = "baseline.json"
 
 
 def sample_block(progress: Progress) -> bytes:
@@ -45,13 +46,29 @@ def _intact(metrics: bytes) -> Iterator[dict[str, Any]]:
                 yield dict(json.loads(line))
 
 
-def columns(path: Path, loss_chars: int) -> dict[str, np.ndarray]:
+def baseline(bits: float, unit: str, held_out: int) -> bytes:
+    """The content of baseline.json: what an n-gram model scores on the held-out text of a run."""
+    facts = {"model": "order-5 Markov model", f"bits_per_{unit}": bits, f"held_out_{unit}s": held_out}
+    return json.dumps(facts, indent=2).encode() + b"\n"
+
+
+def bits_of_baseline(content: bytes) -> float:
+    """The bits per character, or per byte, in a baseline.json. Raises ValueError or TypeError if it has none."""
+    facts = dict(json.loads(content))
+    (bits,) = (facts[name] for name in ("bits_per_character", "bits_per_byte") if name in facts)
+    return float(bits)
+
+
+def columns(path: Path, loss_chars: int, most: int | None = None) -> dict[str, np.ndarray]:
     """The columns of a metrics.jsonl, (n,) each: int64 if all values are integers, else float64 with NaN for gaps.
 
-    Losses, which the file sums over `loss_chars` characters, are divided by that number.
+    Losses, which the file sums over `loss_chars` characters, are divided by that number. If there are more than `most`
+    lines, only every second, third, ... is read, and those with an evaluation.
     """
     with suppress(FileNotFoundError):  # no file yet
-        lines = [dict(json.loads(line)) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        step = -(-len(whole) // most) if most and whole else 1
+        lines = [dict(json.loads(line)) for n, line in enumerate(whole) if n % step == 0 or b'"val_' in line]
         names = dict.fromkeys(name for line in lines for name in line)
         found = {name: [line.get(name) for line in lines] for name in names}
         arrays = {

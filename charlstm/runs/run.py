@@ -7,7 +7,7 @@ an empty line), and the checkpoints of `charlstm.runs.store`.
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,8 @@ from charlstm.model.scoring import Score
 from charlstm.runs import disk, records, store
 from charlstm.runs.lock import Lock
 from charlstm.runs.logs import Logs
-from charlstm.runs.records import METRICS
+from charlstm.runs.pictures import Pictures
+from charlstm.runs.records import CONFIG, METRICS
 from charlstm.settings.config import Config
 from charlstm.training.progress import OneEach, Progress
 from charlstm.training.trainer import Trainer
@@ -106,9 +107,10 @@ class Run:
                 self._is_calibrated = True
             store.sweep(folder)
             self._write_config()
-            logs = Logs(folder, self.config, self._lengths, trainer.iteration)
+            logs, begun = Logs(folder, self.config, self._lengths, trainer.iteration), trainer.iteration
+            pictures = Pictures(folder, trainer)
             try:
-                yield from self._train(logs)
+                is_left = yield from self._train(logs, pictures)
             except Diverged as error:
                 raise Diverged(f"{error}; {self._newest_in_words()}") from None
             finally:
@@ -117,12 +119,14 @@ class Run:
                 self._attempt(logs.flush)
                 self._lengths = logs.lengths
                 logs.close()
+            if pictures.is_wanted and trainer.iteration > begun and not is_left:
+                self._tell(pictures.draw())
         finally:
             self._lock.release()
 
-    def _train(self, logs: Logs) -> Iterator[Progress]:
-        trainer = self.trainer
-        is_left = False  # whether the caller has left the loop
+    def _train(self, logs: Logs, pictures: Pictures) -> Generator[Progress, None, bool]:
+        """Train, save and yield every Progress; return whether the caller has left the loop."""
+        trainer, is_left = self.trainer, False
         due, saved, is_best = (
             -float("inf"),
             -1,
@@ -147,6 +151,7 @@ class Run:
                     saved = trainer.iteration if self._attempt(lambda: self._save(logs, is_best)) else saved  # noqa: B023
                     due = perf_counter() + trainer.config.save_every
                     self.save = is_best = False
+                self._tell(pictures.redraw())
             if not is_left:
                 try:
                     yield progress
@@ -157,6 +162,12 @@ class Run:
                 f"{self.folder}: iteration {trainer.iteration:,} could not be saved: {self._disk_fault}; "
                 + self._newest_in_words()
             )
+        return is_left
+
+    def _tell(self, said: str) -> None:
+        """Add a note, unless it is empty."""
+        if said:
+            self.notes.append(said)
 
     def _newest_in_words(self) -> str:
         """Which checkpoint the run can be resumed from."""
@@ -168,8 +179,13 @@ class Run:
 
     def _write_config(self) -> None:
         config = self.config
-        disk.write(self.folder / "config.toml", records.toml(config))
+        disk.write(self.folder / CONFIG, records.toml(config))
         self._written = config
+
+    @property
+    def baseline_bits(self) -> float | None:
+        """Bits per character (byte) of the n-gram baseline on the held-out text; None without validation."""
+        return self.trainer.baseline_bits
 
     def _warn(self, progress: Progress) -> None:
         """Add a note when a loss becomes worse than that of a uniform guess."""
@@ -259,11 +275,11 @@ class Run:
         Raises
         ------
         UserError
-            If matplotlib is not installed, or the run has no reports yet.
+            If the run has no reports yet.
         """
         from charlstm.show.plotting import Curves, plot
 
-        figure = plot([Curves(str(self.folder), self.history, self._unit)])
+        figure = plot([Curves(str(self.folder), self.history, self._unit, self.baseline_bits)])
         if path is not None:
             figure.savefig(path)
         return figure

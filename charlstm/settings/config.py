@@ -162,6 +162,10 @@ class Config:
     )
     tensorboard: bool = _option(False, "also write what TensorBoard reads into the run folder, samples included")
     save_every: float = _option(30.0, "seconds between checkpoints", above=0)
+    plot: bool = _option(True, "draw the loss after training, as loss.png and loss.svg in the run folder")
+    plot_every: float | None = _option(
+        None, "also draw it while training, every so many seconds, at least 60 [only after training]", low=60
+    )
     keep: int = _option(3, "number of newest checkpoints to keep; the best one is always kept", low=1, high=1_000_000)
     sample_every: int = _option(500, "iterations between samples during training (0: none)", low=0)
     sample_length: int = _option(200, "characters per sample during training", low=1, high=1_000_000)

@@ -1,4 +1,4 @@
-"""Plots of the curves of one or several runs; the only module that needs matplotlib."""
+"""Plots of the curves of one or several runs; the only module that loads matplotlib."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -28,18 +28,24 @@ _SHORT = {"character": "char", "byte": "byte"}
 
 
 class Curves(NamedTuple):
-    """What is plotted of one run: its name, and the columns of its metrics.jsonl, with losses per character."""
+    """What is plotted of one run.
+
+    `history` has the columns of its metrics.jsonl, with losses per character; `baseline` is what an n-gram model scores
+    on the held-out text, in bits per unit.
+    """
 
     name: str
     history: dict[str, np.ndarray]
     unit: str = "character"
+    baseline: float | None = None
 
 
 def plot(runs: Sequence[Curves], by: str = "iterations") -> "Figure":
     """Plot bits per character, and the learning rate below, as a figure 600 pixels wide (at 100 per inch).
 
-    One run shows the losses of single iterations, their means from report to report, and the held-out points with the
-    best one marked. Several runs, each in its colour, show the means and the held-out points.
+    One run shows the losses of single iterations, their means from report to report, the held-out points with the best
+    one marked, and the n-gram baseline. Several runs, each in its colour, show the means and the held-out points, and
+    the baseline of each held-out text.
 
     Parameters
     ----------
@@ -49,14 +55,14 @@ def plot(runs: Sequence[Curves], by: str = "iterations") -> "Figure":
     Raises
     ------
     UserError
-        If matplotlib is not installed, `by` is none of AXES, a run has no reports yet, or some runs count bytes and
+        If matplotlib cannot be loaded, `by` is none of AXES, a run has no reports yet, or some runs count bytes and
         some characters.
     """
     try:
         from matplotlib import figure as figures
         from matplotlib import ticker
-    except ImportError:
-        raise UserError("plot: needs matplotlib: pip install 'charlstm[plots]'") from None
+    except ImportError as error:
+        raise UserError(f"plot: needs matplotlib: pip install matplotlib ({error})") from None
     if by not in AXES:
         raise UserError(f"--by: expected one of {', '.join(AXES)}, got {by!r}")
     for run in runs:
@@ -78,6 +84,7 @@ def plot(runs: Sequence[Curves], by: str = "iterations") -> "Figure":
     for run, colour in zip(runs, cycle(_COLOURS), strict=False):
         heights.append(_draw(loss, run, column, colour, len(runs) == 1))
         rate.plot(run.history[column], run.history["learning_rate"], color=colour, linewidth=1)
+    heights += _draw_baselines(loss, runs)
     bottom, top = min(low for low, _ in heights), max(high for _, high in heights)
     loss.set_ylim(bottom - 0.05 * (top - bottom or 1), top + 0.1 * (top - bottom or 1))
     loss.set(ylabel=f"bits per {runs[0].unit}", title=runs[0].name if len(runs) == 1 else None)
@@ -139,6 +146,15 @@ def _draw(axes: "Axes", run: Curves, column: str, colour: str, is_alone: bool) -
     end = max(places[-1] for places, _ in (training, held_out) if len(places))
     heights = np.concatenate([bits[places >= _BEGINNING * end] for places, bits in (training, held_out)])
     return float(heights.min()), float(heights.max())
+
+
+def _draw_baselines(axes: "Axes", runs: Sequence[Curves]) -> list[tuple[float, float]]:
+    """Draw a line at the baseline of each held-out text; return their heights, as :func:`_draw` does."""
+    of = {run.baseline: run.name for run in reversed(runs) if run.baseline is not None}
+    for bits, name in of.items():
+        whose = "" if len(of) == 1 else f" of {name}"
+        axes.axhline(bits, color="#666666", linestyle=":", linewidth=1.2, label=f"n-gram baseline{whose}: {bits:.3f}")
+    return [(bits, bits) for bits in of]
 
 
 def _points(x: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

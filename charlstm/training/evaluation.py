@@ -1,11 +1,13 @@
 """Evaluates the model on the held-out text, in the same way as `charlstm score`."""
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from charlstm.model.scoring import bits_per_unit
+from charlstm.ngram import baseline_bits
 from charlstm.settings.config import Config
 from charlstm.text.corpus import Corpus
 from charlstm.text.vocabulary import Vocabulary
@@ -21,12 +23,15 @@ class Evaluations:
     Parameters
     ----------
     config, corpus, shape : of the run
-    held_out : the held-out ids, (M,); empty if the config has no validation
+    ids : the ids to learn, (M,)
+    held_out : the held-out ids; empty if the config has no validation
     ops : the run's backend
     """
 
-    def __init__(self, config: Config, corpus: Corpus, held_out: np.ndarray, shape: Shape, ops: Any) -> None:
-        self._config, self._corpus, self._held_out = config, corpus, held_out
+    def __init__(
+        self, config: Config, corpus: Corpus, ids: np.ndarray, held_out: np.ndarray, shape: Shape, ops: Any
+    ) -> None:
+        self._config, self._corpus, self._ids, self._held_out = config, corpus, ids, held_out
         self._shape, self._ops = shape, ops
 
     def every(self, iterations: int) -> int:
@@ -38,6 +43,12 @@ class Evaluations:
     def bits(self, theta: Any) -> float:
         """Held-out bits per character; for a byte model, per byte."""
         return bits_per_unit(self._ops, theta, self._shape, self._corpus.edges.begin, self._held_out)
+
+    @cached_property
+    def baseline_bits(self) -> float | None:
+        """Held-out bits of the n-gram baseline, per character or byte; None if the config has no validation."""
+        is_there = bool(self._config.validation)
+        return baseline_bits(self._ids, self._held_out, len(self._corpus.vocabulary)) if is_there else None
 
     def told(self, progress: Progress, bits: float, **more: Any) -> Progress:
         """A Progress with the figures of an evaluation that gave `bits`."""

@@ -67,7 +67,7 @@ class Trainer:
         self._steps = Steps(config, self.backend, self.shape, self.ids, self.batches, self.threads)
         self._samples = Samples(config, corpus, self.ids, self.shape, self._steps.ops)
         self._diagnostics = Diagnostics(config, self.shape, self._steps)
-        self._evaluations = Evaluations(config, corpus, self.held_out, self.shape, self._steps.ops)
+        self._evaluations = Evaluations(config, corpus, self.ids, self.held_out, self.shape, self._steps.ops)
         self.start_loss = math.log(self.shape.vocab_size) * config.loss_chars
         self._units_per_char = units_per_char(corpus.vocabulary, self.ids)
         self.call_iterations = 1
@@ -293,6 +293,11 @@ class Trainer:
         is_in_report = self.iteration % self.config.report_every == 0
         self.marks.untold_bits = bits if is_in_report else None
         return self._evaluations.told(self._progress("evaluation"), bits, is_in_report=is_in_report, **more)
+
+    @property
+    def baseline_bits(self) -> float | None:
+        """Bits per character (byte) of the n-gram baseline on the held-out text; None if there is none."""
+        return self._evaluations.baseline_bits
 
     def _heed_plateau(self, figure: float) -> None:
         """With --schedule plateau, lower the learning rate if figures have brought no improvement for too long."""
