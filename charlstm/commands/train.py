@@ -300,6 +300,8 @@ def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
             f"done    {run.reached} reached: {trainer.iteration:,} iterations, {trainer.seconds:.1f} s of training, "
             f"{in_words(run.last.bits_per_unit, 3)} bits per {trainer.corpus.vocabulary.unit}{held_out}"
         )
+    if (picture := run.folder / "loss.png").is_file():
+        screen.note(f"plot    {picture}")
     screen.note(f"resume  {hints.going_on(run.folder, trainer.more())}")
     screen.note(f"sample  {hints.sampling(run.folder)}")
     if show_sample and trainer.iteration > start_at:

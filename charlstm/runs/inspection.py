@@ -54,7 +54,10 @@ def verify(run: str | Path) -> Iterator[Finding]:
     lengths = newest.files if newest else {}
     for name, look in _LOOKS.items():
         yield _looked_at(folder / name, look, lengths.get(name))
-    optional = {TABLE: partial(_table, folder / METRICS, lengths.get(METRICS)), BASELINE: _baseline}
+    optional: dict[str, Callable[[bytes], str]] = {
+        TABLE: partial(_table, folder / METRICS, lengths.get(METRICS)),
+        BASELINE: _baseline,
+    }
     for name in filter(lambda name: (folder / name).is_file(), optional):
         yield _looked_at(folder / name, optional[name], None)
 

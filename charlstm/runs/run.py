@@ -30,6 +30,8 @@ from charlstm.training.trainer import Trainer
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from charlstm.show.plotting import Curves
+
 
 class NotSaved(RunFailed):
     """The last checkpoint of a run could not be written."""
@@ -80,6 +82,12 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.folder}: {self.state}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of the run: its state, with the picture of its curves if there are any."""
+        from charlstm.show.plotting import in_html
+
+        return in_html(repr(self), self._curves) if self.history else in_html(repr(self))
 
     @property
     def config(self) -> Config:
@@ -277,9 +285,9 @@ class Run:
         UserError
             If the run has no reports yet.
         """
-        from charlstm.show.plotting import Curves, plot
+        from charlstm.show.plotting import plot
 
-        figure = plot([Curves(str(self.folder), self.history, self._unit, self.baseline_bits)])
+        figure = plot([self._curves])
         if path is not None:
             figure.savefig(path)
         return figure
@@ -292,6 +300,12 @@ class Run:
         from charlstm.runs.report import write  # which needs what begins a run
 
         return write(self.folder, path, sampler=sampler)
+
+    @property
+    def _curves(self) -> "Curves":
+        from charlstm.show.plotting import Curves
+
+        return Curves(str(self.folder), self.history, self._unit, self.baseline_bits)
 
     @property
     def _unit(self) -> str:

@@ -110,6 +110,18 @@ def image(figure: "Figure", kind: str) -> bytes:
     return content.getvalue()
 
 
+def in_html(caption: str, *runs: Curves) -> str:
+    """A caption, below the plot of some runs if any are given, as HTML that needs no other file."""
+    import base64
+    import html
+
+    shown = f"<code>{html.escape(caption)}</code>"
+    if not runs:
+        return shown
+    picture = base64.b64encode(image(plot(runs), "png")).decode()
+    return f'<img width="600" alt="bits per {runs[0].unit}" src="data:image/png;base64,{picture}"><br>{shown}'
+
+
 def kind_of(file: Path) -> str:
     """The kind of image that a file name asks for.
 
