@@ -51,11 +51,15 @@ def test_they_are_drawn_once_with_the_baseline_and_change_no_result(corpus, tmp_
 
 
 def test_no_plot_draws_nothing_and_a_caller_who_leaves_does_not_wait(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "draw", lambda folder: pytest.fail("drawn"))
+    drawn = []
+    monkeypatch.setattr(pictures, "draw", drawn.append)
     finish(start(corpus, small(**OPTIONS, plot=False), str(tmp_path / "run")))
-    for progress in start(corpus, small(**OPTIONS), str(tmp_path / "left")).train():
+    left = start(corpus, small(**OPTIONS), str(tmp_path / "left"))
+    for progress in left.train():
         if progress.iteration > 3:
             break
+    assert left.trainer.iteration < 20
+    assert drawn == []
 
 
 def test_they_are_drawn_while_training_only_when_asked_and_due(corpus, tmp_path, monkeypatch):
