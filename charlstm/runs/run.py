@@ -7,7 +7,7 @@ an empty line), and the checkpoints of `charlstm.runs.store`.
 
 import math
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -118,7 +118,7 @@ class Run:
             logs, begun = Logs(folder, self.config, self._lengths, trainer.iteration), trainer.iteration
             pictures = Pictures(folder, trainer)
             try:
-                is_left = yield from self._train(logs, pictures)
+                yield from self._train(logs, pictures)
             except Diverged as error:
                 raise Diverged(f"{error}; {self._newest_in_words()}") from None
             finally:
@@ -127,14 +127,14 @@ class Run:
                 self._attempt(logs.flush)
                 self._lengths = logs.lengths
                 logs.close()
-            if pictures.is_wanted and trainer.iteration > begun and not is_left:
+            if pictures.is_wanted and trainer.iteration > begun:  # not reached if the caller has left the loop
                 self._tell(pictures.draw())
         finally:
             self._lock.release()
 
-    def _train(self, logs: Logs, pictures: Pictures) -> Generator[Progress, None, bool]:
-        """Train, save and yield every Progress; return whether the caller has left the loop."""
-        trainer, is_left = self.trainer, False
+    def _train(self, logs: Logs, pictures: Pictures) -> Iterator[Progress]:
+        trainer = self.trainer
+        is_left = False  # whether the caller has left the loop
         due, saved, is_best = (
             -float("inf"),
             -1,
@@ -170,7 +170,6 @@ class Run:
                 f"{self.folder}: iteration {trainer.iteration:,} could not be saved: {self._disk_fault}; "
                 + self._newest_in_words()
             )
-        return is_left
 
     def _tell(self, said: str) -> None:
         """Add a note, unless it is empty."""
