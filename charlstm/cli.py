@@ -10,6 +10,7 @@ from contextlib import suppress
 import click
 
 from charlstm.commands import machine, runs, text, train
+from charlstm.commands.compare import compare
 from charlstm.commands.layout import Commands
 from charlstm.errors import RunFailed, UserError
 from charlstm.host import streams
@@ -33,7 +34,7 @@ def cli() -> None:
 
 
 for command in (
-    train.train, text.sample, text.score, text.ngram, text.keywords, runs.plot, runs.report, runs.novelty,
+    train.train, text.sample, text.score, text.ngram, text.keywords, runs.plot, compare, runs.report, runs.novelty,
     runs.inspect_run, runs.verify, machine.gradcheck, machine.bench, machine.data_group, machine.info,
 ):  # fmt: skip
     cli.add_command(command)

@@ -45,7 +45,7 @@ from charlstm.text.corpus import Corpus, Vocabulary
 ORDERS = range(1, 9)
 SMOOTHINGS = ("kneser-ney", "witten-bell", "none")
 _LARGEST = 2**63 - 1
-_LINE_ORDER, _LINE_CHARS = 5, 5_000_000
+ORDER, _LINE_CHARS = 5, 5_000_000
 _PIECE = 64
 _MEASURED = 2**20  # characters evaluated at a time, so that memory does not grow with the text
 
@@ -298,7 +298,7 @@ def baseline_bits(train_ids: np.ndarray, val_ids: np.ndarray, vocab_size: int) -
 
     The order is lower for texts of fewer than 6 characters. Raises UserError if either has fewer than two ids.
     """
-    order = min(_LINE_ORDER, max(1, len(train_ids) - 1))
+    order = min(ORDER, max(1, len(train_ids) - 1))
     return Model.learn(train_ids[:_LINE_CHARS], vocab_size, order).bits_per_char(val_ids)
 
 

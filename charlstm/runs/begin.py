@@ -57,9 +57,9 @@ def start(
     corpus = trainer.corpus
     machine = records.bits_depend_on(trainer.backend)
     try:
-        folder = _new_folder(corpus.name) if out is None else _empty_folder(Path(out))
+        folder = new_folder(corpus.name) if out is None else empty_folder(Path(out))
         lock = Lock(folder)
-        _empty_folder(folder)  # check again, now that it is locked
+        empty_folder(folder)  # check again, now that it is locked
         disk.write(folder / "environment.json", records.environment(machine))
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
@@ -291,7 +291,7 @@ def _as_asked(corpus: Corpus, config: Config) -> Corpus:
     return corpus
 
 
-def _new_folder(name: str) -> Path:
+def new_folder(name: str) -> Path:
     """Create runs/NAME, or the first of NAME-2, NAME-3, ... that does not exist."""
     number = 1
     while True:
@@ -304,7 +304,7 @@ def _new_folder(name: str) -> Path:
             return folder
 
 
-def _empty_folder(folder: Path) -> Path:
+def empty_folder(folder: Path) -> Path:
     """Create a folder; it may exist if it is empty."""
     disk.make_folder(folder)
     if {path.name for path in folder.iterdir()} - {LOCK}:

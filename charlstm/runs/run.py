@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from charlstm.errors import Diverged, RunFailed
+from charlstm.errors import Diverged, RunFailed, UserError
 from charlstm.figures import divergence, in_words, noise
 from charlstm.model.model import Model, load
 from charlstm.model.scoring import Score
@@ -87,7 +87,10 @@ class Run:
         """What a notebook shows of the run: its state, with the picture of its curves if there are any."""
         from charlstm.show.plotting import in_html
 
-        return in_html(repr(self), self._curves) if self.history else in_html(repr(self))
+        try:
+            return in_html(repr(self), self._curves)
+        except UserError:  # no report yet, or no matplotlib
+            return in_html(repr(self))
 
     @property
     def config(self) -> Config:
