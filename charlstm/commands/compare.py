@@ -34,9 +34,7 @@ def _words(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 @click.option("--prime", default="", metavar="TEXT", help="text that each sample continues [none]")
 @click.option("--temperature", type=float, default=0.8, show_default=True, help="sampling temperature of the presets")
 @partial(config_options, only=_READING)
-@click.option(
-    "-o", "--out", metavar="DIR", type=Place(), help="folder for runs and plot [runs/NAME-compare, or this one]"
-)
+@click.option("-o", "--out", metavar="DIR", type=Place(), help="folder for the runs and the plot [runs/NAME-compare]")
 @click.option("--offline", is_flag=True, help="download nothing: take URLs and built-in texts from the cache")
 @click.option("-q", "--quiet", is_flag=True, help="print only the comparison, and errors")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object per model")
@@ -69,7 +67,9 @@ def compare(
         budget = {"max_chars": chars} if chars is not None else {"seconds": 60.0 if seconds is None else seconds}
         options = {name: value for name, value in reading.items() if value is not None}
         options |= {**budget, "validation": validation, "seed": seed, "lower": reading["lower"]}
-        corpus, folder, folders = _trained(text, presets or ("fast", "min-char-lstm"), options, out, fetch, quiet)
+        corpus, folder, folders = _trained(
+            text, presets or ("fast", "min-char-lstm"), options, prime, out, fetch, quiet
+        )
     rows, curves = comparison.compared(folders, how, fetch, corpus)
     unit = curves[0].unit
     if as_json:
@@ -101,7 +101,13 @@ def _see_that_fits(
 
 
 def _trained(
-    text: tuple[str, ...], presets: tuple[str, ...], options: dict[str, Any], out: str | None, fetch: Any, quiet: bool
+    text: tuple[str, ...],
+    presets: tuple[str, ...],
+    options: dict[str, Any],
+    prime: str,
+    out: str | None,
+    fetch: Any,
+    quiet: bool,
 ) -> tuple[Any, Path, dict[str, Path]]:
     """Train each preset; return the text, the folder, and the folders of the runs by preset."""
     from charlstm.runs import comparison
@@ -110,8 +116,10 @@ def _trained(
     from charlstm.show import display
 
     corpus = read_corpus(text, from_preset(**options), None, fetch)
+    comparison.encoded(prime, corpus, is_lower=options["lower"])  # before anything is trained
     configs = comparison.configs(presets, corpus, **options)
-    folder, folders = comparison.new_folder(corpus, out), {}
+    folder = comparison.new_folder(corpus, out)
+    folders: dict[str, Path] = {}
     with closing(display.choose(quiet, as_json=False)) as screen:
         screen.note(display.text_line(corpus))
         screen.note(f"folder  {folder}")
@@ -143,15 +151,8 @@ def _shown(run: Any, name: str, screen: Any) -> dict[str, Path]:
 def _figures(rows: Any, unit: str) -> str:
     """The table of a comparison."""
     short = "byte" if unit == "byte" else "char"
-    titles = (
-        "model",
-        f"held-out bits/{short}",
-        "to n-gram",
-        f"{short}s/s",
-        "parameters",
-        f"{short}s learned",
-        "seconds",
-    )
+    learned = f"{short}s learned"
+    titles = ("model", f"held-out bits/{short}", "to n-gram", f"{short}s/s", "parameters", learned, "seconds")
     cells = [
         (
             row.name, f"{row.bits:.3f}", f"{row.bits - row.baseline:+.3f}" if row.bits != row.baseline else "-",
@@ -194,7 +195,7 @@ def side_by_side(texts: dict[str, str], columns: int | None = None) -> str:
             grid.add_row(*(Text(title) for title in group))
             grid.add_row(*(Text("-" * len(title)) for title in group))
             grid.add_row(*(Text(printable(shown).expandtabs(4)) for shown in group.values()))
-            console.print(grid)
+            console.print(grid, end="\n" if is_wide else "\n\n")
     return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))
 
 

@@ -135,10 +135,18 @@ def _of_ngram(corpus: Corpus, config: Config, how: Sampling) -> Row:
     bits = found.bits_per_char if found.bits_per_byte is None else found.bits_per_byte
     if bits is None:
         raise UserError(f"{corpus.name}: the n-gram model gives its held-out text infinite bits")
-    prime = corpus.vocabulary.encode(corpus.vocabulary.as_read(how.prime, config.lower))
+    prime = encoded(how.prime, corpus, is_lower=config.lower)
     sample = "".join(ngram.pieces(corpus.vocabulary, model.sample(how.length, prime, how.seed)))
     learned = round(len(corpus.ids) * (1 - config.validation))
     return Row(NGRAM, bits, bits, found.contexts, learned, found.seconds, sample)
+
+
+def encoded(prime: str, corpus: Corpus, is_lower: bool) -> Any:
+    """The ids of the prime. Raises UserError if it has characters that the text lacks."""
+    try:
+        return corpus.vocabulary.encode(corpus.vocabulary.as_read(prime, is_lower))
+    except UserError as error:
+        raise UserError(f"--prime: {error}") from None
 
 
 def new_folder(corpus: Corpus, out: str | None) -> Path:
@@ -156,8 +164,16 @@ def new_folder(corpus: Corpus, out: str | None) -> Path:
 
 
 def named(runs: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[str, Path]]:
-    """Runs given by their folders, by name: the last part of the path, or all of it where two are the same."""
+    """Runs given by their folders, by name: the last part of the path, or all of it where two are the same.
+
+    Raises
+    ------
+    UserError
+        If a folder is there twice.
+    """
     paths = [Path(run) for run in runs]
     for path in paths:
+        if paths.count(path) > 1:
+            raise UserError(f"--runs: {path} is there twice")
         is_alone = sum(other.name == path.name for other in paths) == 1
         yield (path.name if is_alone and path.name else str(path)), path

@@ -24,6 +24,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 KINDS = ("png", "svg", "pdf")
 _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _BEGINNING = 0.03  # fraction of the x axis whose losses, several times those of the rest, do not set the scale
+_SMOOTH_FROM = 100  # points; a curve with more is smoothed
 _SHORT = {"character": "char", "byte": "byte"}
 
 
@@ -45,7 +46,7 @@ def plot(runs: Sequence[Curves], by: str = "iterations") -> "Figure":
 
     One run shows the losses of single iterations, their means from report to report, the held-out points with the best
     one marked, and the n-gram baseline. Several runs, each in its colour, show the means and the held-out points, and
-    the baseline of each held-out text.
+    the baseline of each held-out text. Curves of more than 100 points are smoothed.
 
     Parameters
     ----------
@@ -144,20 +145,32 @@ def _draw(axes: "Axes", run: Curves, column: str, colour: str, is_alone: bool) -
     if is_alone:
         single = _points(x, run.history["loss"] / np.log(2))
         axes.plot(*single, color=colour, alpha=0.3, linewidth=0.7, label="single iterations")
+    elif len(training[0]) > _SMOOTH_FROM:
+        axes.plot(*training, color=colour, alpha=0.3, linewidth=0.7)
     few = "." if len(training[0]) < 30 else None
-    axes.plot(*training, color=colour, marker=few, label="training" if is_alone else run.name)
+    label = "training" if is_alone else run.name
+    axes.plot(training[0], _smoothed(training[1]), color=colour, marker=few, label=label)
     if len(held_out[0]):
         held_out_colour = _COLOURS[1] if is_alone else colour
-        label = "held-out" if is_alone else f"{run.name}, held-out"
-        axes.plot(*held_out, color=held_out_colour, linestyle="--", marker=".", label=label)
         best = int(np.argmin(held_out[1]))
         place, bits = held_out[0][best], held_out[1][best]
-        axes.plot(
-            place, bits, color=held_out_colour, marker="*", markersize=12, linestyle="", label=f"best: {bits:.3f}"
-        )
+        label = f"{'' if is_alone else f'{run.name}, '}held-out, best: {bits:.3f}"
+        axes.plot(*held_out, color=held_out_colour, linestyle="--", marker=".", label=label)
+        axes.plot(place, bits, color=held_out_colour, marker="*", markersize=12)
     end = max(places[-1] for places, _ in (training, held_out) if len(places))
     heights = np.concatenate([bits[places >= _BEGINNING * end] for places, bits in (training, held_out)])
     return float(heights.min()), float(heights.max())
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """The mean of each value and its neighbours, 1 % of all on either side, fewer at the ends; short curves as is."""
+    n = len(values)
+    if n <= _SMOOTH_FROM:
+        return values
+    at = np.arange(n)
+    reach = np.minimum(np.minimum(at, n - 1 - at), n // 100)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    return np.asarray((sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1))
 
 
 def _draw_baselines(axes: "Axes", runs: Sequence[Curves]) -> list[tuple[float, float]]:
