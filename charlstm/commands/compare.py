@@ -195,8 +195,9 @@ def side_by_side(texts: dict[str, str], columns: int | None = None) -> str:
             grid.add_row(*(Text(title) for title in group))
             grid.add_row(*(Text("-" * len(title)) for title in group))
             grid.add_row(*(Text(printable(shown).expandtabs(4)) for shown in group.values()))
-            console.print(grid, end="\n" if is_wide else "\n\n")
-    return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))
+            console.print(grid)
+            console.print()
+    return "\n".join(line.rstrip() for line in captured.get().rstrip().split("\n"))
 
 
 def _drawn(curves: Any, folder: Path, by: str) -> list[Path]:
