@@ -71,7 +71,8 @@ def test_python_as_it_stands(story, texts, quick, capsys):
 def cut(arguments):
     """Shorten a command to a fraction of a second: a smaller model, a shorter text, fewer iterations."""
     name, *rest = arguments
-    changed = {"--seconds": None, "--iterations": None, "--plans": "0:9"} if name == "train" else {"--length": "50"}
+    budget = {"--seconds": None, "--iterations": None, "--chars": None, "--plans": "0:9"}
+    changed = budget if name in ("train", "compare") else {"--length": "50"}
     kept, given = [], iter(rest)
     for word in given:
         if word not in changed:
@@ -82,6 +83,8 @@ def cut(arguments):
         kept += ["--iterations", "60" if "--resume" in rest else "9"]
     if name == "train" and not {"list", "--from", "--resume"} & set(rest):
         kept += ["--hidden-size", "4", "--seq-length", "5", "--sample-every", "3", "--sample-length", "50"]
+    if name == "compare" and "--runs" not in rest:
+        kept += ["--chars", "800", "--length", "20"]
     return [name, *kept, *(["--backend", "numpy"] if name == "gradcheck" else [])]
 
 

@@ -17,7 +17,7 @@ from kernels import spec
 from kernels.spec import Shape
 
 _LEAST = 1000  # iterations between two passes; on two cores a pass takes as long as two to four of them
-_READS = 2.5e9  # least number of reads of a weight between two passes, which take up to 60 iterations of a tiny model
+_READS = 5e9  # least number of reads of a weight between two passes, which take up to 60 iterations of a tiny model
 _LOW, _HIGH = 0.1, 0.9  # a gate beyond these is saturated, as in Karpathy, Johnson and Fei-Fei (2015)
 _STREAMS, _STEPS = 4, 64  # most of a batch whose gates are looked at
 
