@@ -159,7 +159,7 @@ def test_plot(run, tmp_path, monkeypatch):
     figure = run.plot(tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes() == figure._repr_png_() or (tmp_path / "loss.png").stat().st_size > 1000
     axes, rate = figure.axes
-    single, training, held_out, best = axes.lines
+    single, training, held_out, best, baseline = axes.lines
     history = run.history
     np.testing.assert_allclose(single.get_ydata(), history["loss"] / np.log(2))
     np.testing.assert_array_equal(best.get_ydata(), np.nanmin(history["val_bits_per_char"]))
@@ -168,9 +168,10 @@ def test_plot(run, tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         held_out.get_ydata(), history["val_bits_per_char"][np.isfinite(history["val_bits_per_char"])]
     )
+    assert baseline.get_ydata()[0] == run.baseline_bits
     assert axes.get_ylabel() == "bits per character"
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UserError, match=r"plot: needs matplotlib: pip install 'charlstm\[plots\]'"):
+    with pytest.raises(UserError, match=r"plot: needs matplotlib: pip install matplotlib \("):
         run.plot()
 
 

@@ -135,10 +135,13 @@ def _trained(
 
 def _shown(run: Any, name: str, screen: Any) -> dict[str, Path]:
     """Train one run and show its progress; return its folder by name, or nothing if it diverges."""
-    from charlstm.training.stopping import trained
+    from charlstm.training.stopping import Interrupted, trained
 
     try:
         trained(run, screen.show)
+    except Interrupted as error:
+        screen.note(f"preset  {name} is {error}")
+        raise
     except Diverged as error:
         screen.note(f"preset  {name} is left out: {error}")
         return {}

@@ -124,6 +124,6 @@ def test_which_iterations_have_them_follows_from_the_options():
 
     assert every("fast") == 1000
     assert every("fast", report_every=300) == 1200
-    assert every("min-char-lstm") == 6800
+    assert every("min-char-lstm") == 6600
     assert every("fast", diagnostics=False) == 0
     assert all(every("fast", threads=threads) == 1000 for threads in (1, 64))
