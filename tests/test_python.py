@@ -155,7 +155,6 @@ def test_whoever_looks_in_sees_progress_and_may_leave():
 
 
 def test_plot(run, tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
     figure = run.plot(tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes() == figure._repr_png_() or (tmp_path / "loss.png").stat().st_size > 1000
     axes, rate = figure.axes
@@ -350,7 +349,6 @@ def test_a_notebook_is_not_redrawn_more_than_twice_a_second(monkeypatch):
 
 
 def test_the_page_on_python_runs_as_it_stands(tmp_path):
-    pytest.importorskip("matplotlib")
     for name in ("book.txt", "a.txt", "folder/b.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("The " + made_up_text(4000))

@@ -10,8 +10,6 @@ from charlstm.runs.inspection import curves
 from charlstm.show import plotting
 from charlstm.text.corpus import Corpus
 
-pytest.importorskip("matplotlib")
-
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):

@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from conftest import made_up_text
+from conftest import load, made_up_text
+from device import emulator
 from small_runs import everything, finish, small
 
 import kernels
@@ -14,6 +15,7 @@ from charlstm.text.corpus import Corpus
 from charlstm.training import diagnostics
 from charlstm.training.trainer import Trainer
 from kernels import spec
+from kernels.gpu import presence
 
 CORPUS = Corpus.from_text(made_up_text(), "book")
 
@@ -115,6 +117,22 @@ def saturated(theta, h, c, x, shape):
 
 def normal(a):
     return (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + spec.LAYER_NORM_EPSILON)
+
+
+def test_a_gpu_gives_the_same(tmp_path, often, monkeypatch):
+    """Emulated where there is none."""
+    if kernels.missing("cupy") is not None:
+        if emulator.COMPILER is None:
+            pytest.skip(emulator.REASON)
+        load("cupy")
+        monkeypatch.setattr(presence, "problem", lambda: None)
+    sizes = {"hidden_size": 9, "num_layers": 1, "seq_length": 6, "batch_size": 1, "dtype": "bfloat16"}
+    results = []
+    for backend in ("cupy", "numpy"):
+        finish(start(CORPUS, small(**sizes, iterations=21, backend=backend), str(tmp_path / backend)))
+        results.append(lines(tmp_path / backend)[-1])
+    ours, theirs = ([line[name] for name in diagnostics.names("lstm")] for line in results)
+    assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
 
 
 def test_which_iterations_have_them_follows_from_the_options():
