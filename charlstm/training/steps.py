@@ -115,10 +115,9 @@ class Steps:
         """The gradient, (N,), by which an iteration updates the weights, before clipping; nothing is changed."""
         theta, masks = memory.theta, self._masks(iteration, iteration + 1)
         if self._config.dtype == "bfloat16":
-            rounded = kernels.to_host(theta).copy()
-            for layer in spec.params(rounded, self._shape).layers:
+            theta = np.array(kernels.to_host(theta))  # a copy
+            for layer in spec.params(theta, self._shape).layers:
                 layer.W_h[...] = spec.round_to_bfloat16(layer.W_h)
-            theta = kernels.to_device(self._backend, rounded)
         _, grad, _, _ = self.ops.loss_and_grad(
             theta, batch.h, batch.c, batch.x,
             shape=self._shape,

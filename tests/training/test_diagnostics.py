@@ -93,6 +93,21 @@ def test_they_are_those_of_the_reference(often, cell, clip):
     assert min(shares.values()) > 0
 
 
+def test_the_gradient_of_bfloat16_is_that_at_the_rounded_weights():
+    config = small(iterations=1, batch_size=1, dtype="bfloat16", hidden_size=40)
+    trainer = Trainer(config, CORPUS)
+    found = trainer._diagnose()["grad_norm"]
+    rounded, x = trainer.theta.copy(), trainer.ids[:8, None].astype(np.int32)
+    for layer in spec.params(rounded, trainer.shape).layers:
+        layer.W_h[...] = spec.round_to_bfloat16(layer.W_h)
+    norms = [
+        np.linalg.norm(kernels.load("numpy").loss_and_grad(theta, trainer.h, trainer.c, x, shape=trainer.shape)[1]) / 7
+        for theta in (rounded, trainer.theta)
+    ]
+    assert found == pytest.approx(norms[0], rel=1e-6)
+    assert found != pytest.approx(norms[1], rel=1e-6)
+
+
 def saturated(theta, h, c, x, shape):
     """Compute the shares step by step from the equations of the cells."""
     views, below, values = spec.params(theta, shape), np.eye(shape.vocab_size)[x[:-1]], {}
