@@ -129,7 +129,7 @@ def test_public_names_are_found_where_they_once_stood():
         ("from charlstm.cli import _guarded; _guarded(['train', '--help'])", "numba cupy numpy rich matplotlib"),
         ("from charlstm.cli import _guarded; _guarded(['--version'])", "numba cupy numpy rich matplotlib"),
         ("from charlstm.cli import _guarded; _guarded(['compare', '--help'])", "numba cupy numpy rich matplotlib"),
-        ("from charlstm.runs import begin; begin.prepared()", "matplotlib tensorboardX"),
+        ("import charlstm.api, charlstm.runs.begin", "matplotlib tensorboardX"),
         ("import kernels; kernels.available()", "numba cupy numpy"),
         ("import kernels; kernels.load('numpy')", "numba cupy"),
         ("import charlstm", "numba cupy numpy click"),
