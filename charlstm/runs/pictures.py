@@ -1,4 +1,4 @@
-"""The pictures of a run, loss.png and loss.svg: drawn after training, and while training if asked for."""
+"""What a run leaves to look at: loss.png, loss.svg and report.html after training; the plots earlier if asked for."""
 
 import os
 from pathlib import Path
@@ -10,6 +10,7 @@ from charlstm.show import plotting
 from charlstm.training.trainer import Trainer
 
 PICTURES = ("loss.png", "loss.svg")
+_MOST_CHARACTERS = 4_000_000  # of a text whose report is written unasked: a longer one takes more than a few seconds
 
 
 def draw(folder: Path) -> None:
@@ -28,7 +29,7 @@ def draw(folder: Path) -> None:
 
 
 class Pictures:
-    """When the pictures of a run are drawn. The environment variable CHARLSTM_PLOT=0 turns them off for all runs.
+    """When a run draws its pictures and writes its report; never while the environment variable CHARLSTM_PLOT is 0.
 
     Parameters
     ----------
@@ -56,6 +57,19 @@ class Pictures:
         except Exception as error:
             said = " ".join(str(error).split()) or type(error).__name__
             return f"{self._folder / PICTURES[0]}: not drawn: {said}"
+        return ""
+
+    def report(self) -> str:
+        """Write report.html, unless the text is long; return what went wrong, or an empty string, as :meth:`draw`."""
+        from charlstm.runs.report import REPORT, write
+
+        if len(self._trainer.corpus.ids) > _MOST_CHARACTERS:
+            return ""
+        try:
+            write(self._folder)
+        except Exception as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            return f"{self._folder / REPORT}: not written: {said}"
         return ""
 
     def _write_baseline(self) -> None:

@@ -132,17 +132,14 @@ class Run:
                 logs.close()
             if pictures.is_wanted and trainer.iteration > begun:  # not reached if the caller has left the loop
                 self._tell(pictures.draw())
+                self._tell(pictures.report())
         finally:
             self._lock.release()
 
     def _train(self, logs: Logs, pictures: Pictures) -> Iterator[Progress]:
         trainer = self.trainer
-        is_left = False  # whether the caller has left the loop
-        due, saved, is_best = (
-            -float("inf"),
-            -1,
-            False,
-        )  # the first save is due at once, so that a run can always be resumed
+        is_left = is_best = False  # is_left: whether the caller has left the loop
+        due, saved = -float("inf"), -1  # the first save is due at once, so that a run can always be resumed
         for progress in trainer.run():
             if progress.kind in ("report", "evaluation"):
                 if self._one_each.due(progress):

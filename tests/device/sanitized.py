@@ -35,9 +35,12 @@ def launches(ops):
 
 
 def steps(ops):
-    """Train one layer whose steps run in one launch of several blocks."""
-    with patch.dict(fake_cupy.ATTRIBUTES, CooperativeLaunch=1):
-        return _train(ops, Shape(13, 19), 5, n=2)
+    """Train one layer whose steps run in one launch of several blocks, with room for dz of eight streams."""
+    H, B, units = 19, 9, 4
+    room = 8 * (8 * 4 * H + 4 * units * H + 32 * 65)  # bytes: dz, weights, sums, as in kernels/gpu/persistent.py
+    device = {"CooperativeLaunch": 1, "MultiProcessorCount": 5, "MaxSharedMemoryPerBlockOptin": room}
+    with patch.dict(fake_cupy.ATTRIBUTES, device):
+        return _train(ops, Shape(13, H), B, n=2)
 
 
 def drawing(ops):
@@ -57,7 +60,7 @@ def _train(ops, shape, B, n=3, T=4, dtype="float64", **options):
     theta = random.randn(spec.num_parameters(shape)) * 0.4
     arrays = [theta, np.zeros((2, len(theta))), *random.randn(2, L, B, H)]
     arrays = [array.astype(dtype) for array in arrays]
-    ids, starts = random.randint(0, shape.vocab_size, 60).astype(np.uint8), np.arange(n * B).reshape(n, B) * 3
+    ids, starts = random.randint(0, shape.vocab_size, 90).astype(np.uint8), np.arange(n * B).reshape(n, B) * 3
     losses = ops.train_steps(
         *arrays,
         ids,

@@ -38,6 +38,7 @@ def test_they_are_drawn_once_with_the_baseline_and_change_no_result(corpus, tmp_
     assert run.notes == []
     assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "run" / "loss.svg").read_text()
+    assert "</html>" in (tmp_path / "run" / "report.html").read_text()
     bits = baseline_bits(run.trainer.ids, run.trainer.held_out, len(corpus.vocabulary))
     told = json.loads((tmp_path / "run" / "baseline.json").read_text())
     assert told == {"model": "order-5 Markov model", "bits_per_character": bits, "held_out_characters": 300}
@@ -46,7 +47,8 @@ def test_they_are_drawn_once_with_the_baseline_and_change_no_result(corpus, tmp_
     assert len(drawn) == 1
     monkeypatch.setenv("CHARLSTM_PLOT", "0")
     finish(start(corpus, small(**OPTIONS), str(tmp_path / "other")))
-    assert not {path.name for path in (tmp_path / "other").iterdir()} & {"loss.png", "loss.svg", "baseline.json"}
+    drawings = {"loss.png", "loss.svg", "baseline.json", "report.html"}
+    assert not {path.name for path in (tmp_path / "other").iterdir()} & drawings
     assert everything(tmp_path / "run") == everything(tmp_path / "other")
 
 
@@ -54,6 +56,7 @@ def test_no_plot_draws_nothing_and_a_caller_who_leaves_does_not_wait(corpus, tmp
     drawn = []
     monkeypatch.setattr(pictures, "draw", drawn.append)
     finish(start(corpus, small(**OPTIONS, plot=False), str(tmp_path / "run")))
+    assert not (tmp_path / "run" / "report.html").exists()
     left = start(corpus, small(**OPTIONS), str(tmp_path / "left"))
     for progress in left.train():
         if progress.iteration > 3:
@@ -153,3 +156,20 @@ def test_a_resumed_run_draws_again(corpus, tmp_path):
     finish(start(corpus, small(**OPTIONS, plot=False), str(tmp_path / "run")))
     finish(resume(tmp_path / "run", corpus, {"iterations": 30, "plot": True}))
     assert (tmp_path / "run" / "loss.svg").is_file()
+
+
+def test_no_report_of_a_long_text_is_written_unasked_and_a_failure_is_a_note(corpus, tmp_path, monkeypatch):
+    from charlstm.runs import report
+
+    monkeypatch.setattr(pictures, "_MOST_CHARACTERS", 10)
+    finish(start(corpus, small(**OPTIONS), str(tmp_path / "long")))
+    assert not (tmp_path / "long" / "report.html").exists()
+
+    def fail(folder):
+        raise MemoryError
+
+    monkeypatch.setattr(pictures, "_MOST_CHARACTERS", 10**9)
+    monkeypatch.setattr(report, "write", fail)
+    run = start(corpus, small(**OPTIONS), str(tmp_path / "run"))
+    finish(run)
+    assert run.notes[-1] == f"{tmp_path / 'run' / 'report.html'}: not written: MemoryError"
