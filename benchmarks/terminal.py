@@ -114,11 +114,11 @@ def read(terminal):
 
 
 def is_halfway(screen):
-    """Return whether the screen shows a whole frame from the second half of the training run."""
-    lines = [line for line in screen.text() if line]
-    bar = next((found for line in lines if (found := re.match(r"iteration ([\d,]+)/([\d,]+) ", line))), None)
+    """Return whether the screen shows a whole frame from the second half of the training run, with the cursor below."""
+    lines = screen.text()[: screen.row]
+    bar = next((found for line in lines if (found := re.search(r"iteration ([\d,]+)/([\d,]+) ", line))), None)
     done, total = (int(number.replace(",", "")) for number in bar.groups()) if bar else (0, 1)
-    return lines and lines[-1].startswith("╰") and 2 * done >= total
+    return bool(lines) and lines[-1].startswith("╰") and 2 * done >= total
 
 
 def train(folder):

@@ -131,6 +131,7 @@ def _text(sources: Sequence[Any], texts: Sequence[str] | None, config: Any, mode
 def _shown(run: Run, quiet: bool | None) -> Run:
     """Train a run and show its progress."""
     from charlstm.show import display
+    from charlstm.training.live import LiveSamples
     from charlstm.training.stopping import trained
 
     screen = display.for_python(quiet)
@@ -142,9 +143,16 @@ def _shown(run: Run, quiet: bool | None) -> Run:
     def show(progress: Any) -> None:
         tell_notes()
         screen.show(progress)
+        if live is not None and (drawn := live.after(progress)) is not None:
+            screen.show(drawn)
 
     screen.note(display.text_line(run.trainer.corpus))
     screen.note(f"folder  {run.folder}")
+    live = None
+    if screen.wants_samples:
+        run.write_baseline()
+        screen.begin(run.facts)
+        live = LiveSamples(run.trainer)
     try:
         with display.CompileNote(screen):
             trained(run, show)

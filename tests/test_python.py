@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -303,7 +304,7 @@ class FakeIPython:
     """A stand-in for IPython in a kernel: outputs are created and replaced."""
 
     def __init__(self):
-        self.outputs = []
+        self.outputs, self.html = [], ""
         self.display = SimpleNamespace(display=self._display)
 
     def get_ipython(self):
@@ -313,8 +314,11 @@ class FakeIPython:
         assert raw
         assert display_id
         self.outputs.append([content["text/plain"]])
-        place = self.outputs[-1]
-        return SimpleNamespace(update=lambda content, raw: place.append(content["text/plain"]))
+        return SimpleNamespace(update=self._update)
+
+    def _update(self, content, raw):
+        self.outputs[-1].append(content["text/plain"])
+        self.html = content["text/html"]
 
 
 def test_a_notebook_has_one_output_that_is_replaced(monkeypatch):
@@ -330,6 +334,12 @@ def test_a_notebook_has_one_output_that_is_replaced(monkeypatch):
     assert any(line.startswith("iteration 12  validation") for line in last)
     assert "sample after 10 iterations:" in last
     assert len(last) < 25
+    assert (
+        ipython.html.count("<circle")
+        == len(run.history["val_bits_per_char"]) - np.isnan(run.history["val_bits_per_char"]).sum()
+    )
+    assert f"n-gram {run.baseline_bits:.3f}" in ipython.html
+    ElementTree.fromstring(f"<div>{ipython.html}</div>")  # noqa: S314  # well-formed, whatever the sample is
     charlstm.train(texts=[TEXT], quiet=True, **TINY)
     assert len(ipython.outputs) == 1
 

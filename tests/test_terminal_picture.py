@@ -38,11 +38,14 @@ def test_the_screen_keeps_colours():
 
 
 def test_halfway_is_a_whole_frame_of_the_second_half():
-    frame = "iteration 1,{}/2,000 ━━ 50%\r\n╭─╮\r\n╰─╯\r\n"
+    frame = "text    book\r\n╭─╮\r\n│ iteration 1,{}/2,000 ━━ 50% │\r\n╰─╯\r\n"
     for output, expected in ((frame.format("000"), True), (frame.format("000")[:-5], False), ("╰─╯", False)):
         screen = terminal.Screen()
         screen.feed(output)
         assert terminal.is_halfway(screen) is expected, output
+    redrawn = terminal.Screen()
+    redrawn.feed(frame.format("000") + "\r\x1b[3A\r\n\x1b[2K│ iteration")  # in the middle of the next frame
+    assert not terminal.is_halfway(redrawn)
     early = terminal.Screen()
     early.feed(frame.replace("1,{}", "999"))
     assert not terminal.is_halfway(early)

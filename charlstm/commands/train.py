@@ -202,19 +202,28 @@ def _list_presets() -> None:
 def _train(run: Any, screen: Any, began: float, show_sample: bool) -> int:
     """Train and show the progress; return the exit code. `began` is the time when the command started."""
     from charlstm.show import display
+    from charlstm.training.live import LiveSamples
 
     trainer, start_at = run.trainer, run.trainer.iteration
     trained_before = trainer.seconds
     _describe(trainer, screen)
     screen.note(f"folder  {run.folder}" + (f", resuming after {start_at:,} iterations" if start_at else ""))
+    run.write_baseline()
     _tell_notes(run, screen)
+    if screen.wants_samples:
+        screen.begin(run.facts)
+    live = LiveSamples(trainer)
     screen.status("preparing ...")
     with display.CompileNote(screen):
         stopping = Stopping(run, ENDS, lambda number: screen.note(_STOPPING), _leave)
         with _saved_by_signal(run), stopping, closing(screen):
             for progress in run.train():
                 screen.show(progress)
+                if screen.wants_samples and (drawn := live.after(progress)) is not None:
+                    screen.show(drawn)
                 _tell_notes(run, screen)
+                if progress.kind == "tick" and run.reached is not None:
+                    screen.status("saving ...")
                 run.stop = run.stop or screen.gone  # the reader of a pipe has gone: save and stop
             _tell_notes(run, screen)
         if trainer.iteration > start_at:
@@ -225,13 +234,14 @@ def _train(run: Any, screen: Any, began: float, show_sample: bool) -> int:
             )
         if stopping.number is not None:
             screen.note(f"stopped after {trainer.iteration:,} iterations; the run is saved")
+            _note_best(run, screen)
             screen.note(f"resume  {hints.going_on(run.folder)}")
             return 128 + stopping.number
         return 0 if run.stop else _finish(run, screen, start_at, show_sample)
 
 
 def _describe(trainer: Any, screen: Any) -> None:
-    """Show the text, the model and, at the start, the baseline on held-out text."""
+    """Show the text, the model and the baseline on held-out text."""
     import kernels
     from charlstm.show import display
 
@@ -244,7 +254,8 @@ def _describe(trainer: Any, screen: Any) -> None:
     )
     if config.backend == "auto" and (reason := kernels.missing("numba")) is not None:
         screen.note(f"        warning: training will be slow: {reason}")
-    if config.validation and not trainer.iteration:
+    if config.validation:
+        screen.status("measuring the n-gram baseline ...")
         _note_baseline(trainer, screen)
 
 
@@ -294,18 +305,36 @@ def _finish(run: Any, screen: Any, start_at: int, show_sample: bool) -> int:
     if trainer.iteration == start_at:
         screen.note(f"nothing to do: the budget ({run.reached}) is used up")
     else:
-        best = trainer.marks.best_validation
-        held_out = "" if best is None else f", best on held-out text {in_words(best, 3)}"
+        bits = in_words(run.last.bits_per_unit, 3)
         screen.note(
             f"done    {run.reached} reached: {trainer.iteration:,} iterations, {trainer.seconds:.1f} s of training, "
-            f"{in_words(run.last.bits_per_unit, 3)} bits per {trainer.corpus.vocabulary.unit}{held_out}"
+            f"{bits} bits per {trainer.corpus.vocabulary.unit}"
         )
-    if (picture := run.folder / "loss.png").is_file():
-        screen.note(f"plot    {picture}")
+    _note_best(run, screen)
+    screen.note(f"run     {run.folder}")
+    for word, name in (("plot", "loss.png"), ("report", "report.html")):
+        if (path := run.folder / name).is_file():
+            screen.note(f"{word:8}{path}")
     screen.note(f"resume  {hints.going_on(run.folder, trainer.more())}")
     screen.note(f"sample  {hints.sampling(run.folder)}")
     if show_sample and trainer.iteration > start_at:
         text = run.load("last").sample(length=500, temperature=config.temperature, seed=config.seed)
+        screen.status("")
         screen.note("")
         write(text + "\n")
     return 0
+
+
+def _note_best(run: Any, screen: Any) -> None:
+    """Show the best figure on the held-out text beside that of the baseline."""
+    from charlstm.figures import in_words
+
+    best, baseline = run.trainer.marks.best_validation, run.baseline_bits
+    if best is None or baseline is None:
+        return
+    unit = "byte" if run.trainer.corpus.vocabulary.unit == "byte" else "char"
+    side = "below" if best < baseline else "above"
+    screen.note(
+        f"best    {in_words(best, 3)} bits/{unit} on held-out text, after {run.model.iteration:,} iterations: "
+        f"{in_words(abs(best - baseline), 3)} {side} the n-gram baseline of {in_words(baseline, 3)}"
+    )

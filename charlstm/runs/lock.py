@@ -68,6 +68,22 @@ class Lock:
         self._close()
 
 
+def holder(folder: Path) -> dict[str, Any] | None:
+    """The process that holds the lock of a folder, as its file names it; takes no lock and writes nothing.
+
+    Empty if no process does, and None if the folder has no lock file, as a copy of a run may have none.
+    """
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        named = _read(descriptor)
+    finally:
+        os.close(descriptor)
+    return named if _goes_on(named) else {}
+
+
 def _try_lock(descriptor: int) -> bool | None:
     """Whether this process now holds the lock; None if the file system has no locks."""
     from filelock import lock_descriptor

@@ -19,11 +19,13 @@ from charlstm.figures import divergence, in_words, noise
 from charlstm.model.model import Model, load
 from charlstm.model.scoring import Score
 from charlstm.runs import disk, records, store
+from charlstm.runs.following import past
 from charlstm.runs.lock import Lock
 from charlstm.runs.logs import Logs
 from charlstm.runs.pictures import Pictures
 from charlstm.runs.records import CONFIG, METRICS
 from charlstm.settings.config import Config
+from charlstm.show.display import Facts
 from charlstm.training.progress import OneEach, Progress
 from charlstm.training.trainer import Trainer
 
@@ -193,6 +195,26 @@ class Run:
     def baseline_bits(self) -> float | None:
         """Bits per character (byte) of the n-gram baseline on the held-out text; None without validation."""
         return self.trainer.baseline_bits
+
+    @property
+    def facts(self) -> Facts:
+        """What a display should know before the first progress; with validation, this measures the baseline."""
+        config, corpus = self.config, self.trainer.corpus
+        return Facts(
+            title=f"{corpus.name}: {config.cell.upper()}, {config.num_layers} x {config.hidden_size}",
+            unit="byte" if self._unit == "byte" else "char",
+            is_evaluated=bool(config.validation),
+            baseline=self.baseline_bits,
+            history=past(self.folder, config, self.trainer.iteration),
+            elapsed=self.seconds,
+        )
+
+    def write_baseline(self) -> None:
+        """Write baseline.json for those who follow the run or look at it later, if a part of the text is held out."""
+        bits, unit = self.baseline_bits, self._unit
+        if bits is not None:
+            content = records.baseline(bits, unit, len(self.trainer.held_out))
+            self._attempt(lambda: disk.write(self.folder / records.BASELINE, content))
 
     def _warn(self, progress: Progress) -> None:
         """Add a note when a loss becomes worse than that of a uniform guess."""

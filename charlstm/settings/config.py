@@ -167,7 +167,9 @@ class Config:
         None, "also draw it while training, every so many seconds, at least 60 [only after training]", low=60
     )
     keep: int = _option(3, "number of newest checkpoints to keep; the best one is always kept", low=1, high=1_000_000)
-    sample_every: int = _option(500, "iterations between samples during training (0: none)", low=0)
+    sample_every: int | None = _option(
+        None, "iterations between samples during training; 0: none [after 0, 10, 30, 100, 300, 1,000, ...]", low=0
+    )
     sample_length: int = _option(200, "characters per sample during training", low=1, high=1_000_000)
     temperature: float = _option(
         0.8, "sampling temperature; 1: the model's own distribution, below 1: safer, 0: likeliest character", low=0

@@ -36,7 +36,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 6e-3,
         "seconds": 127.0,
         "validation": 0.1,
-        "sample_every": 2000,
     },
     # Bendersky's min-char-lstm.py, which never stops on a text of under a million characters; this preset does.
     "min-char-lstm": {**_MIN_CHAR, "init": "min-char-lstm"},

@@ -10,12 +10,13 @@ from time import strftime
 
 from charlstm.errors import UserError
 from charlstm.settings.config import Config
+from charlstm.show.display import Silent
 from charlstm.text.corpus import Corpus
 from charlstm.training.progress import Progress
 from charlstm.training.trainer import Trainer
 
 
-class Original(ABC):
+class Original(Silent, ABC):
     """The display that the styles of all scripts are based on."""
 
     every, line = 0, ""  #: iterations between lines, and the format of a line, if the script prints any
@@ -47,9 +48,6 @@ class Original(ABC):
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
-
-    def status(self, text: str) -> None:
-        return
 
     def close(self) -> None:
         sys.stdout.flush()

@@ -1,6 +1,11 @@
-"""Writes sample texts during training, without changing the model's weights or its carried state."""
+"""Writes sample texts during training, without changing the model's weights or its carried state.
 
+Which iterations have a saved sample follows from the config alone; charlstm.training.live draws more, for the eye only.
+"""
+
+import sys
 from collections.abc import Iterator
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +19,24 @@ from kernels.spec import Shape
 
 _TEMPERATURES = (0.2, 0.5, 1.0, 1.2)  # of samples after an epoch, and the characters they continue
 _PRIME = 40
+
+
+def is_due(every: int | None, iteration: int) -> bool:
+    """Whether a sample is due before an iteration: see :func:`next_due`."""
+    if every is None:
+        return iteration == 0 or next_due(None, iteration - 1) == iteration
+    return bool(every) and iteration % every == 0
+
+
+def next_due(every: int | None, iteration: int) -> int:
+    """The first later iteration before which a sample is due: a multiple of `every`, and for 0 never (sys.maxsize).
+
+    For None, samples come after 0, 10, 30, 100, 300, 1,000, ... iterations: as often in the first second, when the text
+    changes most, as in the last hour.
+    """
+    if every is not None:
+        return (iteration // every + 1) * every if every else sys.maxsize
+    return next(due for power in count(1) for due in (10**power, 3 * 10**power) if due > iteration)
 
 
 class Written(NamedTuple):
@@ -44,20 +67,20 @@ class Samples:
             raise UserError(f"the text has {len(ids)} characters; samples after an epoch need {_PRIME} to continue")
         self._config, self._corpus, self._ids, self._shape, self._ops = config, corpus, ids, shape, ops
 
-    def from_the_start(self, theta: Any, random: np.random.RandomState) -> Written:
+    def from_the_start(self, theta: Any, random: np.random.RandomState, length: int) -> Written:
         """A text as `charlstm sample` writes it."""
         config, edges = self._config, self._corpus.edges
-        uniforms = random.random_sample((config.sample_length, 1))
+        uniforms = random.random_sample((length, 1))
         writer = Writer(self._ops, theta, self._shape, edges.begin)
         drawn = writer.draw(uniforms, temperature=config.temperature)[:, 0]
         return self._of(drawn[: Ending(edges.end).cut(drawn)] if edges.end else drawn)
 
-    def from_a_state(self, theta: Any, h: Any, c: Any, at: int, random: np.random.RandomState) -> Written:
+    def from_a_state(self, theta: Any, h: Any, c: Any, at: int, random: np.random.RandomState, length: int) -> Written:
         """Continue from one stream's state, h and c (L, 1, H), which are overwritten, and the id at `at`."""
         config = self._config
         drawn = drawn_from(
             self._ops, theta, h, c, self._ids[at : at + 1].astype(np.int32),
-            random.random_sample((config.sample_length, 1)), shape=self._shape, temperature=config.temperature,
+            random.random_sample((length, 1)), shape=self._shape, temperature=config.temperature,
         )  # fmt: skip
         return self._of(drawn[:, 0])
 

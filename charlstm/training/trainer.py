@@ -33,7 +33,7 @@ from charlstm.training.diagnostics import Diagnostics
 from charlstm.training.evaluation import Evaluations, units_per_char
 from charlstm.training.marks import Marks
 from charlstm.training.progress import Progress
-from charlstm.training.samples import Samples, Written
+from charlstm.training.samples import Samples, Written, is_due, next_due
 from charlstm.training.steps import Memory, Steps
 from kernels import spec
 
@@ -151,7 +151,6 @@ class Trainer:
         """
         if not self.budget.is_planned:
             self.calibrate()
-        every = self.config.sample_every
         with self._steps.on_one_blas_thread():
             self.train(self.iteration, self.iteration, np.empty(0))  # so that compiling does not count as training time
             if 0 < self._diagnostics.every < self.iterations:
@@ -164,8 +163,8 @@ class Trainer:
             while self.ended_by() is None:
                 for stream in self._resets.at(self.iteration).tolist():
                     self.h[:, stream] = self.c[:, stream] = 0
-                if every and self.iteration % every == 0:
-                    yield self._sample()
+                if is_due(self.config.sample_every, self.iteration):
+                    yield self.sample()
                 yield from self._advance(self._next_pause())
                 self.budget.plan_anew(self.iteration, self.seconds)
                 yield from self._at_a_pause()
@@ -174,7 +173,6 @@ class Trainer:
     def _next_pause(self) -> int:
         """The iteration at which the next call of the kernels ends unless something stops it earlier."""
         periods = [
-            self.config.sample_every,
             self._evaluate_every,
             self._diagnostics.every,
             self.batches.iterations_per_pass * self._minds_epochs,
@@ -183,7 +181,8 @@ class Trainer:
         pauses = ((self.iteration // period + 1) * period for period in periods if period)
         change = self.budget.next_change(self.iteration) or sys.maxsize
         reset = self._resets.after(self.iteration) if self._resets.every else sys.maxsize
-        return min(self.iterations, self.iteration + self.call_iterations, change, reset, *pauses)
+        sample = next_due(self.config.sample_every, self.iteration)
+        return min(self.iterations, self.iteration + self.call_iterations, change, reset, sample, *pauses)
 
     @property
     def _evaluate_every(self) -> int:
@@ -305,17 +304,23 @@ class Trainer:
             self.marks.heed_plateau(figure, self.config.plateau_patience, self.config.decay_factor)
 
     # -------------------------------------------------------------------------------------------------- samples
-    def _sample(self) -> Progress:
+    def sample(self, random: np.random.RandomState | None = None, length: int | None = None) -> Progress:
         """Write a text as `charlstm sample` does; training is not affected.
 
         With a preset that replicates another program, sample as that program does: from the first stream's state,
         beginning with the id that it reads next.
+
+        Parameters
+        ----------
+        random : by default the run's own, from which its saved samples are drawn
+        length : in characters, by default that of the config
         """
+        random, length = random or self.random, length or self.config.sample_length
         if is_ours(self.config.preset):
-            return self._told(self._samples.from_the_start(self.theta, self.random))
+            return self._told(self._samples.from_the_start(self.theta, random, length))
         starts, reset = self.batches.plan(self.iteration, self.iteration + 1)
         h, c = (np.zeros_like(a[:, :1]) if reset[0] else a[:, :1].copy() for a in (self.h, self.c))
-        return self._told(self._samples.from_a_state(self.theta, h, c, int(starts[0, 0]), self.random))
+        return self._told(self._samples.from_a_state(self.theta, h, c, int(starts[0, 0]), random, length))
 
     def _show_below(self) -> float:
         """The smoothed loss below which a sample is shown: the lowest so far, once it is low enough."""
@@ -329,15 +334,15 @@ class Trainer:
 
         The sample uses the weights before that update and the state after that iteration, as in the script.
         """
-        begin, theta = self.iteration - 1, self.theta.copy()
+        begin, theta, config = self.iteration - 1, self.theta.copy(), self.config
         self.train(begin, self.iteration, rate)
         self.marks.best_shown = self.smooth_loss
         starts, _ = self.batches.plan(begin, self.iteration)
         h, c = self.h[:, :1].copy(), self.c[:, :1].copy()
-        sample = self._told(self._samples.from_a_state(theta, h, c, int(starts[0, 0]), self.random))
-        save_below = 1.0 if self.config.save_below is None else self.config.save_below
+        written = self._samples.from_a_state(theta, h, c, int(starts[0, 0]), self.random, config.sample_length)
+        save_below = 1.0 if config.save_below is None else config.save_below
         is_kept = self.smooth_loss < save_below * self.start_loss
-        yield replace(sample, iteration=begin, is_kept=is_kept)
+        yield replace(self._told(written), iteration=begin, is_kept=is_kept)
 
     def _told(self, written: Written) -> Progress:
         return replace(self._progress("sample"), **written._asdict())

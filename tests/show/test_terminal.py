@@ -9,7 +9,7 @@ import pytest
 from children import Terminal, command, screen
 
 import kernels
-from charlstm.show import display
+from charlstm.show import display, pace
 from charlstm.training.progress import ENDLESS, Progress
 
 TINY = ("--hidden-size", 8, "--seq-length", 5, "--batch-size", 2)
@@ -35,7 +35,7 @@ def going(of, seconds, clock, iterations=10**6):
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(display, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pace, "monotonic", lambda: now[0])
     return now
 
 
@@ -166,7 +166,7 @@ def test_compiling_is_told_once_whatever_is_compiled(text_file, tmp_path, monkey
         return called
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Trainer, "_sample", compiling(Trainer._sample))
+    monkeypatch.setattr(Trainer, "sample", compiling(Trainer.sample))
     monkeypatch.setattr(Model, "sample", compiling(Model.sample))
     for option, told in (("5", 1), ("0", 1)):  # during training; and only for the text at the end
         arguments = ["train", str(text_file), *TINY, "--iterations", 9, "--backend", "numpy", "--sample-every", option]
@@ -180,7 +180,7 @@ def test_compiling_is_told_once(text_file, tmp_path):
     arguments = command("train", text_file, *TINY, "--iterations", 20, "--validation", 0.1, "--seconds", "none")
     terminal = Terminal(arguments, cwd=tmp_path, env={"NUMBA_CACHE_DIR": str(tmp_path / "cold"), "NUMBA_OPT": "0"})
     assert terminal.ended(300) == 0
-    assert terminal.text.count("compiling") == 1, terminal.text
+    assert terminal.text.count("compiling kernels") == 1, terminal.text
 
 
 def test_a_note_of_a_handler_waits_for_what_it_interrupted():
@@ -220,3 +220,37 @@ def test_a_note_of_several_lines_stays_as_many():
     assert display.wrapped(note, 80) == note
     assert display.wrapped("", 80) == ""
     assert all(len(line) <= 30 and line.startswith(("text", " " * 8)) for line in display.wrapped(note, 30).split("\n"))
+
+
+def test_the_log_of_a_long_run_stays_short(clock, capsys, monkeypatch):
+    monkeypatch.setattr(display, "monotonic", lambda: clock[0])
+    lines, written = display.Lines(), 0
+    for second in range(36_000):
+        clock[0] += 1
+        lines.show(progress_at(second, 10**6))
+        if second == 299:
+            written = capsys.readouterr().err.count("\n")
+            assert 50 <= written <= 61  # one every five seconds
+    assert 300 < capsys.readouterr().err.count("\n") < 600  # not 7,140
+
+
+def test_the_end_compares_the_best_evaluation_with_the_baseline(text_file, tmp_path, monkeypatch, capsys):
+    from charlstm.cli import cli
+
+    monkeypatch.chdir(tmp_path)
+    options = ["--validation", "0.1", "--backend", "numpy", "--out", "run"]
+    arguments = ["train", str(text_file), *map(str, TINY), "--iterations", "60", *options]
+    assert cli.main(arguments, standalone_mode=False) == 0
+    lines = capsys.readouterr().err.splitlines()
+    (baseline,) = (re.search(r"model, ([\d.]+) bits/char", line)[1] for line in lines if line.startswith("baseline: "))
+    (best,) = (line for line in lines if line.startswith("best    "))
+    found = re.fullmatch(
+        r"best    ([\d.]+) bits/char on held-out text, after (\d+) iterations: ([\d.]+) (above|below) the n-gram "
+        r"baseline of ([\d.]+)",
+        best,
+    )
+    assert found[5] == baseline
+    difference = float(found[1]) - float(baseline)
+    assert float(found[3]) == pytest.approx(abs(difference), abs=0.0011)
+    assert found[4] == ("above" if difference > 0 else "below")
+    assert lines[lines.index(best) + 1] == "run     run"

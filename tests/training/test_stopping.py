@@ -199,7 +199,7 @@ def test_ctrl_c_on_a_terminal_leaves_no_bar_behind(text_file, tmp_path, columns,
     """The terminal writes ^C after the display, which must not fill its line to the end."""
     arguments = command("train", text_file, *ENDLESS, "--sample-every", sample_every)
     terminal = Terminal(arguments, columns, cwd=tmp_path)
-    terminal.until("sample after 100 iterations" if sample_every else "chars/s")
+    terminal.until("sample after" if sample_every else "chars/s")
     terminal.type(b"\x03")
     assert terminal.ended() == 130
     shown = terminal.screen
