@@ -1,10 +1,12 @@
 """What a run leaves to look at: loss.png, loss.svg and report.html after training; the plots earlier if asked for."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
-from charlstm.runs import disk, records
+from charlstm.runs import disk
 from charlstm.runs.inspection import curves
 from charlstm.show import plotting
 from charlstm.training.trainer import Trainer
@@ -50,31 +52,20 @@ class Pictures:
         return failed
 
     def draw(self) -> str:
-        """Draw; return what went wrong, or an empty string: a failure, of whatever kind, must not end a run."""
-        try:
-            self._write_baseline()
-            draw(self._folder)
-        except Exception as error:
-            said = " ".join(str(error).split()) or type(error).__name__
-            return f"{self._folder / PICTURES[0]}: not drawn: {said}"
-        return ""
+        """Draw; return what went wrong, or an empty string."""
+        return self._made(PICTURES[0], "drawn", draw)
 
     def report(self) -> str:
-        """Write report.html, unless the text is long; return what went wrong, or an empty string, as :meth:`draw`."""
+        """Write report.html, unless the text is long; return what went wrong, or an empty string."""
         from charlstm.runs.report import REPORT, write
 
-        if len(self._trainer.corpus.ids) > _MOST_CHARACTERS:
-            return ""
+        return "" if len(self._trainer.corpus.ids) > _MOST_CHARACTERS else self._made(REPORT, "written", write)
+
+    def _made(self, name: str, done: str, make: Callable[[Path], Any]) -> str:
+        """Make a file of the run; return what went wrong: a failure, of whatever kind, must not end a run."""
         try:
-            write(self._folder)
+            make(self._folder)
         except Exception as error:
             said = " ".join(str(error).split()) or type(error).__name__
-            return f"{self._folder / REPORT}: not written: {said}"
+            return f"{self._folder / name}: not {done}: {said}"
         return ""
-
-    def _write_baseline(self) -> None:
-        """Write baseline.json, which the pictures show, unless it is there or nothing is held out."""
-        path, bits = self._folder / records.BASELINE, self._trainer.baseline_bits
-        if bits is not None and not path.exists():
-            unit = self._trainer.corpus.vocabulary.unit
-            disk.write(path, records.baseline(bits, unit, len(self._trainer.held_out)))

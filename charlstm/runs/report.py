@@ -1,7 +1,7 @@
 """report.html of a run: what is measured for it, and the file.
 
 The page is drawn by :mod:`charlstm.show.report`; the numbers come from the run's files, its checkpoint and its text.
-Without its text, which may have moved, a report has no baseline and no novelty, and the model reads a text of its own.
+Without its text, which may have moved, a report has no novelty, and the model reads a text of its own.
 """
 
 import base64
@@ -107,7 +107,7 @@ def contents(
 def _contents(
     run: str, checkpoint: str, given: Curves, model: Model, sampler: bool | None, fetch: Fetch
 ) -> dict[str, Any]:
-    text = _text(model, run, fetch)
+    text = _text(model, run, given.baseline, fetch)
     weights = _weights(model, len(model.theta) <= LARGEST if sampler is None else sampler)
     which = "" if checkpoint == "best" else f" --checkpoint {hints.quoted(checkpoint)}"
     return {
@@ -128,8 +128,8 @@ def _contents(
     }
 
 
-def _text(model: Model, run: str, fetch: Fetch) -> Text:
-    """Held-out text, else the training text, else what the model itself writes."""
+def _text(model: Model, run: str, baseline: float | None, fetch: Fetch) -> Text:
+    """Held-out text, else the training text, else what the model itself writes; baseline: as the run measured it."""
     config = model.config
     try:
         corpus = training_text(model, run, fetch)
@@ -137,9 +137,9 @@ def _text(model: Model, run: str, fetch: Fetch) -> Text:
     except (UserError, RunFailed) as error:
         [sample] = model.samples(length=_WRITTEN, seed=0)
         ids = model.vocabulary.encode(sample.text, "skip")
-        return Text(ids, "a text that the model wrote, because its training text was not found", None, str(error))
-    can_be_measured = len(held_out) >= 2 and len(learned) >= 2
-    baseline = baseline_bits(learned, held_out, len(model.vocabulary)) if can_be_measured else None
+        return Text(ids, "a text that the model wrote, because its training text was not found", baseline, str(error))
+    if baseline is None and len(held_out) >= 2 and len(learned) >= 2:
+        baseline = baseline_bits(learned, held_out, len(model.vocabulary))
     if len(held_out) >= _PASSAGE[0]:
         return Text(held_out, "held-out text", baseline)
     return Text(learned, "training text", baseline)

@@ -133,6 +133,8 @@ class Run:
                 self._lengths = logs.lengths
                 logs.close()
             if pictures.is_wanted and trainer.iteration > begun:  # not reached if the caller has left the loop
+                if not (folder / records.BASELINE).exists():
+                    self.write_baseline()
                 self._tell(pictures.draw())
                 self._tell(pictures.report())
         finally:
