@@ -1,7 +1,8 @@
-"""The cache folder: the user's own or, if that is missing or read-only, a private temporary folder."""
+"""The cache folder, ours and matplotlib's: the user's own or, if that cannot be used, a private temporary folder."""
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 
@@ -14,6 +15,16 @@ def cache_dir() -> Path:
     if place is not None and _can_be_written(place):
         return place
     return _temporary() or place or Path("charlstm-cache")
+
+
+def settle_matplotlib() -> None:
+    """Give matplotlib, before it is imported, a folder of ours if the user's own cannot be used.
+
+    Otherwise it would warn, or create its folders in the working directory.
+    """
+    place = _users_own()
+    if "matplotlib" not in sys.modules and (place is None or not _can_be_written(place)):
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_dir() / "matplotlib"))
 
 
 def _users_own() -> Path | None:

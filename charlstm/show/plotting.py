@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from charlstm.errors import UserError
+from charlstm.host import places
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,6 +60,7 @@ def plot(runs: Sequence[Curves], by: str = "iterations") -> "Figure":
         If matplotlib cannot be loaded, `by` is none of AXES, a run has no reports yet, or some runs count bytes and
         some characters.
     """
+    places.settle_matplotlib()
     try:
         from matplotlib import figure as figures
         from matplotlib import ticker
