@@ -1,8 +1,7 @@
-"""Makes the pictures of a run in docs/ and the sample in README.md: ``python -m benchmarks.terminal``.
+"""Makes the terminal picture and the sample in README.md: ``python -m benchmarks.terminal``.
 
-All come from one real session with a fixed seed and number of iterations, which takes two minutes on two cores and
-runs under a pseudo-terminal. The picture of the terminal shows the screen halfway through training, its end, and a
-sample. The run's own loss.svg becomes the picture of the curves, and Chromium takes one of its report.
+Both come from one real session with a fixed seed and number of iterations, which takes two minutes on two cores and
+runs under a pseudo-terminal. The picture shows the screen halfway through training, its end, and a sample.
 """
 
 import codecs
@@ -10,14 +9,12 @@ import io
 import os
 import pty
 import re
-import shutil
 import struct
 import subprocess
 import sys
 import tempfile
 import termios
 from fcntl import ioctl
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -25,8 +22,6 @@ from rich.text import Text
 from benchmarks.process import ROOT
 
 PICTURE, README = ROOT / "docs" / "terminal.svg", ROOT / "README.md"
-CURVES, REPORT = ROOT / "docs" / "loss.svg", ROOT / "docs" / "report.png"
-RUN = "runs/tinyshakespeare"
 BEGIN, END = "<!-- sample:begin -->", "<!-- sample:end -->"
 TRAIN = "charlstm train tinyshakespeare --preset quality --iterations 11500 --validation 0.1"
 SAMPLE = 'charlstm sample --prime "ROMEO:" --temperature 0.6 --length 251 --seed 4'
@@ -156,22 +151,12 @@ def picture(halfway, after, sampled):
     return "\n".join(line.strip() for line in svg.splitlines() if line.strip()) + "\n"
 
 
-def photograph(page, picture, width=1000, height=1200):
-    """Write the upper part of a page as Chromium shows it, in its light colours, as a PNG file."""
-    with tempfile.TemporaryDirectory() as profile:
-        arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}"]
-        arguments += [f"--window-size={width},{height}", f"--screenshot={picture}", page.as_uri()]
-        subprocess.run(["chromium", *arguments], check=True, capture_output=True)
-
-
 def main():
-    """Run the session; write the pictures, and the first lines of another sample into README.md."""
+    """Run the session; write the picture, and the first lines of another sample into README.md."""
     with tempfile.TemporaryDirectory() as folder:
         halfway, after = train(folder)
         PICTURE.write_text(picture(halfway, after, sample(SAMPLE, folder)))
         lines = sample(IN_README, folder)[:LINES_IN_README]
-        shutil.copyfile(Path(folder, RUN, "loss.svg"), CURVES)
-        photograph(Path(folder, RUN, "report.html").resolve(), REPORT)
     before, _, rest = README.read_text().partition(BEGIN)
     text = "\n".join(["```text", *lines, "```"])
     README.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
