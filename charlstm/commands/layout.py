@@ -126,18 +126,19 @@ class Grouped(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options group by group."""
-        records = {
-            "help" if "--help" in param.opts else param.name: record
+        for title, options in self.groups(ctx).items():
+            with formatter.section(title):
+                formatter.write_dl([record for option in options if (record := option.get_help_record(ctx))])
+
+    def groups(self, ctx: click.Context) -> dict[str, list[click.Option]]:
+        """The options that help shows, by the titles of GROUPS, then those in no group."""
+        options = {
+            "help" if "--help" in param.opts else param.name: param
             for param in self.get_params(ctx)
-            if isinstance(param, click.Option) and (record := param.get_help_record(ctx))
+            if isinstance(param, click.Option) and not param.hidden
         }
-        groups = {title: [name for name in names if name in records] for title, names in GROUPS.items()}
-        grouped = {name for names in groups.values() for name in names}
-        groups[REST] = [name for name in records if name not in grouped]
-        for title, names in groups.items():
-            if names:
-                with formatter.section(title):
-                    formatter.write_dl([records[name] for name in names])
+        groups = {title: [options.pop(name) for name in names if name in options] for title, names in GROUPS.items()}
+        return {title: found for title, found in {**groups, REST: list(options.values())}.items() if found}
 
 
 class Commands(click.Group):
