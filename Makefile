@@ -32,7 +32,7 @@ test-long: $(VENV)/.installed-test  ## what is too heavy for every run
 	$(PYTEST) -m long
 
 docs: $(VENV)/.installed-docs  ## the documentation as a site, build/site/index.html
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 
 lint: $(VENV)/.installed-lint
 	$(VENV)/bin/ruff check .

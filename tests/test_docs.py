@@ -3,8 +3,10 @@
 import inspect
 import pkgutil
 import re
+import runpy
 from types import FunctionType, ModuleType
 
+import click
 import pytest
 from conftest import ROOT
 
@@ -98,3 +100,23 @@ def test_the_tables_of_arguments_are_those_that_calls_are_checked_by():
 
     page = (ROOT / "docs" / "kernels.md").read_text()
     assert checks.tables() in page, "python -m kernels.spec.checks prints them"
+
+
+def test_the_reference_has_every_command_option_and_default():
+    hooks = runpy.run_path(str(ROOT / "docs" / "site" / "hooks.py"))
+    parts = re.split(r"^## (.+)\n", hooks["commands_page"](), flags=re.M)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    every = dict(hooks["_commands"](cli, "charlstm"))
+    assert list(sections) == list(every)
+    for name, command in every.items():
+        rows = [re.split(r"(?<!\\) \| ", row[2:-2]) for row in re.findall(r"^\| `-.*", sections[name], re.M)]
+        found = {word: row for row in rows for word in re.findall(r"`(-[\w-]+)`", row[0])}
+        options = [each for each in command.get_params(click.Context(command)) if isinstance(each, click.Option)]
+        assert len(rows) == len(options), name
+        for option in options:
+            _, meaning, default = found[option.opts[-1]]
+            assert meaning.strip(), option.opts
+            assert "[" not in meaning, f"{option.opts}: one default, at the end of the help"
+            assert default.strip() or option.is_eager, option.opts
+            if option.show_default:
+                assert default.strip() == str(option.default), option.opts

@@ -259,8 +259,9 @@ def _write_characters(vocabulary: Any, scored: Any) -> None:
 @click.option("--length", type=int, default=200, show_default=True, help="number of characters to generate; 0: no end")
 @click.option("--prime", default="", metavar="TEXT", help="text to start from [a random context of the text]")
 @click.option(
-    "--seed", type=int, help="random seed for sampling [a different text each time] and for shuffle-lines [0]"
-)
+    "--seed", type=int,
+    help="random seed for sampling and for shuffle-lines [a different text each time; shuffle-lines: 0]",
+)  # fmt: skip
 @partial(config_options, only=("encoding", "format", "column", "field", "bytes", "lower", "separator"))
 @click.option("--offline", is_flag=True, help="download nothing: take URLs and built-in texts from the cache")
 @word_option(

@@ -15,7 +15,7 @@ _ESCAPES = str.maketrans({mark: f"\\{mark}" for mark in "\\|*_[]<>"} | {"\n": " 
 
 def on_files(files: Any, config: Any) -> Any:
     """Add commands.md."""
-    from mkdocs.structure.files import File
+    from mkdocs.structure.files import File  # noqa: PLC0415 (the tests of the page need no mkdocs)
 
     files.append(File.generated(config, "commands.md", content=commands_page()))
     return files
@@ -57,10 +57,21 @@ def _groups(command: click.Command, ctx: click.Context) -> dict[str, list[click.
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Yield a help text as Markdown; click marks paragraphs whose lines stay as they are with a backspace."""
+    """Yield a help text as Markdown; click marks paragraphs whose lines stay as they are with a backspace.
+
+    Examples, with what each does after two spaces or more, become a table, which fits narrow screens.
+    """
     for paragraph in cleandoc(text).split("\n\n"):
         first, *lines = paragraph.split("\n")
-        yield from ("```text", *lines, "```", "") if first == "\b" else (_escaped(paragraph), "")
+        examples = [re.fullmatch(r"(\S.*?)  +(.*)", line) for line in lines if first == "\b"]
+        if first != "\b":
+            yield _escaped(paragraph)
+        elif all(examples):
+            yield from ("| example | |", "| --- | --- |")
+            yield from (f"| `{example[1]}` | {_escaped(example[2])} |" for example in examples if example)
+        else:
+            yield from ("```text", *lines, "```")
+        yield ""
 
 
 def _row(option: click.Option, ctx: click.Context) -> str:
@@ -72,7 +83,7 @@ def _row(option: click.Option, ctx: click.Context) -> str:
 
 def explained(option: click.Option) -> tuple[str, str]:
     """Return what an option means, and its default: its help names it in brackets at the end, or click knows it."""
-    meaning, default = re.fullmatch(r"(.*?)(?: \[(.*)\])?", option.help or "", re.DOTALL).groups()
+    meaning, default = re.fullmatch(r"(.*?)(?: \[([^\[\]]*)\])?", option.help or "", re.DOTALL).groups()
     if isinstance(option.type, click.IntRange | click.FloatRange):
         low, high = option.type.min, option.type.max
         meaning += f" ({low} to {high})" if high is not None else f" (at least {low})"
