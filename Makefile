@@ -6,7 +6,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST = $(VENV)/bin/python -m pytest
 SHARED_OUT = -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo docs test test-peers test-browser test-compile gpu-test test-long lint format bench clean
+.PHONY: demo docs site test test-peers test-browser test-compile gpu-test test-long lint format bench clean
 
 demo: $(VENV)/.installed  ## train on the text inside Python for a minute, and let the model write
 	$(VENV)/bin/charlstm train
@@ -31,7 +31,10 @@ gpu-test:  ## on a machine with a GPU, with the CuPy that PYTHON has: the tests 
 test-long: $(VENV)/.installed-test  ## what is too heavy for every run
 	$(PYTEST) -m long
 
-docs: $(VENV)/.installed-docs  ## the documentation as a site, build/site/index.html
+docs:  ## the documentation as a site, build/site/index.html; in an environment of its own
+	@$(MAKE) --no-print-directory VENV=$(VENV)-docs site
+
+site: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 
 lint: $(VENV)/.installed-lint
