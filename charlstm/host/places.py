@@ -11,10 +11,7 @@ def cache_dir() -> Path:
 
     In a container, HOME may be missing or read-only, and the user id may have no entry in the user database.
     """
-    place = _users_own()
-    if place is not None and _can_be_written(place):
-        return place
-    return _temporary() or place or Path("charlstm-cache")
+    return _usable() or _temporary() or _users_own() or Path("charlstm-cache")
 
 
 def settle_matplotlib() -> None:
@@ -22,9 +19,14 @@ def settle_matplotlib() -> None:
 
     Otherwise it would warn, or create its folders in the working directory.
     """
-    place = _users_own()
-    if "matplotlib" not in sys.modules and (place is None or not _can_be_written(place)):
+    if "matplotlib" not in sys.modules and _usable() is None:
         os.environ.setdefault("MPLCONFIGDIR", str(cache_dir() / "matplotlib"))
+
+
+def _usable() -> Path | None:
+    """The user's own folder; None if there is none, or it can neither be written nor be created."""
+    place = _users_own()
+    return place if place is not None and _can_be_written(place) else None
 
 
 def _users_own() -> Path | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from charlstm.errors import UserError
 from charlstm.runs import lock, store
-from charlstm.runs.records import BASELINE, CONFIG, METRICS, SAMPLES, bits_of_baseline
+from charlstm.runs.records import CONFIG, METRICS, SAMPLES, recorded_baseline
 from charlstm.settings import plans
 from charlstm.settings.config import Config
 from charlstm.show.display import Facts
@@ -116,11 +116,7 @@ class Following:
     @property
     def baseline(self) -> float | None:
         """Held-out bits of the n-gram baseline; None if the run has recorded none."""
-        path = self.folder / BASELINE
-        try:
-            return bits_of_baseline(path.read_bytes()) if path.is_file() else None
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: damaged: {error}") from None
+        return recorded_baseline(self.folder)
 
     def _notice(self) -> set[str]:
         """The names of the files that have changed since the last time."""

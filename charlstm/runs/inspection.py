@@ -11,7 +11,17 @@ from typing import Any
 from charlstm.errors import UserError
 from charlstm.model.checkpoint import Checkpoint, find
 from charlstm.runs import store
-from charlstm.runs.records import BASELINE, CONFIG, METRICS, SAMPLES, TABLE, bits_of_baseline, columns, table
+from charlstm.runs.records import (
+    BASELINE,
+    CONFIG,
+    METRICS,
+    SAMPLES,
+    TABLE,
+    bits_of_baseline,
+    columns,
+    recorded_baseline,
+    table,
+)
 from charlstm.settings.config import Config, from_preset
 from charlstm.show.plotting import Curves
 
@@ -194,12 +204,7 @@ def curves(run: str | Path) -> Curves:
     for name in ("iteration", "chars", "seconds", "loss", "learning_rate"):
         if history and name not in history:
             raise UserError(f"{folder / METRICS}: damaged: no line has {name!r}")
-    try:
-        path = folder / BASELINE
-        baseline = bits_of_baseline(path.read_bytes()) if path.is_file() else None
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{folder / BASELINE}: damaged: {error}") from None
-    return Curves(str(run), history, "byte" if config.bytes else "character", baseline)
+    return Curves(str(run), history, "byte" if config.bytes else "character", recorded_baseline(folder))
 
 
 def _history(path: Path, chars: int, rows: int = 10) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from charlstm.errors import UserError
 from charlstm.host.machine import processor, usable_cores, versions
 from charlstm.settings.config import Config
 from charlstm.training import diagnostics
@@ -57,6 +58,21 @@ def bits_of_baseline(content: bytes) -> float:
     facts = dict(json.loads(content))
     (bits,) = (facts[name] for name in ("bits_per_character", "bits_per_byte") if name in facts)
     return float(bits)
+
+
+def recorded_baseline(folder: Path) -> float | None:
+    """The bits in a run's baseline.json; None if it has none.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read.
+    """
+    path = folder / BASELINE
+    try:
+        return bits_of_baseline(path.read_bytes()) if path.is_file() else None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged: {error}") from None
 
 
 def columns(path: Path, loss_chars: int, most: int | None = None) -> dict[str, np.ndarray]:

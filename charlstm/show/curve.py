@@ -8,7 +8,7 @@ import numpy as np
 Line = list[tuple[str, str]]  #: pieces of one line of the screen, each a text and the name of its style
 
 _MOST = 2000  # points kept; more than a screen has dots
-_BEGINNING = 0.03  # fraction of the x axis whose losses, several times those of the rest, do not set the scale
+BEGINNING = 0.03  #: fraction of the x axis whose losses, several times those of the rest, do not set the scale
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])  # bits of the dots of a braille character
 _LABEL = 6  # columns of the labels of the y axis
 TRAINING, HELD_OUT, BASELINE, FRAME = "cyan", "bold yellow", "magenta", "dim"
@@ -75,7 +75,7 @@ def axes(training: Points, held_out: Points, baseline: float | None, now: float,
     while right / 2 >= now and total is not None:
         right /= 2
     xs, ys = np.array(training.x + held_out.x), np.array(training.y + held_out.y)
-    late = ys[xs >= _BEGINNING * right]
+    late = ys[xs >= BEGINNING * right]
     shown = [*(late if len(late) else ys[-1:]), *([] if baseline is None else [baseline])]
     bottom, top = (min(shown), max(shown)) if shown else (0.0, 1.0)
     margin = max(0.05 * (top - bottom), 0.02)

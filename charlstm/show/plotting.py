@@ -9,6 +9,7 @@ import numpy as np
 
 from charlstm.errors import UserError
 from charlstm.host import places
+from charlstm.show.curve import BEGINNING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,6 @@ AXES = {
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 KINDS = ("png", "svg", "pdf")
 _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-_BEGINNING = 0.03  # fraction of the x axis whose losses, several times those of the rest, do not set the scale
 _SMOOTH_FROM = 100  # points; a curve with more is smoothed
 _SHORT = {"character": "char", "byte": "byte"}
 
@@ -160,7 +160,7 @@ def _draw(axes: "Axes", run: Curves, column: str, colour: str, is_alone: bool) -
         axes.plot(*held_out, color=held_out_colour, linestyle="--", marker=".", label=label)
         axes.plot(place, bits, color=held_out_colour, marker="*", markersize=12)
     end = max(places[-1] for places, _ in (training, held_out) if len(places))
-    heights = np.concatenate([bits[places >= _BEGINNING * end] for places, bits in (training, held_out)])
+    heights = np.concatenate([bits[places >= BEGINNING * end] for places, bits in (training, held_out)])
     return float(heights.min()), float(heights.max())
 
 
