@@ -70,7 +70,7 @@ def _carry_out(states: Any, cells: Any, t: int, h: Any, c: Any) -> None:
 
 def _alone(ws: Workspace) -> Workspace:
     """The workspace for a pass by one thread on unchanged parameters: not packed, split into panels or rounded."""
-    return ws._replace(partial=ws.partial[:, :, :0], packed=ws.packed[:, :, :0], pairs=None)
+    return ws._replace(partial=ws.partial[:, :, :0], packed=ws.packed[:, :, :0], **spec.NOT_ROUNDED)
 
 
 def loss_and_grad(

@@ -4,6 +4,7 @@ import math
 from functools import cache
 from typing import Any
 
+from kernels.cpu import mixed
 from kernels.cpu.compiler import inner, thin
 from kernels.cpu.emit.tiles import TILE_ROWS
 from kernels.cpu.emit.vectors import stay_out_of_line
@@ -58,10 +59,10 @@ def _apply_block(slots, block, rule):
 
 
 @thin
-def _weight(phase, a, d, R, block, slots, rule):
+def _weight(phase, a, d, R, block, slots, rule, outer):
     """Gradient a' @ d and update of a block of a weight matrix, for the Matrices a and d with R rows each.
 
-    With BOTH, the gradient stays in registers and is never stored.
+    With BOTH, the gradient stays in registers and is never stored. `outer` has both operands rounded, or is None.
     """
     if phase == APPLY:
         _apply_block(slots, block, rule)
@@ -70,6 +71,8 @@ def _weight(phase, a, d, R, block, slots, rule):
     from_a, from_d = a.at + block.k0, d.at + block.n0
     if phase == BOTH:
         apply_outer(Matrix(a.flat, from_a, a.row), Matrix(d.flat, from_d, d.row), slots, at, R, K, N, rule)
+        return
+    if mixed.has_outer(outer, block.k0, block.n0, K, N, slots.grad, at, block.row):
         return
     clear_rows(slots.grad, at, block.row, K, N)
     add_outer(a.flat, from_a, a.row, d.flat, from_d, d.row, slots.grad, at, block.row, R, K, N)
@@ -114,7 +117,7 @@ def _embedding(phase, table, at, slots, rule, share):
     V, N = table.shape
     E, rows = at // V, flat(table)
     n0, n1 = part_of(N, 48, share.thread, share.threads)
-    _weight(phase, Matrix(slots.theta, 0, E), Matrix(rows, 0, N), V, Block(at, N, 0, E, n0, n1), slots, rule)
+    _weight(phase, Matrix(slots.theta, 0, E), Matrix(rows, 0, N), V, Block(at, N, 0, E, n0, n1), slots, rule, None)
     r0, r1 = rows_of(V, share.thread, share.threads)
     if phase == APPLY:
         _apply_block(slots, Block(0, E, r0, r1, 0, E), rule)
@@ -141,22 +144,24 @@ def update_of(cell: str) -> Any:
         R, planes, offsets, pieces = (steps - 1) * B, ws.dz.shape[1], net.offsets, share.pieces
         h, d, last = flat(ws.h), flat(ws.dz), offsets.shape[0] - 1
         panelled = pieces.shape[0] > 1 and is_apart(pieces[0])
+        grain = 48 if ws.rounded_h is None else 96  # mixed.has_outer needs whole panels
         for q in range(share.q0 if panelled else 0, share.q1 if panelled else 1):
             # number of columns in earlier pieces, and in this one
             before, width = (N // H * pieces[q, 0], N // H * pieces[q, 1]) if panelled else (0, N)
-            n0, n1 = (0, width) if panelled else part_of(N, 48, share.thread, share.threads)
+            n0, n1 = (0, width) if panelled else part_of(N, grain, share.thread, share.threads)
             for layer in range(L):
                 at, d_at = blocks * layer, R * (planes * layer * N + before)
                 from_x, from_h = Matrix(d, d_at, width), Matrix(d, d_at + state * R * N, width)
                 below = Matrix(h, layer * (R + B) * H, H)
                 to = Block(offsets[at + 1] + H * before, width, 0, H, n0, n1)
-                _weight(phase, below, from_h, R, to, slots, rule)
+                _weight(phase, below, from_h, R, to, slots, rule, mixed.outer_state(ws, layer))
                 if layer == 0 and not has_embedding(extra):
                     to = Block(offsets[at] + V * before, width, 0, V, n0, n1)
                     _input_rows(phase, x, from_x, to, ws.rows, count, slots, rule)
                 elif layer > 0:
                     to = Block(offsets[at] + H * before, width, 0, H, n0, n1)
-                    _weight(phase, passed_up(ws.h, extra, layer - 1), from_x, R, to, slots, rule)
+                    outer = mixed.outer_below(ws, layer)
+                    _weight(phase, passed_up(ws.h, extra, layer - 1), from_x, R, to, slots, rule, outer)
                 for v in range(len(vectors)):
                     units, plane, begin = vectors[v]
                     length = width if panelled else units * H
@@ -169,7 +174,8 @@ def update_of(cell: str) -> Any:
         k0, k1 = part_of(H, TILE_ROWS, share.thread, share.threads)
         read, skipped, top = (steps - 1 - first) * B, first * B, passed_up(ws.h, extra, L - 1)
         top, dlogits = Matrix(top.flat, top.at + skipped * H, H), Matrix(flat(ws.logits), skipped * V, V)
-        _weight(phase, top, dlogits, read, Block(offsets[last - 1], V, k0, k1, 0, V), slots, rule)
+        to, outer = Block(offsets[last - 1], V, k0, k1, 0, V), mixed.outer_readout(ws, first)
+        _weight(phase, top, dlogits, read, to, slots, rule, outer)
         if share.thread == share.threads - 1:
             _vector(phase, dlogits, read, Block(offsets[last], V, 0, 1, 0, V), slots, rule)
 

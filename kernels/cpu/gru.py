@@ -10,6 +10,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from kernels.cpu import mixed
 from kernels.cpu.compiler import entry, inner, thin
 from kernels.cpu.emit.activations import emit_sigmoid, emit_tanh
 from kernels.cpu.emit.rows import Row, block_offsets
@@ -26,6 +27,7 @@ from kernels.cpu.layers import (
     new_outputs,
     project,
     read_below,
+    stretch_back,
     stretch_of,
     sum_rows,
 )
@@ -111,6 +113,7 @@ def run_forward(weights, b_h, h, z, t0, t1, share):
         for r in range(R):
             before, after = address(h, (row + r) * H), address(h, (row + r + B) * H)
             gru_step_forward(zero, address(z, a_at + r * N), address(z, s_at + r * N), before, after, H)
+        mixed.round_state(weights.rounded, h, t + 1, share)
 
 
 @inner
@@ -130,6 +133,7 @@ def run_backward(weights, dh, h, gates, dz, dh_next, kept, t0, t1, share):
                 zero, address(dh, r * H), address(gates, r * N), address(gates, side + r * N), address(h, r * H),
                 address(dz, r * N), address(dz, side + r * N), address(dh_next, stream), address(kept, stream), H,
             )  # fmt: skip
+        mixed.round_gates(weights.rounded, 3, dz, t, T, share)
         flow_back(3, dz, T * B + row, weights, dh_next, share.b0, R, share.pieces[0])
 
 
@@ -144,7 +148,7 @@ def layer_forward(net, x, ws, extra, layer, share):
     """Run the thread's part of a layer over all steps."""
     T, B = x.shape
     z, steps = flat(ws.gates[layer]), stretch_of(T, B)
-    weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None)
+    weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None, mixed.of_state(ws, layer))
     b_x, b_h = block(net, BLOCKS * layer + 2), block(net, BLOCKS * layer + 3)
     for t0 in range(0, T, steps):
         read_below(net, b_x, x, ws, extra, layer, z, 0, t0, t0 + steps, share)
@@ -155,10 +159,10 @@ def layer_forward(net, x, ws, extra, layer, share):
 def layer_backward(net, ws, layer, share):
     """Compute the thread's part of dz from ws.dh of the layer's output; ws.dh becomes the gradient of its input."""
     T, B, _ = ws.dh.shape
-    z, d, steps = flat(ws.gates[layer]), flat(ws.dz[layer]), stretch_of(T, B)
+    z, d, steps = flat(ws.gates[layer]), flat(ws.dz[layer]), stretch_back(T, B, ws)
     W_x, weights = (
-        Weights(block(net, BLOCKS * layer), d[:0], None),
-        Weights(block(net, BLOCKS * layer + 1), d[:0], None),
+        Weights(block(net, BLOCKS * layer), d[:0], None, mixed.of_gradient_below(ws, layer)),
+        Weights(block(net, BLOCKS * layer + 1), d[:0], None, mixed.of_gradient(ws, layer)),
     )
     for t0 in range(T - steps, -1, -steps):
         run_backward(weights, ws.dh, ws.h[layer], z, d, ws.carry[0], ws.carry[1], t0, t0 + steps, share)
@@ -171,8 +175,8 @@ def layer_backward(net, ws, layer, share):
 def gru_layer_forward(x, W_x, W_h, b_x, b_h, h, gates, pieces, counter):
     """Run one layer over ids (T, B) or floats (T, B, D): write gates and h (T+1, B, H), except h[0], which is read."""
     share, z = alone(h.shape[1], pieces, counter), flat(gates)
-    project(3, x, Weights(flat(W_x), z[:0], None), b_x, z, 0, 0, x.shape[0], share)
-    run_forward(Weights(flat(W_h), z[:0], None), b_h, h, z, 0, x.shape[0], share)
+    project(3, x, Weights(flat(W_x), z[:0], None, None), b_x, z, 0, 0, x.shape[0], share)
+    run_forward(Weights(flat(W_h), z[:0], None, None), b_h, h, z, 0, x.shape[0], share)
 
 
 @entry
@@ -180,7 +184,7 @@ def gru_layer_backward(dh, cache, out, dz, kept, pieces, counter):
     """Write the gradients of one layer; out.dh0 holds the gradient of the last state at first, kept zeros."""
     T, B, H = dh.shape
     share, d = alone(B, pieces, counter), flat(dz)
-    run_backward(Weights(flat(cache.W_h), d[:0], None), dh, cache.h, flat(cache.gates), d, out.dh0, kept, 0, T, share)
+    run_backward(Weights(flat(cache.W_h), d[:0], None, None), dh, cache.h, flat(cache.gates), d, out.dh0, kept, 0, T, share)
     for r in range(B):
         for j in range(H):
             out.dh0[r, j] += kept[r, j]

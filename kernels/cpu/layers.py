@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.cpu import bfloat16
+from kernels.cpu import bfloat16, mixed
 from kernels.cpu.compiler import inner, thin
 from kernels.cpu.emit.tiles import TILE_ROWS
 from kernels.cpu.matmul import add_outer, add_product, add_rows, clear_rows, copy_to_rows, product_transposed
@@ -37,6 +37,12 @@ def cells_at(piece, rows, H):
 def stretch_of(T, B):
     """Number of steps whose x W_x is one product: 1 for a batch, which fills the tiles and stays in the cache."""
     return 1 if B >= TILE_ROWS else T
+
+
+@inner
+def stretch_back(T, B, ws):
+    """Number of steps whose dz W_x' is one product; one if dz is rounded, because only one step's rows are kept."""
+    return stretch_of(T, B) if ws.rounded_dz is None else 1
 
 
 # -------------------------------------------------------------------------------------------------------- forward
@@ -73,6 +79,8 @@ def add_gates(G, a, a_at, weights, z, z_at, R, H, piece):
     R is 1 if W is given as bfloat16 pairs.
     """
     if bfloat16.has_added_gates(weights.pairs, a, a_at, z, z_at, H, piece):
+        return
+    if mixed.has_added_gates(weights.rounded, G, a_at // H, z, z_at, R, H, piece):
         return
     packed, K = weights.packed, weights.flat.shape[0] // (G * H)
     w_at, width = gates_at(G, piece, K, H)
@@ -129,12 +137,13 @@ def read_below(net, b, x, ws, extra, layer, z, z_at, t0, t1, share):
     if extra is not None and extra.table.size > 0 and layer == 0:
         W_x = flat(extra.table)
     if layer == 0:
-        project(G, x, Weights(W_x, ws.packed[layer, 2], None), b, z, z_at, t0, t1, share)
+        project(G, x, Weights(W_x, ws.packed[layer, 2], None, None), b, z, z_at, t0, t1, share)
     else:
         below = ws.h[layer - 1, 1:]
         if extra is not None and extra.dropped.size > 0:
             below = extra.dropped[layer - 1]
-        project(G, below, Weights(W_x, ws.packed[layer, 2], None), b, z, z_at, t0, t1, share)
+        weights = Weights(W_x, ws.packed[layer, 2], None, mixed.of_below(ws, layer))
+        project(G, below, weights, b, z, z_at, t0, t1, share)
 
 
 @inner
@@ -157,6 +166,8 @@ def flow_back(G, dz, row, weights, out, out_row, R, piece):
     """Write a piece's units of R rows of out (..., H), from out_row on: rows of dz, from `row` on, @ W', W (H G H,)."""
     H, packed = out.shape[-1], weights.packed
     N, j0, n = G * H, piece[0], piece[1]
+    if mixed.has_flowed_back(weights.rounded, G, row, flat(out), out_row * H, R, H, piece):
+        return
     if packed.shape[0] > 0:
         clear_rows(flat(out), out_row * H + j0, H, R, n)
         add_product(dz, row * N, N, packed, N * j0, 0, out, out_row * H + j0, H, R, N, n)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from kernels.cpu import mixed
 from kernels.cpu.compiler import entry, inner, thin
 from kernels.cpu.emit.activations import sigmoid, tanh
 from kernels.cpu.layers import (
@@ -22,6 +23,7 @@ from kernels.cpu.layers import (
     new_outputs,
     project,
     read_below,
+    stretch_back,
     stretch_of,
     sum_rows,
 )
@@ -134,6 +136,7 @@ def run_forward(weights, gains, h, c, gates, t0, t1, share):
             at = (t * B + r) * N
             z, a, s = gates[at : at + N], gates[plane + at : plane + at + N], gates[2 * plane + at : 2 * plane + at + N]
             _step_forward(z, a, s, gains, c[t, r], c[t + 1, r], h[t + 1, r])
+        mixed.round_state(weights.rounded, h, t + 1, share)
 
 
 @inner
@@ -154,6 +157,7 @@ def run_backward(weights, gains, dh, c, gates, dz, dh_next, dc_next, t0, t1, sha
                 dz[5 * plane + at : 5 * plane + at + N],
             )  # fmt: skip
             _step_backward(rows, gains, c[t, r], c[t + 1, r], d, dh[t, r], dh_next[r], dc_next[r])
+        mixed.round_gates(weights.rounded, 4, dz, t, T, share)
         flow_back(4, dz, T * B + t * B + share.b0, weights, dh_next, share.b0, share.b1 - share.b0, share.pieces[0])
 
 
@@ -175,7 +179,7 @@ def layer_forward(net, x, ws, extra, layer, share):
     """Run the thread's part of a layer over all steps."""
     T, B = x.shape
     z, gains, steps = flat(ws.gates[layer]), _gains(net, layer), stretch_of(T, B)
-    weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None)
+    weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None, mixed.of_state(ws, layer))
     for t0 in range(0, T, steps):
         read_below(net, None, x, ws, extra, layer, z, z.shape[0] // 3, t0, t0 + steps, share)
         run_forward(weights, gains, ws.h[layer], ws.c[layer], z, t0, t0 + steps, share)
@@ -185,10 +189,10 @@ def layer_forward(net, x, ws, extra, layer, share):
 def layer_backward(net, ws, layer, share):
     """Compute the thread's part of dz from ws.dh of the layer's output; ws.dh becomes the gradient of its input."""
     T, B, _ = ws.dh.shape
-    z, d, gains, steps = flat(ws.gates[layer]), flat(ws.dz[layer]), _gains(net, layer), stretch_of(T, B)
+    z, d, gains, steps = flat(ws.gates[layer]), flat(ws.dz[layer]), _gains(net, layer), stretch_back(T, B, ws)
     W_x, weights = (
-        Weights(block(net, BLOCKS * layer), d[:0], None),
-        Weights(block(net, BLOCKS * layer + 1), d[:0], None),
+        Weights(block(net, BLOCKS * layer), d[:0], None, mixed.of_gradient_below(ws, layer)),
+        Weights(block(net, BLOCKS * layer + 1), d[:0], None, mixed.of_gradient(ws, layer)),
     )
     for t0 in range(T - steps, -1, -steps):
         run_backward(weights, gains, ws.dh, ws.c[layer], z, d, ws.carry[0], ws.carry[1], t0, t0 + steps, share)
@@ -201,8 +205,8 @@ def layer_backward(net, ws, layer, share):
 def lnlstm_layer_forward(x, W_x, W_h, gains, h, c, gates, pieces, counter):
     """Run one layer over ids (T, B) or floats (T, B, D): write gates and h, c (T+1, B, H), except h[0], c[0]."""
     share, z = alone(h.shape[1], pieces, counter), flat(gates)
-    project(4, x, Weights(flat(W_x), z[:0], None), None, z, z.shape[0] // 3, 0, x.shape[0], share)
-    run_forward(Weights(flat(W_h), z[:0], None), gains, h, c, z, 0, x.shape[0], share)
+    project(4, x, Weights(flat(W_x), z[:0], None, None), None, z, z.shape[0] // 3, 0, x.shape[0], share)
+    run_forward(Weights(flat(W_h), z[:0], None, None), gains, h, c, z, 0, x.shape[0], share)
 
 
 @entry
@@ -213,7 +217,7 @@ def lnlstm_layer_backward(dh, cache, out, dz, pieces, counter):
     rows, plane = T * B, T * B * N
     share, d = alone(B, pieces, counter), flat(dz)
     gains = (cache.gain_x, cache.gain_x, cache.gain_h, cache.gain_c, cache.b_c)  # b is not read
-    weights, gates = Weights(flat(cache.W_h), d[:0], None), flat(cache.gates)
+    weights, gates = Weights(flat(cache.W_h), d[:0], None, None), flat(cache.gates)
     run_backward(weights, gains, dh, cache.c, gates, d, out.dh0, out.dc0, 0, T, share)
     gradient_of_state(cache.h, Matrix(d, plane, N), out.dW_h)
     sum_rows(Matrix(d, 2 * plane, N), rows, out.db)

@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from kernels.cpu import bfloat16
+from kernels.cpu import bfloat16, mixed
 from kernels.cpu.compiler import entry, inner, thin
 from kernels.cpu.emit.activations import emit_sigmoid, emit_tanh
 from kernels.cpu.emit.rows import Row, block_offsets
@@ -29,6 +29,7 @@ from kernels.cpu.layers import (
     new_outputs,
     project,
     read_below,
+    stretch_back,
     stretch_of,
     sum_rows,
 )
@@ -122,6 +123,7 @@ def run_forward(weights, h, c, gates, t0, t1, share):
                     zero, address(gates, z), stride, address(c, before), address(c, after),
                     address(h, (r + B) * H + j0), n,
                 )  # fmt: skip
+        mixed.round_state(weights.rounded, h, t + 1, share)
         if shares_units(share):
             barrier(share.counter, share.threads)
 
@@ -149,11 +151,12 @@ def run_backward(weights, dh, c, gates, dz, dh_next, dc_next, t0, t1, share):
 
     dh is (T, B, H); c, gates and dz are flat; weights are the recurrent ones.
     """
-    B, H = dh.shape[1], dh.shape[2]
+    T, B, H = dh.shape
     pieces, b0, b1 = share.pieces, share.b0, share.b1
     for t in range(t1 - 1, t0 - 1, -1):
         for q in range(share.q0, share.q1):
             _step_backward(dh, c, gates, dz, dh_next, dc_next, t, b0, b1, pieces[q])
+        mixed.round_gates(weights.rounded, 4, dz, t, T, share)
         if shares_units(share):
             barrier(share.counter, share.threads)
         for q in range(share.q0, share.q1):
@@ -235,7 +238,9 @@ def layer_forward(net, x, ws, extra, layer, share):
     """Run the thread's part of a layer over all steps."""
     T, B = x.shape
     z, cells, b, steps = flat(ws.gates[layer]), flat(ws.c[layer]), block(net, BLOCKS * layer + 2), stretch_of(T, B)
-    weights = Weights(block(net, BLOCKS * layer + 1), ws.packed[layer, 0], bfloat16.of_layer(ws.pairs, layer))
+    weights = Weights(
+        block(net, BLOCKS * layer + 1), ws.packed[layer, 0], bfloat16.of_layer(ws.pairs, layer), mixed.of_state(ws, layer)
+    )
     for t0 in range(0, T, steps):
         read_below(net, b, x, ws, extra, layer, z, 0, t0, t0 + steps, share)
         run_forward(weights, ws.h[layer], cells, z, t0, t0 + steps, share)
@@ -245,16 +250,20 @@ def layer_forward(net, x, ws, extra, layer, share):
 def layer_backward(net, ws, layer, share):
     """Compute the thread's part of dz from ws.dh of the layer's output; ws.dh becomes the gradient of its input."""
     T, B, _ = ws.dh.shape
-    z, d, cells, steps = flat(ws.gates[layer]), flat(ws.dz[layer]), flat(ws.c[layer]), stretch_of(T, B)
+    z, d, cells, steps = flat(ws.gates[layer]), flat(ws.dz[layer]), flat(ws.c[layer]), stretch_back(T, B, ws)
     W_x = block(net, BLOCKS * layer)
-    weights = Weights(block(net, BLOCKS * layer + 1), ws.packed[layer, 1], bfloat16.of_layer(ws.pairs, layer))
+    weights = Weights(
+        block(net, BLOCKS * layer + 1), ws.packed[layer, 1], bfloat16.of_layer(ws.pairs, layer),
+        mixed.of_gradient(ws, layer),
+    )  # fmt: skip
+    below = Weights(W_x, ws.packed[layer, 3], None, mixed.of_gradient_below(ws, layer))
     if ws.partial.shape[2] > 0:
         _run_backward_panels(weights, W_x, ws, layer, cells, z, d, share)
         return
     for t0 in range(T - steps, -1, -steps):
         run_backward(weights, ws.dh, cells, z, d, ws.carry[0], ws.carry[1], t0, t0 + steps, share)
         if layer > 0:
-            flow_below(4, d, Weights(W_x, ws.packed[layer, 3], None), ws.dh, t0, steps, share)
+            flow_below(4, d, below, ws.dh, t0, steps, share)
 
 
 # ---------------------------------------------------------------------------------------------------- a single layer
@@ -262,8 +271,8 @@ def layer_backward(net, ws, layer, share):
 def lstm_layer_forward(x, W_x, W_h, b, h, c, gates, pieces, counter):
     """Run one layer over ids (T, B) or floats (T, B, D): write gates and h, c (T+1, B, H), except h[0], c[0]."""
     share, z = alone(h.shape[1], pieces, counter), flat(gates)
-    project(4, x, Weights(flat(W_x), z[:0], None), b, z, 0, 0, x.shape[0], share)
-    run_forward(Weights(flat(W_h), z[:0], None), h, flat(c), z, 0, x.shape[0], share)
+    project(4, x, Weights(flat(W_x), z[:0], None, None), b, z, 0, 0, x.shape[0], share)
+    run_forward(Weights(flat(W_h), z[:0], None, None), h, flat(c), z, 0, x.shape[0], share)
 
 
 @entry
@@ -271,7 +280,7 @@ def lstm_layer_backward(dh, cache, out, dz, pieces, counter):
     """Write the gradients of one layer; out.dh0, out.dc0 hold the gradients of the last states at first."""
     T, B, H = dh.shape
     share, d = alone(B, pieces, counter), flat(dz)
-    weights, gates = Weights(flat(cache.W_h), d[:0], None), flat(cache.gates)
+    weights, gates = Weights(flat(cache.W_h), d[:0], None, None), flat(cache.gates)
     run_backward(weights, dh, flat(cache.c), gates, d, out.dh0, out.dc0, 0, T, share)
     rows = Matrix(d, 0, 4 * H)
     gradient_of_state(cache.h, rows, out.dW_h)

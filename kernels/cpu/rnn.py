@@ -10,6 +10,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from kernels.cpu import mixed
 from kernels.cpu.compiler import entry, inner, thin
 from kernels.cpu.emit.activations import emit_tanh
 from kernels.cpu.emit.rows import Row
@@ -26,6 +27,7 @@ from kernels.cpu.layers import (
     new_outputs,
     project,
     read_below,
+    stretch_back,
     stretch_of,
     sum_rows,
 )
@@ -89,18 +91,20 @@ def run_forward(weights, h, t0, t1, share):
         row = t * B + b0
         add_gates(1, h, row * H, weights, z, (row + B) * H, R, H, share.pieces[0])
         rnn_step_forward(zero, address(h, (row + B) * H), R * H)
+        mixed.round_state(weights.rounded, h, t + 1, share)
 
 
 @inner
 def run_backward(weights, dh, h, dz, dh_next, t0, t1, share):
     """Run steps t0:t1 backward: write the flat dz; dh_next (B, H) changes from the gradient after to that before."""
-    _, B, H = dh.shape
+    T, B, H = dh.shape
     b0, R, zero = share.b0, share.b1 - share.b0, dh.dtype.type(0)
     for t in range(t1 - 1, t0 - 1, -1):
         row = t * B + b0
         rnn_step_backward(
             zero, address(dh, row * H), address(h, (row + B) * H), address(dz, row * H), address(dh_next, b0 * H), R * H
         )  # fmt: skip
+        mixed.round_gates(weights.rounded, 1, dz, t, T, share)
         flow_back(1, dz, row, weights, dh_next, b0, R, share.pieces[0])
 
 
@@ -116,7 +120,7 @@ def layer_forward(net, x, ws, extra, layer, share):
     T, B = x.shape
     h, b, steps = ws.h[layer], block(net, BLOCKS * layer + 2), stretch_of(T, B)
     z = flat(h)
-    weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None)
+    weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None, mixed.of_state(ws, layer))
     for t0 in range(0, T, steps):
         read_below(net, b, x, ws, extra, layer, z, B * h.shape[2], t0, t0 + steps, share)
         run_forward(weights, h, t0, t0 + steps, share)
@@ -126,10 +130,10 @@ def layer_forward(net, x, ws, extra, layer, share):
 def layer_backward(net, ws, layer, share):
     """Compute the thread's part of dz from ws.dh of the layer's output; ws.dh becomes the gradient of its input."""
     T, B, _ = ws.dh.shape
-    d, steps = flat(ws.dz[layer]), stretch_of(T, B)
+    d, steps = flat(ws.dz[layer]), stretch_back(T, B, ws)
     W_x, weights = (
-        Weights(block(net, BLOCKS * layer), d[:0], None),
-        Weights(block(net, BLOCKS * layer + 1), d[:0], None),
+        Weights(block(net, BLOCKS * layer), d[:0], None, mixed.of_gradient_below(ws, layer)),
+        Weights(block(net, BLOCKS * layer + 1), d[:0], None, mixed.of_gradient(ws, layer)),
     )
     for t0 in range(T - steps, -1, -steps):
         run_backward(weights, ws.dh, ws.h[layer], d, ws.carry[0], t0, t0 + steps, share)
@@ -142,8 +146,8 @@ def layer_backward(net, ws, layer, share):
 def rnn_layer_forward(x, W_x, W_h, b, h, pieces, counter):
     """Run one layer over ids (T, B) or floats (T, B, D): write h (T+1, B, H), except h[0], which is read."""
     share, z = alone(h.shape[1], pieces, counter), flat(h)
-    project(1, x, Weights(flat(W_x), z[:0], None), b, z, h.shape[1] * h.shape[2], 0, x.shape[0], share)
-    run_forward(Weights(flat(W_h), z[:0], None), h, 0, x.shape[0], share)
+    project(1, x, Weights(flat(W_x), z[:0], None, None), b, z, h.shape[1] * h.shape[2], 0, x.shape[0], share)
+    run_forward(Weights(flat(W_h), z[:0], None, None), h, 0, x.shape[0], share)
 
 
 @entry
@@ -151,7 +155,7 @@ def rnn_layer_backward(dh, cache, out, dz, pieces, counter):
     """Write the gradients of one layer; out.dh0 holds the gradient of the last state at first."""
     T, B, H = dh.shape
     share, d = alone(B, pieces, counter), flat(dz)
-    run_backward(Weights(flat(cache.W_h), d[:0], None), dh, cache.h, d, out.dh0, 0, T, share)
+    run_backward(Weights(flat(cache.W_h), d[:0], None, None), dh, cache.h, d, out.dh0, 0, T, share)
     rows = Matrix(d, 0, H)
     gradient_of_state(cache.h, rows, out.dW_h)
     sum_rows(rows, T * B, out.db)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kernels.cpu import mixed
 from kernels.cpu.compiler import entry, exact, inner, named
 from kernels.cpu.emit.denormals import flush_denormals, restore
 from kernels.cpu.gradients import APPLY, BOTH, GRADIENT, apply, norm_factor, square_sums, touched_rows, update_of
@@ -121,7 +122,8 @@ def train_loop(cell: str) -> Any:
         embeds = has_embedding(extra)
         sparse = optimizer.skips_zeros and not has_norm and T * B < 2 * V and not embeds
         # If dz fits in the first-level cache, one pass over the weights computes gradient and update.
-        at_once = not has_norm and T * B <= AT_ONCE_ROWS and optimizer.in_tile and not embeds
+        is_mixed = ws.rounded_h is not None
+        at_once = not has_norm and T * B <= AT_ONCE_ROWS and optimizer.in_tile and not embeds and not is_mixed
         if thread == 0:
             ws.rows[:] = 0
             status[1] = 0 if sparse else -1
@@ -136,6 +138,7 @@ def train_loop(cell: str) -> Any:
                 if sparse and status[0] < 0:
                     status[1] = touched_rows(x[:T], ws.rows, status[1])
             prepare(net, ws, share)
+            mixed.prepare(net, ws, share)
             if extra is not None and extra.table.size > 0:
                 look_up(net, extra.table, share)
             barrier(counter, threads)  # the sequence, its initial state and the list of its rows are complete
@@ -160,6 +163,7 @@ def train_loop(cell: str) -> Any:
 
             # backward: dz of all layers
             backward(net, ws, extra, n, share)
+            mixed.transpose(ws, thread, threads)
             if not panelled:  # the weights of a panel need only the panel's own dz
                 barrier(counter, threads)  # dz of all layers is complete, and no thread reads the weights any more
             if extra is not None and extra.table.size > 0:

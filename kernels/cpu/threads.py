@@ -18,7 +18,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from kernels.cpu.compiler import inner
-from kernels.spec import CELLS, unit_panels
+from kernels.spec import CELLS, is_mixed, unit_panels
 
 #: Whether compiled code that can be cached can yield its core, which teams need: POSIX has sched_yield.
 CAN_YIELD = os.name == "posix"
@@ -61,14 +61,16 @@ def plan(
     """
     H, B, threads = hidden_size, batch_size, threads if CAN_YIELD else 1
     panels = unit_panels(H, B, cell, bfloat16, embedding_size)
+    mixed = is_mixed(bfloat16, B, cell, embedding_size)
     if panels > 1:
         n = min(threads, panels)
         cuts = [H // 4 * p // panels * 4 for p in range(panels)] + [H]
         pieces = [(cuts[p], cuts[p + 1] - cuts[p], 0, cuts[p + 1] - cuts[p]) for p in range(panels)]
         members = [(0, B, panels * k // n, panels * (k + 1) // n) for k in range(n)]
-    elif CELLS[cell].panels and threads > 1 and 4 * threads > B and H >= 192:
-        n = min(threads, -(-H // 16))
-        cuts = [-(-H // 16) * k // n * 16 for k in range(n)] + [H]
+    elif CELLS[cell].panels and threads > 1 and 4 * threads > B and H >= 192 and (H % 16 == 0 or not mixed):
+        grain = 96 if mixed else 16
+        n = min(threads, -(-H // grain))
+        cuts = [-(-H // grain) * k // n * grain for k in range(n)] + [H]
         pieces = [(cuts[k], cuts[k + 1] - cuts[k], cuts[k], H) for k in range(n)]
         members = [(0, B, k, k + 1) for k in range(n)]
     else:

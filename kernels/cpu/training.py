@@ -48,7 +48,7 @@ class _Run:
         shape, B, ws = call.shape, call.starts.shape[1], call.workspace
         assert ws is not None
         kind = (shape.cell, call.bfloat16, shape.embedding_size)
-        self.call, self.ws = call, ws if call.bfloat16 else ws._replace(pairs=None)
+        self.call, self.ws = call, ws if call.bfloat16 else ws._replace(**spec.NOT_ROUNDED)
         self.team = plan(shape.hidden_size, B, call.threads, *kind)
         self.has_team = len(self.team.members) > 1
         self.single = plan(shape.hidden_size, B, 1, *kind) if self.has_team else self.team

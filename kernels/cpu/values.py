@@ -31,11 +31,12 @@ class Rule(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A matrix in up to three forms; products read the last one that exists."""
+    """A matrix in up to four forms; products read the last one that exists."""
 
     flat: Any  # its elements in theta
     packed: Any  # copy in the order in which products read it (matmul.pack), or empty
     pairs: Any  # copy rounded to bfloat16, two numbers in a word (bfloat16.py), or None
+    rounded: Any  # copy rounded to bfloat16, and the rounded matrix that it is multiplied by (mixed.Rounded), or None
 
 
 class Matrix(NamedTuple):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernels.reference.layer import from_input, sigmoid, split_gates, weight_gradients
+from kernels.reference.layer import from_input, operand, sigmoid, split_gates, weight_gradients
 from kernels.spec import Array, Cache, Floats, Grads, GRUCache, GRUGrads, checks
 
 
@@ -45,7 +45,7 @@ def gru_forward(
     h, gates = out or (np.empty((T + 1, B, H), h0.dtype), np.empty((2, T, B, 3 * H), h0.dtype))
     h[0] = h0
     for t in range(T):
-        gates[1, t] = h[t] @ W_h + b_h
+        gates[1, t] = operand(h[t]) @ W_h + b_h
         a_r, a_z, a_n = split_gates(from_input(x[t], W_x) + b_x, 3)
         s_r, s_z, s_n = split_gates(gates[1, t], 3)
         r, z, n = split_gates(gates[0, t], 3)
@@ -95,6 +95,7 @@ def gru_backward(
         da_z[...] = dh_t * (h[t] - n) * z * (1 - z)
         da_r[...] = da_n * s_n * r * (1 - r)
         dz[1, t] = np.concatenate([da_r, da_z, da_n * r], axis=-1)
+        dz[:, t] = operand(dz[:, t])
         dh_next = dz[1, t] @ W_h.T + dh_t * z
     out = out or GRUGrads(
         None if x.ndim == 2 else np.empty_like(x), *map(np.empty_like, (h[0], W_x, W_h, W_x[0], W_x[0]))

@@ -1,8 +1,31 @@
 """Functions that all layers share: gates, the product with the input, the gradients of the weights."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
+
+from kernels import spec
+
+#: What a product with weights reads instead of h or dz.
+_operand: ContextVar[Callable[[Any], Any]] = ContextVar("operand", default=lambda a: a)
+
+
+def operand(a: Any) -> Any:
+    """What a product with weights reads instead of h or dz: a itself, or a rounded to bfloat16."""
+    return _operand.get()(a)
+
+
+@contextmanager
+def rounded_operands() -> Iterator[None]:
+    """Context manager in which products of a batch read h and dz rounded to bfloat16."""
+    token = _operand.set(spec.round_to_bfloat16)
+    try:
+        yield
+    finally:
+        _operand.reset(token)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -25,7 +48,8 @@ def from_input(x: np.ndarray, W_x: np.ndarray) -> np.ndarray:
 def weight_gradients(x: Any, h: Any, W_x: Any, from_x: np.ndarray, from_h: np.ndarray, out: Any) -> None:
     """Write dx, dW_x and dW_h into out, given the gradients (T, B, ...) of x W_x and of h W_h.
 
-    All steps and streams share the weights, so their gradients are sums over T and B.
+    All steps and streams share the weights, so their gradients are sums over T and B. x, from_x and from_h are operands
+    already.
     """
     flat_x, flat_h = (d.reshape(-1, d.shape[-1]) for d in (from_x, from_h))
     if x.ndim == 2:
@@ -34,4 +58,4 @@ def weight_gradients(x: Any, h: Any, W_x: Any, from_x: np.ndarray, from_h: np.nd
     else:
         out.dx[...] = from_x @ W_x.T
         out.dW_x[...] = x.reshape(-1, x.shape[-1]).T @ flat_x
-    out.dW_h[...] = h[:-1].reshape(-1, h.shape[-1]).T @ flat_h
+    out.dW_h[...] = operand(h[:-1]).reshape(-1, h.shape[-1]).T @ flat_h

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernels.reference.layer import from_input, sigmoid, split_gates, weight_gradients
+from kernels.reference.layer import from_input, operand, sigmoid, split_gates, weight_gradients
 from kernels.spec import LAYER_NORM_EPSILON, Array, Cache, Floats, Grads, LNLSTMCache, LNLSTMGrads, checks
 
 
@@ -56,7 +56,7 @@ def lnlstm_forward(
     h, c, gates = out or (np.empty(each, h0.dtype) for each in dims)
     h[0], c[0] = h0, c0
     for t in range(T):
-        gates[1, t], gates[2, t] = from_input(x[t], W_x), h[t] @ W_h
+        gates[1, t], gates[2, t] = from_input(x[t], W_x), operand(h[t]) @ W_h
         z = gain_x * _normalise(gates[1, t])[0] + gain_h * _normalise(gates[2, t])[0] + b
         z_i, z_f, z_g, z_o = split_gates(z)
         i, f, g, o = split_gates(gates[0, t])
@@ -124,6 +124,7 @@ def lnlstm_backward(
         dz[1, t] = _through_normalise(dz[2, t] * gain_h, normal_h, scale_h)
         dz[3, t], dz[4, t] = dz[2, t] * normal_x, dz[2, t] * normal_h
         dz[5, t, :, :H], dz[5, t, :, H : 2 * H], dz[5, t, :, 2 * H :] = dn, dn * normal_c, 0
+        dz[:2, t] = operand(dz[:2, t])
         dh_next = dz[1, t] @ W_h.T
         dc_next = dc_t * f
     like = (h[0], c[0], W_x, W_h, W_x[0], gain_x, gain_h, gain_c, b_c)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernels.reference.layer import from_input, sigmoid, split_gates, weight_gradients
+from kernels.reference.layer import from_input, operand, sigmoid, split_gates, weight_gradients
 from kernels.spec import Array, Cache, Floats, Grads, LSTMCache, LSTMGrads, checks
 
 
@@ -46,7 +46,7 @@ def lstm_forward(
     gates = np.empty((T, B, 4 * H), h0.dtype) if gates is None else gates
     h[0], c[0] = h0, c0
     for t in range(T):
-        z_i, z_f, z_g, z_o = split_gates(from_input(x[t], W_x) + h[t] @ W_h + b)
+        z_i, z_f, z_g, z_o = split_gates(from_input(x[t], W_x) + operand(h[t]) @ W_h + b)
         i, f, g, o = split_gates(gates[t])
         i[...], f[...], g[...], o[...] = sigmoid(z_i), sigmoid(z_f), np.tanh(z_g), sigmoid(z_o)
         c[t + 1] = f * c[t] + i * g
@@ -102,6 +102,7 @@ def lstm_backward(
         dz_f[...] = dc_t * c[t] * f * (1 - f)
         dz_g[...] = dc_t * i * (1 - g**2)
         dz_o[...] = dh_t * tanh_c * o * (1 - o)
+        dz[t] = operand(dz[t])
         dh_next = dz[t] @ W_h.T
         dc_next = dc_t * f
     out = out or LSTMGrads(

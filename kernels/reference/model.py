@@ -1,11 +1,13 @@
 """A whole model: loss and gradient of a sequence, training, and log probabilities of a text."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from kernels import spec
 from kernels.reference.gru import gru_backward, gru_forward
+from kernels.reference.layer import operand, rounded_operands
 from kernels.reference.lnlstm import lnlstm_backward, lnlstm_forward
 from kernels.reference.loss import log_prob, softmax_cross_entropy
 from kernels.reference.lstm import lstm_backward, lstm_forward
@@ -89,10 +91,11 @@ def _loss_and_grad(
         h_all, c_last, cache = _layer_forward(shape.cell, below, h0, c0, layer)
         caches.append(cache)
         c_all.append(c_last)
-        below = _dropped(h_all[1:], mask, dropout)
+        below = operand(_dropped(h_all[1:], mask, dropout))
     read = below[first:]
     logits = read @ views.W_y + views.b_y
     loss, dlogits = softmax_cross_entropy(logits, x[1:][first:])
+    dlogits = operand(dlogits)
 
     grads = spec.params(grad, shape)
     flat_dlogits = dlogits.reshape(-1, V)
@@ -111,11 +114,15 @@ def _loss_and_grad(
     return loss, grad, np.stack([cache.h[-1] for cache in caches]), np.stack(c_all)
 
 
-def _rounded(theta: Any, shape: Shape) -> np.ndarray:
-    """A copy of the parameters with the recurrent matrices rounded to bfloat16."""
+def _rounded(theta: Any, shape: Shape, batch_size: int) -> np.ndarray:
+    """A copy of the parameters with the matrices that a bfloat16 call rounds."""
     rounded = theta.copy()
-    for layer in spec.params(rounded, shape).layers:
-        layer.W_h[...] = spec.round_to_bfloat16(layer.W_h)
+    views = spec.params(rounded, shape)
+    matrices = [layer.W_h for layer in views.layers]
+    if spec.is_mixed(True, batch_size, shape.cell, shape.embedding_size):
+        matrices += [*(layer.W_x for layer in views.layers[1:]), views.W_y]
+    for W in matrices:
+        W[...] = spec.round_to_bfloat16(W)
     return rounded
 
 
@@ -166,9 +173,11 @@ def train_steps(
     grad_clip, grad_clip_norm : limits by element, then by Euclidean norm, applied after the scaling; None for no limit
     last_only : count only the last step's loss, as for windows that predict one character; usually used with reset
     dropout, masks : as for :func:`loss_and_grad`, but masks are (n, L, T, B, H): the caller draws the random numbers
-    bfloat16 : read the recurrent matrices as copies rounded to bfloat16 (spec.round_to_bfloat16), forward and backward;
-        gradients, sums and the updated parameters stay float32. With one stream this halves the bytes read at each
-        step. The gradient is that of the loss at the rounded weights.
+    bfloat16 : mixed precision: matrix products read bfloat16 (spec.round_to_bfloat16) and sum in float32; parameters,
+        the arithmetic of gates, and the optimizer stay float32. W_h, the W_x of layers above the first, W_y, h, dz and
+        the gradient of the logits are rounded; dz and that gradient are the rounded ones wherever they are read. With
+        one stream of an LSTM without an embedding, where only the time to read W_h counts, only W_h is rounded, and the
+        gradient is that of the loss at the rounded weights. theta must be float32.
     smooth_loss : smoothed loss per stream before this call; each iteration makes it 0.999 smooth_loss + 0.001 loss / B
     stop_below : the call ends at the first iteration whose smoothed loss is below this
     workspace : Workspace of these sizes, made for dropout or bfloat16 if the call uses them
@@ -216,11 +225,13 @@ def _train(given: checks.Training) -> np.ndarray:
     for n, (start, zero, rate) in enumerate(zip(starts, reset, rates, strict=True)):
         h0, c0 = np.zeros_like(h) if zero else h, np.zeros_like(c) if zero and CELLS[shape.cell].has_c else c
         x = _sequence(ids, start + np.arange(T + 1)[:, None], shape.vocab_size)
-        read = _rounded(theta, shape) if given.bfloat16 else theta
+        read = _rounded(theta, shape, len(start)) if given.bfloat16 else theta
         masks = None if given.masks is None else given.masks[n]
-        loss, _, h_last, c_last = _loss_and_grad(
-            read, h0, c0, x, shape, given.last_only, given.dropout, masks, grad
-        )  # fmt: skip
+        is_mixed = spec.is_mixed(given.bfloat16, len(start), shape.cell, shape.embedding_size)
+        with rounded_operands() if is_mixed else nullcontext():
+            loss, _, h_last, c_last = _loss_and_grad(
+                read, h0, c0, x, shape, given.last_only, given.dropout, masks, grad
+            )  # fmt: skip
         smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * loss / len(start)
         is_low, is_finite = smooth_loss < given.stop_below, np.isfinite(loss)
         made = [(losses[n : n + 1], loss), (h, h0 if is_low else h_last), (c, c0 if is_low else c_last)]

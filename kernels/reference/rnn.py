@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernels.reference.layer import from_input, weight_gradients
+from kernels.reference.layer import from_input, operand, weight_gradients
 from kernels.spec import Array, Cache, Floats, Grads, RNNCache, RNNGrads, checks
 
 
@@ -37,7 +37,7 @@ def rnn_forward(
     h = np.empty((sizes["T"] + 1, *h0.shape), h0.dtype) if out is None else out
     h[0] = h0
     for t in range(sizes["T"]):
-        h[t + 1] = np.tanh(from_input(x[t], W_x) + h[t] @ W_h + b)
+        h[t + 1] = np.tanh(from_input(x[t], W_x) + operand(h[t]) @ W_h + b)
     return h, RNNCache(x, h, W_x, W_h)
 
 
@@ -73,7 +73,7 @@ def rnn_backward(
     dz = np.empty_like(h[1:]) if dz is None else dz
     dh_next = np.zeros_like(h[0]) if dh_last is None else dh_last
     for t in reversed(range(len(dh))):
-        dz[t] = (dh[t] + dh_next) * (1 - h[t + 1] ** 2)
+        dz[t] = operand((dh[t] + dh_next) * (1 - h[t + 1] ** 2))
         dh_next = dz[t] @ W_h.T
     out = out or RNNGrads(None if x.ndim == 2 else np.empty_like(x), *map(np.empty_like, (h[0], W_x, W_h, W_x[0])))
     out.dh0[...] = dh_next

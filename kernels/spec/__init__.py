@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from kernels.spec.types import Array, Floats, Ids
     from kernels.spec.values import NORM_PANEL, SMOOTHING, norm_panels, round_to_bfloat16
-    from kernels.spec.workspaces import Workspace, packs, unit_panels, workspace, workspace_layout
+    from kernels.spec.workspaces import NOT_ROUNDED, Workspace, is_mixed, packs, unit_panels, workspace, workspace_layout
 
 _FILES = ("cells", "layers", "ops", "optimizers", "parameters", "types", "values", "workspaces")
 
@@ -98,6 +98,8 @@ __all__ = [
     "round_to_bfloat16",
     "slots",
     "takers",
+    "NOT_ROUNDED",
+    "is_mixed",
     "unit_panels",
     "workspace",
     "workspace_layout",

@@ -228,9 +228,11 @@ def train_steps(
     if len(wrong):
         raise ValueError(f"learning_rate: expected {VALUES['learning_rate'].allowed}, got {wrong[0]}")
     B, M = sizes["B"], sizes["M"]
-    if bf16 and (B != 1 or theta.dtype != np.float32 or not CELLS[shape.cell].panels or shape.embedding_size):
-        got = f"{B} of {theta.dtype}, {shape.cell}, embedding_size {shape.embedding_size}"
-        raise ValueError(f"bfloat16: expected one stream of float32, lstm, without an embedding, got {got}")
+    if bf16 and theta.dtype != np.float32:
+        raise ValueError(f"bfloat16: expected parameters of float32, got {theta.dtype}")
+    if bf16 and family is not HOST and spec.is_mixed(bf16, B, shape.cell, shape.embedding_size):
+        got = f"{B}, {shape.cell}, embedding_size {shape.embedding_size}"
+        raise ValueError(f"bfloat16: expected one stream, lstm, without an embedding, on a GPU, got {got}")
     if max(M, 1) <= T:
         raise ValueError(f"seq_length: expected less than {M} (the number of ids), got {T}")
     if sizes["K"] and (int(starts.min()) < 0 or int(starts.max()) + T >= M):

@@ -18,11 +18,13 @@ def norm_panels(length: int) -> int:
 
 
 def round_to_bfloat16(array: Any) -> np.ndarray:
-    """Round a float32 array to the nearest bfloat16 numbers, ties to even; the result stays float32.
+    """Round an array to the nearest bfloat16 numbers, ties to even; the result keeps its dtype.
 
     bfloat16 is the upper half of a float32: its exponent and 8 bits of precision, so an element changes by at most
-    1/256 of itself.
+    1/256 of itself. NaN stays NaN.
     """
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    bits = np.array(array, np.float32, order="C", ndmin=1).view(np.uint32)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
-    return ((bits + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)).view(np.float32)
+    nearest = bits + np.uint32(0x7FFF) + odd
+    is_nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+    return (np.where(is_nan, bits | np.uint32(0x400000), nearest) & np.uint32(0xFFFF0000)).view(np.float32).astype(array.dtype)

@@ -11,6 +11,11 @@ from kernels.spec.parameters import Shape, aligned_zeros, num_parameters
 from kernels.spec.values import norm_panels
 
 
+def is_mixed(bfloat16: bool, batch_size: int, cell: str = "lstm", embedding_size: int = 0) -> bool:
+    """Whether a bfloat16 call is for a batch: all its products read rounded operands, not only those with W_h."""
+    return bfloat16 and (batch_size > 1 or not CELLS[cell].panels or embedding_size > 0)
+
+
 def unit_panels(
     hidden_size: int, batch_size: int, cell: str = "lstm", bfloat16: bool = False, embedding_size: int = 0
 ) -> int:
@@ -23,6 +28,8 @@ def unit_panels(
     panels.
     """
     if not CELLS[cell].panels or embedding_size > 0 or batch_size > 3 or hidden_size < 64:
+        return 1
+    if is_mixed(bfloat16, batch_size, cell, embedding_size):
         return 1
     if hidden_size >= 384 and not bfloat16:
         return 1
@@ -37,6 +44,35 @@ def packs(hidden_size: int, batch_size: int, itemsize: int, cell: str = "lstm") 
     """
     size = 4 * hidden_size**2 * itemsize
     return CELLS[cell].panels and size >= 2**22 and batch_size * size >= 2**27
+
+
+def depth_of(length: int) -> int:
+    """Length of a contraction of bfloat16, padded to whole tiles."""
+    return (length + 31) // 32 * 32
+
+
+def row_of(length: int) -> int:
+    """Row stride of a matrix of bfloat16 numbers: whole tiles and one more, so that rows do not share a cache set."""
+    return depth_of(length) + 32
+
+
+def _rounded_layout(shape: Shape, T: int, B: int, has_dropout: bool) -> dict[str, tuple[Any, np.dtype]]:
+    """Dimensions of the buffers of bfloat16 for a batch; columns are padded to any backend's panels."""
+    V, H, L, cell, _ = shape
+    G, planes, even = CELLS[cell].gates, 2 if CELLS[cell].state else 1, (B + 1) // 2 * 2
+    columns = {n: (n + 95) // 96 * 96 for n in (V, H, G * H)}
+    dims: dict[str, Any] = {
+        "rounded_h": (L, (T + 1) * B, row_of(H)),
+        "rounded_dropped": (L if has_dropout else 0, T * B, row_of(H)),
+        "rounded_dz": (planes, B, row_of(G * H)),
+        "rounded_logits": (T * B, row_of(V)),
+        "rounded_weights": (L, 4, G * depth_of(H) * columns[H]),
+        "rounded_readout": (2, max(depth_of(H) * columns[V], depth_of(V) * columns[H])),
+        "transposed": (2 if has_dropout else 1, L, (H + 15) // 16 * 16, row_of((T + 1) * even)),
+        "pairs_of_dz": (L, planes, columns[G * H] * depth_of(T * even)),
+        "pairs_of_logits": (columns[V] * depth_of(T * even),),
+    }
+    return {name: (each, np.dtype(np.uint16)) for name, each in dims.items()}
 
 
 class _Buffers(NamedTuple):
@@ -59,6 +95,20 @@ class _Buffers(NamedTuple):
     status: Any  # (8,) int64: what threads tell each other
     counter: Any  # (8,) int64: the threads' barrier
     pairs: Any = None  # (L, 4 H (H + 4)) uint32: recurrent matrices rounded to bfloat16, two numbers per element
+    # What products of a batch read, rounded to bfloat16 (uint16); layouts: kernels/cpu/mixed.py
+    rounded_h: Any = None  # rows of h
+    rounded_dropped: Any = None  # rows of h after dropout
+    rounded_dz: Any = None  # rows of one step's dz
+    rounded_logits: Any = None  # rows of dlogits
+    rounded_weights: Any = None  # pairs of W_h, W_h', W_x, W_x' of each layer
+    rounded_readout: Any = None  # pairs of W_y, W_y'
+    transposed: Any = None  # rows of the transposed h, and of h after dropout
+    pairs_of_dz: Any = None  # pairs of dz of all steps
+    pairs_of_logits: Any = None  # pairs of dlogits
+
+
+#: The buffers of bfloat16, without their values.
+NOT_ROUNDED = dict.fromkeys(name for name, default in _Buffers._field_defaults.items() if default is None)
 
 
 class Workspace(_Buffers):
@@ -73,12 +123,12 @@ def workspace_layout(
 ) -> dict[str, tuple[Any, np.dtype]]:
     """Dimensions and dtype of each buffer of a :class:`Workspace`.
 
-    `dropout` above 0 and `bfloat16` add the buffers that these need; `pairs` exists only with `bfloat16`.
+    `dropout` above 0 and `bfloat16` add the buffers that these need; those of bfloat16 do not exist without it.
     """
     V, H, L, cell, E = shape
     T, B, N = seq_length, batch_size, num_parameters(shape)
     real, double, whole = np.dtype(dtype), np.dtype(np.float64), np.dtype(np.int64)
-    panels = unit_panels(H, B, cell, bfloat16, E)
+    panels, mixed = unit_panels(H, B, cell, bfloat16, E), is_mixed(bfloat16, B, cell, E)
     row = CELLS[cell]
     layout: dict[str, tuple[Any, np.dtype]] = {
         "x": ((T + 1, B), np.dtype(np.int32)),
@@ -89,7 +139,7 @@ def workspace_layout(
         "dh": ((T, B, H), real),
         "carry": ((2, B, H), real),
         "partial": ((2, 2, panels if panels > 1 else 0, B, -(-H // 16) * 16), real),
-        "packed": ((L, 4, 4 * H * (H + 16) if panels == 1 and packs(H, B, real.itemsize, cell) else 0), real),
+        "packed": ((L, 4, 4 * H * (H + 16) if panels == 1 and not mixed and packs(H, B, real.itemsize, cell) else 0), real),
         "table": ((V if E > 0 else 0, row.gates * H), real),
         "dropped": ((L if dropout > 0 else 0, T, B, H), real),
         "logits": ((T, B, V), real),
@@ -100,7 +150,9 @@ def workspace_layout(
         "status": ((8,), whole),
         "counter": ((8,), whole),
     }
-    if bfloat16:
+    if mixed:
+        layout |= _rounded_layout(shape, T, B, dropout > 0)
+    elif bfloat16:
         layout["pairs"] = ((L, 4 * H * (H + 4)), np.dtype(np.uint32))
     return layout
 
