@@ -154,13 +154,13 @@ def update_of(cell: str) -> Any:
                 from_x, from_h = Matrix(d, d_at, width), Matrix(d, d_at + state * R * N, width)
                 below = Matrix(h, layer * (R + B) * H, H)
                 to = Block(offsets[at + 1] + H * before, width, 0, H, n0, n1)
-                _weight(phase, below, from_h, R, to, slots, rule, mixed.outer_state(ws, layer))
+                _weight(phase, below, from_h, R, to, slots, rule, mixed.outer_state(ws.rounded_h, ws, layer))
                 if layer == 0 and not has_embedding(extra):
                     to = Block(offsets[at] + V * before, width, 0, V, n0, n1)
                     _input_rows(phase, x, from_x, to, ws.rows, count, slots, rule)
                 elif layer > 0:
                     to = Block(offsets[at] + H * before, width, 0, H, n0, n1)
-                    outer = mixed.outer_below(ws, layer)
+                    outer = mixed.outer_below(ws.rounded_h, ws, layer)
                     _weight(phase, passed_up(ws.h, extra, layer - 1), from_x, R, to, slots, rule, outer)
                 for v in range(len(vectors)):
                     units, plane, begin = vectors[v]
@@ -174,7 +174,7 @@ def update_of(cell: str) -> Any:
         k0, k1 = part_of(H, TILE_ROWS, share.thread, share.threads)
         read, skipped, top = (steps - 1 - first) * B, first * B, passed_up(ws.h, extra, L - 1)
         top, dlogits = Matrix(top.flat, top.at + skipped * H, H), Matrix(flat(ws.logits), skipped * V, V)
-        to, outer = Block(offsets[last - 1], V, k0, k1, 0, V), mixed.outer_readout(ws, first)
+        to, outer = Block(offsets[last - 1], V, k0, k1, 0, V), mixed.outer_readout(ws.rounded_h, ws, first)
         _weight(phase, top, dlogits, read, to, slots, rule, outer)
         if share.thread == share.threads - 1:
             _vector(phase, dlogits, read, Block(offsets[last], V, 0, 1, 0, V), slots, rule)

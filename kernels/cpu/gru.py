@@ -148,7 +148,7 @@ def layer_forward(net, x, ws, extra, layer, share):
     """Run the thread's part of a layer over all steps."""
     T, B = x.shape
     z, steps = flat(ws.gates[layer]), stretch_of(T, B)
-    weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None, mixed.of_state(ws, layer))
+    weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None, mixed.of_state(ws.rounded_h, ws, layer))
     b_x, b_h = block(net, BLOCKS * layer + 2), block(net, BLOCKS * layer + 3)
     for t0 in range(0, T, steps):
         read_below(net, b_x, x, ws, extra, layer, z, 0, t0, t0 + steps, share)
@@ -161,8 +161,8 @@ def layer_backward(net, ws, layer, share):
     T, B, _ = ws.dh.shape
     z, d, steps = flat(ws.gates[layer]), flat(ws.dz[layer]), stretch_back(T, B, ws)
     W_x, weights = (
-        Weights(block(net, BLOCKS * layer), d[:0], None, mixed.of_gradient_below(ws, layer)),
-        Weights(block(net, BLOCKS * layer + 1), d[:0], None, mixed.of_gradient(ws, layer)),
+        Weights(block(net, BLOCKS * layer), d[:0], None, mixed.of_gradient_below(ws.rounded_h, ws, layer)),
+        Weights(block(net, BLOCKS * layer + 1), d[:0], None, mixed.of_gradient(ws.rounded_h, ws, layer)),
     )
     for t0 in range(T - steps, -1, -steps):
         run_backward(weights, ws.dh, ws.h[layer], z, d, ws.carry[0], ws.carry[1], t0, t0 + steps, share)

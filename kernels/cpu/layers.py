@@ -142,7 +142,7 @@ def read_below(net, b, x, ws, extra, layer, z, z_at, t0, t1, share):
         below = ws.h[layer - 1, 1:]
         if extra is not None and extra.dropped.size > 0:
             below = extra.dropped[layer - 1]
-        weights = Weights(W_x, ws.packed[layer, 2], None, mixed.of_below(ws, layer))
+        weights = Weights(W_x, ws.packed[layer, 2], None, mixed.of_below(ws.rounded_h, ws, layer))
         project(G, below, weights, b, z, z_at, t0, t1, share)
 
 

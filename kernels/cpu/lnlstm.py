@@ -179,7 +179,7 @@ def layer_forward(net, x, ws, extra, layer, share):
     """Run the thread's part of a layer over all steps."""
     T, B = x.shape
     z, gains, steps = flat(ws.gates[layer]), _gains(net, layer), stretch_of(T, B)
-    weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None, mixed.of_state(ws, layer))
+    weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None, mixed.of_state(ws.rounded_h, ws, layer))
     for t0 in range(0, T, steps):
         read_below(net, None, x, ws, extra, layer, z, z.shape[0] // 3, t0, t0 + steps, share)
         run_forward(weights, gains, ws.h[layer], ws.c[layer], z, t0, t0 + steps, share)
@@ -191,8 +191,8 @@ def layer_backward(net, ws, layer, share):
     T, B, _ = ws.dh.shape
     z, d, gains, steps = flat(ws.gates[layer]), flat(ws.dz[layer]), _gains(net, layer), stretch_back(T, B, ws)
     W_x, weights = (
-        Weights(block(net, BLOCKS * layer), d[:0], None, mixed.of_gradient_below(ws, layer)),
-        Weights(block(net, BLOCKS * layer + 1), d[:0], None, mixed.of_gradient(ws, layer)),
+        Weights(block(net, BLOCKS * layer), d[:0], None, mixed.of_gradient_below(ws.rounded_h, ws, layer)),
+        Weights(block(net, BLOCKS * layer + 1), d[:0], None, mixed.of_gradient(ws.rounded_h, ws, layer)),
     )
     for t0 in range(T - steps, -1, -steps):
         run_backward(weights, gains, ws.dh, ws.c[layer], z, d, ws.carry[0], ws.carry[1], t0, t0 + steps, share)

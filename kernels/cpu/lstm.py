@@ -239,7 +239,7 @@ def layer_forward(net, x, ws, extra, layer, share):
     T, B = x.shape
     z, cells, b, steps = flat(ws.gates[layer]), flat(ws.c[layer]), block(net, BLOCKS * layer + 2), stretch_of(T, B)
     weights = Weights(
-        block(net, BLOCKS * layer + 1), ws.packed[layer, 0], bfloat16.of_layer(ws.pairs, layer), mixed.of_state(ws, layer)
+        block(net, BLOCKS * layer + 1), ws.packed[layer, 0], bfloat16.of_layer(ws.pairs, layer), mixed.of_state(ws.rounded_h, ws, layer)
     )
     for t0 in range(0, T, steps):
         read_below(net, b, x, ws, extra, layer, z, 0, t0, t0 + steps, share)
@@ -254,9 +254,9 @@ def layer_backward(net, ws, layer, share):
     W_x = block(net, BLOCKS * layer)
     weights = Weights(
         block(net, BLOCKS * layer + 1), ws.packed[layer, 1], bfloat16.of_layer(ws.pairs, layer),
-        mixed.of_gradient(ws, layer),
+        mixed.of_gradient(ws.rounded_h, ws, layer),
     )  # fmt: skip
-    below = Weights(W_x, ws.packed[layer, 3], None, mixed.of_gradient_below(ws, layer))
+    below = Weights(W_x, ws.packed[layer, 3], None, mixed.of_gradient_below(ws.rounded_h, ws, layer))
     if ws.partial.shape[2] > 0:
         _run_backward_panels(weights, W_x, ws, layer, cells, z, d, share)
         return

@@ -4,7 +4,7 @@ Weights are rounded once per iteration, hidden states and gradients of gates as 
 arithmetic of gates, sums and the optimizer stay float32. Operands lie in rows or in panels of pairs (emit/rounding.py):
 
 * ``h W_h``, ``h W_x``, ``h W_y``: rows of h, pairs of the weights;
-* ``dz W'``: rows of dz of one step, pairs of the transposed weights;
+* ``dz W'``: rows of dz of two steps in turn (a thread may be one step ahead of another), pairs of the transposed weights;
 * ``h' dz``: rows of the transposed h of all steps, pairs of dz of all steps.
 
 A step's streams are padded to an even number, so that a pair never spans two steps. The order of additions of an
@@ -51,9 +51,11 @@ class Rounded(NamedTuple):
 
     rows: Any  # rows of bfloat16 that are multiplied by the weights; flat
     row: int  # row stride
-    turn: int  # row r of the float32 array is row r % turn here
+    begin: int  # row r of the float32 array is row (begin + r % total) % turn here
+    total: int
+    turn: int
     weights: Any  # panels of pairs; flat
-    planes: Any  # (planes, B, row) rows of one step's dz, or None
+    planes: Any  # (planes, 2 B, row) rows of dz of two steps in turn, or None
     pairs: Any  # (planes, n) pairs of dz of all steps, or None
 
 
@@ -154,12 +156,17 @@ def _even(n):
     return (n + 1) // 2 * 2
 
 
+@inner
+def _row(rounded, row):
+    return (rounded.begin + row % rounded.total) % rounded.turn
+
+
 @thin
 def has_added_gates(rounded, G, row, z, z_at, R, H, piece):
     """Add a piece's columns of R rows, from `row` on, @ W to rows of G gates from z[z_at]; False if rounded is None."""
     if rounded is None:
         return False
-    K, a = depth_of(H), address(rounded.rows, row % rounded.turn * rounded.row)
+    K, a = depth_of(H), address(rounded.rows, _row(rounded, row) * rounded.row)
     for g in range(G):
         w, to = _place(rounded.weights, g * _columns(H) + piece[0], K), address(z, z_at + g * H + piece[0])
         _product(a, rounded.row, w, to, G * H, R, K, piece[1])
@@ -173,7 +180,7 @@ def has_flowed_back(rounded, G, row, out, out_at, R, H, piece):
         return False
     clear_rows(out, out_at + piece[0], H, R, piece[1])
     K = depth_of(G * H)
-    a, w = address(rounded.rows, row % rounded.turn * rounded.row), _place(rounded.weights, piece[0], K)
+    a, w = address(rounded.rows, _row(rounded, row) * rounded.row), _place(rounded.weights, piece[0], K)
     _product(a, rounded.row, w, address(out, out_at + piece[0]), H, R, K, piece[1])
     return True
 
@@ -194,57 +201,61 @@ def has_outer(outer, k0, n0, K, N, out, out_at, out_row):
 
 
 # ------------------------------------------------------------------------------------------- operands of a model
+# Functions of a model take ws.rounded_h first, which is None unless the call is mixed: Numba skips the code behind a
+# comparison with None only for an argument itself.
 @thin
-def of_state(ws, layer):
+def of_state(rounded_h, ws, layer):
     """The operands of h W_h, or None."""
-    if ws.rounded_h is None:
+    if rounded_h is None:
         return None
     rows, weights = ws.rounded_h[layer], ws.rounded_weights[layer, 0]
-    return Rounded(flat(rows), rows.shape[1], rows.shape[0], weights, None, None)
+    return Rounded(flat(rows), rows.shape[1], 0, rows.shape[0], rows.shape[0], weights, None, None)
 
 
 @thin
-def of_below(ws, layer):
+def of_below(rounded_h, ws, layer):
     """The operands of h W_x, for the h of the layer below; or None."""
-    if ws.rounded_h is None:
+    if rounded_h is None:
         return None
-    B, weights = ws.rounded_dz.shape[1], ws.rounded_weights[layer, 2]
+    B, weights = ws.row_loss.shape[1], ws.rounded_weights[layer, 2]
     rows = ws.rounded_dropped[layer - 1] if ws.rounded_dropped.shape[0] > 0 else ws.rounded_h[layer - 1, B:]
-    return Rounded(flat(rows), rows.shape[1], rows.shape[0], weights, None, None)
+    return Rounded(flat(rows), rows.shape[1], 0, rows.shape[0], rows.shape[0], weights, None, None)
 
 
 @thin
-def of_gradient(ws, layer):
+def of_gradient(rounded_h, ws, layer):
     """The operands of dz W_h', or None."""
-    if ws.rounded_h is None:
+    if rounded_h is None:
         return None
-    planes = ws.rounded_dz
+    planes, total = ws.rounded_dz, ws.row_loss.size
     rows, weights = planes[planes.shape[0] - 1], ws.rounded_weights[layer, 1]
-    return Rounded(flat(rows), rows.shape[1], rows.shape[0], weights, planes, ws.pairs_of_dz[layer])
+    return Rounded(
+        flat(rows), rows.shape[1], layer * total, total, rows.shape[0], weights, planes, ws.pairs_of_dz[layer]
+    )  # fmt: skip
 
 
 @thin
-def of_gradient_below(ws, layer):
+def of_gradient_below(rounded_h, ws, layer):
     """The operands of dz W_x', or None."""
-    if ws.rounded_h is None:
+    if rounded_h is None:
         return None
-    rows, weights = ws.rounded_dz[0], ws.rounded_weights[layer, 3]
-    return Rounded(flat(rows), rows.shape[1], rows.shape[0], weights, None, None)
+    rows, weights, total = ws.rounded_dz[0], ws.rounded_weights[layer, 3], ws.row_loss.size
+    return Rounded(flat(rows), rows.shape[1], layer * total, total, rows.shape[0], weights, None, None)
 
 
 @thin
-def outer_state(ws, layer):
+def outer_state(rounded_h, ws, layer):
     """The operands of the gradient of W_h, or None."""
-    if ws.rounded_h is None:
+    if rounded_h is None:
         return None
     T, B = ws.row_loss.shape
     return Outer(ws.transposed[0, layer], 0, ws.pairs_of_dz[layer, -1], depth_of(T * _even(B)))
 
 
 @thin
-def outer_below(ws, layer):
+def outer_below(rounded_h, ws, layer):
     """The operands of the gradient of W_x, or None."""
-    if ws.rounded_h is None:
+    if rounded_h is None:
         return None
     T, B = ws.row_loss.shape
     rows, begin = _passed_up(ws, layer - 1)
@@ -252,9 +263,9 @@ def outer_below(ws, layer):
 
 
 @thin
-def outer_readout(ws, first):
+def outer_readout(rounded_h, ws, first):
     """The operands of the gradient of W_y, or None."""
-    if ws.rounded_h is None:
+    if rounded_h is None:
         return None
     T, B = ws.row_loss.shape
     rows, begin = _passed_up(ws, ws.h.shape[0] - 1)
@@ -288,9 +299,9 @@ def round_state(rounded, h, t, share):
 
 
 @thin
-def round_dropped(ws, dropped, layer, share):
+def round_dropped(rounded_h, ws, dropped, layer, share):
     """Round the part's output of a layer after dropout, unless the call is not mixed."""
-    if ws.rounded_h is None:
+    if rounded_h is None:
         return
     _, T, B, H = dropped.shape
     to = ws.rounded_dropped[layer]
@@ -306,7 +317,9 @@ def round_gates(rounded, G, dz, t, T, share):
     """Round the part's dz of step t, in place, and copy it to rows and pairs, unless rounded is None."""
     if rounded is None:
         return
-    planes, B, row = rounded.planes.shape
+    planes, turn, row = rounded.planes.shape
+    B = turn // 2
+    first = _row(rounded, t * B + share.b0)
     H = share.pieces[-1, 0] + share.pieces[-1, 1]
     N, K = G * H, depth_of(T * _even(B))
     for plane in range(planes):
@@ -318,7 +331,7 @@ def round_gates(rounded, G, dz, t, T, share):
                 begin = g * H + j0
                 at = ((plane * T + t) * B + share.b0) * N + begin
                 _keep_pairs(
-                    dz, at, N, rows, share.b0 * row + begin, row, pairs, (t * _even(B) + share.b0) // 2, begin, K,
+                    dz, at, N, rows, first * row + begin, row, pairs, (t * _even(B) + share.b0) // 2, begin, K,
                     share.b1 - share.b0, length,
                 )  # fmt: skip
 
@@ -367,15 +380,15 @@ def _pack_transposed(theta, w_at, K, N, weights, thread, threads):
 
 
 @thin
-def prepare(net, ws, share):
+def prepare(rounded_h, net, ws, share):
     """Round the thread's share of all weights, and the state before the first step, unless the call is not mixed."""
-    if ws.rounded_h is None:
+    if rounded_h is None:
         return
     (L, _, _, H), V, last = ws.h.shape, ws.logits.shape[2], net.offsets.shape[0] - 1
     G, blocks, theta = ws.dz.shape[4] // H, (last - 1) // L, net.theta
     thread, threads = share.thread, share.threads
     for layer in range(L):
-        round_state(of_state(ws, layer), ws.h[layer], 0, share)
+        round_state(of_state(rounded_h, ws, layer), ws.h[layer], 0, share)
         for kind in range(0, 4 if layer > 0 else 2, 2):  # W_h, then W_x
             at, to = net.offsets[blocks * layer + (1 if kind == 0 else 0)], ws.rounded_weights[layer]
             _pack(theta, at, H, H, G, to[kind], thread, threads)
@@ -385,9 +398,9 @@ def prepare(net, ws, share):
 
 
 @thin
-def transpose(ws, thread, threads):
+def transpose(rounded_h, ws, thread, threads):
     """Transpose the thread's share of units of h of all layers and steps, unless the call is not mixed."""
-    if ws.rounded_h is None:
+    if rounded_h is None:
         return
     L, H = ws.h.shape[0], ws.h.shape[3]
     T, B = ws.row_loss.shape
@@ -411,8 +424,10 @@ def _transpose_steps(rows, out, steps, B, u0, u1):
 
 # -------------------------------------------------------------------------------------------------------- readout
 @thin
-def readout(net, targets, ws, first, share):
-    """The readout of the part's rows: see model.readout."""
+def readout(rounded_h, net, targets, ws, first, share):
+    """Like model.readout; do nothing and return False if the call is not mixed."""
+    if rounded_h is None:
+        return False
     T, B, V = ws.logits.shape
     last, t0, t1 = net.offsets.shape[0] - 1, first, T
     if share.b1 - share.b0 == B:
@@ -423,6 +438,7 @@ def readout(net, targets, ws, first, share):
         _readout_step(b_y, targets, ws, first, t, share)
     if share.thread == 0:
         _clear_rest(ws.pairs_of_logits, V, (T - first) * _even(B))
+    return True
 
 
 @inner

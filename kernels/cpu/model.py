@@ -43,7 +43,7 @@ def passes(cell: str) -> Passes:
             layer_forward(net, x, ws, extra, layer, share)
             if extra is not None and extra.dropped.size > 0:
                 drop(ws.h[layer, 1:], extra.masks[n, layer], extra.scale, extra.dropped[layer], share)
-                mixed.round_dropped(ws, extra.dropped, layer, share)
+                mixed.round_dropped(ws.rounded_h, ws, extra.dropped, layer, share)
                 if shares_units(share):
                     barrier(share.counter, share.threads)
 
@@ -119,8 +119,7 @@ def readout(net, targets, ws, extra, first, share):
         for r in range(b0, b1):
             ws.row_loss[t, r] = 0
             ws.dh[t, r] = 0
-    if ws.rounded_h is not None:
-        mixed.readout(net, targets, ws, first, share)
+    if mixed.readout(ws.rounded_h, net, targets, ws, first, share):
         return
     if b1 - b0 == B:
         r0, r1 = rows_of((T - first) * B, share.thread, share.threads)

@@ -120,7 +120,7 @@ def layer_forward(net, x, ws, extra, layer, share):
     T, B = x.shape
     h, b, steps = ws.h[layer], block(net, BLOCKS * layer + 2), stretch_of(T, B)
     z = flat(h)
-    weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None, mixed.of_state(ws, layer))
+    weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None, mixed.of_state(ws.rounded_h, ws, layer))
     for t0 in range(0, T, steps):
         read_below(net, b, x, ws, extra, layer, z, B * h.shape[2], t0, t0 + steps, share)
         run_forward(weights, h, t0, t0 + steps, share)
@@ -132,8 +132,8 @@ def layer_backward(net, ws, layer, share):
     T, B, _ = ws.dh.shape
     d, steps = flat(ws.dz[layer]), stretch_back(T, B, ws)
     W_x, weights = (
-        Weights(block(net, BLOCKS * layer), d[:0], None, mixed.of_gradient_below(ws, layer)),
-        Weights(block(net, BLOCKS * layer + 1), d[:0], None, mixed.of_gradient(ws, layer)),
+        Weights(block(net, BLOCKS * layer), d[:0], None, mixed.of_gradient_below(ws.rounded_h, ws, layer)),
+        Weights(block(net, BLOCKS * layer + 1), d[:0], None, mixed.of_gradient(ws.rounded_h, ws, layer)),
     )
     for t0 in range(T - steps, -1, -steps):
         run_backward(weights, ws.dh, ws.h[layer], d, ws.carry[0], t0, t0 + steps, share)

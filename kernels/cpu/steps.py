@@ -138,7 +138,7 @@ def train_loop(cell: str) -> Any:
                 if sparse and status[0] < 0:
                     status[1] = touched_rows(x[:T], ws.rows, status[1])
             prepare(net, ws, share)
-            mixed.prepare(net, ws, share)
+            mixed.prepare(ws.rounded_h, net, ws, share)
             if extra is not None and extra.table.size > 0:
                 look_up(net, extra.table, share)
             barrier(counter, threads)  # the sequence, its initial state and the list of its rows are complete
@@ -163,7 +163,7 @@ def train_loop(cell: str) -> Any:
 
             # backward: dz of all layers
             backward(net, ws, extra, n, share)
-            mixed.transpose(ws, thread, threads)
+            mixed.transpose(ws.rounded_h, ws, thread, threads)
             if not panelled:  # the weights of a panel need only the panel's own dz
                 barrier(counter, threads)  # dz of all layers is complete, and no thread reads the weights any more
             if extra is not None and extra.table.size > 0:

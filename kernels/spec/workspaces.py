@@ -64,7 +64,7 @@ def _rounded_layout(shape: Shape, T: int, B: int, has_dropout: bool) -> dict[str
     dims: dict[str, Any] = {
         "rounded_h": (L, (T + 1) * B, row_of(H)),
         "rounded_dropped": (L if has_dropout else 0, T * B, row_of(H)),
-        "rounded_dz": (planes, B, row_of(G * H)),
+        "rounded_dz": (planes, 2 * B, row_of(G * H)),
         "rounded_logits": (T * B, row_of(V)),
         "rounded_weights": (L, 4, G * depth_of(H) * columns[H]),
         "rounded_readout": (2, max(depth_of(H) * columns[V], depth_of(V) * columns[H])),
@@ -98,7 +98,7 @@ class _Buffers(NamedTuple):
     # What products of a batch read, rounded to bfloat16 (uint16); layouts: kernels/cpu/mixed.py
     rounded_h: Any = None  # rows of h
     rounded_dropped: Any = None  # rows of h after dropout
-    rounded_dz: Any = None  # rows of one step's dz
+    rounded_dz: Any = None  # rows of dz of two steps in turn
     rounded_logits: Any = None  # rows of dlogits
     rounded_weights: Any = None  # pairs of W_h, W_h', W_x, W_x' of each layer
     rounded_readout: Any = None  # pairs of W_y, W_y'
