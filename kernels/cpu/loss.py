@@ -1,29 +1,82 @@
 """The softmax readout's loss and its gradient, row by row; and log probabilities."""
 
 import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from kernels.cpu.compiler import entry, inner
-from kernels.cpu.emit.activations import exp
+from kernels.cpu.emit.activations import emit_exp, exp
+from kernels.cpu.emit.vectors import Number, Vectors, for_each_vector, real_type
+
+
+def _reduced(vec: Any, value: Any, join: Callable[[Any, Any], Any]) -> Any:
+    """One number from the lanes of a vector, of which half are joined with the other half at a time."""
+    lanes = vec.lanes
+    while lanes > 1:
+        lanes //= 2
+        value = join(value, vec.shuffle(value, value, [(k + lanes) % vec.lanes for k in range(vec.lanes)]))
+    return value
+
+
+@intrinsic
+def _softmax(typing, zero, z, d, n):
+    """Write exp(z - the largest z) / their sum to d (n,), which may be z; return the largest z and the sum."""
+
+    def emit(context, builder, signature, arguments):
+        _, z, d, n = arguments
+        vec = Vectors(builder, real_type(signature.args[0]))
+        z, d = (builder.inttoptr(place, vec.real.as_pointer()) for place in (z, d))
+
+        def larger(a, b):  # a if one of them is NaN; the sum is NaN then
+            return builder.select(builder.fcmp_ordered(">", b, a), b, a)
+
+        best, total = (cgutils.alloca_once(builder, vec.type) for _ in range(2))
+        builder.store(vec.broadcast(builder.load(z)), best)
+        builder.store(vec.zero, total)
+
+        def under(mask, value, other):
+            return value if mask is None else builder.select(mask, value, other)
+
+        def find(at, mask):
+            so_far = builder.load(best)
+            builder.store(larger(so_far, under(mask, vec.load(vec.element(z, at), mask), so_far)), best)
+
+        for_each_vector(builder, vec, n, find)
+        largest = _reduced(vec, builder.load(best), larger)
+
+        def raise_e(at, mask):
+            value = emit_exp(Number(builder, builder.fsub(vec.load(vec.element(z, at), mask), largest))).value
+            vec.store(value, vec.element(d, at), mask)
+            builder.store(builder.fadd(builder.load(total), under(mask, value, vec.zero)), total)
+
+        for_each_vector(builder, vec, n, raise_e)
+        together = _reduced(vec, builder.load(total), builder.fadd)
+        scale = builder.fdiv(ir.Constant(vec.type, [1.0] * vec.lanes), together)
+
+        def divide(at, mask):
+            vec.store(builder.fmul(vec.load(vec.element(d, at), mask), scale), vec.element(d, at), mask)
+
+        for_each_vector(builder, vec, n, divide)
+        first = ir.IntType(32)(0)
+        found = [builder.extract_element(vector, first) for vector in (largest, together)]
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return types.UniTuple(zero, 2)(zero, types.uintp, types.uintp, types.intp), emit
 
 
 @inner
 def softmax_loss(z, target, d):
     """Write softmax - onehot of one row of logits z (V,) to d, which may be z itself; return the loss."""
-    V = z.shape[0]
-    largest = z[0]
-    for j in range(V):
-        largest = z[j] if z[j] > largest else largest
-    at_target = z[target] - largest
-    for j in range(V):
-        d[j] = exp(z[j] - largest)
-    total = z.dtype.type(0)
-    for j in range(V):
-        total += d[j]
-    scale = z.dtype.type(1) / total
-    for j in range(V):
-        d[j] *= scale
-    d[target] -= z.dtype.type(1)
-    return math.log(float(total)) - float(at_target)
+    one, at_target = z.dtype.type(1), z[target]
+    largest, total = _softmax(one, np.uintp(z.ctypes.data), np.uintp(d.ctypes.data), z.shape[0])
+    d[target] -= one
+    return math.log(float(total)) - float(at_target - largest)
 
 
 @inner
