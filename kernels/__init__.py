@@ -29,6 +29,7 @@ BACKENDS = ("numpy", "numba", "cupy")
 _MODULES = {"numpy": "kernels.reference", "numba": "kernels.cpu", "cupy": "kernels.gpu.ops"}
 _FOR_THE_HOST = {**_MODULES, "cupy": "kernels.gpu.host"}
 _CACHE = {"numba": "kernels.cpu.compiler"}
+_PROCESSOR = {"numba": "kernels.cpu.emit.processor"}
 _NEEDS = {"numpy": ("numpy",), "numba": ("numba",), "cupy": ()}
 
 
@@ -159,6 +160,17 @@ def clear_kernel_cache() -> tuple[int, int]:
     return cast(tuple[int, int], _load("numba", _CACHE).clear_cache())
 
 
+def vectors() -> str:
+    """Return the width of the vectors of CPU kernels, and the features of the processor that they use. Loads Numba.
+
+    Raises
+    ------
+    BackendUnavailable
+        As :func:`load`.
+    """
+    return cast(str, _load("numba", _PROCESSOR).in_words())
+
+
 __version__: str
 
 if not TYPE_CHECKING:  # hidden from type checkers, so that they report a misspelt name
@@ -190,4 +202,5 @@ __all__ = [
     "missing",
     "to_device",
     "to_host",
+    "vectors",
 ]

@@ -46,6 +46,7 @@ def bench(threads: int | None, as_json: bool) -> int:
     import json
     from dataclasses import asdict
 
+    import kernels
     from charlstm.host import machine
     from charlstm.measure import bench, limits
 
@@ -54,9 +55,10 @@ def bench(threads: int | None, as_json: bool) -> int:
     found = limits.measure()
     team = threads or machine.usable_cores()
     where = {"processor": machine.processor(), "cores": machine.usable_cores(), "load": bench.load_average()}
+    where["vectors"] = kernels.vectors()
     if not as_json:
-        click.echo(f"{where['processor']}, {where['cores']} usable cores, load {where['load']}; limits of one core:")
-        click.echo(found.in_words())
+        click.echo(f"{where['processor']}, {where['cores']} usable cores, load {where['load']}; {where['vectors']}")
+        click.echo("limits of one core: " + found.in_words())
         click.echo(f"\n{'workload':16} {'threads':>7} {'iteration':>10} {'chars/s':>11} {'floor':>10} {'of floor':>8}")
     rows = []
     for row in bench.short(found, team):

@@ -4,11 +4,11 @@
 compiles the few functions that Python calls, which are cached on disk.
 
 The cache is content-addressed: a file's key is a digest of every source file that compiled code depends on, of the
-versions and settings that affect the compiler's output, of the processor, the function and its argument types. An edit
-to any source file therefore recompiles (Numba's own cache looks at one file and misses edits to others). A file is
-``MAGIC``, the SHA-256 of the rest, its key, and Numba's pickled object code. The digest is checked before anything is
-unpickled, and a file that does not match is removed and compiled again. Files are created under a temporary name and
-then renamed, so several processes may start at once.
+versions and settings that affect the compiler's output, of the processor and its vectors, of the function and its
+argument types. An edit to any source file therefore recompiles (Numba's own cache looks at one file and misses edits to
+others). A file is ``MAGIC``, the SHA-256 of the rest, its key, and Numba's pickled object code. The digest is checked
+before anything is unpickled, and a file that does not match is removed and compiled again. Files are created under a
+temporary name and then renamed, so several processes may start at once.
 
 Unpickling runs code. A folder, or a file in it, is therefore used only if nobody but this user and root can have
 written it. A folder that root has filled and this user cannot write to, as in a container image, is only read; new
@@ -43,6 +43,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.cpu import CPUContext
 from numba.core.serialize import dumps
 
+from kernels.cpu.emit.processor import FEATURES, VECTORS
 from kernels.shared import compile_listeners
 
 if getattr(config, "DISABLE_JIT", False):  # set in a file; kernels.missing checks the environment
@@ -171,7 +172,8 @@ def source_digest() -> str:
 def _build_key() -> str:
     settings = [(name, getattr(config, name, None)) for name in _SETTINGS]
     versions = (sys.implementation.cache_tag, numba.__version__, llvmlite.__version__, numpy.__version__)
-    return repr((source_digest(), versions, platform.system(), platform.machine(), settings))
+    system = (platform.system(), platform.machine(), tuple(VECTORS), sorted(FEATURES))
+    return repr((source_digest(), versions, system, settings))
 
 
 def _candidates() -> Iterator[tuple[Path, int]]:

@@ -8,6 +8,7 @@ import pytest
 from conftest import made_up_text
 from threadpoolctl import threadpool_limits
 
+import kernels
 from charlstm.cli import _guarded
 from charlstm.errors import RunFailed
 from charlstm.measure import bench, limits
@@ -131,8 +132,11 @@ def test_bench_tells_time_and_floor_of_each_work(monkeypatch, capsys):
     assert told["limits"]["sgemm_gflops"] == 100
     assert _guarded(["bench", "--threads", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert (
-        lines[1] == "sgemm 100 GFLOP/s, second-level cache 100 GB/s, memory 100 GB/s, 1.0 exponentials per nanosecond"
+    assert lines[0].endswith(f"; {kernels.vectors()}")
+    assert told["machine"]["vectors"] == kernels.vectors()
+    assert lines[1] == (
+        "limits of one core: "
+        "sgemm 100 GFLOP/s, second-level cache 100 GB/s, memory 100 GB/s, 1.0 exponentials per nanosecond"
     )
     assert [line.split()[:2] for line in lines[4:]] == [["seed", "1"], ["sample", "1"]]
     assert all(line.endswith("%") for line in lines[4:])

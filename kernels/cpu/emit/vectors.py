@@ -8,24 +8,16 @@ strides count elements, because Numba's arrays would add checks.
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from kernels.cpu.emit.processor import VECTORS
+
 I64, _I32 = ir.IntType(64), ir.IntType(32)
 _QUICK = ("contract", "reassoc", "nsz", "arcp", "afn")
 
-
-def vector_unit() -> tuple[int, int]:
-    """Bytes of this processor's vectors, and how many a tile may keep in registers."""
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f"):
-        return 64, 24
-    return (32, 12) if features.get("avx") else (16, 12)
-
-
-VECTOR_BYTES, TILE_VECTORS = vector_unit()
+VECTOR_BYTES, TILE_VECTORS = VECTORS
 MASKS_ARE_CHEAP = VECTOR_BYTES > 16
 
 
