@@ -43,6 +43,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.cpu import CPUContext
 from numba.core.serialize import dumps
 
+from kernels.cpu.emit.amx import IS_AMX
 from kernels.cpu.emit.processor import FEATURES, VECTORS
 from kernels.shared import compile_listeners
 
@@ -172,7 +173,7 @@ def source_digest() -> str:
 def _build_key() -> str:
     settings = [(name, getattr(config, name, None)) for name in _SETTINGS]
     versions = (sys.implementation.cache_tag, numba.__version__, llvmlite.__version__, numpy.__version__)
-    system = (platform.system(), platform.machine(), tuple(VECTORS), sorted(FEATURES))
+    system = (platform.system(), platform.machine(), tuple(VECTORS), sorted(FEATURES), IS_AMX)
     return repr((source_digest(), versions, system, settings))
 
 

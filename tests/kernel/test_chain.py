@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from numpy.linalg import norm
 from conftest import ROOT, SHARED, needs_shared
 from scalar_lstm import loss_and_state
 
@@ -327,6 +328,43 @@ def test_weights_rounded_to_bfloat16_as_the_reference(ops, ref, size, threads):
         return loss, theta.astype(d) - grad, h1, c1
 
     agree((losses[0], found[0], *found[2:]), of_reference, "float32")
+
+
+#: Distance, norm-wise, to the reference that rounds at the same places: of the distance that rounding itself makes.
+MIXED_TOLERANCE = 0.01
+
+
+@pytest.mark.parametrize(
+    ("cell", "embedding_size", "dropout", "last_only"),
+    [
+        ("lstm", 0, 0.0, False), ("lstm", 0, 0.0, True), ("gru", 0, 0.0, False),
+        *(pytest.param(*case, marks=pytest.mark.long)
+          for case in (("rnn", 0, 0.0, False), ("lnlstm", 0, 0.0, False), ("lstm", 5, 0.0, False), ("lstm", 0, 0.4, True))),
+    ],
+)  # fmt: skip
+def test_mixed_precision_as_the_reference(ops, ref, cell, embedding_size, dropout, last_only):
+    """The median over seeds: sums in another order rarely round a number the other way, which shows in its seed."""
+    if ops.__name__ == "kernels.gpu":
+        pytest.skip("mixed precision of batches is for the CPU")
+    found = []
+    for seed in range(5):
+        T, B, V, H, L = 3, 3 + seed, 7, 10 + seed, 2
+        shape, theta, h, c, _ = model((T, B, V, H, L), "float32", seed, cell, embedding_size)
+        random = np.random.RandomState(seed)
+        ids, starts = random.randint(0, V, 60).astype(np.uint8), random.randint(0, 50, (1, B))
+        masks = masks_for(dropout, 1, L, T, B, H)
+        outcomes = []
+        for backend, bfloat16 in ((ref, False), (ref, True), (ops, True)):
+            arrays = [a.copy() for a in (theta, np.zeros((0, len(theta)), "float32"), h, c)]
+            loss = backend.train_steps(
+                *arrays, ids, starts, np.zeros(1, bool), 1.0, shape=shape, seq_length=T, optimizer="sgd",
+                bfloat16=bfloat16, dropout=dropout, masks=masks, last_only=last_only,
+            )  # fmt: skip
+            states = arrays[2:] if spec.CELLS[cell].has_c else arrays[2:3]
+            outcomes.append([loss, arrays[0] - theta, *states])  # plain descent at rate 1: theta - gradient
+        found.append([norm(got - wanted) / norm(plain - wanted) for plain, wanted, got in zip(*outcomes, strict=True)])
+    assert np.median(found, axis=0).max() < MIXED_TOLERANCE, found
+    assert np.max(found) < 0.5, found
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

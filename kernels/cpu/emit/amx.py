@@ -16,12 +16,12 @@ import platform
 import sys
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from kernels.cpu.emit.processor import has
 from kernels.cpu.emit.vectors import I64, loop
 
 _SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
@@ -34,13 +34,8 @@ def _is_granted() -> bool:
     return ctypes.CDLL(None).syscall(_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) == 0
 
 
-def _has_amx() -> bool:
-    features = llvm.get_host_cpu_features()
-    return bool(features.get("amx-bf16") and features.get("amx-tile") and features.get("avx512f")) and _is_granted()
-
-
 #: Whether products of bfloat16 use these registers.
-IS_AMX = _has_amx()
+IS_AMX = has("amx-bf16") and has("amx-tile") and has("avx512f") and _is_granted()
 
 _I8, _I32 = ir.IntType(8), ir.IntType(32)
 _PLACE, _NOTHING = _I8.as_pointer(), ir.VoidType()

@@ -9,17 +9,17 @@ bits.
 from functools import cache
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from kernels.cpu.emit.processor import has
 from kernels.cpu.emit.rounding import PANEL, Rounding
 from kernels.cpu.emit.tiles import each_width
 from kernels.cpu.emit.vectors import I64, VECTOR_BYTES, loop
 
 #: Whether the processor multiplies pairs.
-HAS_PAIRS = VECTOR_BYTES == 64 and bool(llvm.get_host_cpu_features().get("avx512bf16"))
+HAS_PAIRS = VECTOR_BYTES == 64 and has("avx512bf16")
 _I32 = ir.IntType(32)
 
 
