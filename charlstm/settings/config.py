@@ -9,7 +9,7 @@ from charlstm.settings import plans
 from charlstm.settings.presets import PRESETS, WITH_SCHEDULE
 from charlstm.settings.unknown import checked as checked_unknown
 from charlstm.settings.unknown import named
-from kernels.spec import CELLS, OPTIMIZERS, takers
+from kernels.spec import CELLS, OPTIMIZERS, is_mixed, takers
 
 _MAX_SEED = 2**32 - 1
 #: Constants that an optimizer without them refuses. It ignores the other constants, because presets set them.
@@ -45,8 +45,8 @@ class Config:
     backend: str = _option("auto", "compute backend", choices=("auto", "numpy", "numba", "cupy"))
     dtype: str = _option(
         "float32",
-        "floating-point precision; bfloat16: float32, but with recurrent weights rounded to bfloat16 where they are "
-        "read (faster; for --batch-size 1)",
+        "floating-point precision; bfloat16: float32, but matrix products read numbers rounded to bfloat16 (mixed "
+        "precision; faster on processors that multiply bfloat16)",
         choices=("float32", "float64", "bfloat16"),
     )
     threads: int | None = _option(
@@ -218,9 +218,6 @@ class Config:
         kinds = get_type_hints(Config)
         for item in fields(self):
             object.__setattr__(self, item.name, _checked(item, kinds[item.name], getattr(self, item.name)))
-        if self.dtype == "bfloat16" and (self.batch_size != 1 or self.cell != "lstm" or self.embedding_size):
-            got = f"--batch-size {self.batch_size} --cell {self.cell} --embedding-size {self.embedding_size}"
-            raise UserError(f"--dtype bfloat16: expected --batch-size 1 --cell lstm --embedding-size 0, got {got}")
         if self.windows is not None:
             object.__setattr__(self, "seq_length", self.window[0])
         for name, needed in (
@@ -276,6 +273,11 @@ class Config:
     def iteration_chars(self) -> int:
         """Number of characters read in one iteration."""
         return self.batch_size * self.seq_length
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether all matrix products read bfloat16, as for batches; not only those with recurrent weights."""
+        return is_mixed(self.dtype == "bfloat16", self.batch_size, self.cell, self.embedding_size)
 
     @property
     def real(self) -> str:

@@ -114,6 +114,8 @@ class Steps:
     def gradient(self, memory: Memory, iteration: int, batch: Batch) -> np.ndarray:
         """The gradient, (N,), by which an iteration updates the weights, before clipping; nothing is changed."""
         theta, masks = memory.theta, self._masks(iteration, iteration + 1)
+        if self._config.is_mixed:
+            return self._mixed_gradient(memory, iteration)
         if self._config.dtype == "bfloat16":
             theta = np.array(kernels.to_host(theta))  # a copy
             for layer in spec.params(theta, self._shape).layers:
@@ -127,6 +129,28 @@ class Steps:
             workspace=self._workspace,
         )  # fmt: skip
         return kernels.to_host(grad) * theta.dtype.type(self._grad_scale)
+
+    def _mixed_gradient(self, memory: Memory, iteration: int) -> np.ndarray:
+        """The gradient that training in mixed precision computes, from an iteration on copies at learning rate 0."""
+        config = self._config
+        assert self._workspace is not None
+        theta, _, h, c = (np.array(array) for array in memory)
+        starts, reset = self._batches.plan(iteration, iteration + 1)
+        grad = self._workspace.grad
+        grad.fill(0)  # plain descent leaves out the rows of W_x that no id of the batch selects
+        self.ops.train_steps(
+            theta, np.empty((0, len(theta)), theta.dtype), h, c, self._text, starts, reset, 0.0,
+            shape=self._shape,
+            seq_length=config.seq_length,
+            optimizer="sgd",
+            dropout=self._dropout,
+            masks=self._masks(iteration, iteration + 1),
+            last_only=config.windows is not None,
+            bfloat16=True,
+            workspace=self._workspace,
+            threads=self._threads,
+        )  # fmt: skip
+        return grad * theta.dtype.type(self._grad_scale)
 
     def fitting(self, now: int, made: int, seconds: float) -> int:
         """The maximum for the next call, after one of at most `now` iterations that made `made` in `seconds` s."""

@@ -56,7 +56,7 @@ class Trainer:
     """
 
     def __init__(self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None) -> None:
-        self.backend = choose_backend(config.backend, config.cell)
+        self.backend = choose_backend(config.backend, config.cell, config.is_mixed)
         self.corpus = corpus
         ids, self.held_out = heldout.split(corpus, config.validation, config.validation_from, config.seed)
         self.ids = repeated(ids, corpus.spans, corpus.vocabulary)

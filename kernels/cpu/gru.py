@@ -184,7 +184,9 @@ def gru_layer_backward(dh, cache, out, dz, kept, pieces, counter):
     """Write the gradients of one layer; out.dh0 holds the gradient of the last state at first, kept zeros."""
     T, B, H = dh.shape
     share, d = alone(B, pieces, counter), flat(dz)
-    run_backward(Weights(flat(cache.W_h), d[:0], None, None), dh, cache.h, flat(cache.gates), d, out.dh0, kept, 0, T, share)
+    run_backward(
+        Weights(flat(cache.W_h), d[:0], None, None), dh, cache.h, flat(cache.gates), d, out.dh0, kept, 0, T, share
+    )
     for r in range(B):
         for j in range(H):
             out.dh0[r, j] += kept[r, j]

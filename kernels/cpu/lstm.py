@@ -239,7 +239,10 @@ def layer_forward(net, x, ws, extra, layer, share):
     T, B = x.shape
     z, cells, b, steps = flat(ws.gates[layer]), flat(ws.c[layer]), block(net, BLOCKS * layer + 2), stretch_of(T, B)
     weights = Weights(
-        block(net, BLOCKS * layer + 1), ws.packed[layer, 0], bfloat16.of_layer(ws.pairs, layer), mixed.of_state(ws.rounded_h, ws, layer)
+        block(net, BLOCKS * layer + 1),
+        ws.packed[layer, 0],
+        bfloat16.of_layer(ws.pairs, layer),
+        mixed.of_state(ws.rounded_h, ws, layer),
     )
     for t0 in range(0, T, steps):
         read_below(net, b, x, ws, extra, layer, z, 0, t0, t0 + steps, share)

@@ -4,7 +4,8 @@ Weights are rounded once per iteration, hidden states and gradients of gates as 
 arithmetic of gates, sums and the optimizer stay float32. Operands lie in rows or in panels of pairs (emit/rounding.py):
 
 * ``h W_h``, ``h W_x``, ``h W_y``: rows of h, pairs of the weights;
-* ``dz W'``: rows of dz of two steps in turn (a thread may be one step ahead of another), pairs of the transposed weights;
+* ``dz W'``: rows of dz of two steps in turn (one thread may be a step ahead of another), pairs of the transposed
+  weights;
 * ``h' dz``: rows of the transposed h of all steps, pairs of dz of all steps.
 
 A step's streams are padded to an even number, so that a pair never spans two steps. The order of additions of an
@@ -309,7 +310,9 @@ def round_dropped(rounded_h, ws, dropped, layer, share):
         j0, n = share.pieces[q, 0], share.pieces[q, 1]
         for t in range(T):
             row = t * B + share.b0
-            _round_rows(dropped[layer], row * H + j0, H, to, row * to.shape[1] + j0, to.shape[1], share.b1 - share.b0, n)
+            _round_rows(
+                dropped[layer], row * H + j0, H, to, row * to.shape[1] + j0, to.shape[1], share.b1 - share.b0, n
+            )
 
 
 @thin
@@ -418,7 +421,10 @@ def _transpose_steps(rows, out, steps, B, u0, u1):
     for u in range(u0, u1, LANES):
         for run in range(runs):
             for r in range(0, R, 2 * LANES):
-                a, to = address(rows, (run * R + r) * rows.shape[1] + u), address(out, u * out.shape[1] + run * _even(R) + r)
+                a, to = (
+                    address(rows, (run * R + r) * rows.shape[1] + u),
+                    address(out, u * out.shape[1] + run * _even(R) + r),
+                )
                 transpose_rows(a, rows.shape[1], min(2 * LANES, R - r), to, out.shape[1])
 
 
@@ -459,7 +465,9 @@ def _readout_step(b_y, targets, ws, first, t, share):
     if ws.rounded_dropped.shape[0] > 0:
         top, at = ws.rounded_dropped[L - 1], row
     w, back, rows = ws.rounded_readout[0], ws.rounded_readout[1], ws.rounded_logits
-    _product(address(top, at * top.shape[1]), top.shape[1], address(w, 0), address(logits, row * V), V, R, depth_of(H), V)
+    _product(
+        address(top, at * top.shape[1]), top.shape[1], address(w, 0), address(logits, row * V), V, R, depth_of(H), V
+    )
     for b in range(share.b0, share.b1):
         ws.row_loss[t, b] = softmax_loss(ws.logits[t, b], targets[t, b], ws.logits[t, b])
     pair, K = ((t - first) * _even(B) + share.b0) // 2, depth_of((T - first) * _even(B))

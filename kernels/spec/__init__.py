@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ID_DTYPES,
         LAYER_NORM_EPSILON,
         Cell,
+        is_mixed,
     )
     from kernels.spec.layers import LAYERS, Cache, Grads
     from kernels.spec.ops import OPS
@@ -37,7 +38,14 @@ if TYPE_CHECKING:
     )
     from kernels.spec.types import Array, Floats, Ids
     from kernels.spec.values import NORM_PANEL, SMOOTHING, norm_panels, round_to_bfloat16
-    from kernels.spec.workspaces import NOT_ROUNDED, Workspace, is_mixed, packs, unit_panels, workspace, workspace_layout
+    from kernels.spec.workspaces import (
+        NOT_ROUNDED,
+        Workspace,
+        packs,
+        unit_panels,
+        workspace,
+        workspace_layout,
+    )
 
 _FILES = ("cells", "layers", "ops", "optimizers", "parameters", "types", "values", "workspaces")
 
@@ -72,6 +80,7 @@ __all__ = [
     "LAYER_NORM_EPSILON",
     "MOST_CONSTANTS",
     "NORM_PANEL",
+    "NOT_ROUNDED",
     "OPS",
     "OPTIMIZERS",
     "SMOOTHING",
@@ -88,6 +97,7 @@ __all__ = [
     "aligned_zeros",
     "blocks",
     "hyper_values",
+    "is_mixed",
     "named",
     "norm_panels",
     "num_parameters",
@@ -98,8 +108,6 @@ __all__ = [
     "round_to_bfloat16",
     "slots",
     "takers",
-    "NOT_ROUNDED",
-    "is_mixed",
     "unit_panels",
     "workspace",
     "workspace_layout",

@@ -122,3 +122,8 @@ CELLS = {
 
 FLOAT_DTYPES = ("float32", "float64")
 ID_DTYPES = ("uint8", "uint16", "uint32")
+
+
+def is_mixed(bfloat16: bool, batch_size: int, cell: str = "lstm", embedding_size: int = 0) -> bool:
+    """Whether a bfloat16 call is for a batch: all its products read rounded operands, not only those with W_h."""
+    return bfloat16 and (batch_size > 1 or not CELLS[cell].panels or embedding_size > 0)

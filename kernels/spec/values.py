@@ -27,4 +27,8 @@ def round_to_bfloat16(array: Any) -> np.ndarray:
     odd = (bits >> np.uint32(16)) & np.uint32(1)
     nearest = bits + np.uint32(0x7FFF) + odd
     is_nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-    return (np.where(is_nan, bits | np.uint32(0x400000), nearest) & np.uint32(0xFFFF0000)).view(np.float32).astype(array.dtype)
+    return (
+        (np.where(is_nan, bits | np.uint32(0x400000), nearest) & np.uint32(0xFFFF0000))
+        .view(np.float32)
+        .astype(array.dtype)
+    )

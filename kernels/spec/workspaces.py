@@ -6,14 +6,9 @@ import numpy as np
 
 from kernels.shared import WrongType
 from kernels.spec.arguments import flag, number
-from kernels.spec.cells import CELLS, FLOAT_DTYPES
+from kernels.spec.cells import CELLS, FLOAT_DTYPES, is_mixed
 from kernels.spec.parameters import Shape, aligned_zeros, num_parameters
 from kernels.spec.values import norm_panels
-
-
-def is_mixed(bfloat16: bool, batch_size: int, cell: str = "lstm", embedding_size: int = 0) -> bool:
-    """Whether a bfloat16 call is for a batch: all its products read rounded operands, not only those with W_h."""
-    return bfloat16 and (batch_size > 1 or not CELLS[cell].panels or embedding_size > 0)
 
 
 def unit_panels(
@@ -139,7 +134,10 @@ def workspace_layout(
         "dh": ((T, B, H), real),
         "carry": ((2, B, H), real),
         "partial": ((2, 2, panels if panels > 1 else 0, B, -(-H // 16) * 16), real),
-        "packed": ((L, 4, 4 * H * (H + 16) if panels == 1 and not mixed and packs(H, B, real.itemsize, cell) else 0), real),
+        "packed": (
+            (L, 4, 4 * H * (H + 16) if panels == 1 and not mixed and packs(H, B, real.itemsize, cell) else 0),
+            real,
+        ),
         "table": ((V if E > 0 else 0, row.gates * H), real),
         "dropped": ((L if dropout > 0 else 0, T, B, H), real),
         "logits": ((T, B, V), real),

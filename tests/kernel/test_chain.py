@@ -7,8 +7,8 @@ import json
 
 import numpy as np
 import pytest
-from numpy.linalg import norm
 from conftest import ROOT, SHARED, needs_shared
+from numpy.linalg import norm
 from scalar_lstm import loss_and_state
 
 import kernels

@@ -126,7 +126,11 @@ def trained(ops, shape, T, B, *, n=6, threads=1, seed=0, bfloat16=True, ws=None,
     """Return the bytes of losses, theta, state, h and c after n iterations."""
     random, (V, H, L) = np.random.RandomState(seed), shape[:3]
     theta = (random.randn(spec.num_parameters(shape)) / np.sqrt(H)).astype("float32")
-    arrays = [theta, np.zeros((2, len(theta)), "float32"), *((random.randn(L, B, H) * 0.3).astype("float32") for _ in range(2))]
+    arrays = [
+        theta,
+        np.zeros((2, len(theta)), "float32"),
+        *((random.randn(L, B, H) * 0.3).astype("float32") for _ in range(2)),
+    ]
     ids, starts = random.randint(0, V, 600).astype(np.uint8), random.randint(0, 600 - T - 1, (n, B))
     losses = ops.train_steps(
         *arrays, ids, starts, np.zeros(n, bool), 1e-2, shape=shape, seq_length=T, optimizer="adam", threads=threads,

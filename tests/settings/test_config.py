@@ -27,10 +27,6 @@ from kernels.spec import OPTIMIZERS
         ({"optimizer": 3}, "--optimizer: expected a word, got 3"),
         ({"beta1": 1}, "--beta1: expected less than 1, got 1.0"),
         ({"hidden_size": 10**19}, "--hidden-size: expected at most 65536, got 10000000000000000000"),
-        (
-            {"dtype": "bfloat16"},
-            "--dtype bfloat16: expected --batch-size 1 --cell lstm --embedding-size 0, got --batch-size 16",
-        ),
         ({"seed": 2**32}, "--seed: expected at most 4294967295, got 4294967296"),
         ({"dropout": 1}, "--dropout: expected less than 1, got 1.0"),
         ({"embedding_size": -1}, "--embedding-size: expected at least 0, got -1"),

@@ -39,6 +39,7 @@ def lines(folder):
         {"cell": "rnn", "batch_size": 1, "show_below": 1.0, "loss_reduction": "sum", "grad_clip": 0.5},
         {"cell": "lnlstm", "validation": 0.1, "schedule": "plateau"},
         {"dtype": "bfloat16", "batch_size": 1},
+        {"dtype": "bfloat16", "dropout": 0.3},
         {"backend": "numpy", "optimizer": "rmsprop"},
     ],
     ids=lambda options: "-".join(map(str, options.values())),
@@ -106,6 +107,16 @@ def test_the_gradient_of_bfloat16_is_that_at_the_rounded_weights():
     ]
     assert found == pytest.approx(norms[0], rel=1e-6)
     assert found != pytest.approx(norms[1], rel=1e-6)
+
+
+def test_the_gradient_in_mixed_precision_is_the_one_that_training_subtracts():
+    config = small(
+        iterations=1, dtype="bfloat16", optimizer="sgd", learning_rate=1.0, grad_clip_norm=None, hidden_size=24
+    )
+    trainer = Trainer(config, CORPUS)
+    before, found = trainer.theta.copy(), trainer._diagnose()["grad_norm"]
+    trainer.train(0, 1, np.ones(1))
+    assert found == pytest.approx(np.linalg.norm(trainer.theta - before), rel=1e-5)
 
 
 def saturated(theta, h, c, x, shape):

@@ -65,8 +65,8 @@ def configure(typing, rows0, rows1, columns0, columns1):
             at = builder.bitcast(builder.gep(first, [I64(16 + 2 * tile)]), ir.IntType(16).as_pointer())
             exists = builder.and_(builder.icmp_signed(">", height, I64(0)), builder.icmp_signed(">", width, I64(0)))
             builder.store(builder.trunc(builder.select(exists, width, I64(0)), ir.IntType(16)), at)
-            height = builder.select(exists, height, I64(0))
-            builder.store(builder.trunc(height, _I8), builder.gep(first, [I64(48 + tile)]))
+            kept = builder.select(exists, height, I64(0))
+            builder.store(builder.trunc(kept, _I8), builder.gep(first, [I64(48 + tile)]))
         _call(builder, "ldtilecfg", first)
         return context.get_dummy_value()
 

@@ -72,7 +72,9 @@ def pairs_tile(R: int) -> Any:
             def run(vectors, masks):
                 def body(k, sums):
                     row = builder.gep(w, [builder.mul(k, I64(PANEL))])
-                    loaded = [vec.operand(vec.load_words(builder.gep(row, [I64(c * vec.lanes)]))) for c in range(vectors)]
+                    loaded = [
+                        vec.operand(vec.load_words(builder.gep(row, [I64(c * vec.lanes)]))) for c in range(vectors)
+                    ]
                     new = []
                     for r in range(R):
                         factor = vec.operand(vec.broadcast_word(builder.gep(rows[r], [k])))

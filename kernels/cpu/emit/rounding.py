@@ -102,10 +102,9 @@ def round_row(typing, a, to, n):
     return types.void(types.uintp, types.uintp, types.intp), emit
 
 
-
 @cache
 def round_pair(has_second: bool, keeps_rows: bool) -> Any:
-    """``tile(a, b, rows_a, rows_b, pairs, panel, begin, n)``: write two rows (n,) of float32 as words of a panelled matrix.
+    """``tile(a, b, rows_a, rows_b, pairs, panel, begin, n)``: write two float32 rows (n,) as words of a panelled matrix.
 
     `pairs` is the place of the row pair in the first panel, `panel` the distance of panels in words, and `begin`, a
     multiple of LANES, the number of the column that the rows' first number belongs to. With keeps_rows,
@@ -135,7 +134,9 @@ def round_pair(has_second: bool, keeps_rows: bool) -> Any:
                 number = builder.udiv(builder.add(begin, at), I64(vec.lanes))
                 column = builder.mul(builder.urem(number, I64(groups)), I64(vec.lanes))
                 to = builder.add(builder.mul(builder.udiv(number, I64(groups)), panel), column)
-                vec.store_words(vec.joined(halves[0], halves[1] if has_second else vec.word(0)), builder.gep(pairs, [to]))
+                vec.store_words(
+                    vec.joined(halves[0], halves[1] if has_second else vec.word(0)), builder.gep(pairs, [to])
+                )
 
             for_each_vector(builder, vec, n, one)
             return context.get_dummy_value()
