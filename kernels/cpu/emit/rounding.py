@@ -104,7 +104,7 @@ def round_row(typing, a, to, n):
 
 @cache
 def round_pair(has_second: bool, keeps_rows: bool) -> Any:
-    """``tile(a, b, rows_a, rows_b, pairs, panel, begin, n)``: write two float32 rows (n,) as words of a panelled matrix.
+    """``tile(a, b, rows_a, rows_b, pairs, panel, begin, n)``: write two float32 rows (n,) as words in panels.
 
     `pairs` is the place of the row pair in the first panel, `panel` the distance of panels in words, and `begin`, a
     multiple of LANES, the number of the column that the rows' first number belongs to. With keeps_rows,
