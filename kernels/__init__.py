@@ -160,6 +160,20 @@ def clear_kernel_cache() -> tuple[int, int]:
     return cast(tuple[int, int], _load("numba", _CACHE).clear_cache())
 
 
+def gains_by_bfloat16(shape: Any, batch_size: int) -> bool:
+    """Return whether CPU kernels train a batch faster in bfloat16 than in float32 on this processor. Loads Numba.
+
+    Its instructions for bfloat16 must do more than those for float32, and the products must be most of the work.
+
+    Raises
+    ------
+    BackendUnavailable
+        As :func:`load`.
+    """
+    is_large = batch_size >= 4 and shape.hidden_size >= 64
+    return is_large and cast(bool, _load("numba", {"numba": "kernels.cpu.emit.pairs"}).IS_FASTER)
+
+
 def vectors() -> str:
     """Return the width of the vectors of CPU kernels, and the features of the processor that they use. Loads Numba.
 
@@ -202,5 +216,6 @@ __all__ = [
     "missing",
     "to_device",
     "to_host",
+    "gains_by_bfloat16",
     "vectors",
 ]

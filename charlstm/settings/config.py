@@ -44,10 +44,10 @@ class Config:
     preset: str = _option("fast", "recipe that sets the defaults of the other options; list: show all presets")
     backend: str = _option("auto", "compute backend", choices=("auto", "numpy", "numba", "cupy"))
     dtype: str = _option(
-        "float32",
+        "auto",
         "floating-point precision; bfloat16: float32, but matrix products read numbers rounded to bfloat16 (mixed "
-        "precision; faster on processors that multiply bfloat16)",
-        choices=("float32", "float64", "bfloat16"),
+        "precision); auto: bfloat16 for batches on processors that multiply it faster, else float32",
+        choices=("auto", "float32", "float64", "bfloat16"),
     )
     threads: int | None = _option(
         None, "maximum number of threads; results are identical for any number [all cores]", low=1, high=256

@@ -58,6 +58,9 @@ class Trainer:
     def __init__(self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None) -> None:
         self.backend = choose_backend(config.backend, config.cell, config.is_mixed)
         self.corpus = corpus
+        if config.dtype == "auto":
+            gains = self.backend == "numba" and kernels.gains_by_bfloat16(shape_of(config, 1), config.batch_size)
+            config = replace(config, dtype="bfloat16" if gains else "float32")
         ids, self.held_out = heldout.split(corpus, config.validation, config.validation_from, config.seed)
         self.ids = repeated(ids, corpus.spans, corpus.vocabulary)
         self.threads = config.threads or usable_cores()
