@@ -210,12 +210,12 @@ __all__ = [
     "available",
     "clear_kernel_cache",
     "compile_listeners",
+    "gains_by_bfloat16",
     "kernel_cache_dir",
     "load",
     "load_for_host",
     "missing",
     "to_device",
     "to_host",
-    "gains_by_bfloat16",
     "vectors",
 ]

@@ -93,7 +93,7 @@ def loss_and_grad(
     with checks.exclusive(workspace):
         ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype, dropout)
         _carry_in(h, c, ws.h, ws.c)
-        extra = extra_of(ws.table, ws.dropped, None if masks is None else masks[None], dropout)
+        extra = extra_of(ws, None if masks is None else masks[None], dropout)
         net, first = Net(readable(theta), spec.offsets(shape)), T - 1 if last_only else 0
         loss = steps.model_pass(shape.cell)(net, readable(x), extra, _alone(ws), first, whole(shape.hidden_size))
         return loss, ws.grad, ws.h[:, T].copy(), (ws.c[:, T] if ws.c.size else c).copy()
@@ -154,7 +154,7 @@ def score(
         ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype)
         log_probs = np.empty((T, x.shape[1])) if out is None else out
         _carry_in(h, c, ws.h, ws.c)
-        net, extra = Net(readable(theta), spec.offsets(shape)), extra_of(ws.table, ws.dropped)
+        net, extra = Net(readable(theta), spec.offsets(shape)), extra_of(ws)
         run = sampling.score_pass(shape.cell)
         run(net, readable(x), extra, _alone(ws), whole(shape.hidden_size), log_probs)
         _carry_out(ws.h, ws.c, T, h, c)
@@ -177,14 +177,18 @@ def sample(
     """Sample many characters in one compiled call, as :func:`kernels.reference.sample`."""
     uniforms, *how = checks.sample(theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs)
     V, layout = shape.vocab_size, spec.workspace_layout(shape, 1, h.shape[1], theta.dtype)
-    made = {name: spec.aligned_zeros(*layout[name]) for name in ("h", "c", "gates", "table", "dropped", "logits")}
+    names = "h", "c", "gates", "table", "embedded", "places", "dropped", "logits", "rows"
+    made = {name: spec.aligned_zeros(*layout[name]) for name in names}
+    if shape.embedding_size:  # a table of all ids: they are not known beforehand
+        made["table"] = spec.aligned_zeros((V, layout["table"][0][1]), theta.dtype)
+        made["embedded"] = spec.aligned_zeros((1, V, shape.embedding_size), theta.dtype)
     empty = np.empty((len(h), 4, 0), theta.dtype)
     ws = Workspace(**dict.fromkeys(Workspace._fields) | made | {"packed": empty, "counter": np.zeros(3, np.int64)})
     _carry_in(h, c, ws.h, ws.c)
     drawn = np.empty(uniforms.shape, np.int32)
     done = sampling.sample_loop(shape.cell)(
         Net(readable(theta), spec.offsets(shape)), x[None].copy(), readable(uniforms), tuple(how),
-        extra_of(ws.table, ws.dropped), ws, np.empty(V), np.empty(V, np.int64), whole(shape.hidden_size), drawn,
+        extra_of(ws), ws, np.empty(V), np.empty(V, np.int64), whole(shape.hidden_size), drawn,
         np.empty((0, len(x))) if log_probs is None else log_probs,
     )  # fmt: skip
     if done < len(drawn):

@@ -108,21 +108,27 @@ def _input_rows(phase, x, d, block, rows, count, slots, rule):
 
 
 @thin
-def _embedding(phase, table, at, slots, rule, share):
+def _embedding(phase, extra, ids, count, at, slots, rule, share):
     """The thread's share of the gradients and updates of the embedding and of W_x, which begins at theta[at].
 
-    The gradients are table @ W_x' and embedding' @ table, where table holds the gradient of embedding @ W_x. Threads
-    split the embedding by rows and W_x by columns.
+    The gradients are table @ W_x' and embedding' @ table, where table holds the gradient of embedding @ W_x, for the
+    sequence's `count` ids; that of the embedding's other rows is zero. Threads split the embedding by rows and W_x by
+    columns.
     """
-    V, N = table.shape
-    E, rows = at // V, flat(table)
+    (_, U, E), N = extra.embedded.shape, extra.table.shape[1]
+    rows, table, V = flat(extra.embedded), flat(extra.table), at // E
     n0, n1 = part_of(N, 48, share.thread, share.threads)
-    _weight(phase, Matrix(slots.theta, 0, E), Matrix(rows, 0, N), V, Block(at, N, 0, E, n0, n1), slots, rule, None)
-    r0, r1 = rows_of(V, share.thread, share.threads)
+    _weight(phase, Matrix(rows, 0, E), Matrix(table, 0, N), count, Block(at, N, 0, E, n0, n1), slots, rule, None)
     if phase == APPLY:
-        _apply_block(slots, Block(0, E, r0, r1, 0, E), rule)
-    else:
-        product_transposed(rows, r0 * N, N, slots.theta, at, N, slots.grad, r0 * E, E, r1 - r0, E, N)
+        v0, v1 = rows_of(V, share.thread, share.threads)
+        _apply_block(slots, Block(0, E, v0, v1, 0, E), rule)
+        return
+    r0, r1 = rows_of(count, share.thread, share.threads)
+    product_transposed(table, r0 * N, N, slots.theta, at, N, rows, (U + r0) * E, E, r1 - r0, E, N)
+    v0 = 0 if r0 == 0 else (ids[r0] if r0 < count else V)
+    slots.grad[v0 * E : (V if r1 == count else ids[r1]) * E] = 0
+    for r in range(r0, r1):
+        slots.grad[ids[r] * E : (ids[r] + 1) * E] = rows[(U + r) * E : (U + r + 1) * E]
 
 
 @cache
@@ -170,7 +176,7 @@ def update_of(cell: str) -> Any:
                     to = Block(offsets[at + 2 + v] + before, length, 0, 1, v0, v1)
                     _vector(phase, summed, R, to, slots, rule)
         if extra is not None and extra.table.size > 0:
-            _embedding(phase, extra.table, offsets[0], slots, rule, share)
+            _embedding(phase, extra, ws.rows, ws.status[2], offsets[0], slots, rule, share)
         k0, k1 = part_of(H, TILE_ROWS, share.thread, share.threads)
         read, skipped, top = (steps - 1 - first) * B, first * B, passed_up(ws.h, extra, L - 1)
         top, dlogits = Matrix(top.flat, top.at + skipped * H, H), Matrix(flat(ws.logits), skipped * V, V)

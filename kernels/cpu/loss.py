@@ -11,7 +11,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from kernels.cpu.compiler import entry, inner
-from kernels.cpu.emit.activations import emit_exp, exp
+from kernels.cpu.emit.activations import emit_exp
 from kernels.cpu.emit.vectors import Number, Vectors, for_each_vector, real_type
 
 
@@ -79,16 +79,52 @@ def softmax_loss(z, target, d):
     return math.log(float(total)) - float(at_target - largest)
 
 
+@intrinsic
+def _sum_of_exponentials(typing, zero, z, n):
+    """The largest of z (n,), and the sum of exp(z - the largest) in float64."""
+
+    def emit(context, builder, signature, arguments):
+        _, z, n = arguments
+        double = ir.DoubleType()
+        wide = Vectors(builder, double)
+        vec = Vectors(builder, real_type(signature.args[0]), wide.lanes)
+        z = builder.inttoptr(z, vec.real.as_pointer())
+        best, total = cgutils.alloca_once(builder, vec.type), cgutils.alloca_once(builder, wide.type)
+        builder.store(vec.broadcast(builder.load(z)), best)
+        builder.store(wide.zero, total)
+
+        def larger(a, b):
+            return builder.select(builder.fcmp_ordered(">", b, a), b, a)
+
+        def widened(value):
+            return value if vec.real == double else builder.fpext(value, wide.type)
+
+        def find(at, mask):
+            so_far, here = builder.load(best), vec.load(vec.element(z, at), mask)
+            here = here if mask is None else builder.select(mask, here, so_far)
+            builder.store(larger(so_far, here), best)
+
+        for_each_vector(builder, vec, n, find)
+        largest = widened(_reduced(vec, builder.load(best), larger))
+
+        def add(at, mask):
+            here = widened(vec.load(vec.element(z, at), mask))
+            value = emit_exp(Number(builder, builder.fsub(here, largest))).value
+            value = value if mask is None else builder.select(mask, value, wide.zero)
+            builder.store(builder.fadd(builder.load(total), value), total)
+
+        for_each_vector(builder, vec, n, add)
+        together = _reduced(wide, builder.load(total), builder.fadd)
+        found = [builder.extract_element(vector, ir.IntType(32)(0)) for vector in (largest, together)]
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return types.UniTuple(types.float64, 2)(zero, types.uintp, types.intp), emit
+
+
 @inner
 def log_prob(logits, target):
     """Log softmax(logits)[target] in float64."""
-    V = logits.shape[0]
-    largest = float(logits[0])
-    for j in range(V):
-        largest = max(largest, float(logits[j]))
-    total = 0.0
-    for j in range(V):
-        total += exp(float(logits[j]) - largest)
+    largest, total = _sum_of_exponentials(logits.dtype.type(0), np.uintp(logits.ctypes.data), logits.shape[0])
     return float(logits[target]) - largest - math.log(total)
 
 

@@ -31,13 +31,15 @@ from kernels.cpu.emit.rounding import (
 from kernels.cpu.emit.vectors import stay_out_of_line
 from kernels.cpu.loss import softmax_loss
 from kernels.cpu.matmul import address, clear_rows, copy_to_rows
-from kernels.cpu.threads import part_of
+from kernels.cpu.threads import barrier, part_of
 from kernels.cpu.values import flat
 from kernels.spec import workspaces
 
 depth_of = inner(workspaces.depth_of)
 #: Longest piece of a contraction for which a block of sums stays in registers.
 _DEPTH = 512
+#: Rows of logits that one product computes: at least so many, and as many as have so many elements.
+_ROWS, _LOGITS = 48, 2**17
 #: Bytes of panels that all rows are multiplied by before the next ones.
 _CACHED = 2**18
 _block_22, _block_21, _block_12, _block_11 = (amx_block(r, c) for r in (2, 1) for c in (2, 1))
@@ -431,17 +433,24 @@ def _transpose_steps(rows, out, steps, B, u0, u1):
 # -------------------------------------------------------------------------------------------------------- readout
 @thin
 def readout(rounded_h, net, targets, ws, first, share):
-    """Like model.readout; do nothing and return False if the call is not mixed."""
+    """Like model.readout; do nothing and return False if the call is not mixed.
+
+    If there are enough steps, threads split these, so that each product has many rows: its weights are read often.
+    """
     if rounded_h is None:
         return False
     T, B, V = ws.logits.shape
-    last, t0, t1 = net.offsets.shape[0] - 1, first, T
-    if share.b1 - share.b0 == B:
+    last, b0, b1, t0, t1 = net.offsets.shape[0] - 1, share.b0, share.b1, first, T
+    if T - first >= share.threads:
+        barrier(share.counter, share.threads)  # all threads have computed their part of h
         t0, t1 = part_of(T - first, 1, share.thread, share.threads)
-        t0, t1 = t0 + first, t1 + first
+        b0, b1, t0, t1 = 0, B, t0 + first, t1 + first
+    elif b1 - b0 == B and share.thread > 0:
+        t1 = t0
+    steps = max(_ROWS, _LOGITS // V) // B if b1 - b0 == B else 1
     b_y = net.theta[net.offsets[last] : net.offsets[last] + V]
-    for t in range(t0, t1):
-        _readout_step(b_y, targets, ws, first, t, share)
+    for t in range(t0, t1, max(1, steps)):
+        _readout_steps(b_y, targets, ws, first, t, min(t + max(1, steps), t1), b0, b1)
     if share.thread == 0:
         _clear_rest(ws.pairs_of_logits, V, (T - first) * _even(B))
     return True
@@ -456,23 +465,24 @@ def _clear_rest(pairs, N, rows):
 
 
 @thin
-def _readout_step(b_y, targets, ws, first, t, share):
+def _readout_steps(b_y, targets, ws, first, t0, t1, b0, b1):
+    """The readout of streams b0:b1 of steps t0:t1: one step, or all streams."""
     L, _, B, H = ws.h.shape
     T, _, V = ws.logits.shape
-    row, R, logits = t * B + share.b0, share.b1 - share.b0, flat(ws.logits)
+    row, R, logits = t0 * B + b0, (t1 - t0 - 1) * B + b1 - b0, flat(ws.logits)
     copy_to_rows(b_y, logits, row * V, V, R)
     top, at = ws.rounded_h[L - 1], row + B
     if ws.rounded_dropped.shape[0] > 0:
         top, at = ws.rounded_dropped[L - 1], row
     w, back, rows = ws.rounded_readout[0], ws.rounded_readout[1], ws.rounded_logits
-    _product(
-        address(top, at * top.shape[1]), top.shape[1], address(w, 0), address(logits, row * V), V, R, depth_of(H), V
-    )
-    for b in range(share.b0, share.b1):
-        ws.row_loss[t, b] = softmax_loss(ws.logits[t, b], targets[t, b], ws.logits[t, b])
-    pair, K = ((t - first) * _even(B) + share.b0) // 2, depth_of((T - first) * _even(B))
-    _keep_pairs(logits, row * V, V, rows, row * rows.shape[1], rows.shape[1], ws.pairs_of_logits, pair, 0, K, R, V)
+    a, to, stride = address(top, at * top.shape[1]), address(logits, row * V), rows.shape[1]
+    _product(a, top.shape[1], address(w, 0), to, V, R, depth_of(H), V)
+    for t in range(t0, t1):
+        for b in range(b0, b1):
+            ws.row_loss[t, b] = softmax_loss(ws.logits[t, b], targets[t, b], ws.logits[t, b])
+        pair, K = ((t - first) * _even(B) + b0) // 2, depth_of((T - first) * _even(B))
+        at = t * B + b0
+        _keep_pairs(logits, at * V, V, rows, at * stride, stride, ws.pairs_of_logits, pair, 0, K, b1 - b0, V)
     dh = flat(ws.dh)
     clear_rows(dh, row * H, H, R, H)
-    a, to = address(rows, row * rows.shape[1]), address(dh, row * H)
-    _product(a, rows.shape[1], address(back, 0), to, H, R, depth_of(V), H)
+    _product(address(rows, row * stride), stride, address(back, 0), address(dh, row * H), H, R, depth_of(V), H)

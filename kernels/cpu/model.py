@@ -1,10 +1,10 @@
 """A whole model, forward and backward, as run by each thread of a team (threads.py).
 
 Layers find their parameters in the flat vectors by `offsets` (spec.offsets); an embedding lies before them. The
-product of the embedding and W_x is a table with one row per id: computing its V rows costs less than a product at each
-of T B steps, as long as V is smaller than T B. In the backward pass, the gradients of both follow from the table's
-gradient. Buffers are those of spec.Workspace. Barriers separate the phases of an iteration (steps.py); threads that
-split the hidden units also meet at every step of a layer. Nothing is allocated.
+product of the embedding and W_x is a table with a row for each id of the sequence, however many ids the vocabulary has.
+In the backward pass, the gradients of both follow from the table's gradient. Buffers are those of spec.Workspace.
+Barriers separate the phases of an iteration (steps.py); threads that split the hidden units also meet at every step of
+a layer. Nothing is allocated.
 
 The code for a cell is compiled on first use, so that nobody waits for cells that are not used.
 """
@@ -71,29 +71,51 @@ def rows_of(R, thread, threads):
     return r0, R if thread == threads - 1 else r1
 
 
+@inner
+def find_places(net, x, rows, extra):
+    """Write the ids of x (T, B) in ascending order to rows, their places to extra; return their number.
+
+    The order of additions in the gradient of W_x follows from that order, not from the text's. The rows of the
+    embedding are copied to extra.embedded[0].
+    """
+    V, E = rows.shape[0] // 2, extra.embedded.shape[2]
+    rows[V:] = 0
+    for t in range(x.shape[0]):
+        for r in range(x.shape[1]):
+            rows[V + x[t, r]] = 1
+    count = 0
+    for n in range(V):
+        if rows[V + n] != 0:
+            rows[V + n], rows[count] = count, n
+            extra.embedded[0, count] = net.theta[n * E : (n + 1) * E]
+            count += 1
+    for t in range(x.shape[0]):
+        for r in range(x.shape[1]):
+            extra.places[t, r] = rows[V + x[t, r]]
+    return count
+
+
 @thin
-def look_up(net, table, share):
-    """Compute table (V, N) = embedding @ W_x: the thread's columns, or its share of the rows."""
-    V, N = table.shape
-    theta, first, out = net.theta, net.offsets[0], flat(table)
-    E, H = first // V, share.pieces[-1, 0] + share.pieces[-1, 1]
-    r0, r1 = (0, V) if shares_units(share) else rows_of(V, share.thread, share.threads)
+def look_up(net, extra, count, share):
+    """Compute the first `count` rows of the table, embedding @ W_x: the thread's columns, or its share of the rows."""
+    N, E, table = extra.table.shape[1], extra.embedded.shape[2], flat(extra.table)
+    rows, first, H = flat(extra.embedded), net.offsets[0], share.pieces[-1, 0] + share.pieces[-1, 1]
+    r0, r1 = (0, count) if shares_units(share) else rows_of(count, share.thread, share.threads)
     for q in range(share.q0, share.q1):
-        count, length, step = column_ranges(N // H, share.pieces[q])
-        for s in range(count):
+        number, length, step = column_ranges(N // H, share.pieces[q])
+        for s in range(number):
             begin = share.pieces[q, 2] + s * step
-            clear_rows(out, r0 * N + begin, N, r1 - r0, length)
-            add_product(theta, r0 * E, E, theta, first + begin, N, out, r0 * N + begin, N, r1 - r0, E, length)
+            clear_rows(table, r0 * N + begin, N, r1 - r0, length)
+            add_product(rows, r0 * E, E, net.theta, first + begin, N, table, r0 * N + begin, N, r1 - r0, E, length)
 
 
 @inner
-def look_up_gradient(x, dz, table, thread, threads):
-    """Overwrite the thread's columns of the table with those of its gradient, for ids x (T, B)."""
-    V, N = table.shape
-    out = flat(table)
+def look_up_gradient(dz, extra, count, thread, threads):
+    """Overwrite the thread's columns of the table's first `count` rows with those of its gradient."""
+    N, out = extra.table.shape[1], flat(extra.table)
     n0, n1 = part_of(N, 48, thread, threads)
-    clear_rows(out, n0, N, V, n1 - n0)
-    add_gradient_ids(x, Matrix(flat(dz), 0, N), out, 0, n0, n1)
+    clear_rows(out, n0, N, count, n1 - n0)
+    add_gradient_ids(extra.places, Matrix(flat(dz), 0, N), out, 0, n0, n1)
 
 
 # ---------------------------------------------------------------------------------------------------------- readout

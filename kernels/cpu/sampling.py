@@ -8,7 +8,7 @@ from kernels.cpu.compiler import entry, inner, named, thin
 from kernels.cpu.emit.activations import exp
 from kernels.cpu.loss import log_prob
 from kernels.cpu.matmul import add_product, copy_to_rows
-from kernels.cpu.model import look_up, passes
+from kernels.cpu.model import find_places, look_up, passes
 from kernels.cpu.steps import carry_state
 from kernels.cpu.threads import alone
 from kernels.cpu.values import block, flat
@@ -43,7 +43,7 @@ def score_pass(cell: str) -> Any:
         """Write the log probabilities (T, B) of x[1:]; ws.h[:, 0], ws.c[:, 0] hold the initial state."""
         share = alone(x.shape[1], pieces, ws.counter)
         if extra is not None and extra.table.size > 0:
-            look_up(net, extra.table, share)
+            look_up(net, extra, find_places(net, x[: ws.logits.shape[0]], ws.rows, extra), share)
         logits_of(net, x, ws, extra, share)
         for t in range(log_probs.shape[0]):
             for r in range(log_probs.shape[1]):
@@ -166,8 +166,12 @@ def sample_loop(cell: str) -> Any:
         B, logits = x.shape[1], ws.logits
         share = alone(B, pieces, ws.counter)
         if extra is not None and extra.table.size > 0:
-            look_up(net, extra.table, share)
+            V = extra.table.shape[0]
+            extra.embedded[0] = net.theta[: net.offsets[0]].reshape(V, extra.embedded.shape[2])
+            look_up(net, extra, V, share)
         for n in range(uniforms.shape[0]):
+            if extra is not None and extra.table.size > 0:
+                extra.places[0] = x[0]
             logits_of(net, x, ws, extra, share)
             carry_state(ws.h, ws.c, False, share)
             for r in range(B):

@@ -11,7 +11,7 @@ from kernels.cpu.compiler import entry, exact, inner, named
 from kernels.cpu.emit.denormals import flush_denormals, restore
 from kernels.cpu.gradients import APPLY, BOTH, GRADIENT, apply, norm_factor, square_sums, touched_rows, update_of
 from kernels.cpu.layers import cells_at
-from kernels.cpu.model import look_up, look_up_gradient, passes, readout, total
+from kernels.cpu.model import find_places, look_up, look_up_gradient, passes, readout, total
 from kernels.cpu.optimizers import CONSTANTS, NO_UPDATE, Chosen, constants
 from kernels.cpu.threads import Share, alone, barrier
 from kernels.cpu.values import Rule, Slots, flat, has_embedding, slot
@@ -137,10 +137,14 @@ def train_loop(cell: str) -> Any:
                 status[0] = _read(batches.ids, batches.starts[n], x, V)
                 if sparse and status[0] < 0:
                     status[1] = touched_rows(x[:T], ws.rows, status[1])
+                if extra is not None and extra.table.size > 0 and status[0] < 0:
+                    status[2] = find_places(net, x[:T], ws.rows, extra)
             prepare(net, ws, share)
             mixed.prepare(ws.rounded_h, net, ws, share)
             if extra is not None and extra.table.size > 0:
-                look_up(net, extra.table, share)
+                barrier(counter, threads)  # the rows of the embedding are complete
+                if status[0] < 0:
+                    look_up(net, extra, status[2], share)
             barrier(counter, threads)  # the sequence, its initial state and the list of its rows are complete
             if status[0] >= 0 or counter[1] != 0:
                 done = n
@@ -167,7 +171,7 @@ def train_loop(cell: str) -> Any:
             if not panelled:  # the weights of a panel need only the panel's own dz
                 barrier(counter, threads)  # dz of all layers is complete, and no thread reads the weights any more
             if extra is not None and extra.table.size > 0:
-                look_up_gradient(x[:T], ws.dz, extra.table, thread, threads)
+                look_up_gradient(ws.dz, extra, status[2], thread, threads)
                 barrier(counter, threads)  # all columns of the table's gradient are complete
 
             # update: the gradient, its norm if that is limited, and the parameters
@@ -207,12 +211,13 @@ def model_pass(cell: str) -> Any:
         """Return the loss of one sequence x (T+1, B), write ws.grad; ws.h[:, 0], ws.c[:, 0] hold the initial state."""
         T, theta, share = x.shape[0] - 1, net.theta, alone(x.shape[1], pieces, ws.counter)
         if extra is not None and extra.table.size > 0:
-            look_up(net, extra.table, share)
+            ws.status[2] = find_places(net, x[:T], ws.rows, extra)
+            look_up(net, extra, ws.status[2], share)
         forward(net, x[:T], ws, extra, 0, share)
         readout(net, x[1:], ws, extra, first, share)
         backward(net, ws, extra, 0, share)
         if extra is not None and extra.table.size > 0:
-            look_up_gradient(x[:T], ws.dz, extra.table, 0, 1)
+            look_up_gradient(ws.dz, extra, ws.status[2], 0, 1)
         slots, rule = (
             Slots(theta, ws.grad, theta, theta),
             Rule(NO_UPDATE, ws.carry[0, 0]),

@@ -88,7 +88,7 @@ class _Run:
         ids, *each = self._batches
         shared = (
             Net(call.theta, self._offsets), call.state, Batches(ids, *(array[begin:end] for array in each)),
-            self._recipe._replace(step=call.step + begin), extra_of(ws.table, ws.dropped, masks, call.dropout), ws,
+            self._recipe._replace(step=call.step + begin), extra_of(ws, masks, call.dropout), ws,
             self._watch, call.losses[begin:end], Team(who.members, who.pieces, self._numbers),
         )  # fmt: skip
         done = together(lambda thread: self._loop(*shared, thread), len(who.members), ws.counter)

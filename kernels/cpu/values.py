@@ -61,8 +61,10 @@ class Block(NamedTuple):
 class Extra(NamedTuple):
     """Arrays for dropout and an embedding. A model with neither passes None, and is compiled without that code."""
 
-    table: Any  # as in spec.Workspace
-    dropped: Any  # as in spec.Workspace
+    table: Any  # this and the next three as in spec.Workspace
+    embedded: Any
+    places: Any
+    dropped: Any
     masks: Any  # (n, L, T, B, H) uint8, read; empty without dropout
     scale: float  # factor of the values that are kept
 
@@ -85,15 +87,15 @@ def readable(array: np.ndarray) -> np.ndarray:
     return array if array.flags.writeable else np.asarray(_Alias(array))
 
 
-def extra_of(table: Any, dropped: Any, masks: Any = None, dropout: float = 0.0) -> Extra | None:
+def extra_of(ws: Any, masks: Any = None, dropout: float = 0.0) -> Extra | None:
     """The Extra of a pass with dropout, with masks (n, L, T, B, H), or with an embedding; None with neither.
 
-    table and dropped are as in Workspace.
+    ws is a Workspace.
     """
-    if masks is None and table.size == 0:
+    if masks is None and ws.table.size == 0:
         return None
     masks = np.empty((0,) * 5, np.uint8) if masks is None else masks
-    return Extra(table, dropped, readable(masks), 1 / (1 - dropout))
+    return Extra(ws.table, ws.embedded, ws.places, ws.dropped, readable(masks), 1 / (1 - dropout))
 
 
 @inner

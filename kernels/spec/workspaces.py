@@ -80,13 +80,16 @@ class _Buffers(NamedTuple):
     carry: Any  # (2, B, H): dh_next, and dc_next or the GRU's dh z
     partial: Any  # (2, 2, unit panels or 0, B, H or more): two turns of each panel's share of dh_next and the dh below
     packed: Any  # (L, 4, 4 H (H + 16)) or empty: W_h, W_h', W_x, W_x' in the order in which products read them
-    table: Any  # (V, gates H), empty without an embedding: embedding @ W_x, one row per id; then its gradient
+    # The next three are empty without an embedding; U is the most ids that differ in a sequence, min(V, T B).
+    table: Any  # (U, gates H): embedding @ W_x, a row for each id of the sequence in ascending order; then its gradient
+    embedded: Any  # (2, U, E): the rows of the embedding for these ids, and their gradient
+    places: Any  # (T, B) int32: the row of the table that belongs to an input
     dropped: Any  # (L, T, B, H), empty without dropout: h after dropout
     logits: Any  # (T, B, V), then dlogits
     row_loss: Any  # (T, B) float64
     grad: Any  # (N,)
     panels: Any  # (ceil(N / NORM_PANEL),) float64: sums of squares
-    rows: Any  # (2V,) int32: the rows of W_x that a sequence touches, and marks
+    rows: Any  # (2V,) int32: the rows of W_x, or of the embedding, that a sequence touches; and marks of ids
     status: Any  # (8,) int64: what threads tell each other
     counter: Any  # (8,) int64: the threads' barrier
     pairs: Any = None  # (L, 4 H (H + 4)) uint32: recurrent matrices rounded to bfloat16, two numbers per element
@@ -138,7 +141,9 @@ def workspace_layout(
             (L, 4, 4 * H * (H + 16) if panels == 1 and not mixed and packs(H, B, real.itemsize, cell) else 0),
             real,
         ),
-        "table": ((V if E > 0 else 0, row.gates * H), real),
+        "table": ((min(V, T * B) if E > 0 else 0, row.gates * H), real),
+        "embedded": ((2, min(V, T * B) if E > 0 else 0, E), real),
+        "places": ((T if E > 0 else 0, B), np.dtype(np.int32)),
         "dropped": ((L if dropout > 0 else 0, T, B, H), real),
         "logits": ((T, B, V), real),
         "row_loss": ((T, B), double),
