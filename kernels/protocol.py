@@ -132,7 +132,7 @@ class Ops(Protocol):
 
     def score(
         self, theta: Floats, h: Floats, c: Floats, x: Ids, *, shape: Shape, workspace: Workspace | None = None,
-        out: Floats | None = None,
+        threads: int = 1, out: Floats | None = None,
     ) -> Array:  # fmt: skip
         """Return the log probability of each character of a text, given the characters before it."""
 

@@ -11,6 +11,7 @@ import numpy as np
 
 import kernels
 from charlstm.errors import Diverged
+from charlstm.host.machine import usable_cores
 from kernels import spec
 from kernels.spec import Shape
 
@@ -32,10 +33,11 @@ class Reader:
     ----------
     ops, theta, shape : the model; theta where the backend keeps it (host or device)
     begin : the ids to read before the text
+    threads : most threads that read; None for all cores
     """
 
-    def __init__(self, ops: Any, theta: Any, shape: Shape, begin: Sequence[int]) -> None:
-        self._ops, self._theta, self._shape = ops, theta, shape
+    def __init__(self, ops: Any, theta: Any, shape: Shape, begin: Sequence[int], threads: int | None = None) -> None:
+        self._ops, self._theta, self._shape, self._threads = ops, theta, shape, threads or usable_cores()
         self.h, self.c = zero_state(shape, theta.dtype)  #: (L, 1, H): the state before the last id is read
         self.last: int | None = None  #: the last id, not yet read into h and c
         self._workspace: Any = None
@@ -56,7 +58,7 @@ class Reader:
                 self._workspace = self._ops.workspace(self._shape, READ_STEPS, 1, self._theta.dtype)
             workspace = self._workspace if len(piece) == READ_STEPS else None
             found[at : at + len(piece)] = self._ops.score(
-                self._theta, self.h, self.c, x, shape=self._shape, workspace=workspace
+                self._theta, self.h, self.c, x, shape=self._shape, workspace=workspace, threads=self._threads
             )[:, 0]
             self.last = int(piece[-1])
         return found
@@ -108,7 +110,9 @@ def _side_by_side(
         if key not in workspaces:
             workspaces.clear()
             workspaces[key] = ops.workspace(shape, *key, theta.dtype)
-        out[at + 1 : at + len(piece)] = ops.score(theta, h, c, piece, shape=shape, workspace=workspaces[key])
+        out[at + 1 : at + len(piece)] = ops.score(
+            theta, h, c, piece, shape=shape, workspace=workspaces[key], threads=usable_cores()
+        )
     for column, line in enumerate(lines):
         yield out[len(begin) : len(begin) + len(line), column].copy()
 

@@ -339,8 +339,10 @@ class CorpusScorer:
             yield rest
 
 
-def bits_per_unit(ops: Any, theta: np.ndarray, shape: Shape, begin: Sequence[int], ids: np.ndarray) -> float:
+def bits_per_unit(
+    ops: Any, theta: np.ndarray, shape: Shape, begin: Sequence[int], ids: np.ndarray, threads: int | None = None
+) -> float:
     """-sum log2 p / M of the ids (M,) of a text of any length; `begin` are the ids that texts begin after."""
-    reader = forward.Reader(ops, theta, shape, begin)
+    reader = forward.Reader(ops, theta, shape, begin, threads)
     nats = -sum(float(reader.read(ids[at : at + _PIECE]).sum()) for at in range(0, len(ids), _PIECE))
     return nats / len(ids) / math.log(2)

@@ -42,7 +42,9 @@ class Evaluations:
 
     def bits(self, theta: Any) -> float:
         """Held-out bits per character; for a byte model, per byte."""
-        return bits_per_unit(self._ops, theta, self._shape, self._corpus.edges.begin, self._held_out)
+        return bits_per_unit(
+            self._ops, theta, self._shape, self._corpus.edges.begin, self._held_out, self._config.threads
+        )
 
     @cached_property
     def baseline_bits(self) -> float | None:

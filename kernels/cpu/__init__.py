@@ -20,7 +20,8 @@ from kernels.cpu.gru import gru_backward, gru_forward
 from kernels.cpu.lnlstm import lnlstm_backward, lnlstm_forward
 from kernels.cpu.lstm import lstm_backward, lstm_forward
 from kernels.cpu.rnn import rnn_backward, rnn_forward
-from kernels.cpu.threads import whole
+from kernels.cpu.teamwork import together
+from kernels.cpu.threads import reading_plan, whole
 from kernels.cpu.values import Net, extra_of, readable
 from kernels.spec import Shape, Workspace, checks, workspace
 from kernels.spec.updates import optimizer_ops
@@ -143,20 +144,28 @@ def train_steps(
 
 
 def score(
-    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, out: Any = None
-) -> np.ndarray:
+    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, threads: int = 1,
+    out: Any = None,
+) -> np.ndarray:  # fmt: skip
     """Compute the log probability of each character of a text, as :func:`kernels.reference.score`.
 
     With `workspace` and `out`, no buffers are allocated.
     """
-    T = checks.score(theta, h, c, x, shape, workspace, out)
+    T, threads = checks.score(theta, h, c, x, shape, workspace, threads, out)
     with checks.exclusive(workspace):
         ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype)
         log_probs = np.empty((T, x.shape[1])) if out is None else out
         _carry_in(h, c, ws.h, ws.c)
         net, extra = Net(readable(theta), spec.offsets(shape)), extra_of(ws)
-        run = sampling.score_pass(shape.cell)
-        run(net, readable(x), extra, _alone(ws), whole(shape.hidden_size), log_probs)
+        run, how = sampling.score_pass(shape.cell), reading_plan(shape.hidden_size, x.shape[1], threads, shape.cell)
+        single, given = (
+            reading_plan(shape.hidden_size, x.shape[1], 1, shape.cell),
+            (net, readable(x), extra, _alone(ws)),
+        )
+        ws.counter[:] = 0
+        done = together(lambda thread: run(*given, *how[:2], log_probs, thread), len(how.members), ws.counter)
+        if done is None:  # too few threads can be started
+            run(*given, *single[:2], log_probs, 0)
         _carry_out(ws.h, ws.c, T, h, c)
         return log_probs
 

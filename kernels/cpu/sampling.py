@@ -8,10 +8,13 @@ from kernels.cpu.compiler import entry, inner, named, thin
 from kernels.cpu.emit.activations import exp
 from kernels.cpu.loss import log_prob
 from kernels.cpu.matmul import add_product, copy_to_rows
-from kernels.cpu.model import find_places, look_up, passes
+from kernels.cpu.model import find_places, look_up, passes, rows_of
 from kernels.cpu.steps import carry_state
-from kernels.cpu.threads import alone
+from kernels.cpu.threads import Share, alone, barrier
 from kernels.cpu.values import block, flat
+
+#: Rows of logits that scoring computes at a time.
+_ROWS = 32
 
 
 @cache
@@ -35,21 +38,47 @@ def _logits_of(cell: str) -> Any:
 @cache
 def score_pass(cell: str) -> Any:
     """The compiled scoring pass for one kind of cell."""
-    logits_of = _logits_of(cell)
+    _, forward, _ = passes(cell)
 
     @entry
     @named(f"score_pass_{cell}")
-    def score_pass(net, x, extra, ws, pieces, log_probs):
-        """Write the log probabilities (T, B) of x[1:]; ws.h[:, 0], ws.c[:, 0] hold the initial state."""
-        share = alone(x.shape[1], pieces, ws.counter)
+    def score_pass(net, x, extra, ws, members, pieces, log_probs, thread):
+        """Write a thread's share of the log probabilities (T, B) of x[1:]; all threads get the same arrays.
+
+        ws.h[:, 0], ws.c[:, 0] hold the initial state.
+        """
+        own, threads, T = members[thread], members.shape[0], ws.logits.shape[0]
+        share = Share(thread, threads, own[0], own[1], own[2], own[3], pieces, ws.counter)
         if extra is not None and extra.table.size > 0:
-            look_up(net, extra, find_places(net, x[: ws.logits.shape[0]], ws.rows, extra), share)
-        logits_of(net, x, ws, extra, share)
-        for t in range(log_probs.shape[0]):
-            for r in range(log_probs.shape[1]):
-                log_probs[t, r] = log_prob(ws.logits[t, r], x[t + 1, r])
+            if thread == 0:
+                ws.status[2] = find_places(net, x[:T], ws.rows, extra)
+            barrier(ws.counter, threads)  # the rows of the embedding are complete
+            look_up(net, extra, ws.status[2], share)
+            barrier(ws.counter, threads)  # the table is complete
+        forward(net, x[:T], ws, extra, 0, share)
+        barrier(ws.counter, threads)  # h of all steps is complete
+        first, last = rows_of(x.shape[1] * T, thread, threads)
+        for row in range(first, last, _ROWS):
+            _score_rows(net, x, ws, first, row, min(_ROWS, last - row), log_probs)
 
     return score_pass
+
+
+@thin
+def _score_rows(net, x, ws, spare, row, R, log_probs):
+    """Write the log probabilities of R rows of log_probs (T, B), from `row` on; logits go to the rows from `spare` on.
+
+    So they stay in the cache.
+    """
+    L, steps, B, H = ws.h.shape
+    V, last = ws.logits.shape[2], net.offsets.shape[0] - 1
+    logits = flat(ws.logits)
+    copy_to_rows(net.theta[net.offsets[last] : net.offsets[last] + V], logits, spare * V, V, R)
+    top = ((L - 1) * steps + 1) * B * H
+    add_product(ws.h, top + row * H, H, block(net, last - 1), 0, V, logits, spare * V, V, R, H, V)
+    for r in range(R):
+        t, stream = (row + r) // B, (row + r) % B
+        log_probs[t, stream] = log_prob(logits[(spare + r) * V : (spare + r + 1) * V], x[t + 1, stream])
 
 
 @inner

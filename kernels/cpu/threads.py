@@ -81,6 +81,25 @@ def plan(
 
 
 @cache
+def reading_plan(hidden_size: int, batch_size: int, threads: int, cell: str) -> Plan:
+    """Choose how to split a pass that changes no parameters; members may have no streams, but a share of all logits.
+
+    Parameters are not rearranged, so units are split without panels.
+    """
+    H, B, threads = hidden_size, batch_size, threads if CAN_YIELD else 1
+    n = min(threads, H // 48)
+    if CELLS[cell].panels and n > 1 and 4 * threads > B:
+        cuts = [-(-H // 16) * k // n * 16 for k in range(n)] + [H]
+        pieces = [(cuts[k], cuts[k + 1] - cuts[k], cuts[k], H) for k in range(n)]
+        members = [(0, B, k, k + 1) for k in range(n)]
+    else:
+        pieces = [(0, H, 0, H)]
+        ends = [B // 2 * k // threads * 2 for k in range(threads)] + [B]
+        members = [(ends[k], ends[k + 1], 0, 1) for k in range(threads)]
+    return Plan(np.array(members, np.int64), np.array(pieces, np.int64), False)
+
+
+@cache
 def whole(hidden_size: int) -> Any:
     """The pieces (1, 4) of a layer that is not split."""
     return np.array([(0, hidden_size, 0, hidden_size)], np.int64)

@@ -258,10 +258,11 @@ def train_steps(
 
 @_taking_device_arrays
 def score(
-    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, out: Any = None
-) -> Any:
+    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, threads: int = 1,
+    out: Any = None,
+) -> Any:  # fmt: skip
     """Compute the log probability of each character of a text, as :func:`kernels.reference.score`."""
-    checks.score(theta, h, c, x, shape, workspace, out, DEVICE)
+    checks.score(theta, h, c, x, shape, workspace, threads, out, DEVICE)
     T, B = len(x) - 1, x.shape[1]
     log_probs = empty((T, B), np.float64) if out is None else out
     model = Model(theta, shape, T, B)

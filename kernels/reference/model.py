@@ -273,6 +273,7 @@ def score(
     *,
     shape: Shape,
     workspace: Workspace | None = None,
+    threads: int = 1,
     out: Floats | None = None,
 ) -> Array:
     """Compute the log probability of each character of a text, given the characters before it.
@@ -286,6 +287,7 @@ def score(
     x : (T+1, B) int32 ids: inputs x[:-1], targets x[1:]; read. The next call's x begins with this one's last row
     shape : Shape
     workspace : Workspace of these sizes
+    threads : most threads that may be used; any number gives the same bits (the reference uses one)
     out : (T, B) float64 buffer for the result, overwritten
 
     Returns
@@ -301,7 +303,7 @@ def score(
     -----
     Scoring a text in one call or in several gives the same numbers up to rounding.
     """
-    checks.score(theta, h, c, x, shape, workspace, out)
+    checks.score(theta, h, c, x, shape, workspace, threads, out)
     log_probs = np.empty((len(x) - 1, x.shape[1])) if out is None else out
     log_probs[...] = log_prob(read(theta, shape, h, c, x[:-1]), x[1:])
     return log_probs

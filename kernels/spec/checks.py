@@ -253,12 +253,14 @@ def train_steps(
     return training
 
 
-def score(theta: Any, h: Any, c: Any, x: Any, shape: Any, ws: Any, out: Any, family: Family = HOST) -> int:
-    """Check the arguments of :func:`score`; return T."""
+def score(
+    theta: Any, h: Any, c: Any, x: Any, shape: Any, ws: Any, threads: Any, out: Any, family: Family = HOST
+) -> tuple[int, int]:
+    """Check the arguments of :func:`score`; return T and the number of threads."""
     given = (theta, h, c, x, out)
     sizes = _CHECKS["score"](given, family, **_sizes(shape, family))
     _check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, given, family)
-    return sizes["T"]
+    return sizes["T"], number("threads", threads)
 
 
 class Sampling(NamedTuple):

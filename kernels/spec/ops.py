@@ -28,6 +28,6 @@ OPS = {
         "dropout=0.0, masks=None, bfloat16=False, smooth_loss=inf, stop_below=-inf, workspace=None, threads=1, "
         "out=None)"
     ),
-    "score": "(theta, h, c, x, *, shape, workspace=None, out=None)",
+    "score": "(theta, h, c, x, *, shape, workspace=None, threads=1, out=None)",
     "sample": "(theta, h, c, x, uniforms, *, shape, temperature=1.0, top_k=0, top_p=1.0, log_probs=None)",
 }
