@@ -150,7 +150,9 @@ class Config:
         choices=("end", "shuffle-lines"),
     )
     validate_every: int | None = _option(
-        None, "iterations between evaluations on the held-out text [ten per run]", low=1
+        None,
+        "iterations between evaluations on the held-out text [ten per run, fewer if they take long]",
+        low=1,
     )
     patience: int | None = _option(None, "stop after this many evaluations without improvement", low=1)
 
