@@ -1,0 +1,89 @@
+"""Training of several models of one shape in one call: each gets the bits of its own call alone.
+
+A backend's train_steps comes here if theta has a leading axis. Models share nothing but the text, so each is trained by
+calls of its own, on a thread of its own. All models make the same number of iterations before any makes more; a signal
+such as Ctrl-C takes effect in between.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from kernels.spec.values import SMOOTHING
+
+_SECONDS = 0.1  # of training between two looks at signals
+
+
+def train_models(
+    train_steps: Callable[..., np.ndarray], workspace_of: Callable[..., Any], arrays: dict[str, Any], threads: int,
+    smooth_loss: float, step: int, workspace: Any, **options: Any,
+) -> np.ndarray:  # fmt: skip
+    """Run ``train_steps`` for each model; return the losses (models, n), NaN after a model's last one.
+
+    Raises
+    ------
+    ValueError
+        If an array lacks the leading axis, or as `train_steps`.
+    """
+    models = len(arrays["theta"])
+    if workspace is not None:
+        raise ValueError(f"workspace: expected None for {models} models")
+    own = {name: array for name, array in arrays.items() if array is not None and name not in ("ids", "out")}
+    for name, array in own.items():
+        if name == "learning_rate" and np.ndim(array) < 2:
+            continue
+        if len(array) != models:
+            raise ValueError(f"{name}: expected {models} models, as in theta, got {np.shape(array)}")
+    losses = np.full(np.shape(own["starts"])[:2], np.nan) if arrays["out"] is None else arrays["out"]
+    losses[...] = np.nan
+    shape, batch = options["shape"], np.shape(own["h"])[2]
+    kind = shape, options["seq_length"], batch, own["theta"].dtype, options["dropout"], options["bfloat16"]
+    spaces, smooth, going = [workspace_of(*kind) for _ in range(models)], [smooth_loss] * models, set(range(models))
+
+    def run(k: int, begin: int, end: int) -> bool:
+        """Run iterations of model k; return whether it goes on."""
+        per_iteration = {name: own[name][k][begin:end] for name in ("starts", "reset", "masks") if name in own}
+        rate = own["learning_rate"]
+        rate = rate if np.ndim(rate) == 0 else (rate[begin:end] if np.ndim(rate) == 1 else rate[k][begin:end])
+        made = train_steps(
+            *(own[name][k] for name in ("theta", "state", "h", "c")), arrays["ids"], learning_rate=rate,
+            threads=max(1, threads // models), smooth_loss=smooth[k], step=step + begin, workspace=spaces[k],
+            out=losses[k, begin:end], **per_iteration, **options,
+        )  # fmt: skip
+        for loss in made.tolist():
+            smooth[k] = SMOOTHING * smooth[k] + (1 - SMOOTHING) * loss / batch
+        is_low = len(made) > 0 and smooth[k] < options["stop_below"]
+        return len(made) == end - begin and not is_low and bool(np.isfinite(made).all())
+
+    begin, size, n = 0, 1, losses.shape[1]
+    with _workers(min(threads, models)) as each:
+        while going and begin < n:
+            begun, end = perf_counter(), min(n, begin + size)
+            goes_on = each(lambda k, b=begin, e=end: run(k, b, e), sorted(going))
+            going = {k for k, is_going in zip(sorted(going), goes_on, strict=True) if is_going}
+            seconds = max(perf_counter() - begun, 1e-6)
+            size, begin = max(1, min(2 * size, int(size * _SECONDS / seconds))), end
+    return losses
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[Callable[[Callable[[int], bool], list[int]], list[bool]]]:
+    """A function that calls another for each of several numbers on `count` threads, and waits for all, come what may."""
+    if count == 1:
+        yield lambda function, numbers: [function(k) for k in numbers]
+        return
+    with ThreadPoolExecutor(count, thread_name_prefix="charlstm") as pool:
+
+        def each(function: Callable[[int], bool], numbers: list[int]) -> list[bool]:
+            futures: list[Future[bool]] = []
+            try:
+                futures += [pool.submit(function, k) for k in numbers]
+            finally:
+                wait(futures)  # the models' arrays are in use until then
+            return [future.result() for future in futures]
+
+        yield each

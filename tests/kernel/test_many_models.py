@@ -1,0 +1,91 @@
+"""Several models in one call: each gets the bits of its own call alone, however the call ends."""
+
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+from kernels import spec
+from kernels.spec import Shape
+
+M, N_ITERATIONS, T, B = 3, 7, 4, 2
+SHAPE = Shape(9, 12, 2)
+
+
+def given(n=N_ITERATIONS):
+    random = np.random.RandomState(0)
+    theta = random.randn(M, spec.num_parameters(SHAPE)).astype("float32") * np.float32(0.3)
+    states = [np.zeros(dims, "float32") for dims in ((M, 2, theta.shape[1]), (M, 2, B, 12), (M, 2, B, 12))]
+    ids, starts = random.randint(0, 9, 90).astype(np.uint8), random.randint(0, 80, (M, n, B))
+    return [theta, *states], ids, starts, random.random_sample((M, n)) < 0.2
+
+
+def trained(ops, arrays, ids, starts, reset, rates, **options):
+    return ops.train_steps(
+        *arrays, ids, starts, reset, rates, shape=SHAPE, seq_length=T, optimizer="adam", **options
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("rates", [0.01, np.linspace(0.01, 0.02, N_ITERATIONS), np.full((M, N_ITERATIONS), 0.02)],
+                         ids=["one rate", "one of each iteration", "one of each model, too"])  # fmt: skip
+def test_each_model_has_the_bits_of_its_own_call(ops, threads, rates):
+    together, ids, starts, reset = given()
+    losses = trained(ops, together, ids, starts, reset, rates, threads=threads)
+    alone, *_ = given()
+    for k in range(M):
+        own = [array[k] for array in alone]
+        rate = rates[k] if np.ndim(rates) == 2 else rates
+        assert trained(ops, own, ids, starts[k], reset[k], rate).tobytes() == losses[k].tobytes()
+        assert [a.tobytes() for a in own] == [a[k].tobytes() for a in together]
+
+
+def test_a_model_that_is_done_leaves_the_others_running(ops):
+    together, ids, starts, reset = given(60)
+    together[0][1] = np.inf  # model 1 has no finite loss
+    losses = trained(ops, together, ids, starts, reset, 0.01, threads=2)
+    assert np.isfinite(losses[[0, 2]]).all()
+    assert not np.isfinite(losses[1]).any()
+    alone, *_ = given(60)
+    own = [array[2] for array in alone]
+    expected = trained(ops, own, ids, starts[2], reset[2], 0.01, smooth_loss=9.0, stop_below=8.99)
+    together, *_ = given(60)
+    losses = trained(ops, together, ids, starts, reset, 0.01, smooth_loss=9.0, stop_below=8.99, threads=2)
+    assert len(expected) < 60
+    assert losses[2][: len(expected)].tobytes() == expected.tobytes()
+    assert np.isnan(losses[2][len(expected) :]).all()
+    assert together[0][2].tobytes() == own[0].tobytes()
+
+
+def test_an_array_without_the_axis_of_models_is_refused(ops):
+    together, ids, starts, reset = given()
+    with pytest.raises(ValueError, match=r"starts: expected 3 models, as in theta, got \(2, 7, 2\)"):
+        trained(ops, together, ids, starts[:2], reset, 0.01)
+    with pytest.raises(ValueError, match="workspace: expected None for 3 models"):
+        trained(ops, together, ids, starts, reset, 0.01, workspace=spec.workspace(SHAPE, T, B, "float32"))
+    ids[:] = 9
+    with pytest.raises(ValueError, match=r"ids: expected ids in \[0, 9\), got 9"):
+        trained(ops, together, ids, starts, reset, 0.01, threads=2)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="sends a signal as POSIX systems do")
+def test_a_signal_ends_the_call_between_iterations():
+    import kernels
+
+    ops = kernels.load("numba")
+    together, ids, starts, reset = given(400_000)
+    trained(ops, together, ids, starts[:, :5], reset[:, :5], 0.01, threads=2)  # compile first
+    out = np.empty((M, 400_000))
+    main = threading.get_ident()
+    timer = threading.Timer(0.4, lambda: signal.pthread_kill(main, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        trained(ops, together, ids, starts, reset, 0.01, threads=2, out=out)
+    made = np.isfinite(out).sum(axis=1)
+    assert 0 < made.min() < 400_000
+    alone, *_ = given(5)
+    own = [array[0] for array in alone]
+    trained(ops, own, ids, starts[0, :5], reset[0, :5], 0.01)
+    trained(ops, own, ids, starts[0, : made[0]], reset[0, : made[0]], 0.01)
+    assert own[0].tobytes() == together[0][0].tobytes()
