@@ -24,7 +24,7 @@ from kernels.cpu.teamwork import together
 from kernels.cpu.threads import reading_plan, whole
 from kernels.cpu.values import Net, extra_of, readable
 from kernels.spec import Shape, Workspace, checks, workspace
-from kernels.spec.many import train_models
+from kernels.spec.many import or_several_models
 from kernels.spec.updates import optimizer_ops
 
 
@@ -101,6 +101,7 @@ def loss_and_grad(
         return loss, ws.grad, ws.h[:, T].copy(), (ws.c[:, T] if ws.c.size else c).copy()
 
 
+@or_several_models(spec.workspace)
 def train_steps(
     theta: Any,
     state: Any,
@@ -134,16 +135,6 @@ def train_steps(
     Iterations allocate nothing; with `workspace` and `out` the call allocates little. The call releases the GIL and
     takes it back about ten times a second, so that Python can run signal handlers.
     """
-    if getattr(theta, "ndim", 1) == 2:
-        arrays = dict(
-            theta=theta, state=state, h=h, c=c, ids=ids, starts=starts, reset=reset, learning_rate=learning_rate,
-            masks=masks, out=out,
-        )  # fmt: skip
-        return train_models(
-            train_steps, spec.workspace, arrays, threads, smooth_loss, step, workspace, shape=shape, seq_length=seq_length,
-            optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
-            last_only=last_only, dropout=dropout, bfloat16=bfloat16, stop_below=stop_below,
-        )  # fmt: skip
     given = checks.train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, step=step,
         optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,

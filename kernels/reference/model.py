@@ -15,7 +15,7 @@ from kernels.reference.optimizers import UPDATES, clip_checked
 from kernels.reference.rnn import rnn_backward, rnn_forward
 from kernels.spec import CELLS, Array, Floats, Ids, Shape, Workspace, checks
 from kernels.spec.atomic import assignments
-from kernels.spec.many import train_models
+from kernels.spec.many import or_several_models
 
 #: Forward and backward op of a layer, by kind of cell.
 _LAYERS: dict[str, Any] = {
@@ -127,6 +127,7 @@ def _rounded(theta: Any, shape: Shape, batch_size: int) -> np.ndarray:
     return rounded
 
 
+@or_several_models(spec.workspace)
 def train_steps(
     theta: Floats,
     state: Floats,
@@ -201,26 +202,16 @@ def train_steps(
     -----
     n iterations in one call or in several give the same bits.
 
-    Several models of one shape (on the CPU): if theta is (models, N), then state, h, c, starts, reset, masks and out have that
-    leading axis, too; ids are shared, and learning_rate is one number, (n,) or (models, n). The result is (models, n),
-    NaN after the last loss of a model that ended early. Each model gets the bits of a call of its own; with Numba, each
-    is trained by a thread of its own, as far as `threads` allows. workspace must be None.
+    Several models of one shape (on the CPU): if theta is (models, N), then state, h, c, starts, reset, masks and out
+    have that leading axis, too; ids are shared, and learning_rate is one number, (n,) or (models, n). The result is
+    (models, n), NaN after the last loss of a model that ended early. Each model gets the bits of a call of its own, on
+    a thread of its own as far as `threads` allows. workspace must be None.
 
     Ctrl-C, or any other exception from a signal handler, takes effect between iterations, at least about every tenth of
     a second. theta, state, h, c and `out` are then those after the same number of iterations,
     ``np.isfinite(out).sum()``, and a call for the remaining ones continues as if there had been no interruption. An id
     out of range ends a call in the same way.
     """
-    if getattr(theta, "ndim", 1) == 2:
-        arrays = dict(
-            theta=theta, state=state, h=h, c=c, ids=ids, starts=starts, reset=reset, learning_rate=learning_rate,
-            masks=masks, out=out,
-        )  # fmt: skip
-        return train_models(
-            train_steps, spec.workspace, arrays, threads, smooth_loss, step, workspace, shape=shape, seq_length=seq_length,
-            optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
-            last_only=last_only, dropout=dropout, bfloat16=bfloat16, stop_below=stop_below,
-        )  # fmt: skip
     given = checks.train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, step=step,
         optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,

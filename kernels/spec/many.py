@@ -5,20 +5,44 @@ calls of its own, on a thread of its own. All models make the same number of ite
 such as Ctrl-C takes effect in between.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial, wraps
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from kernels.spec.values import SMOOTHING
 
+Train = TypeVar("Train", bound=Callable[..., Any])
+_ARRAYS = ("theta", "state", "h", "c", "ids", "starts", "reset", "learning_rate", "masks", "out")
 _SECONDS = 0.1  # of training between two looks at signals
 
 
-def train_models(
+def or_several_models(workspace_of: Callable[..., Any]) -> Callable[[Train], Train]:
+    """Decorator of a backend's train_steps that makes it take several models, too; workspace_of allocates buffers."""
+
+    def decorate(train_steps: Train) -> Train:
+        order = inspect.signature(train_steps)
+
+        @wraps(train_steps)
+        def one_or_several(theta: Any, *arrays: Any, **options: Any) -> Any:
+            if getattr(theta, "ndim", 1) != 2:
+                return train_steps(theta, *arrays, **options)
+            given = order.bind(theta, *arrays, **options)
+            given.apply_defaults()
+            named = {name: given.arguments.pop(name) for name in _ARRAYS}
+            return _train_several(train_steps, workspace_of, named, **given.arguments)
+
+        return cast(Train, one_or_several)
+
+    return decorate
+
+
+def _train_several(
     train_steps: Callable[..., np.ndarray], workspace_of: Callable[..., Any], arrays: dict[str, Any], threads: int,
     smooth_loss: float, step: int, workspace: Any, **options: Any,
 ) -> np.ndarray:  # fmt: skip
@@ -60,30 +84,30 @@ def train_models(
         return len(made) == end - begin and not is_low and bool(np.isfinite(made).all())
 
     begin, size, n = 0, 1, losses.shape[1]
-    with _workers(min(threads, models)) as each:
+    with _workers(min(threads, models)) as run_all:
         while going and begin < n:
-            begun, end = perf_counter(), min(n, begin + size)
-            goes_on = each(lambda k, b=begin, e=end: run(k, b, e), sorted(going))
-            going = {k for k, is_going in zip(sorted(going), goes_on, strict=True) if is_going}
+            begun, end, now = perf_counter(), min(n, begin + size), sorted(going)
+            goes_on = run_all([partial(run, k, begin, end) for k in now])
+            going = {k for k, is_going in zip(now, goes_on, strict=True) if is_going}
             seconds = max(perf_counter() - begun, 1e-6)
             size, begin = max(1, min(2 * size, int(size * _SECONDS / seconds))), end
     return losses
 
 
 @contextmanager
-def _workers(count: int) -> Iterator[Callable[[Callable[[int], bool], list[int]], list[bool]]]:
-    """A function that calls another for each of several numbers on `count` threads, and waits for all, come what may."""
+def _workers(count: int) -> Iterator[Callable[[list[Callable[[], bool]]], list[bool]]]:
+    """A function that makes several calls on `count` threads and waits for all, whatever happens meanwhile."""
     if count == 1:
-        yield lambda function, numbers: [function(k) for k in numbers]
+        yield lambda calls: [call() for call in calls]
         return
     with ThreadPoolExecutor(count, thread_name_prefix="charlstm") as pool:
 
-        def each(function: Callable[[int], bool], numbers: list[int]) -> list[bool]:
+        def run_all(calls: list[Callable[[], bool]]) -> list[bool]:
             futures: list[Future[bool]] = []
             try:
-                futures += [pool.submit(function, k) for k in numbers]
+                futures += map(pool.submit, calls)
             finally:
                 wait(futures)  # the models' arrays are in use until then
             return [future.result() for future in futures]
 
-        yield each
+        yield run_all
