@@ -18,12 +18,12 @@ class Mutation(NamedTuple):
 
 
 _UPDATES = "cpu/optimizers.py"
-_LSTM, _GRADIENTS, _MODEL = "cpu/lstm.py", "cpu/gradients.py", "cpu/model.py"
+_LSTM, _GRADIENTS, _MODEL, _MIXED = "cpu/lstm.py", "cpu/gradients.py", "cpu/model.py", "cpu/mixed.py"
 _CUDA_CELLS, _SMALL, _PERSISTENT = "gpu/cuda/cells.cu", "gpu/cuda/small.cu", "gpu/cuda/persistent.cu"
 MUTATIONS = (
     Mutation("dropped dc carry", "numpy", "reference/lstm.py", "dc_next = dc_t * f", "dc_next = dc_t * 0"),
     Mutation("dropped dc carry", "numba", _LSTM, "row.store(dc_t * f, dc_next)", "row.store(dc_t * 0.0, dc_next)"),
-    Mutation("unwritten dW", "numpy", "reference/layer.py", "out.dW_h[...] = h[:-1]", "h[:-1]"),
+    Mutation("unwritten dW", "numpy", "reference/layer.py", "out.dW_h[...] = operand(", "operand("),
     Mutation("unwritten dW", "numba", _GRADIENTS, "    add_outer(", "    # add_outer("),
     Mutation("wrong tanh branch", "numpy", "reference/lstm.py", "(1 - tanh_c**2)", "(1 - tanh_c)"),
     Mutation("wrong tanh branch", "numba", _LSTM, "(1.0 - tanh_c * tanh_c)", "(1.0 - tanh_c)"),
@@ -79,6 +79,12 @@ MORE_MUTATIONS = (
     Mutation("gain of one side for both", "numpy", "reference/lnlstm.py", "dz[2, t] * gain_h, normal_h",
              "dz[2, t] * gain_x, normal_h"),
     Mutation("gain of one side for both", "numba", "cpu/lnlstm.py", "ds[j] = dz[j] * gain_h[j]", "ds[j] = dz[j] * gain_x[j]"),
+    Mutation("numbers cut off, not rounded", "numba", "cpu/emit/rounding.py", "self.word(0x7FFF)", "self.word(0)"),
+    Mutation("half of a word forgotten", "numba", "cpu/emit/rounding.py", "self.b.and_(upper, self.word(0xFFFF0000))",
+             "self.word(0)"),
+    Mutation("state before the first step not rounded", "numba", _MIXED, "round_state(of_state(rounded_h, ws, layer)",
+             "round_state(None"),
+    Mutation("pairs of one step for all", "numba", _MIXED, "pairs, (t * _even(B) + share.b0) // 2", "pairs, share.b0 // 2"),
     Mutation("weight decay left out", "numpy", "reference/optimizers.py", "real(learning_rate * weight_decay)", "real(0)"),
     Mutation("weight decay left out", "numba", _UPDATES, "theta - k.learning_rate * k.d * theta", "theta"),
     Mutation("weight decay left out", "cupy", "gpu/cuda/common.cu", "theta - rule.learning_rate * rule.d * theta", "theta"),
