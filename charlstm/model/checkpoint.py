@@ -166,7 +166,7 @@ class Checkpoint:
 
 def shape_of(config: Config, vocab_size: int) -> Shape:
     """The sizes of the model that a config describes."""
-    return Shape(vocab_size, config.hidden_size, config.num_layers, config.cell, config.embedding_size)
+    return Shape(vocab_size, config.hidden_size, config.num_layers, config.cell, config.embedding_size or 0)
 
 
 def _fill(array: np.ndarray, tensor: np.ndarray, name: str) -> None:

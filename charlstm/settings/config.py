@@ -12,6 +12,8 @@ from charlstm.settings.unknown import named
 from kernels.spec import CELLS, OPTIMIZERS, is_mixed, takers
 
 _MAX_SEED = 2**32 - 1
+#: Texts of more kinds of characters than EMBEDDED_FROM get an embedding of this size: see docs/recipes.md.
+EMBEDDING, EMBEDDED_FROM = 64, 1000
 #: Constants that an optimizer without them refuses. It ignores the other constants, because presets set them.
 _CONSTANTS = ("momentum", "weight_decay")
 
@@ -57,8 +59,12 @@ class Config:
     hidden_size: int = _option(224, "hidden units per layer", low=1, high=65_536)
     num_layers: int = _option(1, "number of stacked layers", low=1, high=64)
     cell: str = _option("lstm", "recurrent cell; lnlstm: layer-normalised LSTM, CPU only", choices=tuple(CELLS))
-    embedding_size: int = _option(
-        0, "size of the character embedding before the first layer; 0: no embedding", low=0, high=65_536
+    embedding_size: int | None = _option(
+        None,
+        f"size of the character embedding before the first layer; 0: no embedding [0; "
+        f"{EMBEDDING} for more than {EMBEDDED_FROM:,} kinds of characters]",
+        low=0,
+        high=65_536,
     )
     dropout: float = _option(
         0.0, "dropout rate: fraction of each layer's outputs zeroed during training", low=0, below=1
@@ -279,7 +285,7 @@ class Config:
     @property
     def is_mixed(self) -> bool:
         """Whether all matrix products read bfloat16, as for batches; not only those with recurrent weights."""
-        return is_mixed(self.dtype == "bfloat16", self.batch_size, self.cell, self.embedding_size)
+        return is_mixed(self.dtype == "bfloat16", self.batch_size, self.cell, self.embedding_size or 0)
 
     @property
     def real(self) -> str:
@@ -399,4 +405,4 @@ def from_model(old: Config, preset: str = "fast", **chosen: Any) -> Config:
     return from_preset(preset, **{**kept, **chosen})
 
 
-__all__ = ["BUDGETS", "PRESETS", "SIZES", "Config", "from_model", "from_preset"]
+__all__ = ["BUDGETS", "EMBEDDED_FROM", "EMBEDDING", "PRESETS", "SIZES", "Config", "from_model", "from_preset"]

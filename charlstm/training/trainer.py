@@ -21,7 +21,7 @@ from charlstm.model import initial
 from charlstm.model.backend import choose_backend
 from charlstm.model.checkpoint import Checkpoint, shape_of
 from charlstm.model.model import Model
-from charlstm.settings.config import Config
+from charlstm.settings.config import EMBEDDED_FROM, EMBEDDING, Config
 from charlstm.settings.presets import is_ours
 from charlstm.text import heldout
 from charlstm.text.batches import Resets, Streams, Windows
@@ -58,9 +58,7 @@ class Trainer:
     def __init__(self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None) -> None:
         self.backend = choose_backend(config.backend, config.cell, config.is_mixed)
         self.corpus = corpus
-        if config.dtype == "auto":
-            gains = self.backend == "numba" and kernels.gains_by_bfloat16(shape_of(config, 1), config.batch_size)
-            config = replace(config, dtype="bfloat16" if gains else "float32")
+        config = self._settled(config)
         ids, self.held_out = heldout.split(corpus, config.validation, config.validation_from, config.seed)
         self.ids = repeated(ids, corpus.spans, corpus.vocabulary)
         self.threads = config.threads or usable_cores()
@@ -82,6 +80,16 @@ class Trainer:
         self.budget = Budget(config, self.batches.iterations_per_pass, corpus.vocabulary.unit, checkpoint)
         for name in Memory._fields:
             setattr(self, name, kernels.to_device(self.backend, getattr(self, name)))
+
+    def _settled(self, config: Config) -> Config:
+        """The config with the choices that it leaves to the text and the processor."""
+        if config.embedding_size is None:
+            is_large = len(self.corpus.vocabulary) > EMBEDDED_FROM
+            config = replace(config, embedding_size=EMBEDDING if is_large else 0)
+        if config.dtype == "auto":
+            gains = self.backend == "numba" and kernels.gains_by_bfloat16(shape_of(config, 1), config.batch_size)
+            config = replace(config, dtype="bfloat16" if gains else "float32")
+        return config
 
     def _begin(self, config: Config) -> None:
         self.random = np.random.RandomState(config.seed)

@@ -115,6 +115,25 @@ def test_budgets_are_totals(corpus, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------- validation
+def test_the_text_and_the_processor_choose_what_the_config_leaves_open(tmp_path, monkeypatch):
+    """The choices are stored with the run, which goes on with them wherever it goes on."""
+    many = "".join(map(chr, range(0x4E00, 0x4E00 + 1001))) * 2
+    kinds = {"few": Corpus.from_text(many[:1000] * 2, "few"), "many": Corpus.from_text(many, "many")}
+    sizes = {"hidden_size": 64, "batch_size": 4, "num_layers": 1}
+    for gains, dtype in ((False, "float32"), (True, "bfloat16")):
+        monkeypatch.setattr(kernels, "gains_by_bfloat16", lambda shape, batch_size, gains=gains: gains)
+        for name, embedding_size in (("few", 0), ("many", 64)):
+            config = Trainer(small(iterations=2, backend="numba", **sizes), kinds[name]).config
+            assert (config.dtype, config.embedding_size) == (dtype, embedding_size)
+    assert Trainer(small(iterations=2, backend="numpy", **sizes), kinds["few"]).config.dtype == "float32"
+    run = start(kinds["few"], small(iterations=2, backend="numba", **sizes), str(tmp_path / "run"))
+    list(run.train())
+    monkeypatch.setattr(kernels, "gains_by_bfloat16", lambda shape, batch_size: False)
+    again = resume(tmp_path / "run", kinds["few"], {"iterations": 3})
+    assert (again.config.dtype, again.config.embedding_size) == ("bfloat16", 0)
+    assert len(list(again.train())) > 0
+
+
 def test_the_end_of_the_text_is_kept_back_and_measured(corpus, backend):
     trainer, progress = trained(
         corpus, iterations=60, validation=0.2, validate_every=25, backend=backend, dtype="float64"
