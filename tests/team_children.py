@@ -163,7 +163,7 @@ def fork_after_slow_teams():
     expected = trained(2)
     assert teamwork._paces
     for kind in teamwork._paces:
-        teamwork._paces[kind] = TeamSwitch(has_team=False)  # the parent has settled on one thread
+        teamwork._paces[kind] = TeamSwitch(teams=1)  # the parent has settled on one thread
     assert _code_of_a_child(expected) == 0
 
 

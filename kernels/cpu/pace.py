@@ -1,29 +1,36 @@
-"""Decides, from measured times, how many iterations to run next and whether the whole team or one thread runs them."""
-
-import math
+"""Decides, from measured times, how many iterations to run next and by how many threads."""
 
 
 class TeamSwitch:
-    """Chooses the length of each stretch of iterations, and whether its team or a single thread runs it.
+    """Chooses the length of each stretch of iterations, and which of several teams, from large to small, runs it.
 
     Any number of threads and any split into stretches gives the same bits, so both may change at any time. A stretch
     takes about a tenth of a second; Python runs signal handlers between two of them.
 
     Threads that meet at every step advance only while all of them have a core: one other busy process on two cores
-    takes two thirds of that time away. When the threads wait for each other too often, a single thread is tried for a
-    moment, and the faster choice is kept for a while.
+    takes two thirds of that time away, and threads that share a core, or run on a slower one, hold up the others. When
+    the threads wait for each other too often, the next smaller team is tried for a moment, and the faster choice is
+    kept for a while; then the next larger one is tried again, at ever longer intervals as long as it is slower.
+
+    Parameters
+    ----------
+    teams : number of teams; the last one is a single thread
     """
 
     STRETCH = 0.1  # seconds
-    TRIAL, HOLD = 0.05, 2.0  # seconds per stretch of a trial, and seconds until the next trial
+    TRIAL, HOLD, LONGEST_HOLD = 0.05, 2.0, 16.0  # seconds per stretch of a trial, and until the next trial
     OFTEN = 50.0  # long waits per second that count as too often
 
-    def __init__(self, has_team: bool = True) -> None:
-        self.alone = not has_team
+    def __init__(self, teams: int = 2) -> None:
+        self.choice = 0  #: number of the team that runs next
+        self._last = teams - 1
+        self._origin = 0  # the choice before a trial
+        self._goes_down = False  # whether a trial is of a smaller team
         self._trial = 0  # stretches left of a trial; of each pair the first warms up caches, the second counts
-        self._next_trial = 0.0 if has_team else math.inf
+        self._next_smaller = self._next_larger = 0.0  # time of the next trial
+        self._hold = self.HOLD
         self._waited = 0  # stretches in a row with too many long waits
-        self._seconds: dict[bool, float] = {}  # per iteration, by whether one thread ran it
+        self._seconds: dict[int, float] = {}  # per iteration, by choice
 
     @property
     def is_new(self) -> bool:
@@ -31,10 +38,10 @@ class TeamSwitch:
         return not self._seconds
 
     def iterations(self, left: int, now: float) -> int:
-        """Number of the `left` iterations to run next; `alone` tells whether one thread runs them."""
-        if self.alone and not self._trial and now >= self._next_trial:
-            self._start_trial()
-        seconds = self._seconds.get(self.alone)
+        """Number of the `left` iterations to run next; `choice` tells by which team."""
+        if self.choice > 0 and not self._trial and now >= self._next_larger:
+            self._try(self.choice - 1)
+        seconds = self._seconds.get(self.choice)
         if seconds is None:  # first run: the kernel may have to be compiled
             return 1
         if self._trial:
@@ -43,23 +50,36 @@ class TeamSwitch:
 
     def record(self, iterations: int, seconds: float, waits: int, now: float) -> None:
         """Record the time that a stretch of iterations took, and the number of long waits in it."""
-        is_first = self.alone not in self._seconds
-        self._seconds[self.alone] = max(seconds / iterations, 1e-9)
+        is_first = self.choice not in self._seconds
+        self._seconds[self.choice] = max(seconds / iterations, 1e-9)
         if is_first:
             return
         if self._trial:
             self._trial -= 1
             if self._trial == 2:
-                self.alone = not self.alone
+                self.choice, self._origin = self._origin, self.choice
             elif self._trial == 0:
-                self._next_trial = now + self.HOLD
-                self.alone = self._seconds[True] < self._seconds[False]
-        elif not self.alone:
+                self._decide(now)
+        elif self.choice < self._last:
             self._waited = self._waited + 1 if waits > max(1.0, self.OFTEN * seconds) else 0
-            if (self._waited >= 2 or waits > 10 * self.OFTEN * seconds) and now >= self._next_trial:
-                self._start_trial()
+            if (self._waited >= 2 or waits > 10 * self.OFTEN * seconds) and now >= self._next_smaller:
+                self._try(self.choice + 1)
 
-    def _start_trial(self) -> None:
-        """Start to time the other choice; after one thread, the team is timed again: its old time may be outdated."""
-        self._waited, self._trial = 0, 2 if self.alone else 4
-        self.alone = not self.alone
+    def _try(self, other: int) -> None:
+        """Start to time another choice; after a smaller team, this one is timed again: its old time may be outdated."""
+        self._waited, self._goes_down = 0, other > self.choice
+        self._trial = 4 if self._goes_down else 2
+        self._origin, self.choice = self.choice, other
+
+    def _decide(self, now: float) -> None:
+        """Keep the faster of a trial's two teams, of which `choice` is now the larger one; perhaps go on that way."""
+        is_smaller_faster = self._seconds[self._origin] < self._seconds[self.choice]
+        if is_smaller_faster:
+            self.choice = self._origin
+        if self._goes_down:
+            self._next_smaller = now if is_smaller_faster else now + self.HOLD
+            self._next_larger, self._hold = now + self.HOLD, self.HOLD
+        else:
+            self._hold = min(2 * self._hold, self.LONGEST_HOLD) if is_smaller_faster else self.HOLD
+            self._next_larger = now + self._hold if is_smaller_faster else now
+            self._next_smaller = now + self.HOLD

@@ -1,4 +1,4 @@
-"""The threads of a team, and the choice between running with all of them or with one.
+"""The threads of a team, and the choice between teams of several sizes.
 
 The first member of a team runs on the calling thread, each other one on a worker: a thread that waits for work. Workers
 are started when needed and kept. A team gets either all of its workers before any of them begins, or none: its members
@@ -12,7 +12,7 @@ parent's threads, so it begins without workers, and without its parent's measure
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
@@ -154,9 +154,9 @@ def _wait(outcomes: list[BaseException | None], count: int, ended: "SimpleQueue[
 
 
 @contextmanager
-def known_pace(kind: Hashable, has_team: bool) -> Iterator[TeamSwitch]:
+def known_pace(kind: Hashable, teams: int) -> Iterator[TeamSwitch]:
     """The TeamSwitch of one kind of call, as a context manager; a second call at the same time gets a new one."""
-    pace = _paces.pop(kind, None) or TeamSwitch(has_team)
+    pace = _paces.pop(kind, None) or TeamSwitch(teams)
     try:
         yield pace
     finally:
@@ -170,11 +170,10 @@ def at_best_pace(
     run: Callable[[int, int, Plan], int],
     is_last: Callable[[int], bool],
     total: int,
-    team: Plan,
-    single: Plan,
+    teams: Sequence[Plan],
     counter: np.ndarray,
 ) -> int:
-    """Run iterations 0 to total - 1 in stretches, each by the team or by one thread; return the number run.
+    """Run iterations 0 to total - 1 in stretches, each by one of the teams; return the number run.
 
     `is_last(n)` tells whether iteration n, the last of a stretch, ends the call without its update. Python runs signal
     handlers between two stretches.
@@ -183,7 +182,7 @@ def at_best_pace(
     while done < total:
         begun = perf_counter()
         end = done + pace.iterations(total - done, begun)
-        reached = done + run(done, end, single if pace.alone else team)
+        reached = done + run(done, end, teams[pace.choice])
         now = perf_counter()
         if reached < end or is_last(end - 1):
             return reached

@@ -80,6 +80,14 @@ def plan(
     return Plan(np.array(members, np.int64), np.array(pieces, np.int64), panels > 1)
 
 
+def teams(hidden_size: int, batch_size: int, threads: int, *kind: Any) -> list[Plan]:
+    """Plans for all threads, half of them, and so on down to one; `kind` as in :func:`plan`."""
+    plans = [plan(hidden_size, batch_size, threads, *kind)]
+    while (members := len(plans[-1].members)) > 1:
+        plans.append(plan(hidden_size, batch_size, members // 2, *kind))
+    return plans
+
+
 @cache
 def reading_plan(hidden_size: int, batch_size: int, threads: int, cell: str) -> Plan:
     """Choose how to split a pass that changes no parameters; members may have no streams, but a share of all logits.

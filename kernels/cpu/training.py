@@ -1,4 +1,4 @@
-"""A training call: rearranges arrays, and runs the iterations in stretches, each by a team or by one thread."""
+"""A training call: rearranges arrays, and runs the iterations in stretches, each by a team or one thread."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -10,7 +10,7 @@ from kernels import spec
 from kernels.cpu.optimizers import chosen
 from kernels.cpu.steps import Batches, Recipe, Team, train_loop
 from kernels.cpu.teamwork import at_best_pace, known_pace, together
-from kernels.cpu.threads import Plan, plan
+from kernels.cpu.threads import Plan, teams
 from kernels.cpu.values import Net, extra_of, readable
 from kernels.spec.atomic import assignments
 from kernels.spec.checks import Training
@@ -49,9 +49,8 @@ class _Run:
         assert ws is not None
         kind = (shape.cell, call.bfloat16, shape.embedding_size)
         self.call, self.ws = call, ws if call.bfloat16 else ws._replace(**spec.NOT_ROUNDED)
-        self.team = plan(shape.hidden_size, B, call.threads, *kind)
-        self.has_team = len(self.team.members) > 1
-        self.single = plan(shape.hidden_size, B, 1, *kind) if self.has_team else self.team
+        self.teams = teams(shape.hidden_size, B, call.threads, *kind)
+        self.team, self.single = self.teams[0], self.teams[-1]
         self._watch = np.array([call.smooth_loss, call.stop_below])
         self._offsets = spec.offsets(shape)
         self._numbers = np.zeros((len(self.team.members), 16), call.theta.dtype)
@@ -63,14 +62,12 @@ class _Run:
         self._loop = train_loop(shape.cell)
 
     def all_stretches(self) -> int:
-        """Run all iterations, choosing between the team and one thread by measured times; return the number run."""
+        """Run all iterations, choosing the number of threads by measured times; return the number run."""
         call, kind = self.call, self._kind()
-        with known_pace(kind, self.has_team) as pace:
-            if self.has_team and pace.is_new:
+        with known_pace(kind, len(self.teams)) as pace:
+            if len(self.teams) > 1 and pace.is_new:
                 self.stretch(0, 0, self.single)  # compile first, not while other threads wait
-            return at_best_pace(
-                pace, self.stretch, self._is_last, len(call.starts), self.team, self.single, self.ws.counter
-            )
+            return at_best_pace(pace, self.stretch, self._is_last, len(call.starts), self.teams, self.ws.counter)
 
     def _kind(self) -> tuple[Any, ...]:
         """The properties of the call that determine the time of an iteration."""

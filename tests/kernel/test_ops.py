@@ -161,27 +161,42 @@ def test_cells_without_a_cell_state_leave_c_alone(ops, cell):
     assert (c_last == kept).all()
 
 
-def test_a_team_that_waits_too_often_gives_way_to_one_thread_and_comes_back():
+def test_a_team_that_waits_too_often_gives_way_to_a_smaller_one_and_comes_back():
     from kernels.cpu.pace import TeamSwitch
 
-    def stretch(team_seconds, waits):
+    def stretch(seconds, waits):
+        """Run for 0.1 s, with the times per iteration and the waits per second of each team; return the team."""
         nonlocal now
-        each = 1e-4 if pace.alone else team_seconds
-        alone, n = pace.alone, pace.iterations(int(0.1 / each), now)  # calls that take 0.1 s
-        taken = n * (1e-4 if alone else team_seconds)
+        team, n = pace.choice, pace.iterations(int(0.1 / seconds[pace.choice]), now)
+        team = pace.choice
+        taken = n * seconds[team]
         now += taken
-        pace.record(n, taken, 0 if alone else int(waits * taken), now)
-        return alone
+        pace.record(n, taken, int(waits[team] * taken), now)
+        return team
 
     pace, now = TeamSwitch(), 0.0
-    assert not any(stretch(6e-5, waits=5) for _ in range(50))  # a quiet machine
-    busy = [stretch(3e-4, waits=1000) for _ in range(100)]
-    assert busy.index(True) <= 3
+    quiet = (6e-5, 1e-4), (5, 0)
+    assert not any(stretch(*quiet) for _ in range(50))
+    busy = [stretch((3e-4, 1e-4), (1000, 0)) for _ in range(100)]
+    assert busy.index(1) <= 3
     assert sum(busy) > 80
-    quiet = [stretch(6e-5, waits=5) for _ in range(100)]
-    assert not any(quiet[40:])
-    often = [stretch(6e-5, waits=1000) for _ in range(100)]  # long waits, but the team is still faster than one thread
+    assert not any([stretch(*quiet) for _ in range(200)][150:])
+    often = [stretch((6e-5, 1e-4), (1000, 0)) for _ in range(100)]  # long waits, but the team is still faster
     assert sum(often) <= 12
+
+    # sixteen threads, of which two have a core
+    pace, now = TeamSwitch(5), 0.0
+    seconds, waits = (9e-4, 7e-4, 5e-4, 2.5e-4, 4e-4), (9000, 4000, 2000, 5, 0)
+    found, begun = [], now
+    made = 0.0
+    while now < 60:
+        before = now
+        team = stretch(seconds, waits)
+        made += (now - before) / seconds[team]
+        found.append(team)
+    assert found.index(3) < 15
+    assert found.count(4) < 10
+    assert made > 0.95 * (now - begun) / seconds[3]
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -163,8 +163,8 @@ def test_while_the_interpreter_is_taken_down_one_thread_does_it_all(monkeypatch)
 def test_stretches_are_of_a_tenth_of_a_second_and_short_calls_are_one():
     from kernels.cpu.pace import TeamSwitch
 
-    for has_team in (False, True):
-        pace, lengths, done, now = TeamSwitch(has_team), [], 0, 0.0
+    for teams in (1, 2, 5):
+        pace, lengths, done, now = TeamSwitch(teams), [], 0, 0.0
         assert pace.is_new
         while done < 100_000:
             n = pace.iterations(100_000 - done, now)
