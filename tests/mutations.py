@@ -84,7 +84,7 @@ MORE_MUTATIONS = (
              "self.word(0)"),
     Mutation("state before the first step not rounded", "numba", _MIXED, "round_state(of_state(rounded_h, ws, layer)",
              "round_state(None"),
-    Mutation("pairs of one step for all", "numba", _MIXED, "pairs, (t * _even(B) + share.b0) // 2", "pairs, share.b0 // 2"),
+    Mutation("pairs of one step for all", "numba", _MIXED, "pairs, (t * even(B) + share.b0) // 2", "pairs, share.b0 // 2"),
     Mutation("weight decay left out", "numpy", "reference/optimizers.py", "real(learning_rate * weight_decay)", "real(0)"),
     Mutation("weight decay left out", "numba", _UPDATES, "theta - k.learning_rate * k.d * theta", "theta"),
     Mutation("weight decay left out", "cupy", "gpu/cuda/common.cu", "theta - rule.learning_rate * rule.d * theta", "theta"),

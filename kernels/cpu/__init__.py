@@ -1,13 +1,14 @@
-"""Every op as fused Numba kernels for the CPU, float32 and float64; :mod:`kernels.reference` documents and tests them.
+"""Every op as fused Numba kernels for the CPU; :mod:`kernels.reference` documents and tests them.
 
 This file checks arguments and allocates buffers. compiler.py compiles and caches kernels; lstm.py, gru.py, rnn.py and
-lnlstm.py implement one cell each, layers.py what these share; model.py and gradients.py run a whole model, steps.py and
-sampling.py have its entry points; training.py runs a training call, threads.py splits its work, teamwork.py and pace.py
-manage its threads; values.py has the named tuples that kernels pass around; matmul.py, bfloat16.py, optimizers.py,
-loss.py and emit/ are the building blocks.
+lnlstm.py implement one cell each, layers.py what these share; model.py and gradients.py run a whole model, mixed.py
+what mixed precision adds to it; steps.py and sampling.py have its entry points; training.py runs a training call,
+threads.py splits its work, teamwork.py and pace.py manage its threads; values.py has the named tuples that kernels pass
+around; matmul.py, mixed_matmul.py, bfloat16.py, optimizers.py, loss.py and emit/ are the building blocks.
 
 Accuracy (tests/kernel/test_chain.py): float64 within 1e-12 of the reference, norm-wise per tensor; float32 within the
-larger of four times the error of plain float32 NumPy and eight float32 epsilons of the tensor's largest element.
+larger of four times the error of plain float32 NumPy and eight float32 epsilons of the tensor's largest element; mixed
+precision within 1 % of what rounding changes.
 """
 
 from typing import Any

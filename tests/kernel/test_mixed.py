@@ -42,7 +42,7 @@ def products(R, K, N):
     """Return out + a @ w by the kernels, with w packed from rows and from its transpose; and the operands."""
     from numba import njit
 
-    from kernels.cpu import mixed
+    from kernels.cpu import mixed_matmul as mixed
     from kernels.cpu.compiler import INNER_OPTIONS
     from kernels.cpu.emit.denormals import flush_denormals, restore
 
@@ -55,12 +55,12 @@ def products(R, K, N):
             setting = flush_denormals()
             (R, K), N = a.shape, out.shape[1]
             if is_transposed:
-                mixed._pack_transposed(w, 0, K, N, weights, 0, 1)
+                mixed.pack_transposed(w, 0, K, N, weights, 0, 1)
             else:
-                mixed._pack(w, 0, K, N, 1, weights, 0, 1)
-            mixed._round_rows(a.reshape(a.size), 0, K, rows.reshape(rows.size), 0, rows.shape[1], R, K)
+                mixed.pack(w, 0, K, N, 1, weights, 0, 1)
+            mixed.round_rows(a.reshape(a.size), 0, K, rows.reshape(rows.size), 0, rows.shape[1], R, K)
             a_at, w_at, to = mixed.address(rows, 0), mixed.address(weights, 0), mixed.address(out, 0)
-            mixed._product(a_at, rows.shape[1], w_at, to, N, R, mixed.depth_of(K), N)
+            mixed.product(a_at, rows.shape[1], w_at, to, N, R, mixed.depth_of(K), N)
             restore(setting)
 
         _compiled["product"] = product
