@@ -14,6 +14,7 @@ from small_runs import SMALL, everything, finish, small
 
 import charlstm
 from charlstm.errors import Diverged, UserError
+from charlstm.model import checkpoint
 from charlstm.runs import disk
 from charlstm.runs.begin import Run, resume, start
 from charlstm.settings.config import Config, from_model
@@ -222,7 +223,7 @@ def test_a_checkpoint_from_before_an_option_has_its_default(saved):
     rest = dict(vars(now.config))
     for name in ("embedding_size", "dropout", "momentum", "weight_decay"):
         del rest[name]
-    assert Config(**rest) == now.config
+    assert Config(**{**checkpoint._BEFORE, **rest}) == now.config
 
 
 def test_a_budget_in_seconds_becomes_iterations(corpus, tmp_path):
