@@ -65,7 +65,7 @@ MORE_MUTATIONS = (
     Mutation("readout of the first steps", "numba", _GRADIENTS, "first * B, passed_up", "0, passed_up"),
     Mutation("bias of one side for both", "numba", _GRADIENTS, "d_at + plane * R * N", "d_at"),
     Mutation("state of one step for the next", "numba", "cpu/rnn.py", "(row + B) * H), R * H)", "row * H), R * H)"),
-    Mutation("memory of another column", "numba", _UPDATES, "r, row), I64(c * vec.lanes)", "r, row), I64(0)"),
+    Mutation("memory of another column", "numba", _UPDATES, "builder.mul(r, row), span.at)", "builder.mul(r, row), I64(0))"),
     Mutation("dropout's gradient unscaled", "numpy", "reference/model.py", "](_dropped(dh, mask, dropout)", "](_dropped(dh, mask, 0)"),
     Mutation("dropout's gradient unscaled", "numba", _MODEL, "drop(ws.dh, extra.masks[n, layer], extra.scale",
              "drop(ws.dh, extra.masks[n, layer], 1.0"),

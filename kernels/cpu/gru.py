@@ -52,7 +52,7 @@ def gru_step_forward(typing, zero, a, s, h_prev, h, n):
         a, s, h_prev, h = (builder.inttoptr(place, vec.real.as_pointer()) for place in (a, s, h_prev, h))
         blocks = block_offsets(builder, n, 3)
 
-        def body(at, mask):
+        def body(vec, at, mask):
             row = Row(vec, at, mask)
             r, z = (emit_sigmoid(row.load(a, blocks[g]) + row.load(s, blocks[g])) for g in (GATE_R, GATE_Z))
             new = emit_tanh(row.load(a, blocks[GATE_N]) + r * row.load(s, blocks[GATE_N]))
@@ -80,7 +80,7 @@ def gru_step_backward(typing, zero, dh, gates, s, h_prev, da, ds, dh_next, kept,
         )
         blocks = block_offsets(builder, n, 3)
 
-        def body(at, mask):
+        def body(vec, at, mask):
             row = Row(vec, at, mask)
             r, z, new = (row.load(gates, blocks[gate]) for gate in (GATE_R, GATE_Z, GATE_N))
             dh_t = row.load(dh) + row.load(dh_next) + row.load(kept)

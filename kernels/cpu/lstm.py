@@ -54,7 +54,7 @@ def lstm_step_forward(typing, zero, z, stride, c_prev, c, h, n):
         z, c_prev, c, h = (builder.inttoptr(place, vec.real.as_pointer()) for place in (z, c_prev, c, h))
         blocks = block_offsets(builder, stride)
 
-        def body(at, mask):
+        def body(vec, at, mask):
             row = Row(vec, at, mask)
             i, f, o = (emit_sigmoid(row.load(z, blocks[gate])) for gate in (GATE_I, GATE_F, GATE_O))
             g = emit_tanh(row.load(z, blocks[GATE_G]))
@@ -84,7 +84,7 @@ def lstm_step_backward(typing, zero, dh, gates, stride, c_prev, c, dz, dh_next, 
         )
         blocks = block_offsets(builder, stride)
 
-        def body(at, mask):
+        def body(vec, at, mask):
             row = Row(vec, at, mask)
             i, f, g, o = (row.load(gates, blocks[gate]) for gate in (GATE_I, GATE_F, GATE_G, GATE_O))
             tanh_c = emit_tanh(row.load(c))

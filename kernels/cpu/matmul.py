@@ -15,14 +15,16 @@ gets one row of several. Nothing is allocated.
 import numpy as np
 
 from kernels.cpu.compiler import inner, thin
-from kernels.cpu.emit.tiles import DOT_ROWS, ROW_VECTORS, TILE_ROWS, axpy_tile, dot_tile
-from kernels.cpu.emit.vectors import TILE_VECTORS, VECTOR_BYTES, stay_out_of_line
+from kernels.cpu.emit.tiles import DOT_GROUPS, DOT_ROWS, ROW_VECTORS, TILE_ROWS, axpy_tile, dot_tile
+from kernels.cpu.emit.vectors import MASKS_ARE_CHEAP, TILE_VECTORS, VECTOR_BYTES, stay_out_of_line
 from kernels.cpu.optimizers import outer_update_tile
 
 _VECTORS = TILE_VECTORS // TILE_ROWS  # a panel's width
 _tile_8, _tile_4, _tile_2, _tile_1 = (axpy_tile(R, _VECTORS) for R in (8, 4, 2, 1))
 _tile_row = axpy_tile(1, ROW_VECTORS)
 _dot_rows, _dot_2, _dot_1, _dot_long = dot_tile(DOT_ROWS), dot_tile(2), dot_tile(1), dot_tile(1, 4)
+_dots_rows, _dots_1 = dot_tile(DOT_ROWS, 1, DOT_GROUPS), dot_tile(1, 1, DOT_GROUPS)
+_dots_long = dot_tile(1, 4, DOT_GROUPS)
 _update_rows, _update_row = outer_update_tile(TILE_ROWS, _VECTORS), outer_update_tile(1, _VECTORS)
 _LONG = 300  # shortest row for which _dot_long is used
 #: Length of the pieces that long contractions are split into.
@@ -36,10 +38,23 @@ def address(array, elements):
 
 
 @inner
-def _panel_stride(left, size):
-    """Row stride, in elements, of the packed panel that holds the first of the `left` remaining columns."""
+def panel_width(left, size):
+    """Width of the panel that holds the first of the `left` remaining columns: all of them, or some whole vectors.
+
+    Unless masks are cheap, only a matrix narrower than a vector has such a panel, which needs one.
+    """
     lanes = VECTOR_BYTES // size
-    return min(_VECTORS * lanes, (left + lanes - 1) // lanes * lanes)
+    wide = _VECTORS * lanes
+    if not MASKS_ARE_CHEAP and wide < left < wide + lanes:
+        return wide - lanes
+    return min(wide, left)
+
+
+@inner
+def _panel_stride(width, size):
+    """Row stride, in elements, of a packed panel."""
+    lanes = VECTOR_BYTES // size
+    return (width + lanes - 1) // lanes * lanes
 
 
 @inner
@@ -49,13 +64,13 @@ def _product(zero, size, a, a_row, a_k, w, w_row, out, out_row, R, K, N):
     w has rows of w_row elements; w_row 0 means that it is packed.
     """
     stay_out_of_line()
-    lanes = VECTOR_BYTES // size
     for k in range(0, K, DEPTH):
         depth = min(DEPTH, K - k)
-        for n in range(0, N, _VECTORS * lanes):
-            width = min(_VECTORS * lanes, N - n)
+        n = 0
+        while n < N:
+            width = panel_width(N - n, size)
             if w_row == 0:
-                w_k = _panel_stride(N - n, size)
+                w_k = _panel_stride(width, size)
                 at_w = w + np.uintp((n * K + k * w_k) * size)
             else:
                 w_k = w_row
@@ -75,6 +90,7 @@ def _product(zero, size, a, a_row, a_k, w, w_row, out, out_row, R, K, N):
                 else:
                     _tile_1(zero, at_a, a_row, a_k, at_w, w_k, at_out, out_row, depth, width)
                     r += 1
+            n += width
 
 
 @inner
@@ -101,9 +117,22 @@ def _dots(zero, size, a, a_row, w, w_row, out, out_row, R, K, N):
         rows = DOT_ROWS if r + DOT_ROWS <= R else (2 if r + 2 <= R else 1)
         columns = max(lanes // 4, 1) if split else lanes // rows
         at_a, to_row = a + np.uintp(r * a_row * size), out + np.uintp(r * out_row * size)
-        for k in range(0, K, columns):
-            at_w, to, width = w + np.uintp(k * w_row * size), to_row + np.uintp(k * size), min(columns, K - k)
-            if rows == DOT_ROWS:
+        k = 0
+        while k < K:
+            width = min(columns, K - k)
+            if DOT_GROUPS > 1 and lanes <= N and (rows == DOT_ROWS or rows == 1) and DOT_GROUPS * columns <= K - k:
+                width = DOT_GROUPS * columns
+            elif not MASKS_ARE_CHEAP and width < columns <= K:
+                k, width = K - columns, columns  # compute some columns again, and store no part of a vector
+            at_w, to = w + np.uintp(k * w_row * size), to_row + np.uintp(k * size)
+            if width > columns:
+                if rows == DOT_ROWS:
+                    _dots_rows(zero, at_a, a_row, at_w, w_row, to, out_row, N, width)
+                elif not split:
+                    _dots_1(zero, at_a, a_row, at_w, w_row, to, out_row, N, width)
+                else:
+                    _dots_long(zero, at_a, a_row, at_w, w_row, to, out_row, N, width)
+            elif rows == DOT_ROWS:
                 _dot_rows(zero, at_a, a_row, at_w, w_row, to, out_row, N, width)
             elif rows == 2:
                 _dot_2(zero, at_a, a_row, at_w, w_row, to, out_row, N, width)
@@ -111,6 +140,7 @@ def _dots(zero, size, a, a_row, w, w_row, out, out_row, R, K, N):
                 _dot_1(zero, at_a, a_row, at_w, w_row, to, out_row, N, width)
             else:
                 _dot_long(zero, at_a, a_row, at_w, w_row, to, out_row, N, width)
+            k += width
         r += rows
 
 
@@ -154,9 +184,9 @@ def apply_outer(a, d, slots, at, R, K, N, rule):
     stay_out_of_line()
     theta = slots.theta
     zero, size, row, kept = theta.dtype.type(0), theta.itemsize, d.row, address(rule.k, 0)
-    wide = _VECTORS * (VECTOR_BYTES // size)
-    for n in range(0, N, wide):
-        width, r = min(wide, N - n), 0
+    n = 0
+    while n < N:
+        width, r = panel_width(N - n, size), 0
         while r < K:
             at_a, at_d, to = address(a.flat, a.at + r), address(d.flat, d.at + n), at + r * row + n
             w, s0, s1 = address(theta, to), address(slots.s0, to), address(slots.s1, to)
@@ -166,37 +196,41 @@ def apply_outer(a, d, slots, at, R, K, N, rule):
             else:
                 _update_row(zero, rule.optimizer, kept, at_a, a.row, at_d, row, w, s0, s1, row, R, width)
                 r += 1
+        n += width
 
 
 # ----------------------------------------------------------------------------------------------------------- packed
 @inner
 def pack(w, w_at, w_row, packed, K, N, thread, threads):
     """Pack the thread's share of w (K, N), which begins at w[w_at] with row stride w_row; panels are rounded up."""
-    wide = _VECTORS * (VECTOR_BYTES // w.itemsize)
-    for n in range(0, N, wide):
-        if n // wide % threads != thread:
-            continue
-        width, stride = min(wide, N - n), _panel_stride(N - n, w.itemsize)
-        for k in range(K):
-            row, to = w[w_at + k * w_row + n : w_at + k * w_row + n + width], packed[n * K + k * stride :]
-            for j in range(width):
-                to[j] = row[j]
+    n, panel = 0, 0
+    while n < N:
+        width = panel_width(N - n, w.itemsize)
+        if panel % threads == thread:
+            stride = _panel_stride(width, w.itemsize)
+            for k in range(K):
+                row, to = w[w_at + k * w_row + n : w_at + k * w_row + n + width], packed[n * K + k * stride :]
+                for j in range(width):
+                    to[j] = row[j]
+        n += width
+        panel += 1
 
 
 @inner
 def pack_transposed(w, w_at, w_row, packed, K, N, thread, threads):
     """Pack the thread's share of the transpose of w (K, N), a matrix (N, K)."""
-    wide = _VECTORS * (VECTOR_BYTES // w.itemsize)
-    for k in range(0, K, wide):
-        if k // wide % threads != thread:
-            continue
-        width, stride = min(wide, K - k), _panel_stride(K - k, w.itemsize)
-        panel = packed[k * N :]
-        for n in range(0, N, 16):  # sixteen columns at a time, so that each cache line of w is read once
-            for j in range(width):
-                row = w[w_at + (k + j) * w_row :]
-                for m in range(n, min(n + 16, N)):
-                    panel[m * stride + j] = row[m]
+    k, number = 0, 0
+    while k < K:
+        width = panel_width(K - k, w.itemsize)
+        if number % threads == thread:
+            stride, panel = _panel_stride(width, w.itemsize), packed[k * N :]
+            for n in range(0, N, 16):  # sixteen columns at a time, so that each cache line of w is read once
+                for j in range(width):
+                    row = w[w_at + (k + j) * w_row :]
+                    for m in range(n, min(n + 16, N)):
+                        panel[m * stride + j] = row[m]
+        k += width
+        number += 1
 
 
 # ------------------------------------------------------------------------------------------------------------- rows

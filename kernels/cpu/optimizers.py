@@ -17,7 +17,16 @@ from numba.extending import intrinsic
 
 from kernels.cpu.compiler import inner
 from kernels.cpu.emit.tiles import each_width, products_of
-from kernels.cpu.emit.vectors import I64, VECTOR_BYTES, Number, Vectors, for_each_vector, loop, real_type
+from kernels.cpu.emit.vectors import (
+    I64,
+    MASKS_ARE_CHEAP,
+    VECTOR_BYTES,
+    Number,
+    Vectors,
+    for_each_vector,
+    loop,
+    real_type,
+)
 from kernels.spec import MOST_CONSTANTS, OPTIMIZERS
 
 #: Number of each optimizer in compiled code.
@@ -136,28 +145,43 @@ def _clamp(g: Number, limit: Number) -> Number:
 
 
 def _emit(builder: Any, vec: Vectors, names: list[str], optimizer: Any, k: Any, arrays: list[Any], body: Any) -> None:
-    """Emit a switch over the optimizers `names`, with ``body(step)`` in each case.
+    """Emit a switch over the optimizers `names`, with ``body(read, step)`` in each case.
 
-    step(grad, at, mask) updates one vector.
+    step(vec, grad, at, mask) updates one vector, and read(at, mask) gives the values before that, which step takes as a
+    last argument if they must be read earlier than they are needed.
     """
     end, never = builder.append_basic_block("end"), builder.append_basic_block("never")
     choice = builder.switch(optimizer, never)
     builder.position_at_end(never)
     builder.unreachable()
+
+    def constants_of(vec):
+        numbers = (Number(builder, vec.broadcast(builder.load(vec.element(k, I64(n))))) for n in range(CONSTANTS))
+        return Constants(*numbers)
+
     for name in names:
         block = builder.append_basic_block(name)
         choice.add_case(I64(CODES[name]), block)
         builder.position_at_end(block)
-        numbers = (Number(builder, vec.broadcast(builder.load(vec.element(k, I64(n))))) for n in range(CONSTANTS))
-        known = Constants(*numbers)
+        of_whole = constants_of(vec)
 
-        def step(grad, at, mask, name=name, known=known):
-            old = [lambda array=array: Number(builder, vec.load(vec.element(array, at), mask)) for array in arrays]
-            new = _new_values(name, known, Number(builder, grad), old)
+        def read(at, mask, name=name):
+            used = arrays[: 1 + OPTIMIZERS[name].slots]
+            return [Number(builder, vec.load(vec.element(array, at), mask)) for array in used]
+
+        def step(part, grad, at, mask, old=None, name=name, of_whole=of_whole):
+            known = of_whole if part is vec else constants_of(part)
+            if old is None:
+                values = [
+                    lambda array=array: Number(builder, part.load(vec.element(array, at), mask)) for array in arrays
+                ]
+            else:
+                values = [lambda value=value: value for value in old]
+            new = _new_values(name, known, Number(builder, grad), values)
             for array, value in zip(arrays, new, strict=False):
-                vec.store(value.value, vec.element(array, at), mask)
+                part.store(value.value, vec.element(array, at), mask)
 
-        body(step)
+        body(read, step)
         builder.branch(end)
     builder.position_at_end(end)
 
@@ -173,10 +197,11 @@ def apply_tile(typing, zero, optimizer, k, grad, theta, s0, s1, n):
         vec = Vectors(builder, real_type(signature.args[0]))
         k, grad, *arrays = (builder.inttoptr(place, vec.real.as_pointer()) for place in (k, grad, theta, s0, s1))
 
-        def body(step):
-            for_each_vector(
-                builder, vec, n, lambda at, mask: step(vec.load(vec.element(grad, at), mask), at, mask)
-            )  # fmt: skip
+        def body(_, step):
+            def update(part, at, mask):
+                step(part, part.load(vec.element(grad, at), mask), at, mask)
+
+            for_each_vector(builder, vec, n, update)
 
         _emit(builder, vec, list(OPTIMIZERS), optimizer, k, arrays, body)
         return context.get_dummy_value()
@@ -211,18 +236,22 @@ def outer_update_tile(R: int, C: int) -> Any:
             kept = cgutils.alloca_once(builder, ir.ArrayType(vec.type, R * C))
             kept.align = VECTOR_BYTES
 
-            def run(vectors, masks):
-                zeros = [vec.zero] * (R * vectors)
-                sums = products_of(builder, vec, R, vectors, masks, a, I64(1), a_k, d, d_k, K, zeros)
+            def run(spans):
+                count = len(spans)
+                sums = products_of(builder, vec, R, spans, a, I64(1), a_k, d, d_k, K)
                 for n, grad in enumerate(sums):
                     builder.store(grad, builder.gep(kept, [I64(0), I64(n)]))
 
-                def body(step):
+                def body(read, step):
                     def rows(r, _):
-                        for c in range(vectors):
-                            n = builder.add(builder.mul(r, I64(vectors)), I64(c))
-                            at = builder.add(builder.mul(r, row), I64(c * vec.lanes))
-                            step(builder.load(builder.gep(kept, [I64(0), n])), at, masks[c])
+                        places = [builder.add(builder.mul(r, row), span.at) for span in spans]
+                        overlaps = count > 1 and not MASKS_ARE_CHEAP
+                        last = read(places[-1], None) if overlaps else None
+                        for c, span in enumerate(spans):
+                            grad = builder.load(
+                                builder.gep(kept, [I64(0), builder.add(builder.mul(r, I64(count)), I64(c))])
+                            )
+                            step(vec, grad, places[c], span.mask, last if c == count - 1 else None)
                         return []
 
                     loop(builder, I64(R), [], rows)

@@ -50,7 +50,7 @@ def rnn_step_forward(typing, zero, h, n):
         vec = Vectors(builder, real_type(signature.args[0]))
         h = builder.inttoptr(h, vec.real.as_pointer())
 
-        def body(at, mask):
+        def body(vec, at, mask):
             row = Row(vec, at, mask)
             row.store(emit_tanh(row.load(h)), h)
 
@@ -71,7 +71,7 @@ def rnn_step_backward(typing, zero, dh, h, dz, dh_next, n):
         vec = Vectors(builder, real_type(signature.args[0]))
         dh, h, dz, dh_next = (builder.inttoptr(place, vec.real.as_pointer()) for place in (dh, h, dz, dh_next))
 
-        def body(at, mask):
+        def body(vec, at, mask):
             row = Row(vec, at, mask)
             state = row.load(h)
             row.store((row.load(dh) + row.load(dh_next)) * (1.0 - state * state), dz)

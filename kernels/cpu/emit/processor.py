@@ -33,8 +33,8 @@ def features_of(target: llvm.TargetMachine) -> frozenset[str]:
     calls = "".join(f"call void @requires{n}(ptr %p) " for n in range(len(asked)))
     lines = [f"define void @caller(ptr %p) {{ {calls} ret void }}"]
     for n, feature in enumerate(asked):
-        # A volatile store keeps the call from being removed; "generic" has no feature that the target might lack.
-        lines.append(f"define void @requires{n}(ptr %p) #{n} {{ store volatile i8 {n}, ptr %p ret void }}")
+        # A store keeps the call from being removed; "generic" has no feature that the target might lack.
+        lines.append(f"define void @requires{n}(ptr %p) #{n} {{ store i8 {n}, ptr %p ret void }}")
         lines.append(f'attributes #{n} = {{ "target-cpu"="generic" "target-features"="+{feature}" }}')
     module = llvm.parse_assembly("\n".join(lines))
     module.triple = target.triple
@@ -72,7 +72,9 @@ def vector_unit(features: frozenset[str]) -> VectorUnit:
     """The vectors of a processor with these features."""
     if "avx512f" in features:
         return VectorUnit(64, 24)
-    return VectorUnit(32, 12) if "avx" in features else VectorUnit(16, 12)
+    if "avx" in features:
+        return VectorUnit(32, 12)
+    return VectorUnit(16, 24 if "neon" in features else 12)
 
 
 VECTORS = vector_unit(FEATURES)

@@ -19,7 +19,7 @@ Addresses are integers and strides count elements, because Numba's arrays would 
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -31,13 +31,23 @@ from kernels.cpu.emit.vectors import I64, MASKS_ARE_CHEAP, TILE_VECTORS, VECTOR_
 TILE_ROWS = TILE_VECTORS // 3
 ROW_VECTORS = 13
 DOT_ROWS = 4 if VECTOR_BYTES >= 32 else 2
+#: Groups of sums in a tile of dot products; 128-bit vectors have too few lanes to hide the latency of additions.
+DOT_GROUPS = 1 if VECTOR_BYTES >= 32 else TILE_VECTORS // 4
 
 
-def each_width(builder: Any, vec: Vectors, C: int, N: Any, run: Callable[[int, list[Any]], None]) -> None:
-    """Emit ``run(vectors, masks)`` for each number of vectors up to C, and a switch to the one that N elements need.
+class Span(NamedTuple):
+    """One vector of a tile: its first column, and its mask or None."""
 
-    All masks are None, except that of an incomplete last vector (of any last vector if masks are cheap). N is at
-    least 1.
+    at: Any
+    mask: Any
+
+
+def each_width(builder: Any, vec: Vectors, C: int, N: Any, run: Callable[[list[Span]], None]) -> None:
+    """Emit ``run(spans)`` for each number of vectors up to C, and a switch to the one that N >= 1 elements need.
+
+    The last span has a mask if masks are cheap. Otherwise it ends with the row, and overlaps the one before if the row
+    is no whole number of vectors, so whoever writes to a row reads its last span first. A row shorter than a vector has
+    a mask in any case.
     """
     last = builder.sdiv(builder.sub(N, I64(1)), I64(vec.lanes))  # the last vector's number
     rest = builder.sub(N, builder.mul(last, I64(vec.lanes)))
@@ -46,33 +56,41 @@ def each_width(builder: Any, vec: Vectors, C: int, N: Any, run: Callable[[int, l
     choice = builder.switch(builder.add(builder.mul(last, I64(2)), builder.zext(whole, I64)), never)
     builder.position_at_end(never)
     builder.unreachable()
+
+    def last_span(vectors: int, is_whole: bool) -> Span:
+        if vectors > 1 and not MASKS_ARE_CHEAP:
+            return Span(builder.sub(N, I64(vec.lanes)), None)
+        return Span(I64((vectors - 1) * vec.lanes), None if is_whole else vec.mask(rest))
+
     for vectors in range(1, C + 1):
-        for is_whole in (0,) if MASKS_ARE_CHEAP else (0, 1):
+        before = [Span(I64(c * vec.lanes), None) for c in range(vectors - 1)]
+        for is_whole in (False, True) if vectors == 1 and not MASKS_ARE_CHEAP else (False,):
             block = builder.append_basic_block(f"vectors{vectors}")
             choice.add_case(I64(2 * (vectors - 1) + is_whole), block)
+            if vectors > 1 and not MASKS_ARE_CHEAP:  # whole or not, the last vector ends with the row
+                choice.add_case(I64(2 * vectors - 1), block)
             builder.position_at_end(block)
-            run(vectors, [None] * (vectors - 1) + [None if is_whole else vec.mask(rest)])
+            run([*before, last_span(vectors, is_whole)])
             builder.branch(end)
     builder.position_at_end(end)
 
 
 def products_of(
-    builder: Any, vec: Vectors, R: int, vectors: int, masks: list[Any], a: Any, a_row: Any, a_k: Any, w: Any, w_k: Any,
-    K: Any, sums: list[Any],
-) -> list[Any]:  # fmt: skip
-    """Emit the loop that adds a (R, K) @ w (K, vectors) to R * vectors sums, and return them."""
+    builder: Any, vec: Vectors, R: int, spans: list[Span], a: Any, a_row: Any, a_k: Any, w: Any, w_k: Any, K: Any
+) -> list[Any]:
+    """Emit the loop that computes a (R, K) @ w (K, spans), and return the R * len(spans) sums."""
 
     def body(k: Any, sums: list[Any]) -> list[Any]:
         row = vec.element(w, builder.mul(k, w_k))
-        loaded = [vec.load(vec.element(row, I64(c * vec.lanes)), masks[c]) for c in range(vectors)]
+        loaded = [vec.load(vec.element(row, span.at), span.mask) for span in spans]
         column = vec.element(a, builder.mul(k, a_k))
         new = []
         for r in range(R):
             factor = vec.broadcast(builder.load(vec.element(column, builder.mul(I64(r), a_row))))
-            new += [vec.multiply_add(factor, loaded[c], sums[r * vectors + c]) for c in range(vectors)]
+            new += [vec.multiply_add(factor, loaded[c], sums[r * len(spans) + c]) for c in range(len(spans))]
         return new
 
-    return loop(builder, K, sums, body)
+    return loop(builder, K, [vec.zero] * (R * len(spans)), body)
 
 
 @cache
@@ -92,16 +110,15 @@ def axpy_tile(R: int, C: int) -> Any:
             vec = Vectors(builder, real_type(signature.args[0]))
             a, w, out = (builder.inttoptr(address, vec.real.as_pointer()) for address in (a, w, out))
 
-            def run(vectors, masks):
-                places = [
-                    vec.element(out, builder.add(builder.mul(I64(r), out_row), I64(c * vec.lanes)))
-                    for r in range(R)
-                    for c in range(vectors)
-                ]
-                sums = products_of(builder, vec, R, vectors, masks, a, a_row, a_k, w, w_k, K, [vec.zero] * len(places))
-                for n, (value, place) in enumerate(zip(sums, places, strict=True)):
-                    mask = masks[n % vectors]
-                    vec.store(builder.fadd(vec.load(place, mask), value), place, mask)
+            def run(spans):
+                sums = products_of(builder, vec, R, spans, a, a_row, a_k, w, w_k, K)
+                for r in range(R):
+                    row = vec.element(out, builder.mul(I64(r), out_row))
+                    places = [vec.element(row, span.at) for span in spans]
+                    last = vec.load(places[-1], spans[-1].mask)
+                    for c, (span, place) in enumerate(zip(spans, places, strict=True)):
+                        before = last if c == len(spans) - 1 else vec.load(place, span.mask)
+                        vec.store(builder.fadd(before, sums[r * len(spans) + c]), place, span.mask)
 
             each_width(builder, vec, C, N, run)
             return context.get_dummy_value()
@@ -112,11 +129,15 @@ def axpy_tile(R: int, C: int) -> Any:
 
 
 @cache
-def dot_tile(R: int, split: int = 1) -> Any:
-    """``tile(zero, a, a_row, w, w_row, out, out_row, N, K)``: out (R, K) = a (R, N) @ w (K, N)', R K split <= lanes.
+def dot_tile(R: int, split: int = 1, groups: int = 1) -> Any:
+    """``tile(zero, a, a_row, w, w_row, out, out_row, N, K)``: out (R, K) = a (R, N) @ w (K, N)'.
 
-    `split` divides each sum into that many partial sums over every `split`-th vector. Fewer rows of w are then read in
-    parallel, as long rows require: rows 4 KiB apart share one set of the first-level cache, which holds eight of them.
+    A group is as many sums as a vector has lanes. `split` divides each sum into that many partial sums over every
+    `split`-th vector. Fewer rows of w are then read in parallel, as long rows require: rows 4 KiB apart share one set
+    of the first-level cache, which holds eight of them.
+
+    A tile of one group has R K split <= lanes. With several groups, R K split is the number of their sums, and N is no
+    less than the number of lanes.
     """
 
     @intrinsic
@@ -128,57 +149,106 @@ def dot_tile(R: int, split: int = 1) -> Any:
         def emit(context, builder, signature, arguments):
             _, a, a_row, w, w_row, out, out_row, N, K = arguments
             vec = Vectors(builder, real_type(signature.args[0]))
-            parts = min(split, vec.lanes)
-            columns = vec.lanes // (R * parts)
             a, w, out = (builder.inttoptr(address, vec.real.as_pointer()) for address in (a, w, out))
-            a_rows = [vec.element(a, builder.mul(I64(r), a_row)) for r in range(R)]
-            beyond = builder.sub(K, I64(1))  # rows beyond the end of w are replaced by its last row
-            w_rows = []
-            for k in range(columns):
-                there = builder.select(builder.icmp_signed("<", I64(k), K), I64(k), beyond)
-                w_rows.append(vec.element(w, builder.mul(there, w_row)))
-            span = R * columns  # sums of one part
-
-            def add(at, sums, mask):
-                left = [vec.load(vec.element(row, at), mask) for row in a_rows]
-                right = [vec.load(vec.element(row, at), mask) for row in w_rows]
-                return [vec.multiply_add(left[i // columns], right[i % columns], sums[i]) for i in range(span)]
-
-            def add_parts(i, sums):
-                new = []
-                for part in range(parts):
-                    at = builder.add(builder.mul(i, I64(parts * vec.lanes)), I64(part * vec.lanes))
-                    new += add(at, sums[part * span : (part + 1) * span], None)
-                return new
-
-            def add_vector(i, sums):
-                at = builder.add(done, builder.mul(i, lanes))
-                return add(at, sums[:span], None) + sums[span:]
-
-            def add_rest(i, sums):
-                at = builder.mul(whole, lanes)
-                return add(at, sums[:span], vec.mask(builder.sub(N, at))) + sums[span:]
-
-            lanes = I64(vec.lanes)
-            whole = builder.sdiv(N, lanes)
-            turns = builder.sdiv(whole, I64(parts))
-            sums = loop(builder, turns, [vec.zero] * vec.lanes, add_parts)
-            done = builder.mul(turns, I64(parts * vec.lanes))
-            if parts > 1:
-                sums = loop(builder, builder.sub(whole, builder.mul(turns, I64(parts))), sums, add_vector)
-            any_left = builder.icmp_signed("<", builder.mul(whole, lanes), N)
-            sums = loop(builder, builder.zext(any_left, I64), sums, add_rest)
-            totals, n = vec.totals(sums), vec.lanes
-            while n > span:  # the partial sums are next to each other
-                n //= 2
-                halves = [vec.shuffle(totals, totals, [(k + h) % vec.lanes for k in range(vec.lanes)]) for h in (0, n)]
-                totals = builder.fadd(*halves)
-            for r in range(R):
-                row = vec.part(columns)
-                value = vec.shuffle(totals, totals, [r * columns + k for k in range(columns)])
-                row.store(value, vec.element(out, builder.mul(I64(r), out_row)), row.mask(K))
+            sums = _Sums(builder, vec, R, min(split, vec.lanes), groups)
+            sums.add_rows(a, a_row, w, w_row, N, K)
+            sums.write(out, out_row, K)
             return context.get_dummy_value()
 
         return signature, emit
 
     return tile
+
+
+class _Sums:
+    """The running sums of a tile of dot products."""
+
+    def __init__(self, builder: Any, vec: Vectors, R: int, parts: int, groups: int) -> None:
+        self.b, self.vec, self.R, self.parts, self.groups = builder, vec, R, parts, groups
+        self.columns = vec.lanes // (R * parts)  # of a group
+        self.span = R * self.columns  # sums of one part of a group
+        self.sums = [vec.zero] * (vec.lanes * groups)
+
+    def add_rows(self, a: Any, a_row: Any, w: Any, w_row: Any, N: Any, K: Any) -> None:
+        """Emit the loops that add up all N products of each sum."""
+        b, vec, parts = self.b, self.vec, self.parts
+        left = [vec.element(a, b.mul(I64(r), a_row)) for r in range(self.R)]
+        beyond = b.sub(K, I64(1))  # rows beyond the end of w are replaced by its last row
+        right = []
+        for k in range(self.columns * self.groups):
+            there = b.select(b.icmp_signed("<", I64(k), K), I64(k), beyond)
+            right.append(vec.element(w, b.mul(there, w_row)))
+
+        def add(at: Any, sums: list[Any], part: int, loaded: Callable[[Any], Any]) -> list[Any]:
+            x, y = ([loaded(vec.element(row, at)) for row in rows] for rows in (left, right))
+            new = list(sums)
+            for group in range(self.groups):
+                first, column = group * vec.lanes + part * self.span, group * self.columns
+                for i in range(self.span):
+                    factors = x[i // self.columns], y[column + i % self.columns]
+                    new[first + i] = vec.multiply_add(*factors, sums[first + i])
+            return new
+
+        def add_parts(i: Any, sums: list[Any]) -> list[Any]:
+            for part in range(parts):
+                at = b.add(b.mul(i, I64(parts * vec.lanes)), I64(part * vec.lanes))
+                sums = add(at, sums, part, vec.load)
+            return sums
+
+        lanes = I64(vec.lanes)
+        whole = b.sdiv(N, lanes)
+        turns = b.sdiv(whole, I64(parts))
+        sums = loop(b, turns, self.sums, add_parts)
+        done = b.mul(turns, I64(parts * vec.lanes))
+        if parts > 1:
+            left_over = b.sub(whole, b.mul(turns, I64(parts)))
+            sums = loop(b, left_over, sums, lambda i, s: add(b.add(done, b.mul(i, lanes)), s, 0, vec.load))
+        end = b.mul(whole, lanes)
+        any_left = b.icmp_signed("<", end, N)
+
+        def add_masked(_: Any, sums: list[Any]) -> list[Any]:
+            mask = vec.mask(b.sub(N, end))
+            return add(end, sums, 0, lambda at: vec.load(at, mask))
+
+        if not MASKS_ARE_CHEAP:  # the last vector overlaps the one before, whose lanes become zero
+            fits, first = b.icmp_signed(">=", N, lanes), b.sub(N, lanes)
+            again = b.sub(end, first)
+            overlapping = b.zext(b.and_(any_left, fits), I64)
+            sums = loop(
+                b, overlapping, sums, lambda _, s: add(first, s, 0, lambda at: vec.without_first(vec.load(at), again))
+            )
+            any_left = b.and_(any_left, b.not_(fits))
+        if MASKS_ARE_CHEAP or self.groups == 1:
+            sums = loop(b, b.zext(any_left, I64), sums, add_masked)
+        self.sums = sums
+
+    def write(self, out: Any, out_row: Any, K: Any) -> None:
+        """Emit the additions of each sum's lanes and parts, and the stores."""
+        b, vec, row = self.b, self.vec, self.vec.part(self.columns)
+        for group in range(self.groups):
+            totals, n = vec.totals(self.sums[group * vec.lanes : (group + 1) * vec.lanes]), vec.lanes
+            while n > self.span:  # the partial sums are next to each other
+                n //= 2
+                halves = [vec.shuffle(totals, totals, [(k + h) % vec.lanes for k in range(vec.lanes)]) for h in (0, n)]
+                totals = b.fadd(*halves)
+            values = [
+                vec.shuffle(totals, totals, [r * self.columns + k for k in range(self.columns)]) for r in range(self.R)
+            ]
+            places = [vec.element(out, b.add(b.mul(I64(r), out_row), I64(group * self.columns))) for r in range(self.R)]
+            self._store(row, values, places, K)
+
+    def _store(self, row: Vectors, values: list[Any], places: list[Any], K: Any) -> None:
+        def store(mask: Any) -> None:
+            for value, place in zip(values, places, strict=True):
+                row.store(value, place, mask)
+
+        if MASKS_ARE_CHEAP:
+            store(row.mask(K))
+        elif self.groups > 1:
+            store(None)
+        else:
+            with self.b.if_else(self.b.icmp_signed(">=", K, I64(self.columns))) as (then, otherwise):
+                with then:
+                    store(None)
+                with otherwise:
+                    store(row.mask(K))

@@ -1,8 +1,12 @@
 """Vector instructions for Numba, which has no vector types: tiles.py and the steps of the cells are built from them.
 
 :class:`Vectors` emits LLVM instructions on vectors as wide as the processor's: the same source becomes 512-, 256- or
-128-bit code. The last, incomplete vector of a row is loaded and stored under a mask. Addresses come as integers and
-strides count elements, because Numba's arrays would add checks.
+128-bit code. Addresses come as integers and strides count elements, because Numba's arrays would add checks.
+
+The last, incomplete vector of a row is loaded and stored under a mask if masks are cheap, as with AVX-512. AVX2 has
+masked loads that need an instruction of their own and, on AMD's processors, masked stores that take many; SSE and NEON
+have neither, and LLVM would branch for each lane. There, the last vector of a row begins earlier and overlaps the one
+before, or it is shorter; only what is narrower than 16 bytes is left to masks.
 """
 
 from collections.abc import Callable
@@ -18,7 +22,7 @@ I64, _I32 = ir.IntType(64), ir.IntType(32)
 _QUICK = ("contract", "reassoc", "nsz", "arcp", "afn")
 
 VECTOR_BYTES, TILE_VECTORS = VECTORS
-MASKS_ARE_CHEAP = VECTOR_BYTES > 16
+MASKS_ARE_CHEAP = VECTOR_BYTES == 64
 
 
 @intrinsic
@@ -192,6 +196,10 @@ class Vectors:
         counts = self.b.shuffle_vector(first, ir.Constant(lanes, ir.Undefined), zeros)
         return self.b.icmp_unsigned("<", ir.Constant(lanes, list(range(self.lanes))), counts)
 
+    def without_first(self, value: Any, count: Any) -> Any:
+        """A vector with its first `count` lanes set to zero."""
+        return self.b.select(self.mask(count), self.zero, value)
+
     def _name(self) -> str:
         return f"v{self.lanes}f{self.align * 8}"
 
@@ -227,17 +235,25 @@ def real_type(zero: Any) -> Any:
     return ir.FloatType() if zero == types.float32 else ir.DoubleType()
 
 
-def for_each_vector(builder: Any, vec: Vectors, n: Any, body: Callable[[Any, Any], None]) -> None:
-    """Emit body(at, mask) for each whole vector of n elements (mask None), and once with a mask for the rest."""
+def for_each_vector(builder: Any, vec: Vectors, n: Any, body: Callable[[Vectors, Any, Any], None]) -> None:
+    """Emit body(vec, at, mask) for each whole vector of n elements (mask None), and for the rest.
 
-    def run(at: Any, mask: Any) -> list[Any]:
-        body(at, mask)
-        return []
-
+    The rest is one vector under a mask if masks are cheap; otherwise shorter vectors, each at most once, and a mask for
+    what is narrower than 16 bytes.
+    """
     lanes = I64(vec.lanes)
     whole = builder.sdiv(n, lanes)
     done = builder.mul(whole, lanes)
-    loop(builder, whole, [], lambda i, _: run(builder.mul(i, lanes), None))
+    loop(builder, whole, [], lambda i, _: _nothing(body(vec, builder.mul(i, lanes), None)))
+    while not MASKS_ARE_CHEAP and vec.lanes * vec.align > 16:
+        vec = vec.part(vec.lanes // 2)
+        fits = builder.zext(builder.icmp_signed(">=", builder.sub(n, done), I64(vec.lanes)), I64)
+        loop(builder, fits, [], lambda _, __, vec=vec, done=done: _nothing(body(vec, done, None)))
+        done = builder.add(done, builder.mul(fits, I64(vec.lanes)))
     rest = builder.sub(n, done)
     any_left = builder.zext(builder.icmp_signed(">", rest, I64(0)), I64)
-    loop(builder, any_left, [], lambda _, __: run(done, vec.mask(rest)))
+    loop(builder, any_left, [], lambda _, __: _nothing(body(vec, done, vec.mask(rest))))
+
+
+def _nothing(_: None) -> list[Any]:
+    return []
