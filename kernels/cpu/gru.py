@@ -14,7 +14,7 @@ from kernels.cpu import mixed
 from kernels.cpu.compiler import entry, inner, thin
 from kernels.cpu.emit.activations import emit_sigmoid, emit_tanh
 from kernels.cpu.emit.rows import Row, block_offsets
-from kernels.cpu.emit.vectors import Vectors, for_each_vector, real_type
+from kernels.cpu.emit.vectors import Vectors, for_each_part, real_type
 from kernels.cpu.layers import (
     add_gates,
     carried,
@@ -60,7 +60,7 @@ def gru_step_forward(typing, zero, a, s, h_prev, h, n):
                 row.store(value, a, blocks[gate])
             row.store((1.0 - z) * new + z * row.load(h_prev), h)
 
-        for_each_vector(builder, vec, n, body)
+        for_each_part(builder, vec, n, body)
         return context.get_dummy_value()
 
     return signature, emit
@@ -94,7 +94,7 @@ def gru_step_backward(typing, zero, dh, gates, s, h_prev, da, ds, dh_next, kept,
             row.store(da_n * r, ds, blocks[GATE_N])
             row.store(dh_t * z, kept)
 
-        for_each_vector(builder, vec, n, body)
+        for_each_part(builder, vec, n, body)
         return context.get_dummy_value()
 
     return signature, emit

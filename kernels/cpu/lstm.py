@@ -14,7 +14,7 @@ from kernels.cpu import bfloat16, mixed
 from kernels.cpu.compiler import entry, inner, thin
 from kernels.cpu.emit.activations import emit_sigmoid, emit_tanh
 from kernels.cpu.emit.rows import Row, block_offsets
-from kernels.cpu.emit.vectors import Vectors, for_each_vector, real_type
+from kernels.cpu.emit.vectors import Vectors, for_each_part, real_type
 from kernels.cpu.layers import (
     add_gates,
     carried,
@@ -64,7 +64,7 @@ def lstm_step_forward(typing, zero, z, stride, c_prev, c, h, n):
             row.store(cell, c)
             row.store(o * emit_tanh(cell), h)
 
-        for_each_vector(builder, vec, n, body)
+        for_each_part(builder, vec, n, body)
         return context.get_dummy_value()
 
     return signature, emit
@@ -96,7 +96,7 @@ def lstm_step_backward(typing, zero, dh, gates, stride, c_prev, c, dz, dh_next, 
             row.store(dh_t * tanh_c * o * (1.0 - o), dz, blocks[GATE_O])
             row.store(dc_t * f, dc_next)
 
-        for_each_vector(builder, vec, n, body)
+        for_each_part(builder, vec, n, body)
         return context.get_dummy_value()
 
     return signature, emit

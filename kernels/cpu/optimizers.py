@@ -16,14 +16,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from kernels.cpu.compiler import inner
-from kernels.cpu.emit.tiles import each_width, products_of
+from kernels.cpu.emit.tiles import each_span, products_of
 from kernels.cpu.emit.vectors import (
     I64,
     MASKS_ARE_CHEAP,
     VECTOR_BYTES,
     Number,
     Vectors,
-    for_each_vector,
+    for_each_part,
     loop,
     real_type,
 )
@@ -201,7 +201,7 @@ def apply_tile(typing, zero, optimizer, k, grad, theta, s0, s1, n):
             def update(part, at, mask):
                 step(part, part.load(vec.element(grad, at), mask), at, mask)
 
-            for_each_vector(builder, vec, n, update)
+            for_each_part(builder, vec, n, update)
 
         _emit(builder, vec, list(OPTIMIZERS), optimizer, k, arrays, body)
         return context.get_dummy_value()
@@ -258,7 +258,7 @@ def outer_update_tile(R: int, C: int) -> Any:
 
                 _emit(builder, vec, in_tile, optimizer, k, arrays, body)
 
-            each_width(builder, vec, C, N, run)
+            each_span(builder, vec, C, N, run)
             return context.get_dummy_value()
 
         return signature, emit

@@ -14,7 +14,7 @@ from kernels.cpu import mixed
 from kernels.cpu.compiler import entry, inner, thin
 from kernels.cpu.emit.activations import emit_tanh
 from kernels.cpu.emit.rows import Row
-from kernels.cpu.emit.vectors import Vectors, for_each_vector, real_type
+from kernels.cpu.emit.vectors import Vectors, for_each_part, real_type
 from kernels.cpu.layers import (
     add_gates,
     carried,
@@ -54,7 +54,7 @@ def rnn_step_forward(typing, zero, h, n):
             row = Row(vec, at, mask)
             row.store(emit_tanh(row.load(h)), h)
 
-        for_each_vector(builder, vec, n, body)
+        for_each_part(builder, vec, n, body)
         return context.get_dummy_value()
 
     return signature, emit
@@ -76,7 +76,7 @@ def rnn_step_backward(typing, zero, dh, h, dz, dh_next, n):
             state = row.load(h)
             row.store((row.load(dh) + row.load(dh_next)) * (1.0 - state * state), dz)
 
-        for_each_vector(builder, vec, n, body)
+        for_each_part(builder, vec, n, body)
         return context.get_dummy_value()
 
     return signature, emit

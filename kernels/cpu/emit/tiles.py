@@ -17,7 +17,7 @@ sizes and the vector width only, so a type of processor always gives the same bi
 Addresses are integers and strides count elements, because Numba's arrays would add checks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -42,36 +42,61 @@ class Span(NamedTuple):
     mask: Any
 
 
-def each_width(builder: Any, vec: Vectors, C: int, N: Any, run: Callable[[list[Span]], None]) -> None:
-    """Emit ``run(spans)`` for each number of vectors up to C, and a switch to the one that N >= 1 elements need.
+def each_width(builder: Any, vec: Vectors, C: int, N: Any, run: Callable[[int, list[Any]], None]) -> None:
+    """Emit ``run(vectors, masks)`` for each number of vectors up to C, and a switch to the one that N elements need.
 
-    The last span has a mask if masks are cheap. Otherwise it ends with the row, and overlaps the one before if the row
-    is no whole number of vectors, so whoever writes to a row reads its last span first. A row shorter than a vector has
-    a mask in any case.
+    All masks are None, except that of an incomplete last vector (of any last vector if masks are cheap). N is at
+    least 1.
     """
-    last = builder.sdiv(builder.sub(N, I64(1)), I64(vec.lanes))  # the last vector's number
-    rest = builder.sub(N, builder.mul(last, I64(vec.lanes)))
+    last, rest = _last_vector(builder, vec, N)
     whole = builder.icmp_signed("==", rest, I64(vec.lanes)) if not MASKS_ARE_CHEAP else ir.Constant(ir.IntType(1), 0)
+    cases = [
+        (vectors - 1, is_whole) for vectors in range(1, C + 1) for is_whole in ((0,) if MASKS_ARE_CHEAP else (0, 1))
+    ]
+    number = builder.add(builder.mul(last, I64(2)), builder.zext(whole, I64))
+    for before, is_whole in _switch(builder, number, [(2 * n + is_whole, (n, is_whole)) for n, is_whole in cases]):
+        run(before + 1, [None] * before + [None if is_whole else vec.mask(rest)])
+
+
+def each_span(builder: Any, vec: Vectors, C: int, N: Any, run: Callable[[list[Span]], None]) -> None:
+    """Like :func:`each_width`, emit ``run(spans)``; unless masks are cheap, the last span ends with the row.
+
+    It then overlaps the one before, if the row is no whole number of vectors: whoever writes to a row reads its last
+    span first. A row narrower than a vector has a mask in any case.
+    """
+
+    def masked(vectors: int, masks: list[Any]) -> None:
+        run([Span(I64(c * vec.lanes), masks[c]) for c in range(vectors)])
+
+    if MASKS_ARE_CHEAP:
+        each_width(builder, vec, C, N, masked)
+        return
+    last, _ = _last_vector(builder, vec, N)
+    for before in _switch(builder, last, [(n, n) for n in range(C)]):
+        if before == 0:
+            each_width(builder, vec, 1, N, masked)
+        else:
+            run([*(Span(I64(c * vec.lanes), None) for c in range(before)), Span(builder.sub(N, I64(vec.lanes)), None)])
+
+
+def _last_vector(builder: Any, vec: Vectors, N: Any) -> tuple[Any, Any]:
+    """The number of the last vector of N >= 1 elements, and how many of its lanes they fill."""
+    last = builder.sdiv(builder.sub(N, I64(1)), I64(vec.lanes))
+    return last, builder.sub(N, builder.mul(last, I64(vec.lanes)))
+
+
+def _switch(builder: Any, number: Any, cases: list[tuple[int, Any]]) -> Iterator[Any]:
+    """Emit a switch over `number`; yield each case's second item, with the builder where the case's code belongs."""
     end, never = builder.append_basic_block("end"), builder.append_basic_block("never")
-    choice = builder.switch(builder.add(builder.mul(last, I64(2)), builder.zext(whole, I64)), never)
+    choice = builder.switch(number, never)
     builder.position_at_end(never)
     builder.unreachable()
-
-    def last_span(vectors: int, is_whole: bool) -> Span:
-        if vectors > 1 and not MASKS_ARE_CHEAP:
-            return Span(builder.sub(N, I64(vec.lanes)), None)
-        return Span(I64((vectors - 1) * vec.lanes), None if is_whole else vec.mask(rest))
-
-    for vectors in range(1, C + 1):
-        before = [Span(I64(c * vec.lanes), None) for c in range(vectors - 1)]
-        for is_whole in (False, True) if vectors == 1 and not MASKS_ARE_CHEAP else (False,):
-            block = builder.append_basic_block(f"vectors{vectors}")
-            choice.add_case(I64(2 * (vectors - 1) + is_whole), block)
-            if vectors > 1 and not MASKS_ARE_CHEAP:  # whole or not, the last vector ends with the row
-                choice.add_case(I64(2 * vectors - 1), block)
-            builder.position_at_end(block)
-            run([*before, last_span(vectors, is_whole)])
-            builder.branch(end)
+    for value, case in cases:
+        block = builder.append_basic_block("case")
+        choice.add_case(I64(value), block)
+        builder.position_at_end(block)
+        yield case
+        builder.branch(end)
     builder.position_at_end(end)
 
 
@@ -120,7 +145,7 @@ def axpy_tile(R: int, C: int) -> Any:
                         before = last if c == len(spans) - 1 else vec.load(place, span.mask)
                         vec.store(builder.fadd(before, sums[r * len(spans) + c]), place, span.mask)
 
-            each_width(builder, vec, C, N, run)
+            each_span(builder, vec, C, N, run)
             return context.get_dummy_value()
 
         return signature, emit

@@ -235,25 +235,42 @@ def real_type(zero: Any) -> Any:
     return ir.FloatType() if zero == types.float32 else ir.DoubleType()
 
 
-def for_each_vector(builder: Any, vec: Vectors, n: Any, body: Callable[[Vectors, Any, Any], None]) -> None:
+def for_each_vector(builder: Any, vec: Vectors, n: Any, body: Callable[[Any, Any], None]) -> None:
+    """Emit body(at, mask) for each whole vector of n elements (mask None), and once with a mask for the rest."""
+    _for_each(builder, [vec], n, lambda _, at, mask: body(at, mask))
+
+
+def for_each_part(builder: Any, vec: Vectors, n: Any, body: Callable[[Vectors, Any, Any], None]) -> None:
     """Emit body(vec, at, mask) for each whole vector of n elements (mask None), and for the rest.
 
     The rest is one vector under a mask if masks are cheap; otherwise shorter vectors, each at most once, and a mask for
     what is narrower than 16 bytes.
     """
-    lanes = I64(vec.lanes)
+    parts = [vec]
+    while not MASKS_ARE_CHEAP and parts[-1].lanes * vec.align > 16:
+        parts.append(vec.part(parts[-1].lanes // 2))
+    _for_each(builder, parts, n, body)
+
+
+def _for_each(builder: Any, parts: list[Vectors], n: Any, body: Callable[[Vectors, Any, Any], None]) -> None:
+    """Emit body for n elements: vectors of the first of `parts`, one of each other that fits, and the last with a mask."""
+
+    def run(part: Vectors, at: Any, mask: Any) -> list[Any]:
+        body(part, at, mask)
+        return []
+
+    def once(part: Vectors, condition: Any, at: Any, mask: Any = None) -> Any:
+        times = builder.zext(condition, I64)
+        loop(builder, times, [], lambda _, __: run(part, at, mask and mask()))
+        return times
+
+    first, lanes = parts[0], I64(parts[0].lanes)
     whole = builder.sdiv(n, lanes)
     done = builder.mul(whole, lanes)
-    loop(builder, whole, [], lambda i, _: _nothing(body(vec, builder.mul(i, lanes), None)))
-    while not MASKS_ARE_CHEAP and vec.lanes * vec.align > 16:
-        vec = vec.part(vec.lanes // 2)
-        fits = builder.zext(builder.icmp_signed(">=", builder.sub(n, done), I64(vec.lanes)), I64)
-        loop(builder, fits, [], lambda _, __, vec=vec, done=done: _nothing(body(vec, done, None)))
-        done = builder.add(done, builder.mul(fits, I64(vec.lanes)))
-    rest = builder.sub(n, done)
-    any_left = builder.zext(builder.icmp_signed(">", rest, I64(0)), I64)
-    loop(builder, any_left, [], lambda _, __: _nothing(body(vec, done, vec.mask(rest))))
-
-
-def _nothing(_: None) -> list[Any]:
-    return []
+    loop(builder, whole, [], lambda i, _: run(first, builder.mul(i, lanes), None))
+    for part in parts[1:]:
+        size = I64(part.lanes)
+        times = once(part, builder.icmp_signed(">=", builder.sub(n, done), size), done)
+        done = builder.add(done, builder.mul(times, size))
+    rest, last = builder.sub(n, done), parts[-1]
+    once(last, builder.icmp_signed(">", rest, I64(0)), done, lambda: last.mask(rest))
