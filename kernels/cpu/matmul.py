@@ -15,7 +15,7 @@ gets one row of several. Nothing is allocated.
 import numpy as np
 
 from kernels.cpu.compiler import inner, thin
-from kernels.cpu.emit.tiles import DOT_GROUPS, DOT_ROWS, ROW_VECTORS, TILE_ROWS, axpy_tile, dot_tile
+from kernels.cpu.emit.tiles import DOT_GROUPS, DOT_ROWS, LONG_GROUPS, ROW_VECTORS, TILE_ROWS, axpy_tile, dot_tile
 from kernels.cpu.emit.vectors import MASKS_ARE_CHEAP, TILE_VECTORS, VECTOR_BYTES, stay_out_of_line
 from kernels.cpu.optimizers import outer_update_tile
 
@@ -24,7 +24,7 @@ _tile_8, _tile_4, _tile_2, _tile_1 = (axpy_tile(R, _VECTORS) for R in (8, 4, 2, 
 _tile_row = axpy_tile(1, ROW_VECTORS)
 _dot_rows, _dot_2, _dot_1, _dot_long = dot_tile(DOT_ROWS), dot_tile(2), dot_tile(1), dot_tile(1, 4)
 _dots_rows, _dots_1 = dot_tile(DOT_ROWS, 1, DOT_GROUPS), dot_tile(1, 1, DOT_GROUPS)
-_dots_long = dot_tile(1, 4, DOT_GROUPS)
+_dots_long = dot_tile(1, 4, LONG_GROUPS)
 _update_rows, _update_row = outer_update_tile(TILE_ROWS, _VECTORS), outer_update_tile(1, _VECTORS)
 _LONG = 300  # shortest row for which _dot_long is used
 #: Length of the pieces that long contractions are split into.
@@ -119,9 +119,9 @@ def _dots(zero, size, a, a_row, w, w_row, out, out_row, R, K, N):
         at_a, to_row = a + np.uintp(r * a_row * size), out + np.uintp(r * out_row * size)
         k = 0
         while k < K:
-            width = min(columns, K - k)
-            if DOT_GROUPS > 1 and lanes <= N and (rows == DOT_ROWS or rows == 1) and DOT_GROUPS * columns <= K - k:
-                width = DOT_GROUPS * columns
+            width, wide = min(columns, K - k), (LONG_GROUPS if split else DOT_GROUPS) * columns
+            if DOT_GROUPS > 1 and lanes <= N and (rows == DOT_ROWS or rows == 1) and wide <= K - k:
+                width = wide
             elif not MASKS_ARE_CHEAP and width < columns <= K:
                 k, width = K - columns, columns  # compute some columns again, and store no part of a vector
             at_w, to = w + np.uintp(k * w_row * size), to_row + np.uintp(k * size)

@@ -11,8 +11,8 @@ A tile keeps a block of the output in registers while it runs through the whole 
 * :func:`dot_tile`: ``out[r, k] = sum_n a[r, n] w[k, n]``, as many running sums as a vector has lanes, which are
   transposed and added up together at the end: three instructions a sum instead of ten.
 
-The last, incomplete vector of a row is loaded and stored under a mask. The order of additions depends on the tile, the
-sizes and the vector width only, so a type of processor always gives the same bits.
+The last, incomplete vector of a row has a mask, or overlaps the one before (vectors.py). The order of additions depends
+on the tile, the sizes and the vector width only, so a type of processor always gives the same bits.
 
 Addresses are integers and strides count elements, because Numba's arrays would add checks.
 """
@@ -31,8 +31,10 @@ from kernels.cpu.emit.vectors import I64, MASKS_ARE_CHEAP, TILE_VECTORS, VECTOR_
 TILE_ROWS = TILE_VECTORS // 3
 ROW_VECTORS = 13
 DOT_ROWS = 4 if VECTOR_BYTES >= 32 else 2
-#: Groups of sums in a tile of dot products; 128-bit vectors have too few lanes to hide the latency of additions.
+#: Groups of sums in a tile of dot products, and in one of long rows, which needs several vectors of each row at a time.
+#: With 128-bit vectors, one group has too few sums to hide the latency of additions.
 DOT_GROUPS = 1 if VECTOR_BYTES >= 32 else TILE_VECTORS // 4
+LONG_GROUPS = min(DOT_GROUPS, 4)
 
 
 class Span(NamedTuple):

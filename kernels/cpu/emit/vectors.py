@@ -253,7 +253,7 @@ def for_each_part(builder: Any, vec: Vectors, n: Any, body: Callable[[Vectors, A
 
 
 def _for_each(builder: Any, parts: list[Vectors], n: Any, body: Callable[[Vectors, Any, Any], None]) -> None:
-    """Emit body for n elements: vectors of the first of `parts`, one of each other that fits, and the last with a mask."""
+    """Emit body for whole vectors, the first of `parts`, one of each other that fits, and the last one with a mask."""
 
     def run(part: Vectors, at: Any, mask: Any) -> list[Any]:
         body(part, at, mask)
