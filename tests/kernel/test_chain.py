@@ -199,7 +199,9 @@ def test_training_as_the_reference(ops, ref, cell, optimizer, clipping, dtype):
     shape, theta, h, c, _ = model((T, B, V, H, L), dtype, cell=cell)
     ids = np.random.RandomState(6).randint(0, V, 400).astype(np.uint8)
     starts = np.ascontiguousarray(np.arange(12)[:, None] * T + np.array([0, 200]), np.int64)
-    rates = np.linspace(0.02, 0.01, 12) / (50 if cell == "rnn" else 1)  # large steps amplify an RNN's rounding errors
+    # Large steps amplify rounding errors of an RNN, and of layer norm: another order of additions, as with narrower
+    # vectors, then exceeds the float32 rule for one in 40 models.
+    rates = np.linspace(0.02, 0.01, 12) / (50 if cell in ("rnn", "lnlstm") else 1)
 
     def train(ops, dtype):
         arrays = [a.astype(dtype) for a in (theta, np.zeros((spec.slots(optimizer), len(theta))), h, c)]
