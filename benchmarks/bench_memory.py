@@ -14,20 +14,16 @@ COUNTS = {"seed": 500} if QUICK else {"seed": 2000, "h256-b16": 40}
 
 @pytest.mark.parametrize("threads", sorted({1, usable_cores()}))
 @pytest.mark.parametrize("name", COUNTS)
-def test_memory(benchmark, name, threads):
-    arguments = [name, str(threads), str(COUNTS[name])]
-
-    def run():
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.memory", *arguments],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        benchmark.extra_info.update(json.loads(done.stdout), work=name, threads=threads)
-
-    benchmark.group = "memory"
-    benchmark.pedantic(run, rounds=1)
-    assert benchmark.extra_info["arrays_per_iteration"] == 0
-    assert benchmark.extra_info["bytes_per_iteration"] == 0
+def test_memory(keep, name, threads):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.memory", name, str(threads), str(COUNTS[name])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    keep(f"test_memory[{name}-{threads}]", **found, work=name, threads=threads)
+    assert found["arrays_per_iteration"] == 0
+    assert found["bytes_per_iteration"] == 0

@@ -1,10 +1,11 @@
 """Time per sampled character, with one stream at temperature 1; ours and PyTorch take turns."""
 
-from benchmarks.process import field, race
+import pytest
+
+from benchmarks.process import entrants
 from charlstm.measure.bench import WORKS
 
 
-def test_sampling(benchmark, machine_limits):
-    contestants, absent = field(WORKS["sample"])
-    benchmark.extra_info["floor"] = {"1": WORKS["sample"].floor(machine_limits)}
-    race(benchmark, WORKS["sample"], contestants, absent)
+@pytest.mark.parametrize(("work", "contestant"), entrants("sample"))
+def test_sampling(races, work, contestant):
+    races(WORKS[work]).show(contestant)

@@ -34,49 +34,43 @@ def until_first_line(arguments, folder, environment=None):
     return taken, line
 
 
-def test_help(benchmark, tmp_path):
+def test_help(row, keep, tmp_path):
     """Time `charlstm --help` from start to exit."""
-    times = []
 
-    def run():
+    def run(_):
         begin = time.perf_counter()
         subprocess.run([*command(), "--help"], stdout=subprocess.DEVNULL, check=True, cwd=tmp_path)
-        times.append(time.perf_counter() - begin)
+        return time.perf_counter() - begin
 
-    _measure(benchmark, run, times, 1 if QUICK else 15)
+    _show(row, keep, "test_help", "charlstm --help", [run(k) for k in range(1 if QUICK else 15)])
 
 
-def test_first_step_of_a_warm_cache(benchmark, tmp_path):
+def first_step(folder, environment=None):
+    """Return the seconds from starting the command to its report of the first iteration."""
+    taken, line = until_first_line(TRAIN, folder, environment)
+    assert json.loads(line)["iteration"] == 0
+    return taken
+
+
+def test_first_step_of_a_warm_cache(row, keep, tmp_path):
     """Time the command up to its report of the first iteration, with kernels in the cache."""
-    times = []
-
-    def run():
-        taken, line = until_first_line(TRAIN, tmp_path)
-        assert json.loads(line)["iteration"] == 0
-        times.append(taken)
-
-    run()
-    times.clear()
-    _measure(benchmark, run, times, 1 if QUICK else 7)
+    first_step(tmp_path)
+    times = [first_step(tmp_path) for _ in range(1 if QUICK else 7)]
+    _show(row, keep, "test_first_step_of_a_warm_cache", "first training step, kernels in the cache", times)
 
 
 @pytest.mark.skipif(QUICK, reason="takes as long as compiling does")
-def test_first_step_of_a_cold_cache(benchmark, tmp_path):
+def test_first_step_of_a_cold_cache(row, keep, tmp_path):
     """Time the same with an empty NUMBA_CACHE_DIR, so that it compiles the kernels."""
     times = []
-
-    def run():
-        cache = tmp_path / f"cache-{len(times)}"
+    for k in range(2):
+        cache = tmp_path / f"cache-{k}"
         cache.mkdir()
-        taken, line = until_first_line(TRAIN, tmp_path, {"NUMBA_CACHE_DIR": str(cache)})
-        assert json.loads(line)["iteration"] == 0
+        times.append(first_step(tmp_path, {"NUMBA_CACHE_DIR": str(cache)}))
         assert any(cache.iterdir())
-        times.append(taken)
-
-    _measure(benchmark, run, times, 2)
+    _show(row, keep, "test_first_step_of_a_cold_cache", "first training step, empty cache", times)
 
 
-def _measure(benchmark, run, times, rounds):
-    benchmark.group = "start"
-    benchmark.pedantic(run, rounds=rounds)
-    benchmark.extra_info.update(spread(times))
+def _show(row, keep, name, group, times):
+    keep(name, **spread(times))
+    row(group, times)

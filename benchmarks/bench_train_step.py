@@ -1,7 +1,7 @@
 """Time per training iteration: ours by backend, dtype and threads, and each rival's; the contestants take turns.
 
-pytest-benchmark's own figure times our rounds on one thread; `extra_info` holds the seconds per iteration of every
-contestant, as median and spread. It reports compile time separately (warm_up_seconds).
+The first row of a race runs it all, and each row shows its contestant's rounds. Compile time is kept apart
+(warm_up_seconds in the results).
 """
 
 import subprocess
@@ -9,59 +9,59 @@ import sys
 
 import pytest
 
-from benchmarks.process import QUICK, Contestant, Process, field, race, spread, teams
+from benchmarks.process import QUICK, ROUND_SECONDS, ROUNDS, Contestant, Process, entrants, spread, teams
+from benchmarks.stages import COSTS, RACES
 from charlstm.host.machine import usable_cores
-from charlstm.measure.bench import COST_B, COST_H, WORKS
+from charlstm.measure.bench import WORKS
 
-RACES = ("seed",) if QUICK else ("seed", "h256-b16", "keras", *(f"torch-rnn-{H}" for H in (128, 512, 1024)))
-COSTS = {"cost-h": COST_H[:1] if QUICK else COST_H, "cost-b": COST_B[:1] if QUICK else COST_B}
-
-
-@pytest.mark.parametrize("name", RACES)
-def test_training(benchmark, name, machine_limits):
-    contestants, absent = field(WORKS[name])
-    benchmark.extra_info["floor"] = {str(n): WORKS[name].floor(machine_limits, n) for n in teams()}
-    race(benchmark, WORKS[name], contestants, absent)
+OURS = [Contestant("ours", threads) for threads in teams()]
+NEIGHBOURS = ("h256-b16",) if QUICK else ("h256-b16", "seed")
 
 
-@pytest.mark.parametrize(("kind", "size"), [(kind, size) for kind, sizes in COSTS.items() for size in sizes])
-def test_cost(benchmark, kind, size, machine_limits):
+@pytest.mark.parametrize(("work", "contestant"), entrants(*RACES))
+def test_training(races, work, contestant):
+    races(WORKS[work]).show(contestant)
+
+
+@pytest.mark.parametrize("contestant", OURS, ids=str)
+@pytest.mark.parametrize("work", COSTS)
+def test_cost(races, work, contestant):
     """Measure our time per iteration as a function of H (B = 1, T = 16, Adagrad) and of B (H = 256, T = 32, Adam)."""
-    work = WORKS[f"{kind}-{size}"]
-    benchmark.extra_info["floor"] = {str(n): work.floor(machine_limits, n) for n in teams()}
-    race(
-        benchmark,
-        work,
-        [Contestant("ours", threads) for threads in teams()],
-        rounds=1 if QUICK else 5,
-        seconds=0.0 if QUICK else 0.15,
-    )
+    rounds, seconds = (1, 0.0) if QUICK else (5, 0.15)
+    races(WORKS[work], OURS, rounds, seconds).show(contestant)
 
 
-@pytest.mark.parametrize("name", ["h256-b16"] if QUICK else ["h256-b16", "seed"])
-def test_busy_neighbour(benchmark, name):
-    """Compare training on two threads while another program keeps one core busy with training on an idle machine."""
-    cores = usable_cores()
-    running = Process(Contestant("ours", max(2, cores)), name)
-    quiet, busy = [], []
-    benchmark.group = "busy neighbour"
+@pytest.mark.parametrize("neighbour", ["quiet", "busy"])
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_busy_neighbour(row, once, keep, name, neighbour):
+    """Compare training while another program keeps one core busy with training on a quiet machine."""
+    threads = max(2, usable_cores())
 
-    def beside_nobody():
-        running.round()
-        quiet.append(running.times[-1])
+    def measure():
+        times = beside_a_busy_program(Contestant("ours", threads), name)
+        found = {which: spread(taken) for which, taken in times.items()}
+        ratio = found["busy"]["median"] / found["quiet"]["median"]
+        keep(f"test_busy_neighbour[{name}]", work=name, threads=threads, **found, ratio=ratio)
+        return times
 
-    def beside_a_busy_one():
-        with _BusyCore():
-            running.round()
-        busy.append(running.times[-1])
+    row(f"{name} on {threads} threads, with a core busy", once(("busy", name), measure)[neighbour])
 
+
+def beside_a_busy_program(contestant, name):
+    """Return the times of rounds on a quiet machine, and of rounds with one core busy, by turns."""
+    times = {"quiet": [], "busy": []}
+    running = Process(contestant, name).warm()
     try:
-        running.calibrate(0.0 if QUICK else 0.4)
-        benchmark.pedantic(beside_a_busy_one, setup=beside_nobody, rounds=1 if QUICK else 7)
+        running.calibrate(ROUND_SECONDS)
+        for _ in range(ROUNDS):
+            running.round()
+            times["quiet"].append(running.times[-1])
+            with _BusyCore():
+                running.round()
+            times["busy"].append(running.times[-1])
     finally:
         running.close()
-    benchmark.extra_info.update(work=name, threads=max(2, cores), quiet=spread(quiet), busy=spread(busy))
-    benchmark.extra_info["ratio"] = spread(busy)["median"] / spread(quiet)["median"]
+    return times
 
 
 class _BusyCore:

@@ -29,7 +29,10 @@ STYLE = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
 }
-PANELS = ("seed", "sample", "h256-b16", "keras", "torch-rnn-128", "torch-rnn-512", "torch-rnn-1024")
+PANELS = (
+    "seed", "sample", "h256-b16", "h256-b32", "gru-256", "keras", "keras-all",
+    "torch-rnn-128", "torch-rnn-512", "torch-rnn-1024",
+)  # fmt: skip
 
 
 def draw(results, results_digest, speed, cost):
@@ -38,8 +41,8 @@ def draw(results, results_digest, speed, cost):
         for path, figure in ((speed, speed_chart(results)), (cost, cost_chart(results))):
             figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
             plt.close(figure)
-            text = "\n".join(line.rstrip() for line in path.read_text().splitlines())
-            path.write_text(f"{text}\n<!-- results {results_digest} -->\n")
+            text = "\n".join(line.rstrip() for line in path.read_text(encoding="utf-8").splitlines())
+            path.write_text(f"{text}\n<!-- results {results_digest} -->\n", encoding="utf-8", newline="\n")
 
 
 # ------------------------------------------------------------------------------------------- iterations per second
@@ -67,8 +70,10 @@ def speed_chart(results):
 def bars_of(race):
     """Return (label, iterations per second, whether it is ours) for each contestant, ours first."""
     bars = []
-    for threads in read.thread_counts(race):
-        bars.append((f"ours, {_threads(threads)}", 1 / read.ours(race, threads)["median"], True))
+    for dtype in ("float32", "bfloat16"):
+        found = [(threads, read.ours(race, threads, dtype=dtype)) for threads in read.thread_counts(race)]
+        title = read.title_of("ours", dtype)
+        bars += [(f"{title}, {_threads(threads)}", 1 / mine["median"], True) for threads, mine in found if mine]
     for name, title in RIVALS.items():
         theirs = [c for c in race["contestants"] if c["name"] == name]
         for c in theirs:

@@ -10,20 +10,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks import rivals
+from benchmarks.rivals import CannotRun
 from charlstm.host.machine import usable_cores
-from charlstm.measure.bench import load_average
+from charlstm.measure.bench import WORKS, load_average
 
 ROOT = Path(__file__).parents[1]
 #: Use tiny counts and few works, to test that the benchmarks run, not how fast they are.
 QUICK = os.environ.get("CHARLSTM_BENCH_QUICK") == "1"
 ROUNDS = 1 if QUICK else 7
 ROUND_SECONDS = 0.0 if QUICK else 0.4
+#: A race whose rounds have taken this long ends early, after FEWEST rounds or more.
+LONG_SECONDS, FEWEST = 30.0, 4
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,16 @@ class Contestant:
     threads: int = 1
     backend: str = "numba"
     dtype: str = "float32"
+
+    def __str__(self):
+        """Return the name of its row, such as ours-bfloat16-2threads."""
+        about = [word for word in (self.backend, self.dtype) if word not in ("numba", "float32")]
+        return "-".join([self.name, *about, f"{self.threads}thread{'s' if self.threads > 1 else ''}"])
+
+    @property
+    def kind(self):
+        """Return what it is, whatever its number of threads: the key of a reason why it is absent."""
+        return self.name if self.dtype == "float32" else f"{self.name} in {self.dtype}"
 
     @property
     def core(self):
@@ -51,10 +66,12 @@ def teams():
 
 def field(work):
     """Return the contestants that can run this work here, ours on one thread first, and the others' reasons by name."""
-    ours = [Contestant("ours", threads) for threads in (teams() if work.optimizer else [1])]
+    sweep = teams() if work.optimizer else [1]
+    ours = [Contestant("ours", threads) for threads in sweep]
+    if work.optimizer and not QUICK:
+        ours += [Contestant("ours", threads, dtype="bfloat16") for threads in sweep]
     if work.name in ("seed", "sample") and not QUICK:
         ours += [Contestant("ours", 1, "numba", "float64"), Contestant("ours", 1, "numpy", "float32")]
-        ours += [Contestant("ours", 1, "numba", "bfloat16")] if work.optimizer else []
     absent, others = {}, []
     for name in rivals.NAMES[1:]:
         if work.name not in rivals.module(name).WORKS or (QUICK and name == "pytorch_usual"):
@@ -63,13 +80,21 @@ def field(work):
         if reason:
             absent[name] = reason
         else:
-            sweep = teams() if name in ("pytorch", "jax") and work.optimizer else [1]
-            others += [Contestant(name, threads) for threads in sweep]
+            others += [Contestant(name, threads) for threads in (sweep if name in rivals.WITH_THREADS else [1])]
     return ours + others, absent
 
 
+def entrants(*works):
+    """Return a pytest parameter (work, contestant) for each contestant of each work."""
+    return [
+        pytest.param(name, contestant, id=f"{name}-{contestant}")
+        for name in works
+        for contestant in field(WORKS[name])[0]
+    ]
+
+
 class Process:
-    """A warmed-up process of one contestant at one work, which waits for requests."""
+    """A process of one contestant at one work, which warms up and then waits for requests."""
 
     def __init__(self, contestant, work_name, chars=None):
         self.contestant = contestant
@@ -82,14 +107,30 @@ class Process:
             arguments.append(f"--core={contestant.core}")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.rivals", *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, bufsize=1, cwd=ROOT,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, encoding="utf-8", bufsize=1,
+            cwd=ROOT,
         )  # fmt: skip
-        self.count, self.times, self.peak_rss = 1, [], None
+        self.count, self.times, self.peak_rss, self.ready = 1, [], None, None
+
+    def warm(self):
+        """Wait until the first iteration is done; return self.
+
+        Raises
+        ------
+        CannotRun
+            If the contestant says that it cannot run this work here.
+        RuntimeError
+            If it ended, with what it wrote to standard error.
+        """
         try:
-            self.ready = json.loads(self._line().removeprefix("ready "))
+            line = self._line()
+            if line.startswith("absent "):
+                raise CannotRun(json.loads(line.removeprefix("absent ")))
+            self.ready = json.loads(line.removeprefix("ready "))
         except BaseException:
             self.close()
             raise
+        return self
 
     def _line(self):
         line = self.process.stdout.readline()
@@ -101,7 +142,8 @@ class Process:
 
     def ask(self, count):
         """Run `count` iterations; return seconds, last loss, peak_rss."""
-        self.process.stdin.write(f"{count}\n")
+        with suppress(BrokenPipeError):  # it has ended, and _line says why
+            self.process.stdin.write(f"{count}\n")
         return json.loads(self._line())
 
     def calibrate(self, seconds):
@@ -119,7 +161,10 @@ class Process:
         self.peak_rss = answer["peak_rss"]
 
     def close(self):
-        self.process.stdin.close()
+        if self.errors.closed:
+            return
+        with suppress(BrokenPipeError):  # it has ended already
+            self.process.stdin.close()
         self.process.wait(timeout=60)
         self.process.stdout.close()
         self.errors.close()
@@ -141,48 +186,54 @@ def spread(times):
 
 
 class Race:
-    """Contestants at one work, which take turns: each runs one round, then the next round begins."""
+    """Contestants at one work, which take turns: each runs one round, then the next round begins.
+
+    One that fails leaves the race; the others go on. `absent` and `failed` hold the reasons by contestant.
+    """
 
     def __init__(self, work, contestants, seconds=ROUND_SECONDS):
-        self.work, self.processes = work, []
-        self.load_before = load_average()
+        self.work, self.absent, self.failed = work, {}, {}
+        self.load_before, self.processes = load_average(), []
         try:
-            for contestant in contestants:
+            for contestant in contestants:  # all load and compile at once
                 self.processes.append(Process(contestant, work.name))
-                self.processes[-1].calibrate(seconds)
+            self._each(Process.warm)
+            self._each(lambda process: process.calibrate(seconds))
         except BaseException:
             self.close()
             raise
 
-    def others(self):
-        """Run a round of every contestant except the first."""
-        for process in self.processes[1:]:
-            process.round()
+    def run(self, rounds=ROUNDS):
+        """Run rounds of all contestants in turn."""
+        begin = time.perf_counter()
+        for k in range(rounds):
+            if k >= FEWEST and time.perf_counter() - begin > LONG_SECONDS:
+                break
+            self._each(Process.round)
 
-    def first(self):
-        """Run a round of the first contestant."""
-        self.processes[0].round()
+    def _each(self, do):
+        for process in self.processes[:]:
+            try:
+                do(process)
+            except CannotRun as reason:
+                self._leave(process, self.absent, str(reason))
+            except RuntimeError as error:
+                self._leave(process, self.failed, str(error))
+
+    def _leave(self, process, why, reason):
+        why[process.contestant] = reason
+        self.processes.remove(process)
+        process.close()
 
     def close(self):
         for process in self.processes:
             process.close()
 
     def result(self):
+        """Return the figures of all contestants that finished, and the reasons of the others."""
         return {
             "work": self.work.name,
             "load": [self.load_before, load_average()],
             "contestants": [process.result() for process in self.processes],
+            "absent": {contestant.kind: reason for contestant, reason in self.absent.items()},
         }
-
-
-def race(benchmark, work, contestants, absent=None, rounds=ROUNDS, seconds=ROUND_SECONDS):
-    """Race the contestants under pytest-benchmark, which times the first itself; record all their figures."""
-    begin = time.perf_counter()
-    running = Race(work, contestants, seconds)
-    try:
-        benchmark.group = work.name
-        benchmark.pedantic(running.first, setup=running.others, rounds=rounds)
-        benchmark.extra_info.update(running.result(), absent=absent or {}, took=round(time.perf_counter() - begin, 1))
-    finally:
-        running.close()
-    assert all(process.times for process in running.processes)

@@ -20,12 +20,17 @@ NOT_YET = "Not measured yet: `make bench`, then `python -m benchmarks report`."
 WORKS = {
     "seed": "`seed`: H=100, T=16, B=1, Adagrad",
     "h256-b16": "`h256-b16`: H=256, T=32, B=16, Adam",
+    "h256-b32": "`h256-b32`: H=256, T=32, B=32, Adam",
+    "gru-256": "`gru-256`: GRU, H=256, T=32, B=32, Adam",
     "keras": "`keras`: H=128, windows of 40, B=128, RMSprop",
+    "keras-all": "`keras-all`: the same, with a loss at each step",
     "torch-rnn-128": "`torch-rnn-128`: 2 layers, H=128, T=50, B=50, Adam",
     "torch-rnn-512": "`torch-rnn-512`: 2 layers, H=512, T=50, B=50, Adam",
     "torch-rnn-1024": "`torch-rnn-1024`: 2 layers, H=1024, T=50, B=50, Adam",
     "sample": "`sample`: one character, H=100",
 }
+#: Contestants that no table shows.
+HIDDEN = ("pytorch_usual",)
 IN_README = ("seed", "h256-b16", "torch-rnn-512", "sample")
 
 
@@ -39,7 +44,7 @@ def table(head, rows):
 
 
 def speed_table(results):
-    """Return a row per work and number of threads: our time, and each rival's best time on at most that many threads.
+    """Return a row per work, number of threads and dtype of ours: our time, and each rival's best on so many threads.
 
     8.62x means 8.62 times our time.
     """
@@ -48,12 +53,33 @@ def speed_table(results):
     for work, title in WORKS.items():
         race = read.race_of(results, work)
         for threads in read.thread_counts(race) if race else []:
-            mine = read.ours(race, threads)
-            cells = [_against(read.best(race, name, threads), mine) for name in present]
-            of_floor = race["floor"][str(threads)] / mine["median"]
-            rows.append([title, str(threads), _ours(mine), *cells, f"{of_floor:.0%}"])
+            for dtype in ("float32", "bfloat16"):
+                mine = read.ours(race, threads, dtype=dtype)
+                if mine:
+                    cells = [_against(read.best(race, name, threads), mine) for name in present]
+                    limit = f"{race['floor'][str(threads)] / mine['median']:.0%}" if dtype == "float32" else ""
+                    what = title if dtype == "float32" else f"{title}; ours in bfloat16"
+                    rows.append([what, str(threads), _ours(mine), *cells, limit])
     rows += list(_others(results, len(present)))
     return table(["one iteration of", "threads", "ours", *(RIVALS[name] for name in present), "floor / ours"], rows)
+
+
+def as_text(markdown):
+    """Format a table for a terminal: in columns, each work by its name alone, without marks and quartiles."""
+    head, _, *rows = markdown.splitlines()
+    cells = [[_plain(cell) for cell in line[2:-2].split(" | ")] for line in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for first, *rest in cells:
+        lines.append("  ".join([first.ljust(widths[0]), *(c.rjust(n) for c, n in zip(rest, widths[1:], strict=True))]))
+    return "\n".join(lines)
+
+
+def _plain(cell):
+    name = re.match(r"`([^`]+)`(.*)", cell.strip())
+    if name:
+        return name[1] + re.sub(r"^:[^;]*(; ours)?", r"\1", name[2]).replace("; ours", ",")
+    return re.sub(r"\*\*([^*]*)\*\*.*", r"\1", cell.strip())
 
 
 def cost_table(results):
@@ -87,7 +113,7 @@ def _others(results, blanks):
     """Yield the rows of other backends and dtypes."""
     for work in ("seed", "sample"):
         race = read.race_of(results, work)
-        for backend, dtype in (("numba", "bfloat16"), ("numba", "float64"), ("numpy", "float32")) if race else ():
+        for backend, dtype in (("numba", "float64"), ("numpy", "float32")) if race else ():
             mine = read.ours(race, 1, backend, dtype)
             if mine:
                 yield [f"`{work}`, backend {backend}, {dtype}", "1", _ours(mine), *[""] * blanks, ""]
@@ -125,8 +151,9 @@ def about(results):
         f"{limits['exp_per_ns']:.1f} exponentials per nanosecond.",
     ]
     absent = {name: why for each in results["benchmarks"] for name, why in (each.get("absent") or {}).items()}
-    missing = (f"Not measured: {RIVALS[name]} ({absent[name]})." for name in RIVALS if name in absent)
-    return " ".join([*words, *missing])
+    missing = (f"Not measured: {read.title_of(name)} ({why})." for name, why in absent.items() if name not in HIDDEN)
+    failed = (f"Failed: {each['name']} ({each['why']})." for each in results.get("failed", []))
+    return " ".join([*words, *missing, *failed])
 
 
 def _loads(results):
@@ -165,10 +192,11 @@ def section(results):
 
 
 def summary(results):
-    """Return four rows of the speed table, each for the most threads, and the chart, as README.md shows them."""
+    """Return four works' rows of the speed table, for the most threads, and the chart, as README.md shows them."""
     head, rule, *rows = speed_table(results).splitlines()
     last = {row.split(" | ")[0]: row for row in rows}
-    chosen = [last[f"| {WORKS[work]}"] for work in IN_README if f"| {WORKS[work]}" in last]
+    wanted = [f"| {WORKS[work]}{ours}" for work in IN_README for ours in ("", "; ours in bfloat16")]
+    chosen = [last[what] for what in wanted if what in last]
     return "\n".join([head, rule, *chosen, "", "![Iterations per second, ours and the rivals'](docs/speed.svg)"])
 
 
@@ -200,5 +228,6 @@ def write(path):
 
     charts.draw(read.read(path), digest(path), *CHARTS)
     for page, make in ((PAGE, section), (README, summary)):
-        before, _, rest = page.read_text().partition(BEGIN)
-        page.write_text(f"{before}{BEGIN}\n{expected(path, make)}\n{END}{rest.partition(END)[2]}")
+        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+        text = f"{before}{BEGIN}\n{expected(path, make)}\n{END}{rest.partition(END)[2]}"
+        page.write_text(text, encoding="utf-8", newline="\n")

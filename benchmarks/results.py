@@ -8,7 +8,20 @@ from charlstm.host import machine
 FOLDER = Path(__file__).parent / "results"
 
 #: Titles of the rivals by their names in the results, in the order of tables and charts.
-RIVALS = {"pytorch": "PyTorch", "jax": "JAX", "plain_c": "plain C", "numpy_loop": "NumPy loop"}
+RIVALS = {
+    "pytorch": "PyTorch",
+    "pytorch_bf16": "PyTorch bfloat16",
+    "jax": "JAX",
+    "plain_c": "plain C",
+    "numpy_loop": "NumPy loop",
+}
+#: Titles of contestants that tables and charts leave out.
+_OTHERS = {"pytorch_usual": "PyTorch as usually written"}
+
+
+def title_of(name, dtype="float32"):
+    """Return the title of a contestant."""
+    return {**RIVALS, **_OTHERS}.get(name, name) + ("" if dtype == "float32" else f" in {dtype}")
 
 
 def name_of_machine():
@@ -17,8 +30,11 @@ def name_of_machine():
     return "-".join([*words[:6], str(machine.usable_cores()), "cores"])
 
 
-def trimmed(raw, date):
-    """Return the part of pytest-benchmark's output that the report needs, without rounds, host names and paths."""
+def trimmed(raw, kept, failed, date):
+    """Return the results: the figures that were kept, what failed, and from pytest-benchmark where and with what.
+
+    They hold no host names and paths.
+    """
     about = raw["machine_info"]
     return {
         "date": date,
@@ -27,7 +43,8 @@ def trimmed(raw, date):
         "machine": {key: about[key] for key in ("processor", "cores", "system", "load")},
         "versions": about["versions"],
         "limits": about["limits"],
-        "benchmarks": [{"name": each["name"], **_rounded(each["extra_info"])} for each in raw["benchmarks"]],
+        "benchmarks": _rounded(kept),
+        "failed": failed,
     }
 
 
@@ -41,12 +58,12 @@ def _rounded(value):
 
 
 def read(path):
-    return json.loads(Path(path).read_text())
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def write(results, path):
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
 # ------------------------------------------------------------------------------------------------ what can be read
@@ -62,15 +79,16 @@ def ours(race, threads, backend="numba", dtype="float32"):
     return next((c for c in race["contestants"] if tuple(c.get(key) for key in keys) == wanted), None)
 
 
-def best(race, name, threads):
-    """Return a rival's fastest contestant, or ours in float32, on at most `threads` threads; None if there is none.
+def best(race, name, threads, dtype="float32"):
+    """Return a rival's fastest contestant, or ours in `dtype`, on at most `threads` threads; None if there is none.
 
-    JAX chooses its number of threads itself, so its fastest contestant counts for any `threads`.
+    JAX, with a single stream, chooses its number of threads itself: its fastest contestant counts for any `threads`.
     """
     if name == "ours":
-        found = (ours(race, n) for n in thread_counts(race) if n <= threads)
+        found = (ours(race, n, dtype=dtype) for n in thread_counts(race) if n <= threads)
         return min((c for c in found if c), key=lambda c: c["median"], default=None)
-    fits = [c for c in race["contestants"] if c["name"] == name and (name == "jax" or c["threads"] <= threads)]
+    is_free = name == "jax" and race["work"] == "seed"
+    fits = [c for c in race["contestants"] if c["name"] == name and (is_free or c["threads"] <= threads)]
     return min(fits, key=lambda c: c["median"], default=None)
 
 

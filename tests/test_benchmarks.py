@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from test_report import made_up
 
 from benchmarks import __main__ as command
-from benchmarks import process, results
+from benchmarks import memory, process, results, stages
 from benchmarks.process import Contestant, Race, spread
+from benchmarks.rivals import CannotRun
 from charlstm.host import machine
 from charlstm.measure.bench import WORKS
 
@@ -43,7 +46,7 @@ def test_the_benchmarks_run(quick):
 def test_what_is_kept_says_where_it_comes_from_and_not_who_made_it(quick):
     _, found = quick
     assert set(found) == {
-        "date", "commit", "uncommitted_changes", "machine", "versions", "limits", "benchmarks",
+        "date", "commit", "uncommitted_changes", "machine", "versions", "limits", "benchmarks", "failed",
     }  # fmt: skip
     assert found["machine"]["processor"] == machine.processor()
     assert found["machine"]["cores"] == machine.usable_cores()
@@ -51,12 +54,8 @@ def test_what_is_kept_says_where_it_comes_from_and_not_who_made_it(quick):
     assert set(found["limits"]) == {"sgemm_gflops", "l2_gbytes_per_s", "memory_gbytes_per_s", "exp_per_ns", "l2_bytes"}
     assert str(ROOT) not in json.dumps(found)
     about = found["machine"] | {"versions": {}, "limits": {}, "node": "somebodys-own", "python_build": "x"}
-    raw = {
-        "machine_info": about,
-        "commit_info": {"id": "1", "author": "somebody", "branch": "private"},
-        "benchmarks": [],
-    }
-    assert "somebody" not in json.dumps(kept := results.trimmed(raw, "2020-01-01"))
+    raw = {"machine_info": about, "commit_info": {"id": "1", "author": "somebody", "branch": "private"}}
+    assert "somebody" not in json.dumps(kept := results.trimmed(raw, [], [], "2020-01-01"))
     assert "private" not in json.dumps(kept)
 
 
@@ -73,30 +72,106 @@ def test_a_race_keeps_everybodys_median_and_spread(quick):
     assert 0 < race["floor"]["1"] < 1
 
 
-def test_rounds_are_taken_in_turns(monkeypatch):
-    order = []
+def test_a_row_is_one_iteration_in_microseconds_beside_what_it_may_be_compared_with(quick):
+    done, found = quick
+    tables = re.split(r"^-* ?benchmark '", done.stdout, flags=re.M)
+    (seed,) = (table for table in tables if table.startswith("one iteration of seed on 1 thread'"))
+    assert re.search(r"^Name \(time in us\) +Min +Median +Rounds$", seed, re.M)
+    rows = dict(re.findall(r"^training\[seed-(\w+)-1thread\] +([\d,.]+) ", seed, re.M))
+    race = results.race_of(found, "seed")
+    assert set(rows) == {contestant["name"] for contestant in race["contestants"]}
+    for contestant in race["contestants"]:
+        shown = float(rows[contestant["name"]].replace(",", ""))
+        assert shown == pytest.approx(1e6 * contestant["min"], rel=1e-4)
+    (call,) = (table for table in tables if table.startswith("one call: lstm_forward[T16-B1-V71-H100]"))
+    assert "T16-B1-V71-H100-numba]" in call
+    assert "T16-B1-V71-H100-numpy]" in call
 
-    class Noted:
-        def __init__(self, contestant, work):
-            self.contestant = contestant
 
-        def calibrate(self, seconds):
-            order.append(f"calibrate {self.contestant.name}")
+def test_each_stage_is_told_as_it_begins(quick):
+    done, _ = quick
+    told = re.findall(r"^\[ *(\d+)/(\d+)\] about +\d+ (?:s|min) +left +([\w-]+): \S", done.stdout, re.M)
+    assert [int(number) for number, _, _ in told] == list(range(1, len(told) + 1))
+    assert {count for _, count, _ in told} == {str(len(told))}
+    assert [name for _, _, name in told] == ["memory", "ops", "sample", "startup", "seed", "cost-h", "cost-b", "busy"]
 
-        def round(self):
-            order.append(self.contestant.name)
 
-        def close(self):
-            order.append("close")
+class Noted:
+    """A contestant's process that notes what is asked of it, and may fail at that."""
 
+    order, faults = [], {}
+
+    def __init__(self, contestant, work):
+        self.contestant = contestant
+
+    def _do(self, what):
+        self.order.append(f"{what} {self.contestant.name}")
+        if fault := self.faults.get(self.order[-1]):
+            raise fault
+
+    def warm(self):
+        self._do("warm")
+
+    def calibrate(self, seconds):
+        self._do("calibrate")
+
+    def round(self):
+        self._do("round")
+
+    def close(self):
+        self._do("close")
+
+    def result(self):
+        return {"name": self.contestant.name}
+
+
+@pytest.fixture
+def noted(monkeypatch):
     monkeypatch.setattr(process, "Process", Noted)
-    race = Race(WORKS["seed"], [Contestant("ours"), Contestant("jax"), Contestant("pytorch")])
-    for _ in range(2):
-        race.others()
-        race.first()
+    monkeypatch.setattr(Noted, "order", [])
+    monkeypatch.setattr(Noted, "faults", {})
+    return Noted
+
+
+def test_rounds_are_taken_in_turns(noted):
+    names = ("ours", "jax", "pytorch")
+    race = Race(WORKS["seed"], [Contestant(name) for name in names])
+    race.run(2)
     race.close()
-    turn = ["jax", "pytorch", "ours"]
-    assert order == ["calibrate ours", "calibrate jax", "calibrate pytorch", *turn, *turn, *["close"] * 3]
+    turns = [f"{what} {name}" for what in ("warm", "calibrate", "round", "round", "close") for name in names]
+    assert noted.order == turns
+
+
+def test_who_fails_or_cannot_run_leaves_the_race_and_the_others_go_on(noted):
+    noted.faults = {"warm jax": CannotRun("not on Sundays"), "round pytorch": RuntimeError("it ended with 1")}
+    race = Race(WORKS["seed"], [Contestant(name) for name in ("ours", "jax", "pytorch", "plain_c")])
+    race.run(2)
+    found = race.result()
+    assert [each["name"] for each in found["contestants"]] == ["ours", "plain_c"]
+    assert found["absent"] == {"jax": "not on Sundays"}
+    assert race.failed == {Contestant("pytorch"): "it ended with 1"}
+    assert noted.order.count("round ours") == noted.order.count("round plain_c") == 2
+    assert "calibrate jax" not in noted.order
+    assert noted.order.count("close jax") == noted.order.count("close pytorch") == 1
+
+
+def test_what_our_kernels_refuse_in_bfloat16_is_absent_with_their_reason(monkeypatch):
+    from benchmarks.rivals import ours
+
+    class Refuses:
+        iteration = 0
+
+        def __init__(self, *_):
+            pass
+
+        def run(self, count):
+            raise ValueError("bfloat16: expected one stream")
+
+    monkeypatch.setattr(ours, "Ours", Refuses)
+    with pytest.raises(CannotRun, match="expected one stream"):
+        ours.make(WORKS["h256-b32"], None, 1, dtype="bfloat16").run(1)
+    with pytest.raises(ValueError, match="expected one stream"):
+        ours.make(WORKS["h256-b32"], None, 1).run(1)
 
 
 def test_the_spread_of_times():
@@ -116,6 +191,62 @@ def test_nothing_is_measured_while_a_test_is_red(monkeypatch, capsys):
     assert "nothing is measured" in capsys.readouterr().err
 
 
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """Run `measure` on made-up results; return its exit code and the folder of results."""
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
+    monkeypatch.setattr(results, "name_of_machine", lambda: "abacus")
+    monkeypatch.setattr(command.subprocess, "run", lambda arguments, **_: subprocess.CompletedProcess(arguments, 0))
+
+    def run(found, code, only=None):
+        def to_its_end(arguments, environment):
+            if found:
+                results.write(found, results.FOLDER / "last.json")
+            return code
+
+        monkeypatch.setattr(command, "to_its_end", to_its_end)
+        return command.measure(quick=False, only=only), results.FOLDER
+
+    return run
+
+
+def test_what_was_measured_is_kept_and_shown_though_something_failed(measured, capsys):
+    found = {**made_up(), "failed": [{"name": "test_memory[seed-1]", "why": "assert 2.0 == 0"}]}
+    code, folder = measured(found, 1)
+    assert code == 1
+    assert results.read(folder / "abacus.json")["benchmarks"] == found["benchmarks"]
+    shown = capsys.readouterr().out
+    assert re.search(r"^seed +1 +100 us +1\.00 ms, 10x +140 us, 1\.4x +110 us, 1\.1x +80%$", shown, re.M)
+    assert shown.splitlines()[-1] == "FAILED test_memory[seed-1]: assert 2.0 == 0"
+    assert "not measured" not in shown
+
+
+@pytest.mark.parametrize(("code", "only"), [(2, None), (0, "seed")])
+def test_results_of_a_part_do_not_replace_those_of_the_machine(measured, code, only):
+    ended, folder = measured({**made_up(), "failed": []}, code, only)
+    assert ended == 0
+    assert [path.name for path in folder.iterdir()] == ["last.json"]
+    assert results.read(folder / "last.json")["bars"]
+
+
+def test_nothing_measured_is_said(measured, capsys):
+    assert measured(None, 1)[0] == 1
+    assert "nothing was measured" in capsys.readouterr().err
+
+
+def test_a_run_says_first_what_it_will_do_for_how_long_and_what_is_missing(monkeypatch, capsys):
+    monkeypatch.setattr(process.rivals, "missing", lambda name: "mislaid" if name == "jax" else None)
+    command.announce(quick=False, only=None)
+    said = capsys.readouterr().out
+    assert re.search(r"^Then, in about \d+ min on two free cores:$", said, re.M)
+    assert re.search(r"^ +\d+ (?:s|min)  seed: ours, .*plain C.*thread", said, re.M)
+    for name in ("torch-rnn-1024", "cost-b", "startup", "memory"):
+        assert re.search(rf"^ +\d+ (?:s|min)  {name}: \S", said, re.M)
+    assert "Not here: JAX (mislaid)" in said
+    assert sum(each.seconds for each in stages.planned()) + stages.TESTS_SECONDS[1] < 15 * 60
+
+
 def test_benchmarks_run_alone_check_the_gradients_first(tmp_path):
     """Even if pytest is called directly, wrong kernels are not measured."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -130,6 +261,21 @@ def test_benchmarks_run_alone_check_the_gradients_first(tmp_path):
     assert done.returncode == 1
     assert "no speed is reported" in done.stdout
     assert "Median" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        ([(0, 30), (0, 0)], (0, 0)),  # the short call was split more often than the long one
+        ([(0, 0), (10**6, 100), (0, 0), (0, 0)], (0, 0)),  # the first try alone was disturbed
+        ([(0, 0), (10**6, 100)], (10**4, 1)),
+    ],
+)
+def test_counts_are_the_least_of_a_few_tries_and_not_negative(monkeypatch, calls, expected):
+    answers = [each for each in calls for _ in range(8)]
+    following = iter(answers * 3)
+    monkeypatch.setattr(memory, "of_one_call", lambda run, count: next(following))
+    assert memory.per_iteration(lambda count: None, 100) == expected
 
 
 @pytest.mark.parametrize(("planted", "expected"), [("none", (0, 0)), ("compiled", (0, 1)), ("python", (100, 0))])

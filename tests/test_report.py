@@ -10,7 +10,13 @@ from conftest import ROOT
 from benchmarks import bars, report, results
 from charlstm.measure.bench import in_words
 
-VERSIONS = {"ours": {"numpy": "2.0"}, "pytorch": {"torch": "2.1"}, "plain_c": {}, "jax": {"jax": "0.5"}}
+VERSIONS = {
+    "ours": {"numpy": "2.0"},
+    "pytorch": {"torch": "2.1"},
+    "pytorch_bf16": {"torch": "2.1"},
+    "plain_c": {},
+    "jax": {"jax": "0.5"},
+}
 
 
 def contestant(name, threads, median, **more):
@@ -99,6 +105,46 @@ def test_the_speed_table_holds_ours_the_rivals_and_the_floor():
     assert cells[3] == ["`seed`, backend numba, float64", "1", "**250 us** (248 us to 253 us)", "", "", "", ""]
 
 
+def batch():
+    """Return a race of a batched work, in both dtypes."""
+    bf16 = {"dtype": "bfloat16"}
+    return {
+        "name": "test_training[torch-rnn-512]", "work": "torch-rnn-512", "floor": {"1": 0.36, "2": 0.18},
+        "contestants": [
+            contestant("ours", 1, 0.4), contestant("ours", 2, 0.2),
+            contestant("ours", 1, 0.2, **bf16), contestant("ours", 2, 0.125, **bf16),
+            contestant("pytorch", 1, 0.5), contestant("pytorch", 2, 0.3),
+            contestant("pytorch_bf16", 1, 0.24), contestant("pytorch_bf16", 2, 0.15), contestant("jax", 2, 0.1),
+        ],
+    }  # fmt: skip
+
+
+def test_ours_in_bfloat16_has_rows_of_its_own_and_no_floor():
+    found = made_up() | {"benchmarks": [batch()]}
+    rows = report.speed_table(found).splitlines()[2:]
+    assert [row.split(" | ")[1] for row in rows] == ["1", "1", "2", "2"]
+    assert rows[1].endswith("| 1 | **200 ms** (198 ms to 202 ms) | 500 ms, 2.5x | 240 ms, 1.2x |  |  |")
+    assert rows[3].startswith("| `torch-rnn-512`: 2 layers, H=512, T=50, B=50, Adam; ours in bfloat16 | 2 | **125 ms**")
+    assert report.summary(found).splitlines()[2:4] == rows[2:]
+    text = report.as_text(report.speed_table(found)).splitlines()
+    assert re.fullmatch(r"torch-rnn-512 +1 +400 ms +500 ms, 1\.25x +240 ms, 0\.6x +90%", text[1])
+    assert re.fullmatch(r"torch-rnn-512, in bfloat16 +1 +200 ms +500 ms, 2\.5x +240 ms, 1\.2x +", text[2])
+    assert len({len(line) for line in text}) == 1
+
+
+def test_bfloat16_is_held_to_pytorchs_better_dtype_and_to_our_float32():
+    told = {bar.what: bar for bar in bars.bars(made_up() | {"benchmarks": [batch()]})}
+    assert told["torch-rnn-512, 1 thread, bfloat16, against PyTorch's better dtype"][1:] == (
+        "at least 1.25x",
+        "1.20x",
+        False,
+    )
+    assert told["torch-rnn-512, 2 threads, bfloat16, against PyTorch's better dtype"].measured == "1.20x"
+    assert told["torch-rnn-512, 1 thread, bfloat16, against ours in float32"][1:] == ("at least 1.7x", "2.00x", True)
+    assert told["torch-rnn-512, 2 threads, bfloat16, against ours in float32"].measured == "1.60x"
+    assert told["gru-256, 1 thread, bfloat16, against PyTorch's better dtype"].passed is None
+
+
 def test_the_cost_table():
     assert report.cost_table(made_up()).splitlines()[2:4] == [
         "| H = 32 | 48.0 us, 67% of floor | 32.0 us, 50% of floor |",
@@ -123,6 +169,9 @@ def test_the_page_says_where_when_and_with_what():
         assert words in page, words
     changed = {**made_up(), "uncommitted_changes": True}
     assert "commit 0123456789 with uncommitted changes" in report.section(changed)
+    broken = {**made_up(), "failed": [{"name": "test_help", "why": "it hung"}]}
+    assert "Failed: test_help (it hung)." in report.section(broken)
+    assert "unusual" not in page
 
 
 def test_a_bar_for_two_threads_needs_ours_on_two_threads():

@@ -8,7 +8,8 @@ A rival is a module with
 ``make(work, ids, threads)``   an object whose ``run(count)`` makes the next `count` iterations and returns the last
 loss, summed over the batch, or the last id that it sampled
 
-and, if it needs more than packages, ``missing()`` and ``versions()``. It starts with the weights, ids and order of
+and, if it needs more than packages, ``missing()`` and ``versions()``. `make` and the first ``run`` raise CannotRun for
+a work that it cannot run here; the results then give its reason. A rival starts with the weights, ids and order of
 `work` (charlstm.measure.bench) and computes the same losses, which tests/test_rivals.py checks. ``python -m
 benchmarks.rivals NAME WORK`` runs one in a process of its own; benchmarks/process.py is its parent.
 """
@@ -16,8 +17,13 @@ benchmarks.rivals NAME WORK`` runs one in a process of its own; benchmarks/proce
 from importlib import import_module
 from importlib.util import find_spec
 
-NAMES = ("ours", "numpy_loop", "pytorch", "pytorch_usual", "jax", "plain_c")
+NAMES = ("ours", "numpy_loop", "pytorch", "pytorch_bf16", "pytorch_usual", "jax", "plain_c")
+WITH_THREADS = ("pytorch", "pytorch_bf16", "jax")  # which can use several threads
 _MODULES = {"jax": "jax_scan"}
+
+
+class CannotRun(Exception):
+    """A contestant cannot run a work on this machine; the message is the reason."""
 
 
 def module(name):

@@ -35,14 +35,18 @@ def main():
 
 def serve(arguments, answers):
     from benchmarks import works  # imported here, because it loads NumPy, which reads the variables
-    from benchmarks.rivals import module
+    from benchmarks.rivals import CannotRun, module
     from charlstm.measure.bench import WORKS
 
     rival, work = module(arguments.name), WORKS[arguments.work]
     options = {"backend": arguments.backend, "dtype": arguments.dtype} if arguments.name == "ours" else {}
     begin = time.perf_counter()
-    run = rival.make(work, works.ids(work)[: arguments.chars], arguments.threads, **options).run
-    first = run(1)
+    try:
+        run = rival.make(work, works.ids(work)[: arguments.chars], arguments.threads, **options).run
+        first = run(1)
+    except CannotRun as reason:
+        answers.write(f"absent {json.dumps(str(reason))}\n")
+        return
     ready = {"first_loss": first, "warm_up_seconds": time.perf_counter() - begin, "versions": versions(rival)}
     answers.write(f"ready {json.dumps(ready)}\n")
     for line in sys.stdin:

@@ -2,7 +2,8 @@
 
 nn.LSTM (with oneDNN; without it the same work takes 1.5 times as long) on rows of an identity matrix; fused
 optimizers where PyTorch has them for the CPU, else foreach; gradients set to None, not zeroed. PyTorch's second bias
-stays zero. Its Adagrad has epsilon outside the root; with epsilon in the initial accumulator instead, it equals ours.
+stays zero. Under autocast to bfloat16 (pytorch_bf16.py), products read bfloat16 and weights, optimizer and loss stay
+float32. Its Adagrad has epsilon outside the root; with epsilon in the initial accumulator instead, it equals ours.
 """
 
 import numpy as np
@@ -10,16 +11,17 @@ import numpy as np
 from kernels import spec
 
 NEEDS = ("torch",)
-WORKS = ("seed", "keras", "torch-rnn-128", "torch-rnn-512", "torch-rnn-1024", "h256-b16", "sample")
+BATCHES = ("h256-b16", "h256-b32", "gru-256", "keras", "keras-all", "torch-rnn-128", "torch-rnn-512", "torch-rnn-1024")
+WORKS = ("seed", *BATCHES, "sample")
 VERSIONS = ("torch",)
 
 
-def make(work, ids, threads, usual=False, device="cpu"):
+def make(work, ids, threads, usual=False, device="cpu", bfloat16=False):
     import torch
 
     torch.set_num_threads(threads)
     if work.optimizer:
-        return Training(work, ids, usual, device)
+        return Training(work, ids, usual, device, bfloat16)
     return UsualSampling(work, ids) if usual else Sampling(work, ids)
 
 
@@ -68,11 +70,11 @@ def optimizer_of(work, trained, usual):
 class Training:
     """Trains with cuDNN on a GPU, in full precision as ours (cuDNN's recurrent layers use TF32 by default)."""
 
-    def __init__(self, work, ids, usual=False, device="cpu"):
+    def __init__(self, work, ids, usual=False, device="cpu", bfloat16=False):
         import torch
 
         torch.backends.cudnn.allow_tf32 = False
-        self.torch, self.work = torch, work
+        self.torch, self.work, self.bfloat16 = torch, work, bfloat16
         self.ids = torch.from_numpy(ids.astype(np.int64)).to(device)
         self.lstm, self.readout = (module.to(device) for module in build(work.weights("float32"), work.shape))
         self.trained = [p for p in (*self.lstm.parameters(), *self.readout.parameters()) if p.requires_grad]
@@ -81,7 +83,8 @@ class Training:
         self.eye = torch.eye(work.shape.vocab_size, device=device)
         self.steps = torch.arange(work.seq_length + 1, device=device)[:, None]
         self.zero = torch.zeros(work.shape.num_layers, work.batch_size, work.shape.hidden_size, device=device)
-        self.state = (self.zero, self.zero)
+        self.start = (self.zero, self.zero) if work.shape.cell == "lstm" else self.zero
+        self.state = self.start
 
     def run(self, count):
         starts, reset = self.plan.plan(self.iteration, self.iteration + count)
@@ -92,13 +95,8 @@ class Training:
 
     def _iterate(self, start, zero):
         torch, work = self.torch, self.work
-        x = self.ids[start + self.steps]
-        out, state = self.lstm(self.eye[x[:-1]], (self.zero, self.zero) if zero else self.state)
-        if work.last_only:
-            out, targets = out[-1], x[-1]
-        else:
-            out, targets = out.flatten(0, 1), x[1:].flatten()
-        loss = torch.nn.functional.cross_entropy(self.readout(out), targets, reduction="sum")
+        with torch.autocast(self.ids.device.type, torch.bfloat16, enabled=self.bfloat16):
+            loss, state = self._forward(self.ids[start + self.steps], self.start if zero else self.state)
         self.optimizer.zero_grad()
         (loss * work.grad_scale if work.mean else loss).backward()
         if work.grad_clip is not None:
@@ -106,8 +104,17 @@ class Training:
         if work.grad_clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.trained, work.grad_clip_norm)
         self.optimizer.step()
-        self.state = (state[0].detach(), state[1].detach())
+        self.state = tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
         return loss.detach()
+
+    def _forward(self, x, state):
+        """Return the summed loss of the ids x (T+1, B) and the state after them."""
+        out, state = self.lstm(self.eye[x[:-1]], state)
+        if self.work.last_only:
+            out, targets = out[-1], x[-1]
+        else:
+            out, targets = out.flatten(0, 1), x[1:].flatten()
+        return self.torch.nn.functional.cross_entropy(self.readout(out), targets, reduction="sum"), state
 
 
 class Sampling:

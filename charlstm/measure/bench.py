@@ -93,7 +93,9 @@ def _works() -> dict[str, Work]:
         Work("seed", constitution, Shape(71, 100), 16, 1, init="min-char-lstm", **adagrad),
         Work("keras", nietzsche, Shape(57, 128), 40, 128, window_step=3, **keras),
         *(Work(f"torch-rnn-{H}", shakespeare, Shape(65, H, 2), 50, 50, **torch_rnn) for H in (128, 512, 1024)),
-        Work("h256-b16", shakespeare, Shape(65, 256), 32, 16, **adam),
+        Work("keras-all", nietzsche, Shape(57, 128), 40, 128, **keras),
+        *(Work(f"h256-b{B}", shakespeare, Shape(65, 256), 32, B, **adam) for B in (16, 32)),
+        Work("gru-256", shakespeare, Shape(65, 256, 1, "gru"), 32, 32, **adam),
         Work("sample", constitution, Shape(71, 100), 1, 1),
     ]
     works += [Work(f"cost-h-{H}", constitution, Shape(71, H), 16, 1, **adagrad) for H in COST_H]

@@ -6,15 +6,17 @@ sizes, exponentials per second. Each is the best of several tries, because a lim
 The floor of an iteration (:func:`training_floor`) follows from P flops per second, W(s) bytes per second read from an
 array of s bytes, and E exponentials per second, on p cores, each with its share of the weights::
 
-    recurrent   2 T L max(8 B H^2 / P, 16 H^2 / W(16 H^2 / p)) / p      forward and backward: each time step reads the
-                                                                        whole matrix once for all B streams
-    products    (8 T B H^2 L + 24 T B H^2 (L-1) + 6 R B H V) / P / p    gradient of W_h; inputs of layers above the
-                                                                        first; readout of R steps (T, or 1 if only the
-                                                                        last step has a loss)
-    update      8 (1 + S) U / W(4 (1 + S) N / p) / p                    reads and writes U parameters with S memory
-                                                                        arrays; Adagrad and SGD skip the rows of W_x
-                                                                        that the sequence did not touch
-    exponents   (5 T B H L + R B V) / E / p                             three sigmoids, two tanh; the softmax
+    recurrent   2 T L max(2 G B H^2 / P, 4 G H^2 / W(4 G H^2 / p)) / p
+                                                    forward and backward, with G gates: each time step reads the whole
+                                                    matrix once for all B streams
+    products    (2 G T B H^2 (4 L - 3) + 6 R B H V) / P / p
+                                                    gradient of W_h; inputs of layers above the first; readout of R
+                                                    steps (T, or 1 if only the last step has a loss)
+    update      8 (1 + S) U / W(4 (1 + S) N / p) / p
+                                                    reads and writes U parameters with S memory arrays; Adagrad and SGD
+                                                    skip the rows of W_x that the sequence did not touch
+    exponents   (A T B H L + R B V) / E / p         A activations of a hidden unit: five in an LSTM, three sigmoids and
+                                                    two tanh, three in a GRU; the softmax
 
 Input rows, additions, clipping and waiting count as free, so no program that multiplies the same numbers can be faster
 than the floor.
@@ -32,10 +34,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kernels.spec import OPTIMIZERS, Shape, num_parameters
+from kernels.spec import CELLS, OPTIMIZERS, Shape, num_parameters
 
 #: Sizes in bytes of the arrays read, from some that fit in the second-level cache to some that exceed every cache.
 SIZES = tuple(2**k for k in range(16, 27))
+#: Exponentials that one hidden unit takes in one step.
+ACTIVATIONS = {"lstm": 5, "gru": 3, "rnn": 1, "lnlstm": 5}
 
 
 @dataclass(frozen=True)
@@ -132,15 +136,15 @@ def _cache_size() -> int:
 def training_floor(
     limits: Limits, shape: Shape, T: int, B: int, optimizer: str, last_only: bool = False, cores: int = 1
 ) -> float:
-    """Return the least time for one iteration of an LSTM without an embedding, in seconds, by the formulas above."""
+    """Return the least time for one iteration of a model without an embedding, in seconds, by the formulas above."""
     V, H, L = shape[:3]
-    R = 1 if last_only else T
-    step = max(8 * B * H**2 / limits.flops, 16 * H**2 / limits.bandwidth(16 * H**2 / cores))
-    products = (8 * T * B * H**2 * (L + 3 * (L - 1)) + 6 * R * B * H * V) / limits.flops
+    R, G = 1 if last_only else T, CELLS[shape.cell].gates
+    step = max(2 * G * B * H**2 / limits.flops, 4 * G * H**2 / limits.bandwidth(4 * G * H**2 / cores))
+    products = (2 * G * T * B * H**2 * (4 * L - 3) + 6 * R * B * H * V) / limits.flops
     row, N = OPTIMIZERS[optimizer], num_parameters(shape)
-    slots, updated = row.slots, N - max(0, V - T * B) * 4 * H if row.skips_zeros else N
+    slots, updated = row.slots, N - max(0, V - T * B) * G * H if row.skips_zeros else N
     update = 8 * (1 + slots) * updated / limits.bandwidth(4 * (1 + slots) * N / cores)
-    exponents = (5 * T * B * H * L + R * B * V) / limits.exps
+    exponents = (ACTIVATIONS[shape.cell] * T * B * H * L + R * B * V) / limits.exps
     return (2 * T * L * step + products + update + exponents) / cores
 
 

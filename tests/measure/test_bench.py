@@ -78,6 +78,17 @@ def test_the_floor_counts_flops():
     assert limits.training_floor(only(flops=1), Shape(V, H, L), T, B, "adam", cores=3) == forward
 
 
+def test_the_floor_of_a_gru_has_three_gates_and_three_activations():
+    T, B, V, H, L = 5, 3, 7, 16, 2
+    gru = Shape(V, H, L, "gru")
+    forward = 6 * T * B * H * H * L + 6 * T * B * H * H * (L - 1) + 2 * T * B * H * V
+    assert limits.training_floor(only(flops=1), gru, T, B, "adam") == 3 * forward
+    assert limits.training_floor(only(exps=1), gru, T, B, "adam") == 3 * T * B * H * L + T * B * V
+    streamed, N = 2 * T * 12 * H * H, (V + H + 2) * 3 * H + H * V + V
+    floor = limits.training_floor(only(bandwidth=1), Shape(V, H, 1, "gru"), T, 1, "adagrad")
+    assert floor == streamed + 2 * 4 * 2 * (N - (V - T) * 3 * H)
+
+
 def test_the_floor_counts_what_is_read_and_written():
     T, B, V, H = 5, 1, 7, 16
     streamed, N = 2 * T * 16 * H * H, (V + H + 1) * 4 * H + H * V + V
