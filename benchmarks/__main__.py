@@ -50,8 +50,9 @@ def measure(quick, only):
     if not last.exists():
         print("nothing was measured", file=sys.stderr)
         return 1
-    is_whole = not quick and not only and code in (0, 1)  # 1: some failed; else interrupted
-    return conclude(last, results.FOLDER / f"{results.name_of_machine()}.json" if is_whole else last)
+    found = results.read(last)
+    is_part = quick or only or results.INTERRUPTED in [each["name"] for each in found["failed"]]
+    return conclude(found, last if is_part else results.FOLDER / f"{results.name_of_machine()}.json")
 
 
 def announce(quick, only):
@@ -84,9 +85,8 @@ def to_its_end(command, environment):
                 continue
 
 
-def conclude(last, path):
+def conclude(found, path):
     """Keep the results, and print them: last the table of all works, and what failed."""
-    found = results.read(last)
     rows = bars.bars(found)
     found["bars"] = [bar._asdict() for bar in rows]
     results.write(found, path)

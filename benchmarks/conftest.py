@@ -67,7 +67,7 @@ def clock():
 
 
 @pytest.fixture
-def row(benchmark):
+def row(request):
     """Return a function that shows the seconds of some rounds as a row of a group."""
 
     def show(group, times):
@@ -79,6 +79,7 @@ def row(benchmark):
         def turn():
             _Clock.now = next(rest)
 
+        benchmark = request.getfixturevalue("benchmark")  # not before: a row that is skipped shows none
         benchmark.group = group
         benchmark.pedantic(turn, setup=back, rounds=len(times))
 
@@ -137,38 +138,35 @@ def pytest_collection_modifyitems(config, items):
 class _Progress:
     """Writes a line as each stage begins: its number, what it measures, and how long it and the rest take."""
 
-    def __init__(self):
-        self.stages, self.current, self.begin, self.finished = [], None, 0.0, 0
+    def __init__(self, config):
+        self.plugins = config.pluginmanager
+        self.stage_of, self.stages, self.current, self.begin = {}, [], None, 0.0
 
-    def collected(self, items):
-        self.stages = [stages.stage(name) for name in dict.fromkeys(map(stages.name_of, items))]
+    def pytest_collection_finish(self, session):
+        self.stage_of = {item.nodeid: stages.name_of(item) for item in session.items}
+        self.stages = [stages.stage(name) for name in dict.fromkeys(self.stage_of.values())]
+
+    def pytest_runtest_logstart(self, nodeid):
+        """Write a line if a stage begins; here, because what is written during a test is captured."""
+        name, terminal = self.stage_of[nodeid], self.plugins.get_plugin("terminalreporter")
+        if name != self.current and terminal:
+            self.current = name
+            terminal.ensure_newline()
+            terminal.write_line(self.line(name))
+            terminal.flush()
 
     def line(self, name):
-        """Return the line for the stage of the next test, or None if that goes on with the current stage."""
-        if name == self.current:
-            return None
         now = time.perf_counter()
         self.begin = self.begin or now
-        self.current, place = name, [each.name for each in self.stages].index(name)
+        place = [each.name for each in self.stages].index(name)
         done, rest = sum(each.seconds for each in self.stages[:place]), self.stages[place:]
         pace = max(0.5, (now - self.begin) / done) if done else 1.0
         left = stages.in_minutes(pace * sum(each.seconds for each in rest))
         return f"[{place + 1:2}/{len(self.stages)}] about {left:6} left   {name}: {rest[0].what}"
 
 
-_progress = _Progress()
-
-
-def pytest_collection_finish(session):
-    _progress.collected(session.items)
-
-
-def pytest_runtest_setup(item):
-    line = _progress.line(stages.name_of(item))
-    terminal = item.config.pluginmanager.get_plugin("terminalreporter")
-    if line and terminal:
-        terminal.ensure_newline()
-        terminal.write_line(line)
+def pytest_configure(config):
+    config.pluginmanager.register(_Progress(config), "progress of the benchmarks")
 
 
 def pytest_report_teststatus(report, config):
@@ -183,6 +181,10 @@ def pytest_runtest_logreport(report):
     if report.failed:
         why = str(report.longrepr).strip().splitlines()
         _failed.append({"name": report.nodeid.rpartition("::")[2], "why": why[-1] if why else report.when})
+
+
+def pytest_keyboard_interrupt(excinfo):
+    _failed.append({"name": results.INTERRUPTED, "why": "Ctrl-C"})
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):

@@ -83,7 +83,7 @@ def main():
     text = made_up(words.vocabulary.decode(words.ids), arguments.megabytes * 10**6)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "made-up.txt"
-        path.write_text(text)
+        path.write_text(text, "utf-8")
         print(measure(path))
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,11 +163,15 @@ class Process:
     def close(self):
         if self.errors.closed:
             return
-        with suppress(BrokenPipeError):  # it has ended already
-            self.process.stdin.close()
-        self.process.wait(timeout=60)
-        self.process.stdout.close()
-        self.errors.close()
+        try:
+            with suppress(BrokenPipeError):  # it has ended already
+                self.process.stdin.close()
+            self.process.wait(timeout=60)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self.process.stdout.close()
+            self.errors.close()
 
     def result(self):
         """Return the median and spread of the seconds per iteration, with the contestant's settings."""
@@ -226,8 +230,9 @@ class Race:
         process.close()
 
     def close(self):
-        for process in self.processes:
-            process.close()
+        with ExitStack() as all_of_them:  # even if Ctrl-C comes meanwhile
+            for process in reversed(self.processes):
+                all_of_them.callback(process.close)
 
     def result(self):
         """Return the figures of all contestants that finished, and the reasons of the others."""

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from charlstm.host import machine
 
+#: Name of what failed when Ctrl-C ended the benchmarks.
+INTERRUPTED = "interrupted"
 FOLDER = Path(__file__).parent / "results"
 
 #: Titles of the rivals by their names in the results, in the order of tables and charts.

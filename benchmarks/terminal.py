@@ -155,11 +155,11 @@ def main():
     """Run the session; write the picture, and the first lines of another sample into README.md."""
     with tempfile.TemporaryDirectory() as folder:
         halfway, after = train(folder)
-        PICTURE.write_text(picture(halfway, after, sample(SAMPLE, folder)))
+        PICTURE.write_text(picture(halfway, after, sample(SAMPLE, folder)), "utf-8", newline="\n")
         lines = sample(IN_README, folder)[:LINES_IN_README]
-    before, _, rest = README.read_text().partition(BEGIN)
+    before, _, rest = README.read_text("utf-8").partition(BEGIN)
     text = "\n".join(["```text", *lines, "```"])
-    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", "utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -142,6 +143,14 @@ def test_rounds_are_taken_in_turns(noted):
     assert noted.order == turns
 
 
+def test_all_are_closed_even_if_closing_one_is_interrupted(noted):
+    noted.faults = {"close ours": KeyboardInterrupt()}
+    race = Race(WORKS["seed"], [Contestant("ours"), Contestant("jax")])
+    with pytest.raises(KeyboardInterrupt):
+        race.close()
+    assert noted.order[-2:] == ["close ours", "close jax"]
+
+
 def test_who_fails_or_cannot_run_leaves_the_race_and_the_others_go_on(noted):
     noted.faults = {"warm jax": CannotRun("not on Sundays"), "round pytorch": RuntimeError("it ended with 1")}
     race = Race(WORKS["seed"], [Contestant(name) for name in ("ours", "jax", "pytorch", "plain_c")])
@@ -191,6 +200,25 @@ def test_nothing_is_measured_while_a_test_is_red(monkeypatch, capsys):
     assert "nothing is measured" in capsys.readouterr().err
 
 
+@pytest.mark.long
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C cannot be sent to one process")
+def test_ctrl_c_keeps_what_was_measured(tmp_path):
+    path = tmp_path / "last.json"
+    with subprocess.Popen(
+        [sys.executable, "-m", "pytest", "benchmarks", "--benchmark-enable", "-q", "-p", "no:cacheprovider", "-k",
+         "help or training", f"--benchmark-json={path}"],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "CHARLSTM_BENCH_QUICK": "1"},
+    ) as running:  # fmt: skip
+        while "seed: " not in running.stdout.readline():
+            assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        said, _ = running.communicate(timeout=100)
+    assert "unclosed" not in said
+    found = json.loads(path.read_text())
+    assert found["failed"] == [{"name": "interrupted", "why": "Ctrl-C"}]
+    assert [each["name"] for each in found["benchmarks"]][-1] == "test_help"
+
+
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
     """Run `measure` on made-up results; return its exit code and the folder of results."""
@@ -222,10 +250,10 @@ def test_what_was_measured_is_kept_and_shown_though_something_failed(measured, c
     assert "not measured" not in shown
 
 
-@pytest.mark.parametrize(("code", "only"), [(2, None), (0, "seed")])
-def test_results_of_a_part_do_not_replace_those_of_the_machine(measured, code, only):
-    ended, folder = measured({**made_up(), "failed": []}, code, only)
-    assert ended == 0
+@pytest.mark.parametrize(("failed", "only"), [([{"name": "interrupted", "why": "Ctrl-C"}], None), ([], "seed")])
+def test_results_of_a_part_do_not_replace_those_of_the_machine(measured, failed, only):
+    ended, folder = measured({**made_up(), "failed": failed}, 1, only)
+    assert ended == len(failed)
     assert [path.name for path in folder.iterdir()] == ["last.json"]
     assert results.read(folder / "last.json")["bars"]
 
