@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 #: Variables that set the locale, the terminal and colours; all others are kept.
 _INHERITED = re.compile(
     r"LC_.*|LANG|LANGUAGE|PYTHON(UTF8|IOENCODING|COERCECLOCALE|UNBUFFERED|WARNINGS)|TERM|COLUMNS|LINES|NO_COLOR|FORCE_COLOR|"
@@ -17,6 +19,7 @@ _INHERITED = re.compile(
 )
 PLAIN = {"LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
 CHARLSTM = (sys.executable, "-m", "charlstm")
+NO_TERMINALS = "the system has no terminals that a program can open"
 #: Makes the terminal on stdin the session's own, so that Ctrl-C and hanging up send signals, then runs another program.
 _OWNER = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
 
@@ -55,11 +58,9 @@ class Terminal:
     """
 
     def __init__(self, arguments, columns=80, lines=24, stdout=None, env=None, cwd=None):
-        import fcntl
-        import pty
         import struct
-        import termios
 
+        fcntl, pty, termios = (pytest.importorskip(name, reason=NO_TERMINALS) for name in ("fcntl", "pty", "termios"))
         self.controller, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.columns, self.written = columns, b""

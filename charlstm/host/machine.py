@@ -3,18 +3,30 @@
 import os
 import platform
 import re
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
 def processor() -> str:
     """Return the processor's model name, or its architecture where the system does not report the model."""
+    return _model_name() or platform.processor() or platform.machine()
+
+
+def _model_name() -> str:
+    """Return the processor's model name; empty where the system does not report it."""
+    if sys.platform == "darwin":
+        asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
+    if sys.platform == "win32":
+        import winreg
+
+        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"HARDWARE\DESCRIPTION\System\CentralProcessor\0") as key:
+            return str(winreg.QueryValueEx(key, "ProcessorNameString")[0]).strip()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    lines = cpuinfo.read_text("utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def usable_cores() -> int:
@@ -41,8 +53,8 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     contains proc and sys.
     """
     try:
-        groups = (root / "proc/self/cgroup").read_text(errors="replace").splitlines()
-        mounts = (root / "proc/self/mountinfo").read_text(errors="replace").splitlines()
+        groups = (root / "proc/self/cgroup").read_text("utf-8", errors="replace").splitlines()
+        mounts = (root / "proc/self/mountinfo").read_text("utf-8", errors="replace").splitlines()
     except OSError:
         return None
     found = []
@@ -78,7 +90,7 @@ def _folders(top: Path, root: str, group: str) -> list[Path]:
 def _quota_v2(folder: Path) -> float | None:
     """Return the quota in cpu.max, in cores: "200000 100000" is two cores, "max 100000" no limit."""
     try:
-        allowed, period = [*(folder / "cpu.max").read_text().split(), "100000"][:2]
+        allowed, period = [*(folder / "cpu.max").read_text("utf-8").split(), "100000"][:2]
         return int(allowed) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         return None
@@ -87,7 +99,7 @@ def _quota_v2(folder: Path) -> float | None:
 def _quota_v1(folder: Path) -> float | None:
     """Return the quota in cpu.cfs_quota_us and cpu.cfs_period_us, in cores; a quota of -1 means no limit."""
     try:
-        allowed, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        allowed, period = (int((folder / f"cpu.cfs_{name}_us").read_text("utf-8")) for name in ("quota", "period"))
         return allowed / period if allowed > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
         return None

@@ -1,7 +1,8 @@
 """Standard streams and arguments that work in every locale and however the program was started.
 
-Pipes, files and arguments use UTF-8. A terminal uses its own encoding: characters outside it are escaped, as \\u5929,
-and a line reports them at the end. Output to a closed stream is discarded.
+Pipes, files and arguments use UTF-8, with a line feed alone at the end of a line. A terminal uses its own encoding:
+characters outside it are escaped, as \\u5929, and a line reports them at the end. Output to a closed stream is
+discarded.
 """
 
 import codecs
@@ -66,13 +67,13 @@ def _occupy_closed() -> None:
 
 def _usable(stream: TextIO | None, number: int) -> TextIO:
     if stream is None:
-        return open(number, "w", encoding="utf-8", closefd=False)
+        return open(number, "w", encoding="utf-8", newline="\n", closefd=False)
     if hasattr(stream, "reconfigure"):
         if stream.isatty():
             encoding = sys._xoptions.get(_TERMINAL, stream.encoding)
             stream.reconfigure(encoding=encoding, errors="charlstm-terminal")
         else:
-            stream.reconfigure(encoding="utf-8", errors="charlstm-as-given")
+            stream.reconfigure(encoding="utf-8", errors="charlstm-as-given", newline="\n")
     return stream
 
 

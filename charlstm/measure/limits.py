@@ -129,7 +129,7 @@ def _exps(tries: int) -> float:
 def _cache_size() -> int:
     """Return the size of a core's second-level cache, in bytes; 1 MiB where the system does not report it."""
     said = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
-    text = said.read_text().strip() if said.exists() else ""
+    text = said.read_text("utf-8").strip() if said.exists() else ""
     return int(text[:-1]) * 1024 if text.endswith("K") and text[:-1].isdigit() else 2**20
 
 

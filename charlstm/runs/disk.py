@@ -7,11 +7,17 @@ Tests make each of these functions fail, or end the process there, and check the
 import errno
 import os
 import re
+import sys
+import time
 from pathlib import Path
 
 _NO_RENAME = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 _NO_LINK = {*_NO_RENAME, errno.EXDEV, errno.EMLINK}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+_NO_FULL_SYNC = {*_NO_FOLDER_SYNC, errno.ENOTTY}
+_OTHERS_HOLD_FILES = os.name == "nt"
+#: Seconds between the tries of a rename that is denied, 2.5 s in all.
+_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.6, 1.0)
 _STRAY = re.compile(r"\..+\.\d+\.tmp")
 
 
@@ -33,6 +39,16 @@ def write_some(descriptor: int, data: bytes | memoryview) -> int:
 
 def sync(descriptor: int) -> None:
     """Wait until the content of a file is on the disk."""
+    if sys.platform == "darwin":  # where fsync leaves it in the drive's cache
+        import fcntl
+
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+        except OSError as error:  # on file systems of other systems
+            if error.errno not in _NO_FULL_SYNC:
+                raise
+        else:
+            return
     os.fsync(descriptor)
 
 
@@ -42,7 +58,14 @@ def close(descriptor: int) -> None:
 
 
 def replace(old: Path, new: Path) -> None:
-    """Rename a file, replacing any file of that name."""
+    """Rename a file, replacing any file of that name; on Windows, wait while a scanner or an indexer holds one."""
+    for pause in _PAUSES if _OTHERS_HOLD_FILES else ():
+        try:
+            os.replace(old, new)
+        except PermissionError:
+            time.sleep(pause)
+        else:
+            return
     os.replace(old, new)
 
 

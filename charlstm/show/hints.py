@@ -3,15 +3,22 @@
 import os
 import re
 import shlex
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+_IS_WINDOWS = os.name == "nt"
 _NAMED = {"\n": r"\n", "\t": r"\t", "\r": r"\r", "\\": r"\\", "'": r"\'"}
 
 
 def quoted(word: str | os.PathLike[str]) -> str:
-    """Quote a word for the shell, including spaces, quotes, line breaks and bytes that are not text."""
+    """Quote a word for the shell, including spaces, quotes, line breaks and bytes that are not text.
+
+    On Windows, quote it as its programs split their command lines.
+    """
     word = os.fspath(word)
+    if _IS_WINDOWS:
+        return subprocess.list2cmdline([word])
     if word.isprintable():
         return shlex.quote(word)
     return "$'" + "".join(_escaped(character) for character in word) + "'"

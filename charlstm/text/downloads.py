@@ -175,22 +175,30 @@ def _download(name: str, url: str, expected: str | None, show: bool) -> Path:
 
 def _stream(url: str, file: str, show: bool) -> None:
     """Write what a URL serves to a file, with a progress bar on stderr if `show`."""
+    from contextlib import nullcontext
+
     # Not pooch.HTTPDownloader: it fails on a Content-Length that is no number, which browsers ignore, takes the length
     # of compressed bytes for the length of the text, and leaves closing the connection to the garbage collector.
     import requests
+
+    shown = _bar() if show else nullcontext()
+    with requests.get(url, stream=True, timeout=TIMEOUT) as answer, open(file, "wb") as out, shown as bar:
+        answer.raise_for_status()
+        length = answer.headers.get("Content-Length", "")
+        is_told = length.isdigit() and "Content-Encoding" not in answer.headers  # else of compressed bytes
+        task = bar.add_task("", total=int(length) if is_told else None) if bar else None
+        for piece in answer.iter_content(2**14):
+            out.write(piece)
+            if bar:
+                bar.advance(task, len(piece))
+
+
+def _bar() -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not show)
-    with requests.get(url, stream=True, timeout=TIMEOUT) as answer, open(file, "wb") as out, bar:
-        answer.raise_for_status()
-        length = answer.headers.get("Content-Length", "")
-        is_told = length.isdigit() and "Content-Encoding" not in answer.headers  # else of compressed bytes
-        task = bar.add_task("", total=int(length) if is_told else None)
-        for piece in answer.iter_content(2**14):
-            out.write(piece)
-            bar.advance(task, len(piece))
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 def _reason(error: Exception) -> str:

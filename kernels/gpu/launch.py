@@ -43,7 +43,7 @@ DEVICE = Family(
 
 def source(file: str) -> str:
     """The CUDA C++ of a file of cuda/, preceded by common.cu."""
-    return (_FOLDER / "common.cu").read_text() + (_FOLDER / f"{file}.cu").read_text()
+    return (_FOLDER / "common.cu").read_text("utf-8") + (_FOLDER / f"{file}.cu").read_text("utf-8")
 
 
 def options(dtype: Any, defines: Mapping[str, Any] | None = None) -> tuple[str, ...]:

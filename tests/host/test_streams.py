@@ -21,6 +21,7 @@ from charlstm.text.corpus import Corpus
 TINY = ("--hidden-size", "4", "--seq-length", "5", "--batch-size", "2", "--backend", "numpy", "--sample-every", "0")
 #: Makes Python decode arguments as ASCII, which under this locale would otherwise be UTF-8.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+posix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="the system has no users with numbers")
 TEXT = "雪がふる。天気は雪。\n" * 40
 
 
@@ -221,6 +222,7 @@ def as_nobody(arguments, cwd, **env):
     )  # fmt: skip
 
 
+@posix
 def test_every_command_without_a_home_or_a_name(text_file, tmp_path):
     trained = as_nobody(["train", text_file, *TINY, "-n", "5", "-q"], tmp_path)
     assert trained.returncode == 0, trained.stderr
@@ -246,6 +248,7 @@ def test_every_command_without_a_home_or_a_name(text_file, tmp_path):
     assert offline.stderr.decode().startswith(f"charlstm: nietzsche: no copy in {fallback / 'data'}")
 
 
+@posix
 @pytest.mark.parametrize("home", ["/dev/null", "relative"])
 def test_a_home_that_cannot_be_used(text_file, tmp_path, home):
     done = as_nobody(["train", text_file, *TINY, "-n", "5", "-q"], tmp_path, HOME=home)
@@ -255,6 +258,8 @@ def test_a_home_that_cannot_be_used(text_file, tmp_path, home):
 
 @pytest.fixture
 def without_cache(monkeypatch, tmp_path):
+    if not hasattr(os, "getuid"):
+        pytest.skip("the system has no users with numbers")
     monkeypatch.delenv(downloads.FOLDER_VARIABLE, raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import platform
-import resource
 import shutil
 import signal
 import subprocess
@@ -20,6 +19,11 @@ from charlstm.errors import UserError
 from charlstm.runs import disk, lock, store
 from charlstm.runs.begin import NotSaved, resume, start
 from charlstm.runs.lock import Lock
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 MOUNT, UNMOUNT = shutil.which("mount"), shutil.which("umount")
 
@@ -231,6 +235,7 @@ def test_where_a_file_system_has_no_locks(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "no locks available")
 
+    pytest.importorskip("fcntl", reason="Windows has locks on every file system")
     monkeypatch.setattr("fcntl.flock", unsupported)
     held = Lock(tmp_path)
     with pytest.raises(UserError, match="in use by this process"):
