@@ -6,7 +6,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST = $(VENV)/bin/python -m pytest
 SHARED_OUT = -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo docs site test test-peers test-browser test-compile gpu-test test-long lint format bench clean
+.PHONY: demo docs site test test-peers test-browser test-compile test-portable gpu-test test-long lint format bench clean
 
 demo: $(VENV)/.installed  ## train on the text inside Python for a minute, and let the model write
 	$(VENV)/bin/charlstm train
@@ -22,6 +22,9 @@ test-browser: $(VENV)/.installed-test  ## the report in Chromium; skipped where 
 
 test-compile: $(VENV)/.installed-gpu-test  ## the CUDA source through NVIDIA's compiler, for every architecture
 	$(PYTEST) tests/kernel/test_gpu_compile.py tests/kernel/test_gpu_ptx.py -m "long or not long"
+
+test-portable: $(VENV)/.installed-test  ## the kernels with older vectors, under other Pythons and on aarch64, where found
+	$(VENV)/bin/python tests/portable.py
 
 gpu-test:  ## on a machine with a GPU, with the CuPy that PYTHON has: the tests of the device, then its benchmarks
 	CHARLSTM_REQUIRE_GPU=1 CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -m gpu tests/kernel/test_gpu_device.py
