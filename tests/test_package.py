@@ -11,6 +11,8 @@ import zipfile
 from configparser import ConfigParser
 from pathlib import Path
 
+import oldest
+import portable
 import pytest
 from conftest import ROOT, made_up_text
 
@@ -105,6 +107,24 @@ def test_each_fact_stands_once():
     version = setup["metadata"]["version"]
     changes = (ROOT / "CHANGELOG.md").read_text()
     assert re.search(rf"^## \[({re.escape(version)}|Unreleased)\]", changes, re.M)
+
+
+def test_the_pythons_that_are_declared_are_those_that_are_tested():
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    declared = re.findall(r":: Python :: (3\.\d+)$", setup["metadata"]["classifiers"], re.M)
+    assert declared == [f"3.{minor}" for minor in portable.MINORS]
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8")
+    assert re.findall(r"^ +python: \[(.*)\]$", workflow, re.M)[0].replace('"', "").split(", ") == declared
+
+
+def test_each_lower_bound_can_be_pinned():
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    needed = setup["options"]["install_requires"].split("\n")[1:]
+    pinned = oldest.pinned("\n".join(needed))
+    assert [re.match(r"[\w-]+", line)[0] for line in pinned] == [re.match(r"[\w-]+", line)[0] for line in needed]
+    assert oldest.pinned("numba >=0.63,<0.70\ntorch") == ["numba ==0.63"]
 
 
 def test_the_two_commands_of_the_readme_are_targets_of_the_makefile():
