@@ -110,7 +110,7 @@ class Process:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, encoding="utf-8", bufsize=1,
             cwd=ROOT,
         )  # fmt: skip
-        self.count, self.times, self.peak_rss, self.ready = 1, [], None, None
+        self.count, self.seconds, self.times, self.peak_rss, self.ready = 1, 0.0, [], None, None
 
     def warm(self):
         """Wait until the first iteration is done; return self.
@@ -148,6 +148,7 @@ class Process:
 
     def calibrate(self, seconds):
         """Choose the number of iterations per round, at least one, so that a round takes about `seconds`."""
+        self.seconds = seconds
         taken = self.ask(1)["seconds"]
         while taken < seconds / 4:
             self.count *= 2
@@ -155,10 +156,12 @@ class Process:
         self.count = max(1, round(self.count * seconds / taken)) if seconds else 1
 
     def round(self):
-        """Run one round and record its time."""
+        """Run one round and record its time; make the next ones shorter if a busy machine made this one long."""
         answer = self.ask(self.count)
         self.times.append(answer["seconds"] / self.count)
         self.peak_rss = answer["peak_rss"]
+        if answer["seconds"] > 3 * self.seconds > 0:
+            self.count = max(1, round(self.count * self.seconds / answer["seconds"]))
 
     def close(self):
         if self.errors.closed:

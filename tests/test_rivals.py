@@ -107,6 +107,19 @@ def test_a_process_takes_time_and_tells_memory_and_versions():
     assert told["peak_rss"] is None or 2**20 < told["peak_rss"] < 2**31
 
 
+def test_rounds_become_shorter_on_a_machine_that_became_busy(monkeypatch):
+    running = Process.__new__(Process)
+    running.count, running.seconds, running.times = 100, 0.4, []
+    taken = iter([0.5, 8.0, 0.4])
+    monkeypatch.setattr(running, "ask", lambda count: {"seconds": next(taken), "peak_rss": None})
+    counts = [running.count]
+    for _ in range(3):
+        running.round()
+        counts.append(running.count)
+    assert counts == [100, 100, 5, 5]
+    assert running.times == [0.005, 0.08, 0.08]
+
+
 def test_what_a_rival_says_when_it_dies_is_told():
     with pytest.raises(RuntimeError, match="no-such-work"):
         Process(Contestant("ours"), "no-such-work").warm()
