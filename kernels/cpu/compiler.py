@@ -135,7 +135,6 @@ def _compiling() -> Iterator[None]:
     """
     codegen: Any = JITCPUCodegen
     contexts: Any = CPUContext
-    executable = contexts.get_executable
 
     def executable_of_entry(context: Any, library: Any, description: Any, environment: Any) -> Any:
         if library.name in _entries:
@@ -143,8 +142,8 @@ def _compiling() -> Iterator[None]:
         name = description.qualname.split(".")[-1]
         return make_function(description.lookup_module(), name, "", 0, environment, (library,))
 
-    with global_compiler_lock:
-        plain = codegen._library_class
+    with global_compiler_lock:  # another thread may be here: what is plain is known only when it is done
+        plain, executable = codegen._library_class, contexts.get_executable
         codegen._library_class, contexts.get_executable = _Library, executable_of_entry
         try:
             yield

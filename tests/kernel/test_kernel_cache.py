@@ -4,6 +4,8 @@ import ast
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from shutil import copytree
 from tempfile import TemporaryDirectory
@@ -286,6 +288,30 @@ def test_an_entry_may_call_another():
         entry._cache.disable()
     assert calls(3) == 7
     assert called(3) == 6
+
+
+def test_threads_that_compile_entries_at_once_leave_numba_as_it_was():
+    """Otherwise, functions that a user compiles later would have no machine code, and calling them would crash."""
+    from numba.core.codegen import JITCPUCodegen
+    from numba.core.cpu import CPUContext
+
+    def plain():
+        return JITCPUCodegen._library_class, CPUContext.get_executable
+
+    def compile_another():
+        begun.set()
+        with compiler._compiling():
+            pass
+
+    before, begun = plain(), threading.Event()
+    other = threading.Thread(target=compile_another)
+    with compiler._compiling():
+        other.start()
+        begun.wait()
+        time.sleep(0.1)  # until it waits for the lock
+        assert other.is_alive()
+    other.join()
+    assert plain() == before
 
 
 def test_several_processes_may_start_at_once(package):
