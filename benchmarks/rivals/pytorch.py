@@ -1,6 +1,7 @@
 """PyTorch as an expert writes it: each choice is the fastest of those tried.
 
-nn.LSTM (with oneDNN; without it the same work takes 1.5 times as long) on rows of an identity matrix; fused
+nn.LSTM (with oneDNN; without it the same work takes 1.5 times as long) on rows of an identity matrix or, if the model
+has an embedding, of nn.Embedding; fused
 optimizers where PyTorch has them for the CPU, else foreach; gradients set to None, not zeroed. PyTorch's second bias
 stays zero. Under autocast to bfloat16 (pytorch_bf16.py), products read bfloat16 and weights, optimizer and loss stay
 float32. Its Adagrad has epsilon outside the root; with epsilon in the initial accumulator instead, it equals ours.
@@ -8,11 +9,13 @@ float32. Its Adagrad has epsilon outside the root; with epsilon in the initial a
 
 import numpy as np
 
+from charlstm.measure.bench import COST_V
 from kernels import spec
 
 NEEDS = ("torch",)
 BATCHES = ("h256-b16", "h256-b32", "gru-256", "keras", "keras-all", "torch-rnn-128", "torch-rnn-512", "torch-rnn-1024")
-WORKS = ("seed", *BATCHES, "sample")
+VOCABULARIES = tuple(f"cost-v-{V}" for V in COST_V)
+WORKS = ("seed", *BATCHES, *VOCABULARIES, "sample")
 VERSIONS = ("torch",)
 
 
@@ -28,13 +31,13 @@ def make(work, ids, threads, usual=False, device="cpu", bfloat16=False):
 def build(theta, shape):
     """Build nn.LSTM (nn.GRU, nn.RNN) and nn.Linear from theta (N,), in its dtype: our columns are their rows.
 
-    PyTorch's second bias is 0 where our cell has only one.
+    PyTorch's second bias is 0 where our cell has only one. The embedding, if there is one, is :func:`embedding`'s.
     """
     import torch
 
     V, H, L, cell = shape[:4]
     real = torch.from_numpy(theta[:0]).dtype
-    lstm, readout = getattr(torch.nn, cell.upper())(V, H, L, dtype=real), torch.nn.Linear(H, V, dtype=real)
+    lstm, readout = getattr(torch.nn, cell.upper())(shape.embedding_size or V, H, L, dtype=real), torch.nn.Linear(H, V, dtype=real)
     params = spec.params(theta, shape)
     with torch.no_grad():
         for k, layer in enumerate(params.layers):
@@ -49,6 +52,16 @@ def build(theta, shape):
         readout.weight.copy_(torch.from_numpy(params.W_y.T.copy()))
         readout.bias.copy_(torch.from_numpy(params.b_y.copy()))
     return lstm, readout
+
+
+def embedding(theta, shape):
+    """Build nn.Embedding from theta (N,), or None if the shape has none."""
+    import torch
+
+    if not shape.embedding_size:
+        return None
+    rows = spec.params(theta, shape).embedding
+    return torch.nn.Embedding.from_pretrained(torch.from_numpy(rows.copy()), freeze=False)
 
 
 def optimizer_of(work, trained, usual):
@@ -76,11 +89,13 @@ class Training:
         torch.backends.cudnn.allow_tf32 = False
         self.torch, self.work, self.bfloat16 = torch, work, bfloat16
         self.ids = torch.from_numpy(ids.astype(np.int64)).to(device)
-        self.lstm, self.readout = (module.to(device) for module in build(work.weights("float32"), work.shape))
-        self.trained = [p for p in (*self.lstm.parameters(), *self.readout.parameters()) if p.requires_grad]
+        weights = work.weights("float32")
+        self.lstm, self.readout = (module.to(device) for module in build(weights, work.shape))
+        self.look_up = embedding(weights, work.shape) or torch.eye(work.shape.vocab_size, device=device).__getitem__
+        modules = [part for part in (self.look_up, self.lstm, self.readout) if isinstance(part, torch.nn.Module)]
+        self.trained = [p for module in modules for p in module.to(device).parameters() if p.requires_grad]
         self.optimizer = optimizer_of(work, self.trained, usual)
         self.plan, self.iteration = work.plan(len(ids)), 0
-        self.eye = torch.eye(work.shape.vocab_size, device=device)
         self.steps = torch.arange(work.seq_length + 1, device=device)[:, None]
         self.zero = torch.zeros(work.shape.num_layers, work.batch_size, work.shape.hidden_size, device=device)
         self.start = (self.zero, self.zero) if work.shape.cell == "lstm" else self.zero
@@ -109,7 +124,7 @@ class Training:
 
     def _forward(self, x, state):
         """Return the summed loss of the ids x (T+1, B) and the state after them."""
-        out, state = self.lstm(self.eye[x[:-1]], state)
+        out, state = self.lstm(self.look_up(x[:-1]), state)
         if self.work.last_only:
             out, targets = out[-1], x[-1]
         else:

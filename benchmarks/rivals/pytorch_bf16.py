@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.rivals import pytorch
 
 NEEDS = ("torch",)
-WORKS = pytorch.BATCHES  # a single stream is slower in it
+WORKS = pytorch.BATCHES + pytorch.VOCABULARIES  # a single stream is slower in it
 VERSIONS = ("torch",)
 #: Names of the instructions in /proc/cpuinfo, on x86-64 and on aarch64.
 INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}

@@ -18,6 +18,7 @@ import kernels
 from charlstm.errors import RunFailed
 from charlstm.measure.limits import Limits, sampling_floor, training_floor
 from charlstm.model import initial
+from charlstm.settings.config import EMBEDDED_FROM, EMBEDDING
 from charlstm.text import corpus
 from charlstm.text.batches import Streams, Windows
 from kernels import spec
@@ -32,7 +33,7 @@ class Work:
     """A workload: one training iteration, or one sampled character if `optimizer` is empty."""
 
     name: str
-    text: str  # a key of TEXTS
+    text: str  # a key of TEXTS, or _MADE and a number
     shape: Shape
     seq_length: int
     batch_size: int
@@ -81,6 +82,7 @@ class Work:
 
 #: name -> characters, distinct characters; the stand-in for a missing text has at most as many of both.
 TEXTS = {"us-constitution": (45_345, 71), "nietzsche": (600_901, 57), "tinyshakespeare": (1_115_394, 65)}
+_MADE = "made-"  # prefix of a text of a million drawn characters, before their number of kinds
 
 
 def _works() -> dict[str, Work]:
@@ -100,12 +102,17 @@ def _works() -> dict[str, Work]:
     ]
     works += [Work(f"cost-h-{H}", constitution, Shape(71, H), 16, 1, **adagrad) for H in COST_H]
     works += [Work(f"cost-b-{B}", shakespeare, Shape(65, 256), 32, B, **adam) for B in COST_B]
+    for V in COST_V:  # the model of `fast`
+        shape = Shape(V, 224, 1, "lstm", EMBEDDING if V > EMBEDDED_FROM else 0)
+        works.append(Work(f"cost-v-{V}", f"{_MADE}{V}", shape, 24, 16, **adam))
     return {work.name: work for work in works}
 
 
-#: Sizes for the cost curves: hidden units at B = 1, T = 16 with Adagrad, and streams at H = 256, T = 32 with Adam.
+#: Sizes for the cost curves: hidden units at B = 1, T = 16 with Adagrad, streams at H = 256, T = 32 with Adam, and kinds
+#: of characters for the model of `fast`.
 COST_H = (32, 64, 100, 128, 192, 256, 384, 512, 768, 1024)
 COST_B = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+COST_V = (71, 300, 1000, 6000, 20_000)
 WORKS = _works()
 SHORT = ("seed", "sample", "h256-b16", "keras", "torch-rnn-128", "torch-rnn-512", "torch-rnn-1024")
 
@@ -116,6 +123,8 @@ def text_ids(work: Work, folder: Path | None = None) -> np.ndarray:
     The stand-in for a missing text is Python's documentation, cut to the text's length. Its rarest characters are
     replaced by its most common one, so that it has no more distinct characters than the text.
     """
+    if work.text.startswith(_MADE):
+        return _made(int(work.text.removeprefix(_MADE)))
     num_chars, V = TEXTS[work.text]
     path = folder / f"{work.text}.txt" if folder else None
     if path and path.is_file():
@@ -130,6 +139,15 @@ def text_ids(work: Work, folder: Path | None = None) -> np.ndarray:
     rank = np.zeros(len(common), np.uint8)
     rank[common[:V]] = np.arange(min(V, len(common)))
     ids = rank[docs]
+    ids.flags.writeable = False
+    return ids
+
+
+def _made(V: int) -> np.ndarray:
+    """A million independent ids below V, (10 ** 6,), the k-th likeliest 1 / (k + 2) as likely: read only."""
+    shares = np.cumsum(1.0 / (np.arange(V) + 3))
+    drawn = np.random.RandomState(SEED).random_sample(10**6) * shares[-1]
+    ids = np.searchsorted(shares, drawn, "right").astype(np.min_scalar_type(V - 1))
     ids.flags.writeable = False
     return ids
 

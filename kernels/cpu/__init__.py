@@ -160,15 +160,13 @@ def score(
         log_probs = np.empty((T, x.shape[1])) if out is None else out
         _carry_in(h, c, ws.h, ws.c)
         net, extra = Net(readable(theta), spec.offsets(shape)), extra_of(ws)
-        run, how = sampling.score_pass(shape.cell), reading_plan(shape.hidden_size, x.shape[1], threads, shape.cell)
-        single, given = (
-            reading_plan(shape.hidden_size, x.shape[1], 1, shape.cell),
-            (net, readable(x), extra, _alone(ws)),
-        )
-        ws.counter[:] = 0
-        done = together(lambda thread: run(*given, *how[:2], log_probs, thread), len(how.members), ws.counter)
-        if done is None:  # too few threads can be started
-            run(*given, *single[:2], log_probs, 0)
+        read, given = sampling.score_pass(shape.cell), (net, readable(x), extra, _alone(ws))
+        for team in (threads, 1):
+            who = reading_plan(shape.hidden_size, x.shape[1], team, shape.cell)
+            shared = (*given, who.members, who.pieces, log_probs)
+            ws.counter[:] = 0
+            if together(lambda thread, shared=shared: read(*shared, thread), len(who.members), ws.counter) is not None:
+                break  # else too few threads can be started
         _carry_out(ws.h, ws.c, T, h, c)
         return log_probs
 

@@ -43,9 +43,9 @@ def score_pass(cell: str) -> Any:
     @entry
     @named(f"score_pass_{cell}")
     def score_pass(net, x, extra, ws, members, pieces, log_probs, thread):
-        """Write a thread's share of the log probabilities (T, B) of x[1:]; all threads get the same arrays.
+        """Write a thread's share of the log probabilities (T, B) of x[1:]; return their number.
 
-        ws.h[:, 0], ws.c[:, 0] hold the initial state.
+        All threads get the same arrays. ws.h[:, 0], ws.c[:, 0] hold the initial state.
         """
         own, threads, T = members[thread], members.shape[0], ws.logits.shape[0]
         share = Share(thread, threads, own[0], own[1], own[2], own[3], pieces, ws.counter)
@@ -60,6 +60,7 @@ def score_pass(cell: str) -> Any:
         first, last = rows_of(x.shape[1] * T, thread, threads)
         for row in range(first, last, _ROWS):
             _score_rows(net, x, ws, first, row, min(_ROWS, last - row), log_probs)
+        return last - first
 
     return score_pass
 
