@@ -5,9 +5,9 @@ all cores and take turns. This is the table in docs/benchmarks.md.
 """
 
 from benchmarks.process import Contestant, Race
-from benchmarks.rivals import pytorch_bf16
 from benchmarks.report import table
 from benchmarks.results import title_of
+from benchmarks.rivals import pytorch_bf16
 from charlstm.host.machine import usable_cores
 from charlstm.measure.bench import COST_V, WORKS, in_words
 

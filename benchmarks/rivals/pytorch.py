@@ -37,7 +37,8 @@ def build(theta, shape):
 
     V, H, L, cell = shape[:4]
     real = torch.from_numpy(theta[:0]).dtype
-    lstm, readout = getattr(torch.nn, cell.upper())(shape.embedding_size or V, H, L, dtype=real), torch.nn.Linear(H, V, dtype=real)
+    lstm = getattr(torch.nn, cell.upper())(shape.embedding_size or V, H, L, dtype=real)
+    readout = torch.nn.Linear(H, V, dtype=real)
     params = spec.params(theta, shape)
     with torch.no_grad():
         for k, layer in enumerate(params.layers):

@@ -108,8 +108,8 @@ def _works() -> dict[str, Work]:
     return {work.name: work for work in works}
 
 
-#: Sizes for the cost curves: hidden units at B = 1, T = 16 with Adagrad, streams at H = 256, T = 32 with Adam, and kinds
-#: of characters for the model of `fast`.
+#: Sizes for the cost curves: hidden units at B = 1, T = 16 with Adagrad, streams at H = 256, T = 32 with Adam, and
+#: kinds of characters for the model of `fast`.
 COST_H = (32, 64, 100, 128, 192, 256, 384, 512, 768, 1024)
 COST_B = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 COST_V = (71, 300, 1000, 6000, 20_000)

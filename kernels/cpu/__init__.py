@@ -11,6 +11,7 @@ larger of four times the error of plain float32 NumPy and eight float32 epsilons
 precision within 1 % of what rounding changes.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -163,9 +164,9 @@ def score(
         read, given = sampling.score_pass(shape.cell), (net, readable(x), extra, _alone(ws))
         for team in (threads, 1):
             who = reading_plan(shape.hidden_size, x.shape[1], team, shape.cell)
-            shared = (*given, who.members, who.pieces, log_probs)
             ws.counter[:] = 0
-            if together(lambda thread, shared=shared: read(*shared, thread), len(who.members), ws.counter) is not None:
+            member = partial(read, *given, who.members, who.pieces, log_probs)
+            if together(member, len(who.members), ws.counter) is not None:
                 break  # else too few threads can be started
         _carry_out(ws.h, ws.c, T, h, c)
         return log_probs
