@@ -284,7 +284,7 @@ def ngram(
     import json
     from dataclasses import asdict
 
-    from charlstm import ngram as markov
+    from charlstm.ngram import markov
     from charlstm.runs.begin import read_corpus
     from charlstm.show import display
     from charlstm.text import downloads, heldout

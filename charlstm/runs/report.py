@@ -17,7 +17,7 @@ from charlstm.errors import RunFailed, UserError
 from charlstm.figures import for_json
 from charlstm.model import inside
 from charlstm.model.model import Model, load
-from charlstm.ngram import baseline_bits
+from charlstm.ngram.markov import baseline_bits
 from charlstm.runs import disk, novelty
 from charlstm.runs.begin import training_text
 from charlstm.runs.inspection import curves

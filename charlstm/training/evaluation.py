@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from charlstm.model.scoring import bits_per_unit
-from charlstm.ngram import baseline_bits
+from charlstm.ngram.markov import baseline_bits
 from charlstm.settings.config import Config
 from charlstm.text.corpus import Corpus
 from charlstm.text.vocabulary import Vocabulary

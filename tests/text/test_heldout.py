@@ -9,8 +9,8 @@ from conftest import made_up_text
 from small_runs import everything, finish, small
 from texts import is_mapped
 
-from charlstm import ngram
 from charlstm.errors import UserError
+from charlstm.ngram import markov as ngram
 from charlstm.runs.begin import resume, start
 from charlstm.settings.config import from_preset
 from charlstm.text import corpus as corpora
