@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from charlstm.commands.layout import Place, Source, word_option
-from charlstm.commands.options import BACKEND, CHECKPOINT, RUN, UNKNOWN, config_options, write
+from charlstm.commands.options import BACKEND, CHECKPOINT, MIX, RUN, UNKNOWN, config_options, write
 from charlstm.errors import UserError
 from charlstm.settings.config import Config
 from charlstm.settings.unknown import unknown_in_words
@@ -51,6 +51,7 @@ from charlstm.settings.unknown import unknown_in_words
 )
 @click.option("-s", "--seed", type=int, help="random seed [a different text each time]")
 @UNKNOWN
+@MIX
 @CHECKPOINT
 @BACKEND
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object per text, with log probabilities in nats")
@@ -78,6 +79,7 @@ def sample(
     options["length"] = options["length"] or None
     options["temperature"] = 0.0 if argmax else options["temperature"]
     model = load(run, checkpoint)
+    _say_mix(model, options["mix"], is_sampling=True)
     if options["unknown"] == "skip":
         _say_unknown(len(prime) - len(model.vocabulary.without_unknown(prime)), "skip")
     if options["stop"] is not None or new:
@@ -133,6 +135,7 @@ def _sample_json(sample: Any) -> str:
     help="characters missing from RUN's vocabulary: stop with an error, skip them, skip them at "
     "a cost of 20.1 bits each, or read them as CHAR [error]",
 )  # fmt: skip
+@MIX
 @CHECKPOINT
 @BACKEND
 @click.option("--lines", is_flag=True, help="score each line as a separate text, and print its bits per character")
@@ -142,8 +145,8 @@ def _sample_json(sample: Any) -> str:
     help="print one JSON object per character: char (for a byte model, byte), log_prob (nats), bits",
 )  # fmt: skip
 def score(
-    run: str, text: tuple[str, ...], unknown: str, checkpoint: str, backend: str, lines: bool, as_json: bool,
-    per_char: bool, **reading: Any,
+    run: str, text: tuple[str, ...], unknown: str, mix: str | None, checkpoint: str, backend: str, lines: bool,
+    as_json: bool, per_char: bool, **reading: Any,
 ) -> int:  # fmt: skip
     """Measure how well the model of RUN predicts TEXT: files, folders, - for stdin, URLs, or built-in texts.
 
@@ -168,7 +171,8 @@ def score(
         )
     model = load(run, checkpoint)
     config = replace(model.config, **{name: value for name, value in reading.items() if value is not None})
-    scorer = scoring.Scorer(model, unknown, backend)
+    _say_mix(model, mix)
+    scorer = scoring.Scorer(model, unknown, backend, mix)
     read = corpus.load(
         text, config.encoding, format=config.format, column=config.column, field=config.field, lower=config.lower,
         separator=unescaped(config.separator), as_bytes=config.bytes,
@@ -193,6 +197,14 @@ def score(
     return 0
 
 
+def _say_mix(model: Any, mix: str | None, is_sampling: bool = False) -> None:
+    """Print on stderr whether the n-gram speaks, too."""
+    from charlstm.model import mixing
+
+    if said := mixing.said(model, mix, is_sampling):
+        click.echo(said, err=True)
+
+
 def _say_unknown(count: int, unknown: str) -> None:
     """Print on stderr how many characters are missing from the vocabulary, and how they were treated."""
     if said := unknown_in_words(count, "charged" if unknown == "charge" else "skipped"):
@@ -207,6 +219,7 @@ def _score_json(found: Any, unknown: str, **first: Any) -> str:
 
     names = ["chars", "bits_per_char", "nats_per_char", "perplexity", "nats"]
     names += ["bytes", "bits_per_byte"] if found.is_of_bytes else []
+    names += ["net_bits_per_char", "ngram_bits_per_char"] if found.parts else []
     names += ["skipped"] if unknown in ("skip", "charge") and not found.is_of_bytes else []
     return json.dumps({**first, **{each: for_json(getattr(found, each)) for each in names}}) + "\n"
 
@@ -223,6 +236,9 @@ def _tell_score(name: str, found: Any, unknown: str, vocab_size: int) -> None:
         )
     words += f", {in_words(found.bits_per_char, 4)} bits per character ({in_words(found.nats_per_char, 4)} nats)"
     words += f", perplexity {perplexity_in_words(found.bits_per_char, 4)}"
+    if found.parts:
+        parts = (found.net_bits_per_char, found.ngram_bits_per_char)
+        words += "; net alone {}, n-gram alone {}".format(*(in_words(each, 4) for each in parts))
     if found.skipped:
         words += f"; {unknown_in_words(found.skipped, 'charged' if unknown == 'charge' else 'skipped')}"
     write(words + "\n")

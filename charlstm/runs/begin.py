@@ -25,7 +25,7 @@ from charlstm.training.trainer import Trainer
 CHANGEABLE = (
     *BUDGETS, "backend", "threads", "learning_rate", "schedule", "warmup", "reset_every", "decay_factor",
     "decay_every", "decay_after", "decay_floor", "plateau_patience", "patience", "validate_every", "report_every",
-    "diagnostics", "tensorboard", "plot", "plot_every", "save_every", "keep", "sample_every", "sample_length",
+    "diagnostics", "mix", "tensorboard", "plot", "plot_every", "save_every", "keep", "sample_every", "sample_length",
     "temperature", "show_below", "save_below", "epoch_samples",
 )  # fmt: skip
 

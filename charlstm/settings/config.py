@@ -74,6 +74,13 @@ class Config:
     )
     forget_bias: float = _option(1.0, "initial bias of the forget gates (lstm and lnlstm)")
 
+    mix: float = _option(
+        0.5,
+        "weight of an n-gram that is learned beside the net, when sampling and scoring; 0: no n-gram",
+        low=0,
+        high=1,
+    )
+
     seq_length: int = _option(24, "truncated-BPTT length, in characters", low=1, high=1_000_000)
     batch_size: int = _option(16, "streams of text (with --windows: windows) read in parallel", low=1, high=1_000_000)
     windows: str | None = _option(
