@@ -218,7 +218,7 @@ def _fill(array: np.ndarray, tensor: np.ndarray, name: str) -> None:
 
 
 #: Options missing from the oldest files whose default has changed since, with the value they had then.
-_BEFORE: dict[str, Any] = {"reset_every": 0, "dtype": "float32", "embedding_size": 0, "mix": 0.0}
+_BEFORE: dict[str, Any] = {"reset_every": 0, "dtype": "float32", "embedding_size": 0, "mix": 0.0, "documents": "texts"}
 _PLAIN: dict[str, Any] = {
     "iteration": int, "position": int, "seconds": int | float, "smooth_loss": int | float, "loss_sum": int | float,
     "loss_count": int, "corpus": dict, "files": dict,

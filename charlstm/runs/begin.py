@@ -64,6 +64,10 @@ def start(
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
     said = heldout.remark(corpus, config.validation, config.validation_from)
+    if config.documents == "lines":
+        said = (
+            f"lines   each line of {corpus.name} is a document; they are shuffled (--documents texts: left as they are)"
+        )
     return Run(folder, trainer, lock, machine, [said] if said else [])
 
 

@@ -222,6 +222,12 @@ class Config:
         (),
         "read FILE, one of several texts, NUMBER times as often as a text without a weight; can be repeated",
     )
+    documents: str = _option(
+        "auto",
+        "what a document is; lines: each line, so training reads the lines in an order shuffled with the seed, and "
+        "holds out whole lines from everywhere; texts: each text; auto: lines for a list of at least 100 short lines",
+        choices=("auto", "texts", "lines"),
+    )
     separator: str = _option(
         r"\n", r"string inserted between two files unless the first one ends with it; \n: line break, \t: tab"
     )
@@ -242,7 +248,7 @@ class Config:
         ):
             if getattr(self, name) is not None and not getattr(self, needed):
                 raise UserError(f"--{name.replace('_', '-')}: needs --{needed.replace('_', '-')}")
-        if self.validation_from != "end" and not self.validation:
+        if self.validation_from != "end" and not self.validation and self.documents != "lines":
             raise UserError(f"--validation-from {self.validation_from}: needs --validation")
         if self.plans is not None:
             plans.parse(self.plans)

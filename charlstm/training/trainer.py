@@ -88,6 +88,10 @@ class Trainer:
         if config.embedding_size is None:
             is_large = len(self.corpus.vocabulary) > EMBEDDED_FROM
             config = replace(config, embedding_size=EMBEDDING if is_large else 0)
+        if config.documents == "auto":
+            config = replace(config, documents="lines" if heldout.is_list(self.corpus) else "texts")
+        if config.documents == "lines":
+            config = replace(config, validation_from="shuffle-lines")
         if config.dtype == "auto":
             gains = self.backend == "numba" and kernels.gains_by_bfloat16(shape_of(config, 1), config.batch_size)
             config = replace(config, dtype="bfloat16" if gains else "float32")
