@@ -12,6 +12,7 @@ import numpy as np
 import kernels
 from charlstm.errors import UserError, unknown_option
 from charlstm.model import mixing
+from charlstm.model.adapting import AdaptingReader
 from charlstm.model.backend import choose_backend
 from charlstm.model.checkpoint import Checkpoint
 from charlstm.model.forward import Reader, Writer
@@ -40,6 +41,8 @@ class Options:
     seed : of the random draws; None for a different text each time
     mix : weight of the n-gram beside the net, "learned" from the prime, or 0 for the net alone; None: what the run
         found best, see :mod:`charlstm.model.mixing`
+    adapt_to : a passage whose style the text is to have: the net learns from it and goes on after it, see
+        :mod:`charlstm.model.adapting`; the n-gram stays as it is
     unknown : what to do with characters of the prime that the vocabulary lacks: "error", "skip" or "replace:CHAR"
     backend : compute backend
 
@@ -56,6 +59,7 @@ class Options:
     stop: str | None = None
     seed: int | None = None
     mix: float | str | None = None
+    adapt_to: str = ""
     unknown: str = "error"
     backend: str = "auto"
 
@@ -196,6 +200,14 @@ def _encode(model: Checkpoint, prime: str, options: Options) -> tuple[str, np.nd
     return prime, np.concatenate([np.array(model.edges.begin, np.int32), ids])
 
 
+def _passage(model: Checkpoint, options: Options) -> np.ndarray:
+    """The ids of the passage to adapt to; empty without one."""
+    try:
+        return model.vocabulary.encode(model.vocabulary.as_read(options.adapt_to, model.config.lower), options.unknown)
+    except UnknownCharacters as error:
+        raise UserError(f"--adapt-to: {error}; --unknown skip leaves such characters out") from None
+
+
 def _mixture(
     mixer: mixing.Mixer, net: tuple[Any, Any, Any], begin: tuple[int, ...], ids: np.ndarray, count: int
 ) -> Mixture:
@@ -215,9 +227,14 @@ def _draw(
     endings = [Ending(stop) if stop else Ending() for _ in seeds]
     decoders = [model.vocabulary.decoder() for _ in seeds]
     mixer = mixing.chosen(model, options.mix, is_sampling=True)
-    if mixer is not None and backend == "cupy":
-        backend = choose_backend("auto")  # a GPU has no n-grams
+    passage = _passage(model, options)
+    if backend == "cupy" and (mixer is not None or len(passage)):
+        backend = choose_backend("auto")  # a GPU has no n-grams, and single segments are too short for it
     net = kernels.load_for_host(backend), kernels.to_device(backend, model.theta), model.shape
+    if len(passage):
+        adapting = AdaptingReader(*net, model.edges.begin)
+        adapting.read(passage)
+        net, ids = (net[0], adapting.theta, model.shape), np.insert(ids, len(model.edges.begin), passage)
     mixture = None if mixer is None else _mixture(mixer, net, model.edges.begin, ids, len(seeds))
     writer = Writer(*net, ids, len(seeds), mixture)
     left, piece = options.length, 32

@@ -12,8 +12,11 @@ import kernels
 from charlstm.errors import UserError
 from charlstm.figures import perplexity
 from charlstm.model import forward, mixing
+from charlstm.model.adapting import AdaptingReader
 from charlstm.model.backend import choose_backend
 from charlstm.model.checkpoint import Checkpoint
+from charlstm.ngram.beside import Following
+from charlstm.ngram.growing import Growing
 from charlstm.settings.unknown import checked
 from charlstm.text.corpus import Corpus
 from charlstm.text.vocabulary import Vocabulary, code_points, unknown_characters, utf8
@@ -139,24 +142,42 @@ class Scorer:
     backend : compute backend
     mix : weight of the n-gram beside the net, "learned" as the text is read, or 0 for the net alone; None: what the run
         found best, see :mod:`charlstm.model.mixing`
+    adapt : whether net and n-gram go on learning from the text: see :mod:`charlstm.model.adapting`. Such figures must
+        not be compared with others.
     """
 
     def __init__(
-        self, model: Checkpoint, unknown: str = "error", backend: str = "auto", mix: float | str | None = None
-    ) -> None:
+        self, model: Checkpoint, unknown: str = "error", backend: str = "auto", mix: float | str | None = None,
+        adapt: bool = False,
+    ) -> None:  # fmt: skip
+        self.adapt = adapt
         self.mixer = mixing.chosen(model, mix)
         self.unknown = checked(unknown, "charge")
         name = choose_backend(backend, model.shape.cell)
+        if adapt and name == "cupy":
+            name = choose_backend("auto")  # single segments are too short for a GPU
         self.model, self.begin = model, model.edges.begin
         self._model = kernels.load_for_host(name), kernels.to_device(name, model.theta), model.shape
         self.charge = -math.log(_CODE_POINTS - len(model.vocabulary))
 
     def reader(self) -> "Reading":
         """A reader at the beginning of a text."""
-        return Reading(forward.Reader(*self._model, self.begin), self.begin, self.mixer and self.mixer.anew())
+        net = (AdaptingReader if self.adapt else forward.Reader)(*self._model, self.begin)
+        if self.mixer is None:
+            return Reading(net)
+        ngram = (Growing if self.adapt else Following)(self.mixer.ngram, self.begin)
+        return Reading(net, ngram, self.mixer.anew())
 
     def of_lines(self, lines: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """ln p of the ids of many texts, in the rows of :class:`Reading`."""
+        """ln p of the ids of many texts, in the rows of :class:`Reading`.
+
+        Raises
+        ------
+        UserError
+            With `adapt`, for texts that are read side by side teach nothing to each other.
+        """
+        if self.adapt:
+            raise UserError("--adapt: reads one text from its beginning to its end; it cannot score lines separately")
         found = forward.log_probs_of_lines(*self._model, self.begin, lines)
         if self.mixer is None:
             return [each[None] for each in found]
@@ -229,20 +250,23 @@ class Reading:
     Parameters
     ----------
     net : the net's reader
-    begin : the ids that it has read
-    mixer : at the beginning of a text; None for the net alone
+    ngram, mixer : the n-gram's reader, and the weights of both; None for the net alone
     """
 
-    def __init__(self, net: forward.Reader, begin: Sequence[int], mixer: mixing.Mixer | None) -> None:
-        self._net, self._before, self._mixer = net, np.asarray(begin, np.int64), mixer
+    def __init__(
+        self,
+        net: forward.Reader | AdaptingReader,
+        ngram: Following | Growing | None = None,
+        mixer: mixing.Mixer | None = None,
+    ) -> None:
+        self._net, self._ngram, self._mixer = net, ngram, mixer
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """ln p of the next ids, (1, n) float64; with an n-gram (3, n): of the mixture, of the net, of the n-gram."""
         net = self._net.read(ids)
-        if self._mixer is None:
+        if self._mixer is None or self._ngram is None:
             return net[None]
-        ngram, depths = self._mixer.ngram.log_probs(ids, self._before)
-        self._before = np.concatenate([self._before, ids[-self._mixer.ngram.order :]])[-self._mixer.ngram.order :]
+        ngram, depths = self._ngram.read(ids)
         return np.stack([self._mixer.mixed(net, ngram, depths), net, ngram])
 
 
@@ -252,15 +276,16 @@ def parts_of(rows: np.ndarray) -> tuple[float, float] | None:
 
 
 def score(
-    model: Checkpoint, text: str, *, unknown: str = "error", backend: str = "auto", mix: float | str | None = None
-) -> Score:
+    model: Checkpoint, text: str, *, unknown: str = "error", backend: str = "auto", mix: float | str | None = None,
+    adapt: bool = False,
+) -> Score:  # fmt: skip
     """Score a text.
 
     Parameters
     ----------
     model : Checkpoint
     text : of any length; it is read in pieces, and their length changes the result only by rounding
-    unknown, backend, mix : see :class:`Scorer`
+    unknown, backend, mix, adapt : see :class:`Scorer`
 
     Raises
     ------
@@ -268,7 +293,7 @@ def score(
             If the model lacks a character and `unknown` is "error", if there is nothing to score, or if the backend
             or the n-gram cannot be used here.
     """
-    scorer = Scorer(model, unknown, backend, mix)
+    scorer = Scorer(model, unknown, backend, mix, adapt)
     ids, lacking = scorer.encoded(text)
     found = scorer.score(ids, lacking, scorer.reader().read(ids))
     if not found.units:

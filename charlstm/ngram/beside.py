@@ -87,7 +87,7 @@ class NGram:
         return sum(getattr(self, name).nbytes for name in _ARRAYS)
 
     @cached_property
-    def _totals(self) -> np.ndarray:
+    def totals(self) -> np.ndarray:
         """The sum of the counts of each context, (n,) int64."""
         return np.add.reduceat(self.counts.astype(np.int64), self.grams[:-1])
 
@@ -97,6 +97,14 @@ class NGram:
         R, nodes = self.vocab_size + 1, np.arange(len(self.chars))
         born, kinds = (np.repeat(nodes, np.diff(ends)) for ends in (self.children, self.grams))
         return born * R + self.chars[1:], kinds * R + self.symbols
+
+    def counts_by_depth(self) -> list[np.ndarray]:
+        """The counts of the grams of each length."""
+        found, begin, end = [], 0, 1  # the contexts of one length
+        for _ in self.discounts:
+            found.append(self.counts[self.grams[begin] : self.grams[end]])
+            begin, end = int(self.children[begin]), int(self.children[end])
+        return found
 
     def log_probs(self, ids: np.ndarray, before: Sequence[int] | np.ndarray = ()) -> tuple[np.ndarray, np.ndarray]:
         """ln p of each id, (M,) float64, given those before it, and how many of them its longest known context has.
@@ -122,7 +130,7 @@ class NGram:
                 rows, nodes = rows[is_known], places[is_known] + 1
                 depths[rows] = k
             places, is_seen = look_up(grams, nodes * R + after[rows])
-            totals, kinds = self._totals[nodes], self.grams[nodes + 1] - self.grams[nodes]
+            totals, kinds = self.totals[nodes], self.grams[nodes + 1] - self.grams[nodes]
             share = np.where(is_seen, (self.counts[places] - discount) / totals, 0.0)
             p[rows] = share + discount * kinds / totals * p[rows]
         return np.log(p), depths
@@ -183,6 +191,25 @@ class NGram:
         if ends != [(n + 1, n), (n + 1, m)] or len(model.counts) != m or not len(model.discounts):
             raise UserError(f"{name}: a damaged n-gram: its arrays do not fit")
         return model
+
+
+class Following:
+    """Reads one text with an n-gram, in pieces.
+
+    Parameters
+    ----------
+    ngram : NGram
+    before : the ids that the text begins after
+    """
+
+    def __init__(self, ngram: NGram, before: Sequence[int] | np.ndarray) -> None:
+        self._ngram, self._before = ngram, np.asarray(before, np.int64)
+
+    def read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What :meth:`NGram.log_probs` gives for the next ids of the text."""
+        found = self._ngram.log_probs(ids, self._before)
+        self._before = np.concatenate([self._before, ids])[-self._ngram.order :]
+        return found
 
 
 def digest(data: bytes) -> str:

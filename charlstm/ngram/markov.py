@@ -378,5 +378,9 @@ def look_up(table: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def discount_of(counts: np.ndarray) -> float:
     """Return the Kneser-Ney discount D for the counts of the grams of one length."""
-    once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
+    return discount_from(int(np.count_nonzero(counts == 1)), int(np.count_nonzero(counts == 2)))
+
+
+def discount_from(once: int, twice: int) -> float:
+    """Return the Kneser-Ney discount D for the numbers of grams of one length that have the counts 1 and 2."""
     return once / (once + 2 * twice) if once else 0.5
