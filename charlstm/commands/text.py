@@ -84,7 +84,6 @@ def sample(
     options["length"] = options["length"] or None
     options["temperature"] = 0.0 if argmax else options["temperature"]
     model = load(run, checkpoint)
-    _say_mix(model, options["mix"], is_sampling=True)
     if adapt_to is not None:
         options["adapt_to"] = _passage(model, adapt_to)
     if options["unknown"] == "skip":
@@ -92,7 +91,9 @@ def sample(
     if options["stop"] is not None or new:
         options["stop"] = unescaped(options["stop"] or r"\n")
     if count == 1 and not as_json and not new:
-        for piece in model.stream(prime, **options):
+        pieces = model.stream(prime, **options)  # raises first, if at all
+        _say_mix(model, options["mix"], is_sampling=True)
+        for piece in pieces:
             write(piece)
         if sys.stdout.isatty():
             write("\n")
@@ -100,6 +101,8 @@ def sample(
     is_lines = (options["stop"] or "").endswith("\n")
     found = _new_samples(model, run, prime, count, options) if new else model.samples(prime, count, **options)
     for number, one in enumerate(found, 1):
+        if number == 1:
+            _say_mix(model, options["mix"], is_sampling=True)
         text = f"{one.prime}{one.text}"
         if as_json:
             write(_sample_json(one))
@@ -196,7 +199,6 @@ def score(
         )
     model = load(run, checkpoint)
     config = replace(model.config, **{name: value for name, value in reading.items() if value is not None})
-    _say_mix(model, mix)
     scorer = scoring.Scorer(model, unknown, backend, mix, adapt)
     read = corpus.load(
         text, config.encoding, format=config.format, column=config.column, field=config.field, lower=config.lower,
@@ -206,6 +208,7 @@ def score(
     for line in read.remark.splitlines():
         click.echo(line, err=True)
     found = scoring.CorpusScorer(scorer, read)
+    _say_mix(model, mix)
     if per_char:
         _write_characters(read.vocabulary, found.characters())
         _say_unknown(found.skipped, unknown)

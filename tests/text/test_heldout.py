@@ -124,7 +124,7 @@ def test_a_sorted_list_is_recognised(text, is_sorted):
     [
         (LIST, True),
         (LIST + "\n" + "a" * 99, True),  # no line break after the last
-        ("\n".join(sorted(LIST.split("\n"), key=hash)), True),
+        ("\n".join(LIST.split("\n")[::-1]), True),
         ("\n".join(LIST.split("\n")[:100]), False),  # 99 line breaks
         (LIST.replace("\n", "\n\n", 1), False),
         (LIST + "\n" + "\n".join(["a" * 41] * 5) + "\n", False),
@@ -140,7 +140,7 @@ def test_the_lines_of_a_list_are_documents(text, is_list):
     assert (trainer.ids.tobytes() == whole) != is_list
     assert len(trainer.ids) == len(corpus.ids)
     for config in (small(documents="texts"), small(preset="char-rnn")):
-        assert Trainer(config, corpus).ids.tobytes() == whole or config.validation
+        assert whole.startswith(Trainer(config, corpus).ids.tobytes())
 
 
 # --------------------------------------------------------------------------------------------------------------- runs
