@@ -92,7 +92,7 @@ def sample(
         options["stop"] = unescaped(options["stop"] or r"\n")
     if count == 1 and not as_json and not new:
         pieces = model.stream(prime, **options)  # raises first, if at all
-        _say_mix(model, options["mix"], is_sampling=True)
+        _say_mix(model, options["mix"])
         for piece in pieces:
             write(piece)
         if sys.stdout.isatty():
@@ -102,7 +102,7 @@ def sample(
     found = _new_samples(model, run, prime, count, options) if new else model.samples(prime, count, **options)
     for number, one in enumerate(found, 1):
         if number == 1:
-            _say_mix(model, options["mix"], is_sampling=True)
+            _say_mix(model, options["mix"])
         text = f"{one.prime}{one.text}"
         if as_json:
             write(_sample_json(one))
@@ -225,11 +225,11 @@ def score(
     return 0
 
 
-def _say_mix(model: Any, mix: str | None, is_sampling: bool = False) -> None:
+def _say_mix(model: Any, mix: str | None) -> None:
     """Print on stderr whether the n-gram speaks, too."""
     from charlstm.model import mixing
 
-    if said := mixing.said(model, mix, is_sampling):
+    if said := mixing.said(model, mix):
         click.echo(said, err=True)
 
 

@@ -65,7 +65,7 @@ def mixed(net: np.ndarray, ngram: np.ndarray, weight: float) -> np.ndarray:
         return np.logaddexp(np.log1p(-weight) + net, np.log(weight) + ngram)
 
 
-def chosen(model: Checkpoint, mix: float | str | None, is_sampling: bool = False) -> Mixer | None:
+def chosen(model: Checkpoint, mix: float | str | None) -> Mixer | None:
     """The mixer that `mix` asks for; None for the net alone.
 
     Parameters
@@ -77,7 +77,7 @@ def chosen(model: Checkpoint, mix: float | str | None, is_sampling: bool = False
     UserError
         For another value, or if the model has no n-gram but `mix` asks for one.
     """
-    weight = default(model, is_sampling) if mix is None else parsed(mix)
+    weight = default(model) if mix is None else parsed(mix)
     if not weight or (mix is None and model.ngram is None):
         return None
     if model.ngram is None:
@@ -98,18 +98,18 @@ def parsed(mix: float | str) -> float | str:
     return weight
 
 
-def default(model: Checkpoint, is_sampling: bool = False) -> float:
+def default(model: Checkpoint) -> float:
     """The weight of the n-gram unless the user chooses one: that of the run, or 0 if the net alone did better."""
     return float(model.mix.get("weight", 0.0))
 
 
-def said(model: Checkpoint, mix: float | str | None, is_sampling: bool = False) -> str:
+def said(model: Checkpoint, mix: float | str | None) -> str:
     """Who speaks, in a line; empty for a net that has never had an n-gram."""
     if not model.mix or (mix is not None and not parsed(mix)):
         return ""
     if model.ngram is None:
         return f"mix     the net alone, without its n-gram: {model.ngram_fault}"
-    weight = default(model, is_sampling) if mix is None else parsed(mix)
+    weight = default(model) if mix is None else parsed(mix)
     if not weight:
         return "mix     the net alone, which did better on held-out text"
     how = "weights learned while reading" if weight == LEARNED else f"weight {weight:g}"

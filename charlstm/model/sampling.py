@@ -226,7 +226,7 @@ def _draw(
     stop = model.edges.end if options.stop is None else tuple(model.vocabulary.encode(options.stop).tolist())
     endings = [Ending(stop) if stop else Ending() for _ in seeds]
     decoders = [model.vocabulary.decoder() for _ in seeds]
-    mixer = mixing.chosen(model, options.mix, is_sampling=True)
+    mixer = mixing.chosen(model, options.mix)
     passage = _passage(model, options)
     if backend == "cupy" and (mixer is not None or len(passage)):
         backend = choose_backend("auto")  # a GPU has no n-grams, and single segments are too short for it
