@@ -18,7 +18,7 @@ from time import perf_counter
 import numpy as np
 
 from benchmarks.process import ROOT
-from charlstm import ngram
+from charlstm.ngram import markov as ngram
 from charlstm.text import corpus
 
 #: Program that runs the command line and then prints the process's peak memory.

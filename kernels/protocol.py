@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from typing import Any
 
-    from kernels.spec import Cache, Grads, Shape, Workspace
+    from kernels.spec import Cache, Grads, Mixture, Shape, Workspace
     from kernels.spec.types import Array, Floats, Ids
 
 
@@ -139,6 +139,7 @@ class Ops(Protocol):
     def sample(
         self, theta: Floats, h: Floats, c: Floats, x: Ids, uniforms: Floats, *, shape: Shape,
         temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, log_probs: Floats | None = None,
+        mixture: Mixture | None = None,
     ) -> Array:  # fmt: skip
         """Sample n characters for each of B streams, each fed back as the next input."""
 

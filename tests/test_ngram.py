@@ -12,9 +12,9 @@ import pytest
 from conftest import made_up_text
 
 from benchmarks.ngram import made_up, measure
-from charlstm import ngram
 from charlstm.errors import UserError
-from charlstm.ngram import Model
+from charlstm.ngram import markov as ngram
+from charlstm.ngram.markov import Model
 from charlstm.text.corpus import Corpus, Vocabulary
 
 ORDERS = range(1, 9)

@@ -17,9 +17,10 @@ GROUPS = {
         "quiet",
     ),
     "Text": (
-        "encoding", "format", "column", "field", "bytes", "lower", "separator", "weight", "unknown", "offline",
+        "encoding", "format", "column", "field", "bytes", "lower", "separator", "documents", "weight", "unknown",
+        "offline",
     ),
-    "Model": ("cell", "embedding_size", "init", "forget_bias", "from_run"),
+    "Model": ("cell", "embedding_size", "mix", "init", "forget_bias", "from_run"),
     "Learning": (
         "learning_rate", "schedule", "warmup", "optimizer", "momentum", "weight_decay", "grad_clip", "grad_clip_norm",
         "seq_length", "batch_size", "windows", "seed",

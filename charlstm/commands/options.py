@@ -68,6 +68,11 @@ UNKNOWN = word_option(
     "--unknown", choices="error|skip|replace:CHAR", default="error",
     help="characters missing from RUN's vocabulary: stop with an error, skip them, or read them as CHAR [error]",
 )  # fmt: skip
+MIX = word_option(
+    "--mix", choices="WEIGHT|learned|0", default=None,
+    help="weight of the n-gram beside the net, from 0 (the net alone) to 1; learned: weights that follow what is read "
+    "[what did better on held-out text, else 0.5]",
+)  # fmt: skip
 BACKEND = word_option("--backend", choices="auto|numpy|numba|cupy", default="auto", help="compute backend [auto]")
 
 

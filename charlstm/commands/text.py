@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from charlstm.commands.layout import Place, Source, word_option
-from charlstm.commands.options import BACKEND, CHECKPOINT, RUN, UNKNOWN, config_options, write
+from charlstm.commands.options import BACKEND, CHECKPOINT, MIX, RUN, UNKNOWN, config_options, write
 from charlstm.errors import UserError
 from charlstm.settings.config import Config
 from charlstm.settings.unknown import unknown_in_words
@@ -36,6 +36,10 @@ from charlstm.settings.unknown import unknown_in_words
     "--top-p", type=float, default=1.0, metavar="P",
     help="nucleus sampling: sample from the smallest set of characters whose probabilities sum to at least P [1: all]",
 )  # fmt: skip
+@click.option(
+    "--adapt-to", type=Place(), metavar="FILE",
+    help="write in the style of FILE: the net learns from it first, and goes on after it; the run stays as it is",
+)  # fmt: skip
 @click.option("--stop", metavar="STRING", help=r"stop after generating STRING; \n: line break, \t: tab")
 @click.option(
     "--new", is_flag=True,
@@ -51,11 +55,13 @@ from charlstm.settings.unknown import unknown_in_words
 )
 @click.option("-s", "--seed", type=int, help="random seed [a different text each time]")
 @UNKNOWN
+@MIX
 @CHECKPOINT
 @BACKEND
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object per text, with log probabilities in nats")
 def sample(
-    run: str, prime: str, argmax: bool, count: int, checkpoint: str, as_json: bool, new: bool, **options: Any
+    run: str, prime: str, argmax: bool, count: int, checkpoint: str, as_json: bool, new: bool, adapt_to: str | None,
+    **options: Any,
 ) -> int:  # fmt: skip
     """Generate text with the model of RUN, a run folder or a checkpoint file, and write it to stdout.
 
@@ -78,12 +84,16 @@ def sample(
     options["length"] = options["length"] or None
     options["temperature"] = 0.0 if argmax else options["temperature"]
     model = load(run, checkpoint)
+    if adapt_to is not None:
+        options["adapt_to"] = _passage(model, adapt_to)
     if options["unknown"] == "skip":
         _say_unknown(len(prime) - len(model.vocabulary.without_unknown(prime)), "skip")
     if options["stop"] is not None or new:
         options["stop"] = unescaped(options["stop"] or r"\n")
     if count == 1 and not as_json and not new:
-        for piece in model.stream(prime, **options):
+        pieces = model.stream(prime, **options)  # raises first, if at all
+        _say_mix(model, options["mix"])
+        for piece in pieces:
             write(piece)
         if sys.stdout.isatty():
             write("\n")
@@ -91,6 +101,8 @@ def sample(
     is_lines = (options["stop"] or "").endswith("\n")
     found = _new_samples(model, run, prime, count, options) if new else model.samples(prime, count, **options)
     for number, one in enumerate(found, 1):
+        if number == 1:
+            _say_mix(model, options["mix"])
         text = f"{one.prime}{one.text}"
         if as_json:
             write(_sample_json(one))
@@ -99,6 +111,19 @@ def sample(
         else:
             write(f"--- {number} ---\n{text}\n")
     return 0
+
+
+def _passage(model: Any, file: str) -> str:
+    """The text of a file, read with the options of the training text."""
+    from charlstm.text import corpus
+
+    config = model.config
+    read = corpus.load(
+        [file], config.encoding, format=config.format, column=config.column, field=config.field, lower=config.lower,
+        as_bytes=config.bytes, vocabulary=model.vocabulary if config.bytes else None, to_learn=False,
+    )  # fmt: skip
+    text: str = read.vocabulary.decode(read.ids)
+    return text
 
 
 def _new_samples(model: Any, run: str, prime: str, count: int, options: dict[str, Any]) -> Any:
@@ -133,6 +158,12 @@ def _sample_json(sample: Any) -> str:
     help="characters missing from RUN's vocabulary: stop with an error, skip them, skip them at "
     "a cost of 20.1 bits each, or read them as CHAR [error]",
 )  # fmt: skip
+@MIX
+@click.option(
+    "--adapt", is_flag=True,
+    help="let the model go on learning from TEXT as it reads (dynamic evaluation); its figures, called adaptive, are "
+    "not comparable with others",
+)  # fmt: skip
 @CHECKPOINT
 @BACKEND
 @click.option("--lines", is_flag=True, help="score each line as a separate text, and print its bits per character")
@@ -142,8 +173,8 @@ def _sample_json(sample: Any) -> str:
     help="print one JSON object per character: char (for a byte model, byte), log_prob (nats), bits",
 )  # fmt: skip
 def score(
-    run: str, text: tuple[str, ...], unknown: str, checkpoint: str, backend: str, lines: bool, as_json: bool,
-    per_char: bool, **reading: Any,
+    run: str, text: tuple[str, ...], unknown: str, mix: str | None, adapt: bool, checkpoint: str, backend: str,
+    lines: bool, as_json: bool, per_char: bool, **reading: Any,
 ) -> int:  # fmt: skip
     """Measure how well the model of RUN predicts TEXT: files, folders, - for stdin, URLs, or built-in texts.
 
@@ -168,7 +199,7 @@ def score(
         )
     model = load(run, checkpoint)
     config = replace(model.config, **{name: value for name, value in reading.items() if value is not None})
-    scorer = scoring.Scorer(model, unknown, backend)
+    scorer = scoring.Scorer(model, unknown, backend, mix, adapt)
     read = corpus.load(
         text, config.encoding, format=config.format, column=config.column, field=config.field, lower=config.lower,
         separator=unescaped(config.separator), as_bytes=config.bytes,
@@ -177,6 +208,7 @@ def score(
     for line in read.remark.splitlines():
         click.echo(line, err=True)
     found = scoring.CorpusScorer(scorer, read)
+    _say_mix(model, mix)
     if per_char:
         _write_characters(read.vocabulary, found.characters())
         _say_unknown(found.skipped, unknown)
@@ -187,10 +219,18 @@ def score(
             skipped += one.skipped
         _say_unknown(skipped, unknown)
     elif as_json:
-        write(_score_json(found.totals(), unknown, name=read.name))
+        write(_score_json(found.totals(), unknown, adapt, name=read.name))
     else:
-        _tell_score(read.name, found.totals(), unknown, len(model.vocabulary))
+        _tell_score(read.name, found.totals(), unknown, len(model.vocabulary), adapt)
     return 0
+
+
+def _say_mix(model: Any, mix: str | None) -> None:
+    """Print on stderr whether the n-gram speaks, too."""
+    from charlstm.model import mixing
+
+    if said := mixing.said(model, mix):
+        click.echo(said, err=True)
 
 
 def _say_unknown(count: int, unknown: str) -> None:
@@ -199,7 +239,10 @@ def _say_unknown(count: int, unknown: str) -> None:
         click.echo(said, err=True)
 
 
-def _score_json(found: Any, unknown: str, **first: Any) -> str:
+_COUNTS = ("chars", "bytes", "skipped")
+
+
+def _score_json(found: Any, unknown: str, is_adaptive: bool = False, **first: Any) -> str:
     """Format the figures of a score as a line of JSON."""
     import json
 
@@ -207,15 +250,18 @@ def _score_json(found: Any, unknown: str, **first: Any) -> str:
 
     names = ["chars", "bits_per_char", "nats_per_char", "perplexity", "nats"]
     names += ["bytes", "bits_per_byte"] if found.is_of_bytes else []
+    names += ["net_bits_per_char", "ngram_bits_per_char"] if found.parts else []
     names += ["skipped"] if unknown in ("skip", "charge") and not found.is_of_bytes else []
-    return json.dumps({**first, **{each: for_json(getattr(found, each)) for each in names}}) + "\n"
+    begin = "adaptive_" if is_adaptive else ""  # such figures must never be taken for others
+    own = {(each if each in _COUNTS else begin + each): for_json(getattr(found, each)) for each in names}
+    return json.dumps({**first, **own}) + "\n"
 
 
-def _tell_score(name: str, found: Any, unknown: str, vocab_size: int) -> None:
+def _tell_score(name: str, found: Any, unknown: str, vocab_size: int, is_adaptive: bool) -> None:
     """Print a score in a line, and a warning if a uniform guess would score better."""
     from charlstm.figures import in_words, perplexity_in_words, worse_than_a_guess
 
-    words = f"{name}: {found.chars:,} characters"
+    words = f"{name}: {found.chars:,} characters" + (", adaptive (it learned while it read)" if is_adaptive else "")
     if found.is_of_bytes:
         nats = found.nats / found.units
         words += (
@@ -223,6 +269,9 @@ def _tell_score(name: str, found: Any, unknown: str, vocab_size: int) -> None:
         )
     words += f", {in_words(found.bits_per_char, 4)} bits per character ({in_words(found.nats_per_char, 4)} nats)"
     words += f", perplexity {perplexity_in_words(found.bits_per_char, 4)}"
+    if found.parts:
+        parts = (found.net_bits_per_char, found.ngram_bits_per_char)
+        words += "; net alone {}, n-gram alone {}".format(*(in_words(each, 4) for each in parts))
     if found.skipped:
         words += f"; {unknown_in_words(found.skipped, 'charged' if unknown == 'charge' else 'skipped')}"
     write(words + "\n")
@@ -284,7 +333,7 @@ def ngram(
     import json
     from dataclasses import asdict
 
-    from charlstm import ngram as markov
+    from charlstm.ngram import markov
     from charlstm.runs.begin import read_corpus
     from charlstm.show import display
     from charlstm.text import downloads, heldout

@@ -11,12 +11,14 @@ import json
 import os
 import re
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from charlstm.errors import UserError
+from charlstm.ngram.beside import NGram, digest
 from charlstm.settings.config import Config
 from charlstm.text.corpus import ByteVocabulary, Vocabulary
 from charlstm.text.edges import Edges, known
@@ -24,6 +26,7 @@ from kernels import spec
 from kernels.spec import Shape
 
 FORMAT_VERSION = 1
+NGRAM = "ngram.safetensors"  #: the file of the n-gram, in the run folder
 _BLANK = "0" * 64
 _DIGEST = re.compile(rb'\\"sha256\\": \\"([0-9a-f]{64})\\"')
 
@@ -36,7 +39,8 @@ class Checkpoint:
     the training time, `smooth_loss` is in nats per sequence, `loss_sum` and `loss_count` give the mean of the next line
     of metrics.jsonl, `files` are the lengths of the run's text files at this moment, `marks` the best losses so far
     (see :class:`charlstm.training.marks.Marks`), and `machine` what the exact bits depend on: processor, versions and
-    backend.
+    backend. `mix` names the n-gram beside the net: the `digest` of its file, its default `weight`, and, if text was
+    held out, the bits per id of `net`, `ngram` and `mixture`; it is empty without an n-gram.
     """
 
     config: Config
@@ -56,6 +60,9 @@ class Checkpoint:
     files: dict[str, int] = field(default_factory=dict)
     marks: dict[str, float] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
+    mix: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None  #: of the file that it was read from; not in the file
+    ngram_fault: str = ""  #: why the n-gram that it names cannot be used; set when `ngram` is first read
 
     def __repr__(self) -> str:
         config, name = self.config, self.corpus.get("name", "text")
@@ -68,6 +75,20 @@ class Checkpoint:
     def edges(self) -> Edges:
         """The ids that a text begins after, and those that end a text."""
         return known(self.corpus, self.vocabulary)
+
+    @cached_property
+    def ngram(self) -> NGram | None:
+        """The n-gram beside the net, read from the run folder; None without one, and `ngram_fault` says why."""
+        if not self.mix:
+            return None
+        folder = self.folder or Path()
+        if folder.name == "checkpoints" and not (folder / NGRAM).is_file():
+            folder = folder.parent
+        try:
+            return read_ngram(folder / NGRAM, self.mix["digest"])
+        except UserError as error:
+            self.ngram_fault = str(error)
+            return None
 
     @property
     def shape(self) -> Shape:
@@ -108,7 +129,9 @@ class Checkpoint:
             data = file.read_bytes()
         except OSError as error:
             raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
-        return cls.from_bytes(data, str(file))
+        found = cls.from_bytes(data, str(file))
+        found.folder = file.parent
+        return found
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Self:
@@ -164,6 +187,23 @@ class Checkpoint:
         return cls(config, vocabulary, theta, state, h, c, random_state, **plain)
 
 
+def read_ngram(path: Path, named: str) -> NGram:
+    """Read the n-gram with this digest.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, or is another one.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if digest(data) != named:
+        raise UserError(f"{path}: not the n-gram that the checkpoint names, or damaged")
+    return NGram.from_bytes(data, str(path))
+
+
 def shape_of(config: Config, vocab_size: int) -> Shape:
     """The sizes of the model that a config describes."""
     return Shape(vocab_size, config.hidden_size, config.num_layers, config.cell, config.embedding_size or 0)
@@ -178,12 +218,12 @@ def _fill(array: np.ndarray, tensor: np.ndarray, name: str) -> None:
 
 
 #: Options missing from the oldest files whose default has changed since, with the value they had then.
-_BEFORE: dict[str, Any] = {"reset_every": 0, "dtype": "float32", "embedding_size": 0}
+_BEFORE: dict[str, Any] = {"reset_every": 0, "dtype": "float32", "embedding_size": 0, "mix": 0.0, "documents": "texts"}
 _PLAIN: dict[str, Any] = {
     "iteration": int, "position": int, "seconds": int | float, "smooth_loss": int | float, "loss_sum": int | float,
     "loss_count": int, "corpus": dict, "files": dict,
 }  # fmt: skip
-_LATER: dict[str, Any] = {"marks": dict, "machine": dict}  # missing from the oldest files
+_LATER: dict[str, Any] = {"marks": dict, "machine": dict, "mix": dict}  # missing from the oldest files
 
 
 def _text(data: bytes, name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import kernels
 from charlstm.errors import Diverged
 from charlstm.host.machine import usable_cores
 from kernels import spec
-from kernels.spec import Shape
+from kernels.spec import Mixture, Shape
 
 #: Characters read in one call of the kernels; bounds the memory for a text of any length.
 READ_STEPS = 512
@@ -125,13 +125,17 @@ class Writer:
     ops, theta, shape : the model; theta where the backend keeps it (host or device)
     ids : what to read first; empty for a text that begins after nothing
     count : number of texts
+    mixture : the n-gram beside the model, with a history that ends with `ids`
     """
 
-    def __init__(self, ops: Any, theta: Any, shape: Shape, ids: Any, count: int = 1) -> None:
+    def __init__(
+        self, ops: Any, theta: Any, shape: Shape, ids: Any, count: int = 1, mixture: Mixture | None = None
+    ) -> None:
         self._ops, self._theta, self._shape, self._count = ops, theta, shape, count
         reader = Reader(ops, theta, shape, ids)
         self._h, self._c = (np.repeat(a, count, axis=1) for a in (reader.h, reader.c))
         self._last = np.full(count, ids[-1], np.int32) if len(ids) else None
+        self._beside = {} if mixture is None else {"mixture": mixture}
 
     def draw(self, uniforms: np.ndarray, log_probs: np.ndarray | None = None, **how: Any) -> np.ndarray:
         """Draw the next ids of all texts, (n, B) int32, one per uniform (n, B); `how`: options of the op `sample`."""
@@ -151,6 +155,7 @@ class Writer:
             uniforms,
             shape=self._shape,
             log_probs=log_probs,
+            **self._beside,
             **how,
         )
         self._last = np.ascontiguousarray(drawn[-1])
@@ -163,7 +168,9 @@ class Writer:
         spec.params(theta, shape).b_y[...] = spec.params(kernels.to_host(self._theta), self._shape).b_y
         h, c = zero_state(shape, theta.dtype, self._count)
         none = np.zeros(self._count, np.int32)
-        return drawn_from(self._ops, theta, h, c, none, uniforms, shape=shape, log_probs=log_probs, **how)
+        return drawn_from(
+            self._ops, theta, h, c, none, uniforms, shape=shape, log_probs=log_probs, **self._beside, **how
+        )
 
 
 def drawn_from(ops: Any, *arguments: Any, **how: Any) -> np.ndarray:

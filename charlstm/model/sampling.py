@@ -11,13 +11,16 @@ import numpy as np
 
 import kernels
 from charlstm.errors import UserError, unknown_option
+from charlstm.model import mixing
+from charlstm.model.adapting import AdaptingReader
 from charlstm.model.backend import choose_backend
 from charlstm.model.checkpoint import Checkpoint
-from charlstm.model.forward import Writer
+from charlstm.model.forward import Reader, Writer
 from charlstm.settings.config import plain_number
 from charlstm.settings.unknown import checked
 from charlstm.text.edges import Ending
 from charlstm.text.vocabulary import UnknownCharacters
+from kernels.spec import Mixture
 
 _SEEDS = 2**32
 
@@ -36,6 +39,10 @@ class Options:
     stop : end the text once this has been drawn; it stays in the text. None: the separator, if the model learned
         several texts and the separator stands only between them
     seed : of the random draws; None for a different text each time
+    mix : weight of the n-gram beside the net, "learned" from the prime, or 0 for the net alone; None: what the run
+        found best, see :mod:`charlstm.model.mixing`
+    adapt_to : a passage whose style the text is to have: the net learns from it and goes on after it, see
+        :mod:`charlstm.model.adapting`; the n-gram stays as it is
     unknown : what to do with characters of the prime that the vocabulary lacks: "error", "skip" or "replace:CHAR"
     backend : compute backend
 
@@ -51,6 +58,8 @@ class Options:
     top_p: float = 1.0
     stop: str | None = None
     seed: int | None = None
+    mix: float | str | None = None
+    adapt_to: str = ""
     unknown: str = "error"
     backend: str = "auto"
 
@@ -69,6 +78,8 @@ class Options:
             raise UserError(f"--seed: expected 0 to {_SEEDS - 1}, got {self.seed}")
         checked(self.unknown)
         choose_backend(self.backend)
+        if self.mix is not None:
+            mixing.parsed(self.mix)
 
 
 @dataclass(frozen=True, repr=False)
@@ -189,6 +200,23 @@ def _encode(model: Checkpoint, prime: str, options: Options) -> tuple[str, np.nd
     return prime, np.concatenate([np.array(model.edges.begin, np.int32), ids])
 
 
+def _passage(model: Checkpoint, options: Options) -> np.ndarray:
+    """The ids of the passage to adapt to; empty without one."""
+    try:
+        return model.vocabulary.encode(model.vocabulary.as_read(options.adapt_to, model.config.lower), options.unknown)
+    except UnknownCharacters as error:
+        raise UserError(f"--adapt-to: {error}; --unknown skip leaves such characters out") from None
+
+
+def _mixture(
+    mixer: mixing.Mixer, net: tuple[Any, Any, Any], begin: tuple[int, ...], ids: np.ndarray, count: int
+) -> Mixture:
+    """The n-gram beside the net after the ids to read, the first of which are `begin`."""
+    if mixer.weight == mixing.LEARNED and len(prime := ids[len(begin) :]):
+        mixer.mixed(Reader(*net, begin).read(prime), *mixer.ngram.log_probs(prime, begin))
+    return mixer.ngram.mixture(mixer.weights, ids, count)
+
+
 def _draw(
     model: Checkpoint, ids: np.ndarray, options: Options, seeds: list[int]
 ) -> Iterator[list[tuple[str, np.ndarray]]]:
@@ -198,8 +226,17 @@ def _draw(
     stop = model.edges.end if options.stop is None else tuple(model.vocabulary.encode(options.stop).tolist())
     endings = [Ending(stop) if stop else Ending() for _ in seeds]
     decoders = [model.vocabulary.decoder() for _ in seeds]
-    theta = kernels.to_device(backend, model.theta)
-    writer = Writer(kernels.load_for_host(backend), theta, model.shape, ids, len(seeds))
+    mixer = mixing.chosen(model, options.mix)
+    passage = _passage(model, options)
+    if backend == "cupy" and (mixer is not None or len(passage)):
+        backend = choose_backend("auto")  # a GPU has no n-grams, and single segments are too short for it
+    net = kernels.load_for_host(backend), kernels.to_device(backend, model.theta), model.shape
+    if len(passage):
+        adapting = AdaptingReader(*net, model.edges.begin)
+        adapting.read(passage)
+        net, ids = (net[0], adapting.theta, model.shape), np.insert(ids, len(model.edges.begin), passage)
+    mixture = None if mixer is None else _mixture(mixer, net, model.edges.begin, ids, len(seeds))
+    writer = Writer(*net, ids, len(seeds), mixture)
     left, piece = options.length, 32
     while left != 0 and not all(ending.found for ending in endings):
         steps = piece if left is None else min(piece, left)

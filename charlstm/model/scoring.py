@@ -11,9 +11,12 @@ import numpy as np
 import kernels
 from charlstm.errors import UserError
 from charlstm.figures import perplexity
-from charlstm.model import forward
+from charlstm.model import forward, mixing
+from charlstm.model.adapting import AdaptingReader
 from charlstm.model.backend import choose_backend
 from charlstm.model.checkpoint import Checkpoint
+from charlstm.ngram.beside import Following
+from charlstm.ngram.growing import Growing
 from charlstm.settings.unknown import checked
 from charlstm.text.corpus import Corpus
 from charlstm.text.vocabulary import Vocabulary, code_points, unknown_characters, utf8
@@ -31,6 +34,21 @@ class Rates:
     units: int  #: number of predictions: characters, or bytes for a byte model
     chars: int  #: characters of the text; for a byte model, those that its bytes decode to
     is_of_bytes: bool
+    #: -sum ln p of the net alone and of the n-gram alone, if the figures are those of their mixture; else None
+    parts: tuple[float, float] | None
+
+    @property
+    def net_bits_per_char(self) -> float | None:
+        """The figure of the net alone; None unless an n-gram is mixed in."""
+        return self._of_part(0)
+
+    @property
+    def ngram_bits_per_char(self) -> float | None:
+        """The figure of the n-gram alone; None unless it is mixed in."""
+        return self._of_part(1)
+
+    def _of_part(self, k: int) -> float | None:
+        return self.parts[k] / self.chars / math.log(2) if self.parts and self.chars else None
 
     @property
     def bytes(self) -> int | None:
@@ -74,6 +92,7 @@ class Score(Rates):
 
     log_probs: np.ndarray
     skipped: int = 0
+    parts: tuple[float, float] | None = None
     decoded: int | None = None  #: characters that the bytes decode to; None for a character model
 
     def __repr__(self) -> str:
@@ -109,6 +128,7 @@ class Totals(Rates):
     chars: int = 0
     is_of_bytes: bool = False
     skipped: int = 0
+    parts: tuple[float, float] | None = None
 
 
 class Scorer:
@@ -120,22 +140,49 @@ class Scorer:
     unknown : "error", "skip" to leave them out, "charge" to leave them out of the input but charge each the cost of one
         among all code points outside the vocabulary, equally likely (20.1 bits), or "replace:CHAR" to read CHAR instead
     backend : compute backend
+    mix : weight of the n-gram beside the net, "learned" as the text is read, or 0 for the net alone; None: what the run
+        found best, see :mod:`charlstm.model.mixing`
+    adapt : whether net and n-gram go on learning from the text: see :mod:`charlstm.model.adapting`. Such figures must
+        not be compared with others.
     """
 
-    def __init__(self, model: Checkpoint, unknown: str = "error", backend: str = "auto") -> None:
+    def __init__(
+        self, model: Checkpoint, unknown: str = "error", backend: str = "auto", mix: float | str | None = None,
+        adapt: bool = False,
+    ) -> None:  # fmt: skip
+        self.adapt = adapt
+        self.mixer = mixing.chosen(model, mix)
         self.unknown = checked(unknown, "charge")
         name = choose_backend(backend, model.shape.cell)
+        if adapt and name == "cupy":
+            name = choose_backend("auto")  # single segments are too short for a GPU
         self.model, self.begin = model, model.edges.begin
         self._model = kernels.load_for_host(name), kernels.to_device(name, model.theta), model.shape
         self.charge = -math.log(_CODE_POINTS - len(model.vocabulary))
 
-    def reader(self) -> forward.Reader:
+    def reader(self) -> "Reading":
         """A reader at the beginning of a text."""
-        return forward.Reader(*self._model, self.begin)
+        net = (AdaptingReader if self.adapt else forward.Reader)(*self._model, self.begin)
+        if self.mixer is None:
+            return Reading(net)
+        ngram = (Growing if self.adapt else Following)(self.mixer.ngram, self.begin)
+        return Reading(net, ngram, self.mixer.anew())
 
     def of_lines(self, lines: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """ln p of the ids of many texts."""
-        return forward.log_probs_of_lines(*self._model, self.begin, lines)
+        """ln p of the ids of many texts, in the rows of :class:`Reading`.
+
+        Raises
+        ------
+        UserError
+            With `adapt`, for texts that are read side by side teach nothing to each other.
+        """
+        if self.adapt:
+            raise UserError("--adapt: reads one text from its beginning to its end; it cannot score lines separately")
+        found = forward.log_probs_of_lines(*self._model, self.begin, lines)
+        if self.mixer is None:
+            return [each[None] for each in found]
+        each_anew = [(net, *self.mixer.ngram.log_probs(ids, self.begin)) for net, ids in zip(found, lines, strict=True)]
+        return [np.stack([self.mixer.anew().mixed(*given), *given[:2]]) for given in each_anew]
 
     def encoded(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """The ids of a text, and which of its characters, (n,) bool, are left out of them.
@@ -182,36 +229,71 @@ class Scorer:
         return [(ids[known[a] : known[b]], lacking[a:b]) for a, b in pairwise(begins)]
 
     def score(self, ids: np.ndarray, lacking: np.ndarray, log_probs: np.ndarray) -> Score:
-        """The score of a text: `ids` and `lacking` as `encoded` gives them, and ln p of its ids."""
+        """The score of a text: `ids` and `lacking` as `encoded` gives them, and the rows of its ids."""
         vocabulary = self.model.vocabulary
         decoded = vocabulary.count_characters(ids) if vocabulary.unit == "byte" else None
-        return Score(self.charged(lacking, log_probs), int(lacking.sum()), decoded)
+        rows = self.charged(lacking, log_probs)
+        return Score(rows[0], int(lacking.sum()), parts_of(rows), decoded)
 
     def charged(self, lacking: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
-        """ln p of a text's characters, including the charged ones."""
+        """The rows of a text's characters, including the charged ones."""
         if self.unknown != "charge" or not lacking.any():
             return log_probs
-        found = np.full(len(lacking), self.charge)
-        found[~lacking] = log_probs
+        found = np.full((len(log_probs), len(lacking)), self.charge)
+        found[:, ~lacking] = log_probs
         return found
 
 
-def score(model: Checkpoint, text: str, *, unknown: str = "error", backend: str = "auto") -> Score:
+class Reading:
+    """Reads a text in pieces with a net, and with the n-gram beside it if there is one.
+
+    Parameters
+    ----------
+    net : the net's reader
+    ngram, mixer : the n-gram's reader, and the weights of both; None for the net alone
+    """
+
+    def __init__(
+        self,
+        net: forward.Reader | AdaptingReader,
+        ngram: Following | Growing | None = None,
+        mixer: mixing.Mixer | None = None,
+    ) -> None:
+        self._net, self._ngram, self._mixer = net, ngram, mixer
+
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        """ln p of the next ids, (1, n) float64; with an n-gram (3, n): of the mixture, of the net, of the n-gram."""
+        net = self._net.read(ids)
+        if self._mixer is None or self._ngram is None:
+            return net[None]
+        ngram, depths = self._ngram.read(ids)
+        return np.stack([self._mixer.mixed(net, ngram, depths), net, ngram])
+
+
+def parts_of(rows: np.ndarray) -> tuple[float, float] | None:
+    """-sum ln p of the net and of the n-gram; None for the net alone."""
+    return None if len(rows) == 1 else (float(-rows[1].sum()), float(-rows[2].sum()))
+
+
+def score(
+    model: Checkpoint, text: str, *, unknown: str = "error", backend: str = "auto", mix: float | str | None = None,
+    adapt: bool = False,
+) -> Score:  # fmt: skip
     """Score a text.
 
     Parameters
     ----------
     model : Checkpoint
     text : of any length; it is read in pieces, and their length changes the result only by rounding
-    unknown, backend : see :class:`Scorer`
+    unknown, backend, mix, adapt : see :class:`Scorer`
 
     Raises
     ------
     UserError
             If the model lacks a character and `unknown` is "error", if there is nothing to score, or if the backend
-            cannot be used here.
+            or the n-gram cannot be used here.
     """
-    scorer = Scorer(model, unknown, backend)
+    scorer = Scorer(model, unknown, backend, mix, adapt)
     ids, lacking = scorer.encoded(text)
     found = scorer.score(ids, lacking, scorer.reader().read(ids))
     if not found.units:
@@ -219,7 +301,10 @@ def score(model: Checkpoint, text: str, *, unknown: str = "error", backend: str 
     return found
 
 
-def scores(model: Checkpoint, texts: Iterable[str], *, unknown: str = "error", backend: str = "auto") -> list[Score]:
+def scores(
+    model: Checkpoint, texts: Iterable[str], *, unknown: str = "error", backend: str = "auto",
+    mix: float | str | None = None,
+) -> list[Score]:  # fmt: skip
     """Score many short texts side by side, each as :func:`score` does alone, up to rounding.
 
     A text with nothing to score has no figures: its `bits_per_char` is NaN.
@@ -231,7 +316,7 @@ def scores(model: Checkpoint, texts: Iterable[str], *, unknown: str = "error", b
     """
     if isinstance(texts, str):
         raise UserError("scores: expected several texts, got one; score() takes one")
-    scorer = Scorer(model, unknown, backend)
+    scorer = Scorer(model, unknown, backend, mix)
     encoded = scorer.encoded_together(texts)
     log_probs = scorer.of_lines([ids for ids, _ in encoded])
     return [scorer.score(ids, lacking, each) for (ids, lacking), each in zip(encoded, log_probs, strict=True)]
@@ -280,7 +365,7 @@ class CorpusScorer:
         )
 
     def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield for each piece of the text: its ids, which of them the model lacks (n,), and ln p of the others."""
+        """Yield for each piece of the text: its ids, which of them the model lacks (n,), and the rows of the others."""
         reader, self.skipped = self.scorer.reader(), 0
         for at in range(0, len(self.corpus.ids), _PIECE):
             piece = self.corpus.ids[at : at + _PIECE]
@@ -293,15 +378,17 @@ class CorpusScorer:
         for piece, lacking, log_probs in self.pieces():
             is_charged = self.scorer.unknown == "charge"
             ids = piece if is_charged else piece[~lacking]
-            yield from zip(ids.tolist(), self.scorer.charged(lacking, log_probs).tolist(), strict=True)
+            yield from zip(ids.tolist(), self.scorer.charged(lacking, log_probs)[0].tolist(), strict=True)
 
     def totals(self) -> Totals:
         """The score of the whole text. Raises UserError if there is nothing to score."""
         found = Totals(is_of_bytes=self.is_of_bytes)
         for _, lacking, log_probs in self.pieces():
             each = self.scorer.charged(lacking, log_probs)
-            found.nats -= float(each.sum())
-            found.units += len(each)
+            found.nats -= float(each[0].sum())
+            found.units += each.shape[1]
+            if parts := parts_of(each):
+                found.parts = parts if found.parts is None else (found.parts[0] + parts[0], found.parts[1] + parts[1])
         found.skipped = self.skipped
         if not found.units:
             raise UserError("there is nothing to score: the text has no character that the model knows")
@@ -340,9 +427,21 @@ class CorpusScorer:
 
 
 def bits_per_unit(
-    ops: Any, theta: np.ndarray, shape: Shape, begin: Sequence[int], ids: np.ndarray, threads: int | None = None
-) -> float:
-    """-sum log2 p / M of the ids (M,) of a text of any length; `begin` are the ids that texts begin after."""
-    reader = forward.Reader(ops, theta, shape, begin, threads)
-    nats = -sum(float(reader.read(ids[at : at + _PIECE]).sum()) for at in range(0, len(ids), _PIECE))
-    return nats / len(ids) / math.log(2)
+    ops: Any, theta: np.ndarray, shape: Shape, begin: Sequence[int], ids: np.ndarray, threads: int | None = None,
+    beside: np.ndarray | None = None, weight: float = 0.0,
+) -> tuple[float, float]:  # fmt: skip
+    """-sum log2 p / M of the ids (M,) of a text of any length: of the net, and of its mixture with an n-gram.
+
+    Parameters
+    ----------
+    begin : the ids that texts begin after
+    beside : ln p of the n-gram for each id, (M,), with its weight; None: the second figure is NaN
+    """
+    reader, net, both = forward.Reader(ops, theta, shape, begin, threads), 0.0, 0.0
+    for at in range(0, len(ids), _PIECE):
+        log_probs = reader.read(ids[at : at + _PIECE])
+        net -= float(log_probs.sum())
+        if beside is not None:
+            both -= float(mixing.mixed(log_probs, beside[at : at + _PIECE], weight).sum())
+    scale = len(ids) * math.log(2)
+    return net / scale, math.nan if beside is None else both / scale

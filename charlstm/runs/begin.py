@@ -25,7 +25,7 @@ from charlstm.training.trainer import Trainer
 CHANGEABLE = (
     *BUDGETS, "backend", "threads", "learning_rate", "schedule", "warmup", "reset_every", "decay_factor",
     "decay_every", "decay_after", "decay_floor", "plateau_patience", "patience", "validate_every", "report_every",
-    "diagnostics", "tensorboard", "plot", "plot_every", "save_every", "keep", "sample_every", "sample_length",
+    "diagnostics", "mix", "tensorboard", "plot", "plot_every", "save_every", "keep", "sample_every", "sample_length",
     "temperature", "show_below", "save_below", "epoch_samples",
 )  # fmt: skip
 
@@ -64,6 +64,10 @@ def start(
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
     said = heldout.remark(corpus, config.validation, config.validation_from)
+    if config.documents == "lines":
+        said = (
+            f"lines   each line of {corpus.name} is a document; they are shuffled (--documents texts: left as they are)"
+        )
     return Run(folder, trainer, lock, machine, [said] if said else [])
 
 

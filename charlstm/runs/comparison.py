@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from charlstm import ngram
 from charlstm.errors import UserError
 from charlstm.model.model import Model, load
+from charlstm.ngram import markov as ngram
 from charlstm.runs import begin
 from charlstm.runs.inspection import curves
 from charlstm.runs.run import Run

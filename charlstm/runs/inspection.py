@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from charlstm.errors import UserError
-from charlstm.model.checkpoint import Checkpoint, find
+from charlstm.model.checkpoint import NGRAM, Checkpoint, find
+from charlstm.ngram.beside import digest
 from charlstm.runs import store
 from charlstm.runs.records import (
     BASELINE,
@@ -64,6 +65,8 @@ def verify(run: str | Path) -> Iterator[Finding]:
     lengths = newest.files if newest else {}
     for name, look in _LOOKS.items():
         yield _looked_at(folder / name, look, lengths.get(name))
+    if newest and newest.mix:
+        yield _looked_at(folder / NGRAM, partial(_ngram, newest.mix["digest"]), None)
     optional: dict[str, Callable[[bytes], str]] = {
         TABLE: partial(_table, folder / METRICS, lengths.get(METRICS)),
         BASELINE: _baseline,
@@ -110,6 +113,12 @@ def _table(metrics: Path, length: int | None, content: bytes) -> str:
     if not content.startswith(table(metrics.read_bytes()[:length] if metrics.is_file() else b"", columns)):
         raise ValueError(f"differs from {METRICS}; --resume writes it anew")
     return f"{len(columns)} columns"
+
+
+def _ngram(named: str, content: bytes) -> str:
+    if digest(content) != named:
+        raise ValueError("its SHA-256 is not the one that the newest checkpoint names")
+    return f"{len(content):,} bytes"
 
 
 def _baseline(content: bytes) -> str:

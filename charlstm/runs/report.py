@@ -15,9 +15,9 @@ import numpy as np
 
 from charlstm.errors import RunFailed, UserError
 from charlstm.figures import for_json
-from charlstm.model import inside
+from charlstm.model import inside, mixing
 from charlstm.model.model import Model, load
-from charlstm.ngram import baseline_bits
+from charlstm.ngram.markov import baseline_bits
 from charlstm.runs import disk, novelty
 from charlstm.runs.begin import training_text
 from charlstm.runs.inspection import curves
@@ -124,7 +124,7 @@ def _contents(
         "options": _options(model.config),
         "environment": _environment(Path(run)),
         "command": command(model),
-        "sampling": hints.sampling(Path(run)) + which,
+        "sampling": hints.sampling(Path(run)) + which + (" --mix 0" if model.mix else ""),
     }
 
 
@@ -155,6 +155,7 @@ def _facts(model: Model) -> dict[str, Any]:
         "seconds": round(model.seconds, 1),
         "read": model.iteration * model.config.iteration_chars,
         "best": for_json(marks.get("best_validation")),
+        "mix": mixing.in_words(model.mix, "byte" if model.vocabulary.unit == "byte" else "char"),
         "seqLength": model.config.seq_length,
     }
 

@@ -8,6 +8,7 @@ an empty line), and the checkpoints of `charlstm.runs.store`.
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,11 @@ import numpy as np
 
 from charlstm.errors import Diverged, RunFailed, UserError
 from charlstm.figures import divergence, in_words, noise
+from charlstm.model import mixing
+from charlstm.model.checkpoint import NGRAM, read_ngram
 from charlstm.model.model import Model, load
 from charlstm.model.scoring import Score
+from charlstm.ngram.beside import MOST_CHARS, NGram, digest
 from charlstm.runs import disk, records, store
 from charlstm.runs.following import past
 from charlstm.runs.lock import Lock
@@ -80,6 +84,7 @@ class Run:
         self._warned = ""  # kind of the last warning
         self._one_each = OneEach()
         self._disk_fault: str | None = None  # why the last write failed
+        self._ngram_file = b""  # the n-gram, until it is written
         self._model: tuple[int | None, Model] | None = None  # with the iteration of its checkpoint
 
     def __repr__(self) -> str:
@@ -120,6 +125,7 @@ class Run:
                 self._is_calibrated = True
             store.sweep(folder)
             self._write_config()
+            self._put_ngram_beside()
             logs, begun = Logs(folder, self.config, self._lengths, trainer.iteration), trainer.iteration
             pictures = Pictures(folder, trainer)
             try:
@@ -132,6 +138,7 @@ class Run:
                 self._attempt(logs.flush)
                 self._lengths = logs.lengths
                 logs.close()
+            self._tell(mixing.in_words(self.model.mix, "byte" if self._unit == "byte" else "char"))
             if pictures.is_wanted and trainer.iteration > begun:  # not reached if the caller has left the loop
                 if not (folder / records.BASELINE).exists():
                     self.write_baseline()
@@ -139,6 +146,26 @@ class Run:
                 self._tell(pictures.report())
         finally:
             self._lock.release()
+
+    def _put_ngram_beside(self) -> None:
+        """Read the n-gram of the training text, or learn it, to be written with the next checkpoint."""
+        trainer, path = self.trainer, self.folder / NGRAM
+        if not self.config.mix or len(trainer.ids) < 2:
+            trainer.mix = {}
+            return
+        if named := trainer.mix.get("digest"):
+            with suppress(UserError):  # it is learned again
+                return trainer.put_beside(read_ngram(path, named), named)
+        begin, count = perf_counter(), len(trainer.ids)
+        ngram = NGram.learn(trainer.ids, len(trainer.corpus.vocabulary))
+        self._ngram_file = ngram.to_bytes()
+        trainer.put_beside(ngram, digest(self._ngram_file))
+        of = f"{min(count, MOST_CHARS):,} of {count:,}" if count > MOST_CHARS else f"{count:,}"
+        self.notes.append(
+            f"n-gram  order {ngram.order} of {of} {trainer.corpus.vocabulary.kind}, learned in "
+            f"{perf_counter() - begin:.1f} s: {ngram.nbytes / 1e6:.1f} MB in memory, "
+            f"{len(self._ngram_file) / 1e6:.1f} MB in {NGRAM}"
+        )
 
     def _train(self, logs: Logs, pictures: Pictures) -> Iterator[Progress]:
         trainer = self.trainer
@@ -236,6 +263,9 @@ class Run:
         """Save a checkpoint; `is_best` says that its validation loss is the best so far."""
         trainer = self.trainer
         logs.sync()
+        if self._ngram_file:
+            disk.write(self.folder / NGRAM, self._ngram_file)
+            self._ngram_file = b""
         now = trainer.checkpoint()
         now.files = logs.lengths
         now.machine = self._machine

@@ -74,6 +74,13 @@ class Config:
     )
     forget_bias: float = _option(1.0, "initial bias of the forget gates (lstm and lnlstm)")
 
+    mix: float = _option(
+        0.5,
+        "weight of an n-gram that is learned beside the net, when sampling and scoring; 0: no n-gram",
+        low=0,
+        high=1,
+    )
+
     seq_length: int = _option(24, "truncated-BPTT length, in characters", low=1, high=1_000_000)
     batch_size: int = _option(16, "streams of text (with --windows: windows) read in parallel", low=1, high=1_000_000)
     windows: str | None = _option(
@@ -215,6 +222,12 @@ class Config:
         (),
         "read FILE, one of several texts, NUMBER times as often as a text without a weight; can be repeated",
     )
+    documents: str = _option(
+        "auto",
+        "what a document is; lines: each line, so training reads the lines in an order shuffled with the seed, and "
+        "holds out whole lines from everywhere; texts: each text; auto: lines for a list of at least 100 short lines",
+        choices=("auto", "texts", "lines"),
+    )
     separator: str = _option(
         r"\n", r"string inserted between two files unless the first one ends with it; \n: line break, \t: tab"
     )
@@ -235,7 +248,7 @@ class Config:
         ):
             if getattr(self, name) is not None and not getattr(self, needed):
                 raise UserError(f"--{name.replace('_', '-')}: needs --{needed.replace('_', '-')}")
-        if self.validation_from != "end" and not self.validation:
+        if self.validation_from != "end" and not self.validation and self.documents != "lines":
             raise UserError(f"--validation-from {self.validation_from}: needs --validation")
         if self.plans is not None:
             plans.parse(self.plans)

@@ -3,7 +3,13 @@
 from typing import Any
 
 #: The original programs do not reset streams at random (docs/training.md says why charlstm does), and have float32.
-_AS_THE_ORIGINAL: dict[str, Any] = {"reset_every": 0, "dtype": "float32", "embedding_size": 0}
+_AS_THE_ORIGINAL: dict[str, Any] = {
+    "reset_every": 0,
+    "dtype": "float32",
+    "embedding_size": 0,
+    "mix": 0.0,
+    "documents": "texts",
+}
 
 _MIN_CHAR: dict[str, Any] = {
     **_AS_THE_ORIGINAL,

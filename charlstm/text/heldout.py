@@ -16,6 +16,7 @@ _OPTION = "--validation-from shuffle-lines"
 _STREAM = 1_735_289  # separates these draws from others with the same seed
 _PIECE = 2**20  # ids reordered at a time
 _WINDOWS, _WINDOW = 64, 4096  # places examined to see if a text is sorted, and ids at each
+_LIST_LINES, _LIST_LINE = 100, 40  # least lines of a list, and characters of most of them
 _PAIRS, _SHARE = 20, 0.8  # neighbouring lines needed, and the fraction of them that must be in order
 
 
@@ -35,7 +36,7 @@ def split(corpus: Corpus, fraction: float, source: str = "end", seed: int = 0) -
         If fewer than two ids are held out although `fraction` is above 0, or if lines cannot be shuffled: a text of one
         line, weighted texts, or texts joined by more than a line break.
     """
-    if source == "end" or not fraction:
+    if source == "end":
         return corpus.split(fraction)
     if len({count for _, count in corpus.spans}) > 1:
         raise UserError(f"{_OPTION}: cannot be used with --weight: weighted texts keep their lines together")
@@ -44,9 +45,12 @@ def split(corpus: Corpus, fraction: float, source: str = "end", seed: int = 0) -
     ends, line_break = _line_ends(corpus)
     order = np.random.RandomState([seed, _STREAM]).permutation(len(ends))
     below = np.cumsum(np.diff(ends, prepend=0)[order])
+    ids = _in_order(corpus, ends, order, line_break)
+    if not fraction:
+        return ids, ids[:0]
     wanted = len(corpus.ids) - round(fraction * len(corpus.ids))
     kept = int(np.clip(np.searchsorted(below, wanted, "right"), 1, len(ends) - 1))
-    ids, cut = _in_order(corpus, ends, order, line_break), int(below[kept - 1])
+    cut = int(below[kept - 1])
     if len(ids) - cut < 2:
         raise UserError(f"--validation {fraction:g}: fewer than two characters of {corpus.name} are held out")
     return ids[:cut], ids[cut:]
@@ -60,6 +64,18 @@ def remark(corpus: Corpus, fraction: float, source: str) -> str:
         f"{corpus.name} is a sorted list: its held-out end differs from the training text, which worsens the held-out "
         f"score; {_OPTION} holds out lines from everywhere"
     )
+
+
+def is_list(corpus: Corpus) -> bool:
+    """Whether a text is a list, by its first million characters, and its lines can be shuffled.
+
+    A list has at least 100 lines, none of them empty, and at most one in 100 of more than 40 characters.
+    """
+    line = corpus.vocabulary.characters.find("\n")
+    if line < 0 or len({count for _, count in corpus.spans}) > 1 or corpus.edges.begin not in ((), (line,)):
+        return False
+    lengths = np.diff(np.flatnonzero(corpus.ids[:_PIECE] == line), prepend=-1) - 1
+    return len(lengths) >= _LIST_LINES and bool(lengths.min()) and float(np.mean(lengths > _LIST_LINE)) <= 0.01
 
 
 def _is_sorted(corpus: Corpus) -> bool:

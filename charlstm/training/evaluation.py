@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from charlstm.model.scoring import bits_per_unit
-from charlstm.ngram import baseline_bits
+from charlstm.ngram.beside import NGram
+from charlstm.ngram.markov import baseline_bits
 from charlstm.settings.config import Config
 from charlstm.text.corpus import Corpus
 from charlstm.text.vocabulary import Vocabulary
@@ -34,6 +35,7 @@ class Evaluations:
     ) -> None:
         self._config, self._corpus, self._ids, self._held_out = config, corpus, ids, held_out
         self._shape, self._ops = shape, ops
+        self._beside: np.ndarray | None = None  # ln p of the n-gram for each held-out id
 
     def every(self, iterations: int) -> int:
         """Iterations between evaluations in a run of `iterations`; 0 for none."""
@@ -43,11 +45,22 @@ class Evaluations:
         least = 5 * len(self._held_out) // self._config.iteration_chars if len(self._held_out) > _QUICK else 1
         return self._config.validate_every or max(least, -(-min(iterations, 10**6) // _IN_A_RUN))
 
-    def bits(self, theta: Any) -> float:
-        """Held-out bits per character; for a byte model, per byte."""
+    def bits(self, theta: Any) -> tuple[float, float]:
+        """Held-out bits per character (for a byte model, per byte) of the net, and of its mixture with the n-gram.
+
+        The second is NaN if there is no n-gram.
+        """
         return bits_per_unit(
-            self._ops, theta, self._shape, self._corpus.edges.begin, self._held_out, self._config.threads
-        )
+            self._ops, theta, self._shape, self._corpus.edges.begin, self._held_out, self._config.threads,
+            self._beside, self._config.mix,
+        )  # fmt: skip
+
+    def set_beside(self, ngram: NGram) -> float | None:
+        """Measure the n-gram beside the net, for later mixtures: its held-out bits; None if nothing is held out."""
+        if not self._config.validation:
+            return None
+        self._beside = ngram.log_probs(self._held_out, self._corpus.edges.begin)[0]
+        return float(-self._beside.mean() / np.log(2))
 
     @cached_property
     def baseline_bits(self) -> float | None:

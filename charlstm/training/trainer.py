@@ -21,6 +21,7 @@ from charlstm.model import initial
 from charlstm.model.backend import choose_backend
 from charlstm.model.checkpoint import Checkpoint, shape_of
 from charlstm.model.model import Model
+from charlstm.ngram.beside import NGram
 from charlstm.settings.config import EMBEDDED_FROM, EMBEDDING, Config
 from charlstm.settings.presets import is_ours
 from charlstm.text import heldout
@@ -69,6 +70,7 @@ class Trainer:
         self._samples = Samples(config, corpus, self.ids, self.shape, self._steps.ops)
         self._diagnostics = Diagnostics(config, self.shape, self._steps)
         self._evaluations = Evaluations(config, corpus, self.ids, self.held_out, self.shape, self._steps.ops)
+        self.ngram: NGram | None = None  #: beside the net: see :meth:`put_beside`
         self.start_loss = math.log(self.shape.vocab_size) * config.loss_chars
         self._units_per_char = units_per_char(corpus.vocabulary, self.ids)
         self.call_iterations = 1
@@ -86,6 +88,10 @@ class Trainer:
         if config.embedding_size is None:
             is_large = len(self.corpus.vocabulary) > EMBEDDED_FROM
             config = replace(config, embedding_size=EMBEDDING if is_large else 0)
+        if config.documents == "auto":
+            config = replace(config, documents="lines" if heldout.is_list(self.corpus) else "texts")
+        if config.documents == "lines":
+            config = replace(config, validation_from="shuffle-lines")
         if config.dtype == "auto":
             gains = self.backend == "numba" and kernels.gains_by_bfloat16(shape_of(config, 1), config.batch_size)
             config = replace(config, dtype="bfloat16" if gains else "float32")
@@ -100,7 +106,7 @@ class Trainer:
         self.iteration, self.seconds = 0, 0.0
         self.smooth_loss = self.start_loss
         self._loss_sum, self._loss_count = 0.0, 0
-        self.marks = Marks()
+        self.marks, self.mix = Marks(), dict[str, Any]()
 
     def _go_on(self, old: Checkpoint) -> None:
         if old.corpus["digest"] != self.corpus.digest:
@@ -113,6 +119,16 @@ class Trainer:
         self.theta, self.state, self.h, self.c = old.theta, old.state, old.h, old.c
         self.iteration, self.seconds, self.smooth_loss = old.iteration, old.seconds, old.smooth_loss
         self._loss_sum, self._loss_count, self.marks = old.loss_sum, old.loss_count, Marks.from_dict(old.marks)
+        self.mix = dict(old.mix)
+
+    def put_beside(self, ngram: NGram, digest: str) -> None:
+        """Let checkpoints name an n-gram of the training text, which evaluations mix with the net from now on."""
+        self.ngram = ngram
+        if self.mix.get("digest") != digest:
+            self.mix = {"digest": digest, "weight": self.config.mix}
+        bits = self._evaluations.set_beside(ngram)
+        if bits is not None:
+            self.mix["ngram"] = bits
 
     # --------------------------------------------------------------------------------------------------- budget
     @property
@@ -290,7 +306,10 @@ class Trainer:
 
         An evaluation made only because the run ends counts for neither patience nor plateaus: a resumed run ignores it.
         """
-        bits = self._evaluations.bits(self.theta)
+        bits, mixed_bits = self._evaluations.bits(self.theta)
+        if self.ngram is not None:
+            weight = self.config.mix if mixed_bits < bits else 0.0
+            self.mix |= {"net": bits, "mixture": mixed_bits, "weight": weight}
         is_best = self.marks.is_best(bits)
         if is_due:
             self.marks.patience.add(bits)
@@ -405,7 +424,7 @@ class Trainer:
         theta, state, h, c = (kernels.to_host(array) for array in self._memory)
         if not np.isfinite(theta).all():
             raise Diverged(f"a weight is not finite after {self.iteration} iterations: {_STOPPED}")
-        return Model(
+        found = Model(
             config=self.config,
             vocabulary=self.corpus.vocabulary,
             theta=theta,
@@ -421,7 +440,11 @@ class Trainer:
             loss_count=self._loss_count,
             marks=self.marks.to_dict(),
             corpus=self.corpus.facts(),
+            mix=dict(self.mix),
         )
+        if self.ngram is not None:
+            found.ngram = self.ngram
+        return found
 
 
 def _batches(config: Config, num_ids: int) -> Streams | Windows:

@@ -2,9 +2,10 @@
 
 This file checks arguments and allocates buffers. compiler.py compiles and caches kernels; lstm.py, gru.py, rnn.py and
 lnlstm.py implement one cell each, layers.py what these share; model.py and gradients.py run a whole model, mixed.py
-what mixed precision adds to it; steps.py and sampling.py have its entry points; training.py runs a training call,
-threads.py splits its work, teamwork.py and pace.py manage its threads; values.py has the named tuples that kernels pass
-around; matmul.py, mixed_matmul.py, bfloat16.py, optimizers.py, loss.py and emit/ are the building blocks.
+what mixed precision adds to it; steps.py and sampling.py have its entry points, mixtures.py the n-gram beside it;
+training.py runs a training call, threads.py splits its work, teamwork.py and pace.py manage its threads; values.py has
+the named tuples that kernels pass around; matmul.py, mixed_matmul.py, bfloat16.py, optimizers.py, loss.py and emit/ are
+the building blocks.
 
 Accuracy (tests/kernel/test_chain.py): float64 within 1e-12 of the reference, norm-wise per tensor; float32 within the
 larger of four times the error of plain float32 NumPy and eight float32 epsilons of the tensor's largest element; mixed
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from kernels import spec
-from kernels.cpu import loss, optimizers, sampling, steps, training
+from kernels.cpu import loss, mixtures, optimizers, sampling, steps, training
 from kernels.cpu.gru import gru_backward, gru_forward
 from kernels.cpu.lnlstm import lnlstm_backward, lnlstm_forward
 from kernels.cpu.lstm import lstm_backward, lstm_forward
@@ -25,7 +26,7 @@ from kernels.cpu.rnn import rnn_backward, rnn_forward
 from kernels.cpu.teamwork import together
 from kernels.cpu.threads import reading_plan, whole
 from kernels.cpu.values import Net, extra_of, readable
-from kernels.spec import Shape, Workspace, checks, workspace
+from kernels.spec import Mixture, Shape, Workspace, checks, workspace
 from kernels.spec.many import or_several_models
 from kernels.spec.updates import optimizer_ops
 
@@ -184,9 +185,10 @@ def sample(
     top_k: int = 0,
     top_p: float = 1.0,
     log_probs: Any = None,
+    mixture: Mixture | None = None,
 ) -> np.ndarray:
     """Sample many characters in one compiled call, as :func:`kernels.reference.sample`."""
-    uniforms, *how = checks.sample(theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs)
+    uniforms, *how = checks.sample(theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs, mixture)
     V, layout = shape.vocab_size, spec.workspace_layout(shape, 1, h.shape[1], theta.dtype)
     names = "h", "c", "gates", "table", "embedded", "places", "dropped", "logits", "rows"
     made = {name: spec.aligned_zeros(*layout[name]) for name in names}
@@ -197,14 +199,19 @@ def sample(
     ws = Workspace(**dict.fromkeys(Workspace._fields) | made | {"packed": empty, "counter": np.zeros(3, np.int64)})
     _carry_in(h, c, ws.h, ws.c)
     drawn = np.empty(uniforms.shape, np.int32)
+    beside = mixtures.NONE
+    if mixture is not None:
+        beside = Mixture(*map(readable, mixture))._replace(history=mixture.history.copy())
     done = sampling.sample_loop(shape.cell)(
         Net(readable(theta), spec.offsets(shape)), x[None].copy(), readable(uniforms), tuple(how),
-        extra_of(ws), ws, np.empty(V), np.empty(V, np.int64), whole(shape.hidden_size), drawn,
-        np.empty((0, len(x))) if log_probs is None else log_probs,
+        extra_of(ws), ws, np.empty((2, V)), np.empty(V, np.int64), whole(shape.hidden_size), drawn,
+        np.empty((0, len(x))) if log_probs is None else log_probs, beside,
     )  # fmt: skip
     if done < len(drawn):
         raise checks.not_finite(done)
     _carry_out(ws.h, ws.c, 0, h, c)
+    if mixture is not None:
+        mixture.history[...] = beside.history
     return drawn
 
 

@@ -8,6 +8,7 @@ from kernels.cpu.compiler import entry, inner, named, thin
 from kernels.cpu.emit.activations import exp
 from kernels.cpu.loss import log_prob
 from kernels.cpu.matmul import add_product, copy_to_rows
+from kernels.cpu.mixtures import mix, remember
 from kernels.cpu.model import find_places, look_up, passes, rows_of
 from kernels.cpu.steps import carry_state
 from kernels.cpu.threads import Share, alone, barrier
@@ -187,11 +188,11 @@ def sample_loop(cell: str) -> Any:
 
     @entry
     @named(f"sample_loop_{cell}")
-    def sample_loop(net, x, uniforms, how, extra, ws, weights, order, pieces, drawn, log_probs):
+    def sample_loop(net, x, uniforms, how, extra, ws, weights, order, pieces, drawn, log_probs, mixture):
         """Sample characters; return their number, which is less than requested if logits are not finite.
 
         `how` is (temperature, top_k, top_p). The buffers of ws are those of a model with T = 1; x (1, B) is written.
-        log_probs is (n, B), or empty if it is not needed.
+        log_probs is (n, B), or empty if it is not needed. The mixture has no weights if there is no n-gram.
         """
         B, logits = x.shape[1], ws.logits
         share = alone(B, pieces, ws.counter)
@@ -207,8 +208,12 @@ def sample_loop(cell: str) -> Any:
             for r in range(B):
                 if not _can_be_drawn_of(logits[0, r]):
                     return n
-                x[0, r] = _draw(logits[0, r], weights, order, uniforms[n, r], how[0], how[1], how[2])
+                if mixture.weights.size > 0:
+                    mix(mixture, mixture.history[r], logits[0, r], weights)
+                x[0, r] = _draw(logits[0, r], weights[0], order, uniforms[n, r], how[0], how[1], how[2])
                 drawn[n, r] = x[0, r]
+                if mixture.weights.size > 0:
+                    remember(mixture.history[r], x[0, r])
                 if log_probs.size > 0:
                     log_probs[n, r] = log_prob(logits[0, r], x[0, r])
         return uniforms.shape[0]

@@ -277,14 +277,14 @@ def score(
 @_taking_device_arrays
 def sample(
     theta: Any, h: Any, c: Any, x: Any, uniforms: Any, *, shape: Shape, temperature: float = 1.0, top_k: int = 0,
-    top_p: float = 1.0, log_probs: Any = None,
+    top_p: float = 1.0, log_probs: Any = None, mixture: Any = None,
 ) -> Any:  # fmt: skip
     """Sample many characters, as :func:`kernels.reference.sample`.
 
-    Each character is fed back on the GPU.
+    Each character is fed back on the GPU. This backend has no n-grams: `mixture` must be None.
     """
     uniforms, temperature, top_k, top_p = checks.sample(
-        theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs, DEVICE
+        theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs, mixture, DEVICE
     )
     B, V = len(x), shape.vocab_size
     model, scratch = Model(theta, shape, 1, B), empty((B, 2, V), np.float64)

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from kernels.reference import mixtures
 from kernels.reference.loss import log_prob
 from kernels.reference.model import read
-from kernels.spec import Array, Floats, Ids, Shape, checks
+from kernels.spec import Array, Floats, Ids, Mixture, Shape, checks
 
 
 def sample(
@@ -21,6 +22,7 @@ def sample(
     top_k: int = 0,
     top_p: float = 1.0,
     log_probs: Floats | None = None,
+    mixture: Mixture | None = None,
 ) -> Array:
     """Sample n characters for each of B streams, each fed back as the next input.
 
@@ -36,7 +38,9 @@ def sample(
     top_p : nucleus sampling: of these, sample from the smallest set of most probable characters whose total probability
         (renormalised after top_k) is at least top_p; 1 samples from all
     log_probs : (n, B) float64 buffer for the log probability of each sampled character, nats, overwritten: that of the
-        model itself, at temperature 1 and without top_k and top_p
+        model itself (with `mixture`, of both), at temperature 1 and without top_k and top_p
+    mixture : an n-gram whose probabilities are mixed with the model's before temperature, top_k and top_p; its history
+        is written, so that the next call continues the text; not on the cupy backend
 
     Returns
     -------
@@ -47,7 +51,7 @@ def sample(
     ValueError
         ``top_k: expected a whole number of at least 0, got -1`` and the like.
     NotFinite
-        If a logit is NaN or inf. Then h and c stay unchanged.
+        If a logit is NaN or inf. Then h, c and the history stay unchanged.
 
     Notes
     -----
@@ -57,13 +61,17 @@ def sample(
     (2020), section 3.1, for top_p.
     """
     uniforms, temperature, top_k, top_p = checks.sample(
-        theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs
+        theta, h, c, x, uniforms, shape, temperature, top_k, top_p, log_probs, mixture
     )
+    if mixture is not None:
+        history, mixture = mixture.history, mixture._replace(history=mixture.history.copy())
     drawn, h_next, c_next = np.empty(uniforms.shape, np.int32), h.copy(), c.copy()
     for n, u in enumerate(uniforms):
         logits = read(theta, shape, h_next, c_next, x[None])[0].astype(np.float64)
         if not np.isfinite(logits.max(axis=-1)).all():  # a NaN or inf, or all of them -inf
             raise checks.not_finite(n)
+        if mixture is not None:
+            logits = mixtures.mixed(logits, mixture)
         if temperature == 0:
             x = logits.argmax(axis=-1).astype(np.int32)
         else:
@@ -73,9 +81,13 @@ def sample(
             below_u = cumulative / cumulative[:, -1:] <= u[:, None]
             x = below_u.sum(axis=-1).astype(np.int32)
         drawn[n] = x
+        if mixture is not None:
+            mixtures.remember(mixture.history, x)
         if log_probs is not None:
             log_probs[n] = log_prob(logits, x)
     h[...], c[...] = h_next, c_next
+    if mixture is not None:
+        history[...] = mixture.history
     return drawn
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         is_mixed,
     )
     from kernels.spec.layers import LAYERS, Cache, Grads
+    from kernels.spec.mixtures import Mixture
     from kernels.spec.ops import OPS
     from kernels.spec.optimizers import MOST_CONSTANTS, OPTIMIZERS, Optimizer, hyper_values, resolved, slots, takers
     from kernels.spec.parameters import (
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
         workspace_layout,
     )
 
-_FILES = ("cells", "layers", "ops", "optimizers", "parameters", "types", "values", "workspaces")
+_FILES = ("cells", "layers", "mixtures", "ops", "optimizers", "parameters", "types", "values", "workspaces")
 
 
 def __getattr__(name: str) -> Any:
@@ -90,6 +91,7 @@ __all__ = [
     "Floats",
     "Grads",
     "Ids",
+    "Mixture",
     "Optimizer",
     "Params",
     "Shape",

@@ -33,6 +33,7 @@ from kernels.spec.arguments import (
 )
 from kernels.spec.cells import CELLS
 from kernels.spec.layers import LAYERS
+from kernels.spec.mixtures import MIXTURE, Mixture
 from kernels.spec.parameters import Shape
 from kernels.spec.workspaces import Workspace
 
@@ -66,6 +67,7 @@ ARRAYS: dict[str, dict[str, str]] = {
     | {"x": "ids<V B", "uniforms": "double K B", "log_probs": "out double K B, optional"},
 }
 _CHECKS = {op: Arrays(patterns) for op, patterns in ARRAYS.items()}
+_MIXED = Arrays({**ARRAYS["sample"], **MIXTURE})
 
 
 # ------------------------------------------------------------------------------------------------------------- layers
@@ -274,13 +276,19 @@ class Sampling(NamedTuple):
 
 def sample(
     theta: Any, h: Any, c: Any, x: Any, uniforms: Any, shape: Any, temperature: Any, top_k: Any, top_p: Any,
-    log_probs: Any, family: Family = HOST,
+    log_probs: Any, mixture: Any = None, family: Family = HOST,
 ) -> Sampling:  # fmt: skip
     """Check the arguments of :func:`sample`."""
     how = number("temperature", temperature), number("top_k", top_k), number("top_p", top_p)
     known = _sizes(shape, family)
     uniforms = _contiguous(uniforms, family)
-    _CHECKS["sample"]((theta, h, c, x, uniforms, log_probs), family, **known)
+    given = (theta, h, c, x, uniforms, log_probs)
+    if mixture is None:
+        _CHECKS["sample"](given, family, **known)
+    elif family is not HOST:
+        raise ValueError("mixture: expected None on the cupy backend, which has no n-grams")
+    else:
+        _MIXED((*given, *unpacked("mixture", mixture, Mixture)), family, **known)
     if uniforms.size and not (uniforms.min() >= 0 and uniforms.max() < 1):
         raise ValueError("uniforms: expected numbers in [0, 1)")
     return Sampling(uniforms, how[0], min(how[1], shape.vocab_size), how[2])

@@ -29,5 +29,5 @@ OPS = {
         "out=None)"
     ),
     "score": "(theta, h, c, x, *, shape, workspace=None, threads=1, out=None)",
-    "sample": "(theta, h, c, x, uniforms, *, shape, temperature=1.0, top_k=0, top_p=1.0, log_probs=None)",
+    "sample": "(theta, h, c, x, uniforms, *, shape, temperature=1.0, top_k=0, top_p=1.0, log_probs=None, mixture=None)",
 }

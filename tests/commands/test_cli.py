@@ -18,6 +18,8 @@ from kernels.spec import OPTIMIZERS
 
 TINY = ("--hidden-size", 8, "--seq-length", 5, "--batch-size", 2)
 
+MIXED = b"mix     the net and its n-gram, weight 0.5; --mix 0: the net alone\n"
+
 
 @pytest.fixture
 def trained(charlstm_command, text_file):
@@ -165,7 +167,7 @@ def test_a_closed_pipe_ends_quietly(trained, tmp_path):
         f"{sys.executable} -m charlstm sample runs/book --length 1000000 --seed 1 | head -c 20; echo ${{PIPESTATUS[0]}}"
     )
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=60, check=False)  # noqa: S607
-    assert done.stderr == b""
+    assert done.stderr == MIXED
     assert done.stdout[20:].strip() == b"0"
 
 
@@ -174,7 +176,7 @@ def test_a_text_without_end_until_its_reader_has_gone(trained, tmp_path):
         f"{sys.executable} -m charlstm sample runs/book --length 0 --seed 1 | head -c 30000; echo ${{PIPESTATUS[0]}}"
     )
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=60, check=False)  # noqa: S607
-    assert done.stderr == b""
+    assert done.stderr == MIXED
     assert done.stdout[30000:].strip() == b"0"
 
 
@@ -186,7 +188,7 @@ def test_a_text_without_end_until_ctrl_c(trained, tmp_path):
     assert len(process.stdout.read(5000)) == 5000
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err.strip()) == (130, b"")
+    assert (process.returncode, err.strip()) == (130, MIXED.strip())
 
 
 def test_several_texts_stop_strings_and_json(trained, charlstm_command):
@@ -208,12 +210,14 @@ def test_score(trained, charlstm_command, text_file):
     done = charlstm_command("score", "runs/book", text_file, "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert set(told) == {"name", "chars", "bits_per_char", "nats_per_char", "perplexity", "nats"}
+    parts = {"net_bits_per_char", "ngram_bits_per_char"}
+    assert set(told) == {"name", "chars", "bits_per_char", "nats_per_char", "perplexity", "nats"} | parts
     assert (told["name"], told["chars"]) == ("book", 3000)
     said = charlstm_command("score", "runs/book", "-", stdin=text_file.read_bytes()).stdout.decode()
     assert said == (
         f"stdin: 3,000 characters, {told['bits_per_char']:.4f} bits per character ({told['nats_per_char']:.4f} nats), "
-        f"perplexity {told['perplexity']:.4f}\n"
+        f"perplexity {told['perplexity']:.4f}; net alone {told['net_bits_per_char']:.4f}, "
+        f"n-gram alone {told['ngram_bits_per_char']:.4f}\n"
     )
     lines = [
         json.loads(line) for line in charlstm_command("score", "runs/book", text_file, "--per-char").stdout.splitlines()

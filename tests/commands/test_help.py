@@ -164,9 +164,10 @@ def test_sample_takes_the_newest_run(tmp_path, text_file, charlstm_command):
     os.utime(tmp_path / "runs" / "one" / "last.safetensors", (4e9, 4e9))
     done = charlstm_command("sample", "-n", 7, "-s", 1, "--backend", "numpy")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.decode() == "run     runs/one\n"
+    mixed = "mix     the net and its n-gram, weight 0.5; --mix 0: the net alone\n"
+    assert done.stderr.decode() == f"run     runs/one\n{mixed}"
     named = charlstm_command("sample", "runs/one", "-n", 7, "-s", 1, "--backend", "numpy")
-    assert (named.stdout, named.stderr) == (done.stdout, b"")
+    assert (named.stdout, named.stderr.decode()) == (done.stdout, mixed)
 
 
 def test_help_is_there_without_what_is_heavy():

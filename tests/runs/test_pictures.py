@@ -11,7 +11,7 @@ from small_runs import everything, finish, small
 
 from charlstm.cli import _guarded
 from charlstm.errors import UserError
-from charlstm.ngram import baseline_bits
+from charlstm.ngram.markov import baseline_bits
 from charlstm.runs import pictures
 from charlstm.runs.begin import resume, start
 from charlstm.runs.inspection import curves

@@ -273,7 +273,7 @@ def test_the_name_of_a_url_is_its_last_part_and_fit_for_a_folder(url, name):
 
 
 def test_the_table():
-    assert set(downloads.BUILT_IN) == {"python-docs", "us-constitution", "nietzsche", "tinyshakespeare"}
+    assert set(downloads.BUILT_IN) == {"python-docs", "us-constitution", "nietzsche", "tinyshakespeare", "names"}
     for name, text in downloads.BUILT_IN.items():
         assert text.licence
         if name != "python-docs":

@@ -9,8 +9,8 @@ from conftest import made_up_text
 from small_runs import everything, finish, small
 from texts import is_mapped
 
-from charlstm import ngram
 from charlstm.errors import UserError
+from charlstm.ngram import markov as ngram
 from charlstm.runs.begin import resume, start
 from charlstm.settings.config import from_preset
 from charlstm.text import corpus as corpora
@@ -119,6 +119,30 @@ def test_a_sorted_list_is_recognised(text, is_sorted):
     assert heldout.remark(Corpus.from_text(text), 0.0, "end") == heldout.remark(Corpus.from_text(text), 0.1, "x") == ""
 
 
+@pytest.mark.parametrize(
+    ("text", "is_list"),
+    [
+        (LIST, True),
+        (LIST + "\n" + "a" * 99, True),  # no line break after the last
+        ("\n".join(LIST.split("\n")[::-1]), True),
+        ("\n".join(LIST.split("\n")[:100]), False),  # 99 line breaks
+        (LIST.replace("\n", "\n\n", 1), False),
+        (LIST + "\n" + "\n".join(["a" * 41] * 5) + "\n", False),
+        ("ab" * 999, False),
+    ],
+)
+def test_the_lines_of_a_list_are_documents(text, is_list):
+    corpus = Corpus.from_text(text)
+    assert heldout.is_list(corpus) == is_list
+    trainer = Trainer(small(), corpus)
+    assert trainer.config.documents == ("lines" if is_list else "texts")
+    whole = corpus.ids.tobytes()
+    assert (trainer.ids.tobytes() == whole) != is_list
+    assert len(trainer.ids) == len(corpus.ids)
+    for config in (small(documents="texts"), small(preset="char-rnn")):
+        assert whole.startswith(Trainer(config, corpus).ids.tobytes())
+
+
 # --------------------------------------------------------------------------------------------------------------- runs
 def test_a_run_goes_on_to_the_same_bits(tmp_path):
     corpus = Corpus.from_text(LIST, "list")
@@ -145,7 +169,9 @@ def test_what_is_measured_is_what_score_says_of_those_lines():
 def test_the_commands(charlstm_command, tmp_path):
     (tmp_path / "names.txt").write_text(LIST + "\n")
     options = ("--hidden-size", 4, "--seq-length", 7, "--batch-size", 3, "--iterations", 20, "--validation", 0.1)
-    plain = charlstm_command("train", "names.txt", *options)
+    listed = charlstm_command("train", "names.txt", *options)
+    assert b"lines   each line of names is a document" in listed.stderr
+    plain = charlstm_command("train", "names.txt", *options, "--documents", "texts")
     assert b"names is a sorted list: its held-out end" in plain.stderr
     done = charlstm_command("train", "names.txt", *options, "--validation-from", "shuffle-lines", "--seed", 4)
     assert done.returncode == 0, done.stderr

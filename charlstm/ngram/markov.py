@@ -72,7 +72,7 @@ class Level:
         totals = np.add.reduceat(counts, self.starts)
         if smoothing == "witten-bell":
             totals += kinds
-        freed = {"kneser-ney": _discount(counts), "witten-bell": 1.0, "none": 0.0}[smoothing]
+        freed = {"kneser-ney": discount_of(counts), "witten-bell": 1.0, "none": 0.0}[smoothing]
         own = counts - freed if smoothing == "kneser-ney" else counts
         return own / np.repeat(totals, kinds), freed * kinds / totals
 
@@ -175,10 +175,10 @@ class Model:
         ranks = np.zeros(len(windows), np.int64)
         for k, level in enumerate(self.levels):
             if k:
-                ranks, found = _look_up(level.contexts, ranks * R + windows[rows, self.order - k])
+                ranks, found = look_up(level.contexts, ranks * R + windows[rows, self.order - k])
                 rows, ranks = rows[found], ranks[found]
             share, rest = level.weights(smoothing)
-            places, found = _look_up(level.grams, ranks * R + after[rows])
+            places, found = look_up(level.grams, ranks * R + after[rows])
             p[rows] = np.where(found, share[places], 0.0) + rest[ranks] * p[rows]
         return p
 
@@ -370,13 +370,17 @@ def _level(contexts: np.ndarray, grams: np.ndarray, counts: np.ndarray, before: 
     return Level(contexts, grams, counts, before, np.searchsorted(grams, np.arange(len(contexts)) * R))
 
 
-def _look_up(table: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def look_up(table: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the position of each key in a sorted table, and whether the table contains it."""
     places = np.minimum(np.searchsorted(table, keys), len(table) - 1)
     return places, table[places] == keys
 
 
-def _discount(counts: np.ndarray) -> float:
+def discount_of(counts: np.ndarray) -> float:
     """Return the Kneser-Ney discount D for the counts of the grams of one length."""
-    once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
+    return discount_from(int(np.count_nonzero(counts == 1)), int(np.count_nonzero(counts == 2)))
+
+
+def discount_from(once: int, twice: int) -> float:
+    """Return the Kneser-Ney discount D for the numbers of grams of one length that have the counts 1 and 2."""
     return once / (once + 2 * twice) if once else 0.5
