@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         is_mixed,
     )
     from kernels.spec.layers import LAYERS, Cache, Grads
+    from kernels.spec.layouts import LAYOUTS, LayerWeights, from_layout, to_layout
     from kernels.spec.ops import OPS
     from kernels.spec.optimizers import MOST_CONSTANTS, OPTIMIZERS, Optimizer, hyper_values, resolved, slots, takers
     from kernels.spec.parameters import (
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
         workspace_layout,
     )
 
-_FILES = ("cells", "layers", "ops", "optimizers", "parameters", "types", "values", "workspaces")
+_FILES = ("cells", "layers", "ops", "optimizers", "parameters", "layouts", "types", "values", "workspaces")
 
 
 def __getattr__(name: str) -> Any:
@@ -78,6 +79,7 @@ __all__ = [
     "ID_DTYPES",
     "LAYERS",
     "LAYER_NORM_EPSILON",
+    "LAYOUTS",
     "MOST_CONSTANTS",
     "NORM_PANEL",
     "NOT_ROUNDED",
@@ -90,12 +92,14 @@ __all__ = [
     "Floats",
     "Grads",
     "Ids",
+    "LayerWeights",
     "Optimizer",
     "Params",
     "Shape",
     "Workspace",
     "aligned_zeros",
     "blocks",
+    "from_layout",
     "hyper_values",
     "is_mixed",
     "named",
@@ -108,6 +112,7 @@ __all__ = [
     "round_to_bfloat16",
     "slots",
     "takers",
+    "to_layout",
     "unit_panels",
     "workspace",
     "workspace_layout",
