@@ -34,16 +34,18 @@ KERNELS = {
     "kernels.cpu": {"kernels.spec", "kernels.shared"},
     "kernels.gpu": {"kernels.spec"},
     "kernels.testing": {"kernels.spec", "kernels.protocol"},
+    "kernels.torch": {"kernels", "kernels.spec"},
+    "kernels.jax": {"kernels", "kernels.spec"},
 }
 NEVER_SHIPPED = {"tests", "benchmarks", "pytest"}
 ONLY_IN = {
     "cupy": ("kernels/gpu",),
     "numba": ("kernels/cpu",),
     "llvmlite": ("kernels/cpu",),
-    "torch": ("charlstm/travel/tensors.py",),
+    "torch": ("charlstm/travel/tensors.py", "kernels/torch.py"),
     "onnx": ("charlstm/travel/onnx.py",),
     "h5py": ("charlstm/travel/keras.py",),
-    "jax": (),
+    "jax": ("kernels/jax.py",),
     "keras": (),
 }
 FILES = {
@@ -141,7 +143,7 @@ def test_public_names_are_found_where_they_once_stood():
         ("import charlstm.api, charlstm.runs.begin", "matplotlib tensorboardX"),
         ("import charlstm.travel.files", "torch onnx h5py keras matplotlib"),
         ("import kernels; kernels.available()", "numba cupy numpy"),
-        ("import kernels; kernels.load('numpy')", "numba cupy"),
+        ("import kernels; kernels.load('numpy')", "numba cupy torch jax"),
         ("import charlstm", "numba cupy numpy click"),
         ("import charlstm.text.corpus; charlstm.text.corpus.load()", "numba cupy pooch requests rich"),
     ],

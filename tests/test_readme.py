@@ -17,7 +17,7 @@ from charlstm.cli import cli, main
 from charlstm.text import downloads
 
 #: Pages whose Python needs other frameworks (make test-peers).
-PEERS = {"travel.md": ("torch", "keras", "onnxruntime")}
+PEERS = {"frameworks.md": ("torch", "jax"), "travel.md": ("torch", "keras", "onnxruntime")}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SMALL = {"hidden_size": 4, "seq_length": 5, "batch_size": 2, "sample_every": 100}
 
