@@ -14,7 +14,7 @@ demo: $(VENV)/.installed  ## train on the text inside Python for a minute, and l
 test: $(VENV)/.installed-test  ## the whole suite, but for what needs PyTorch, a browser or an hour
 	$(PYTEST) $(SHARED_OUT) -m "not long and not browser"
 
-test-peers: $(VENV)/.installed-peers  ## what PyTorch judges
+test-peers: $(VENV)/.installed-peers  ## what PyTorch, JAX, Keras and onnxruntime judge
 	$(PYTEST) -m peers
 
 test-browser: $(VENV)/.installed-test  ## the report in Chromium; skipped where there is none

@@ -83,6 +83,10 @@ sys.meta_path.append(_Moved())
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
+        from charlstm.host.neighbours import foreign
+
+        if line := foreign():
+            raise ImportError(line)
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     if name in _MOVED:
         return import_module(f"{__name__}.{_MOVED[name]}")

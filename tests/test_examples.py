@@ -54,31 +54,3 @@ def test_one_sitting_is_read_in_one_sitting():
     lines = ONE_SITTING.read_text().splitlines()
     assert len(lines) < 120
     assert not [line for line in lines if re.match(r"(def|class) ", line)]  # the script has no functions and no classes
-
-
-@pytest.mark.peers
-@pytest.mark.parametrize(("cell", "message"), [("lstm", ""), ("gru", "expected an LSTM without an embedding")])
-def test_a_model_goes_on_in_pytorch(tmp_path, cell, message):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed: make test-peers")
-    import charlstm
-
-    sizes = {"hidden_size": 12, "num_layers": 2, "seq_length": 8, "batch_size": 2}
-    run = charlstm.train(
-        texts=[made_up_text()],
-        iterations=20,
-        cell=cell,
-        out=str(tmp_path / "run"),
-        backend="numpy",
-        quiet=True,
-        **sizes,
-    )
-    done = subprocess.run(
-        [sys.executable, ROOT / "examples" / "to_pytorch.py", run.folder, "--out", tmp_path / "model.pt"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if message:
-        assert (done.returncode, message in done.stderr, len(done.stderr.splitlines())) == (1, True, 1)
-        return
-    assert done.returncode == 0, done.stderr
-    assert float(re.search(r"of 299 characters: (\S+)$", done.stdout, re.M)[1]) < 1e-5
-    assert sum(value.numel() for value in torch.load(tmp_path / "model.pt").values()) > len(run.model.theta)

@@ -18,7 +18,7 @@ FLOORS = (
     {"charlstm.training"},
     {"charlstm.show"},
     {"charlstm.runs"},
-    {"charlstm.measure", "charlstm.api"},
+    {"charlstm.measure", "charlstm.travel", "charlstm.api"},
     {"charlstm.commands"},
     {"charlstm.cli"},
     {"charlstm.__main__"},
@@ -34,9 +34,20 @@ KERNELS = {
     "kernels.cpu": {"kernels.spec", "kernels.shared"},
     "kernels.gpu": {"kernels.spec"},
     "kernels.testing": {"kernels.spec", "kernels.protocol"},
+    "kernels.torch": {"kernels", "kernels.spec"},
+    "kernels.jax": {"kernels", "kernels.spec"},
 }
-NEVER_SHIPPED = {"tests", "benchmarks", "torch", "jax", "pytest"}
-ONLY_IN = {"cupy": "kernels/gpu", "numba": "kernels/cpu", "llvmlite": "kernels/cpu"}
+NEVER_SHIPPED = {"tests", "benchmarks", "pytest"}
+ONLY_IN = {
+    "cupy": ("kernels/gpu",),
+    "numba": ("kernels/cpu",),
+    "llvmlite": ("kernels/cpu",),
+    "torch": ("charlstm/travel/tensors.py", "kernels/torch.py"),
+    "onnx": ("charlstm/travel/onnx.py",),
+    "h5py": ("charlstm/travel/keras.py",),
+    "jax": ("kernels/jax.py",),
+    "keras": (),
+}
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for top in ("kernels", "charlstm")
@@ -67,7 +78,7 @@ def test_imports_go_down(module):
     for name in set(imported(FILES[module])):
         top, own = name.partition(".")[0], room(module)
         assert top not in NEVER_SHIPPED, name
-        assert place.startswith(ONLY_IN.get(top, place)), name
+        assert place.startswith(ONLY_IN.get(top, (place,))), name
         if top == "kernels":
             allowed = KERNELS["charlstm" if module.startswith("charlstm") else own]
             assert room(name) == own or name in allowed or room(name) in allowed - {"kernels"}, name
@@ -130,8 +141,9 @@ def test_public_names_are_found_where_they_once_stood():
         ("from charlstm.cli import _guarded; _guarded(['--version'])", "numba cupy numpy rich matplotlib"),
         ("from charlstm.cli import _guarded; _guarded(['compare', '--help'])", "numba cupy numpy rich matplotlib"),
         ("import charlstm.api, charlstm.runs.begin", "matplotlib tensorboardX"),
+        ("import charlstm.travel.files", "torch onnx h5py keras matplotlib"),
         ("import kernels; kernels.available()", "numba cupy numpy"),
-        ("import kernels; kernels.load('numpy')", "numba cupy"),
+        ("import kernels; kernels.load('numpy')", "numba cupy torch jax"),
         ("import charlstm", "numba cupy numpy click"),
         ("import charlstm.text.corpus; charlstm.text.corpus.load()", "numba cupy pooch requests rich"),
     ],

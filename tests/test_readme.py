@@ -4,6 +4,7 @@ The texts are made up, the models small, and the budgets cut to a fraction of a 
 lines that would download, are only parsed.
 """
 
+import os
 import re
 import subprocess
 
@@ -15,6 +16,8 @@ import charlstm
 from charlstm.cli import cli, main
 from charlstm.text import downloads
 
+#: Pages whose Python needs other frameworks (make test-peers).
+PEERS = {"frameworks.md": ("torch", "jax"), "travel.md": ("torch", "keras", "onnxruntime")}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SMALL = {"hidden_size": 4, "seq_length": 5, "batch_size": 2, "sample_every": 100}
 
@@ -58,11 +61,17 @@ def stories():
     yield from (pytest.param([each.values[0]], id=each.id) for each in blocks("python", PAGES[:1]))
     for page in PAGES[1:]:
         if found := [each.values[0] for each in blocks("python", [page])]:
-            yield pytest.param(found, id=page.name)
+            marks = (pytest.mark.peers, pytest.mark.filterwarnings("ignore")) if page.name in PEERS else ()
+            yield pytest.param(found, id=page.name, marks=marks)
 
 
 @pytest.mark.parametrize("story", list(stories()))
-def test_python_as_it_stands(story, texts, quick, capsys):
+def test_python_as_it_stands(story, texts, quick, capsys, monkeypatch, request):
+    for package in PEERS.get(request.node.callspec.id, ()):
+        monkeypatch.setenv("KERAS_BACKEND", os.environ.get("KERAS_BACKEND", "torch"))
+        pytest.importorskip(package, reason=f"{package} is not installed: make test-peers")
+    if any('"runs/book"' in block for block in story if "charlstm.train" not in block) and "train" not in story[0]:
+        charlstm.train("book.txt", out="runs/book", iterations=3, backend="numpy", quiet=True)
     names = {}
     for block in story:
         exec(compile(block, "block", "exec"), names)  # noqa: S102

@@ -109,6 +109,7 @@ def info(clear_cache: bool) -> int:
     """Show backends, cores, versions, caches and missing packages."""
     import kernels
     from charlstm.host.machine import processor, usable_cores, versions
+    from charlstm.host.neighbours import mixture
     from charlstm.text import downloads
 
     if clear_cache:
@@ -117,6 +118,8 @@ def info(clear_cache: bool) -> int:
         return 0
     for package, number in versions().items():
         click.echo(f"{package:12} {number}")
+    if line := mixture():
+        click.echo(f"{'kernels':12} {line}")
     click.echo(f"{'processor':12} {processor()}, {usable_cores()} usable cores")
     for name in kernels.BACKENDS:
         click.echo(f"{'backend':12} {name}: {kernels.missing(name) or 'available'}")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         is_mixed,
     )
     from kernels.spec.layers import LAYERS, Cache, Grads
+    from kernels.spec.layouts import LAYOUTS, LayerWeights, from_layout, to_layout
     from kernels.spec.mixtures import Mixture
     from kernels.spec.ops import OPS
     from kernels.spec.optimizers import MOST_CONSTANTS, OPTIMIZERS, Optimizer, hyper_values, resolved, slots, takers
@@ -48,7 +49,9 @@ if TYPE_CHECKING:
         workspace_layout,
     )
 
-_FILES = ("cells", "layers", "mixtures", "ops", "optimizers", "parameters", "types", "values", "workspaces")
+_FILES = (
+    "cells", "layers", "layouts", "mixtures", "ops", "optimizers", "parameters", "types", "values", "workspaces",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -79,6 +82,7 @@ __all__ = [
     "ID_DTYPES",
     "LAYERS",
     "LAYER_NORM_EPSILON",
+    "LAYOUTS",
     "MOST_CONSTANTS",
     "NORM_PANEL",
     "NOT_ROUNDED",
@@ -91,6 +95,7 @@ __all__ = [
     "Floats",
     "Grads",
     "Ids",
+    "LayerWeights",
     "Mixture",
     "Optimizer",
     "Params",
@@ -98,6 +103,7 @@ __all__ = [
     "Workspace",
     "aligned_zeros",
     "blocks",
+    "from_layout",
     "hyper_values",
     "is_mixed",
     "named",
@@ -110,6 +116,7 @@ __all__ = [
     "round_to_bfloat16",
     "slots",
     "takers",
+    "to_layout",
     "unit_panels",
     "workspace",
     "workspace_layout",
