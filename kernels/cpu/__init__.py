@@ -12,7 +12,6 @@ larger of four times the error of plain float32 NumPy and eight float32 epsilons
 precision within 1 % of what rounding changes.
 """
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ from kernels.cpu.gru import gru_backward, gru_forward
 from kernels.cpu.lnlstm import lnlstm_backward, lnlstm_forward
 from kernels.cpu.lstm import lstm_backward, lstm_forward
 from kernels.cpu.rnn import rnn_backward, rnn_forward
-from kernels.cpu.teamwork import together
-from kernels.cpu.threads import reading_plan, whole
+from kernels.cpu.teamwork import together_or_alone
+from kernels.cpu.threads import Plan, reading_plan, whole
 from kernels.cpu.values import Net, extra_of, readable
 from kernels.spec import Mixture, Shape, Workspace, checks, workspace
 from kernels.spec.many import or_several_models
@@ -163,12 +162,12 @@ def score(
         _carry_in(h, c, ws.h, ws.c)
         net, extra = Net(readable(theta), spec.offsets(shape)), extra_of(ws)
         read, given = sampling.score_pass(shape.cell), (net, readable(x), extra, _alone(ws))
-        for team in (threads, 1):
-            who = reading_plan(shape.hidden_size, x.shape[1], team, shape.cell)
-            ws.counter[:] = 0
-            member = partial(read, *given, who.members, who.pieces, log_probs)
-            if together(member, len(who.members), ws.counter) is not None:
-                break  # else too few threads can be started
+        plans = [reading_plan(shape.hidden_size, x.shape[1], n, shape.cell) for n in sorted({threads, 1}, reverse=True)]
+
+        def member(who: Plan, thread: int) -> bool:
+            return bool(read(*given, who.members, who.pieces, log_probs, thread))
+
+        together_or_alone(member, plans, ws.counter)
         _carry_out(ws.h, ws.c, T, h, c)
         return log_probs
 

@@ -1,6 +1,25 @@
 """Decides, from measured times, how many iterations to run next and by how many threads."""
 
 
+class Retreat:
+    """Whether a team may read: after one has given up, a single thread reads for a while, longer each time."""
+
+    HOLD, LONGEST_HOLD = 1.0, 16.0  # seconds
+    WAITS = 10  #: Long waits after which a team gives up.
+
+    def __init__(self) -> None:
+        self._until, self._hold = 0.0, self.HOLD
+
+    def may_try(self, now: float) -> bool:
+        """Whether a team may try at the time `now`, in seconds."""
+        return now >= self._until
+
+    def record(self, has_given_up: bool, now: float) -> None:
+        """Record how a team's pass has ended."""
+        self._until = now + self._hold if has_given_up else 0.0
+        self._hold = min(2 * self._hold, self.LONGEST_HOLD) if has_given_up else self.HOLD
+
+
 class TeamSwitch:
     """Chooses the length of each stretch of iterations, and which of several teams, from large to small, runs it.
 

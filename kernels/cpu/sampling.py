@@ -44,9 +44,9 @@ def score_pass(cell: str) -> Any:
     @entry
     @named(f"score_pass_{cell}")
     def score_pass(net, x, extra, ws, members, pieces, log_probs, thread):
-        """Write a thread's share of the log probabilities (T, B) of x[1:]; return their number.
+        """Write a thread's share of the log probabilities (T, B) of x[1:]; return whether the team has not ended.
 
-        All threads get the same arrays. ws.h[:, 0], ws.c[:, 0] hold the initial state.
+        All threads get the same arrays. ws.h[:, 0], ws.c[:, 0] hold the initial state and stay as they are.
         """
         own, threads, T = members[thread], members.shape[0], ws.logits.shape[0]
         share = Share(thread, threads, own[0], own[1], own[2], own[3], pieces, ws.counter)
@@ -54,6 +54,8 @@ def score_pass(cell: str) -> Any:
             if thread == 0:
                 ws.status[2] = find_places(net, x[:T], ws.rows, extra)
             barrier(ws.counter, threads)  # the rows of the embedding are complete
+            if ws.counter[1] != 0:
+                return False
             look_up(net, extra, ws.status[2], share)
             barrier(ws.counter, threads)  # the table is complete
         forward(net, x[:T], ws, extra, 0, share)
@@ -61,7 +63,7 @@ def score_pass(cell: str) -> Any:
         first, last = rows_of(x.shape[1] * T, thread, threads)
         for row in range(first, last, _ROWS):
             _score_rows(net, x, ws, first, row, min(_ROWS, last - row), log_probs)
-        return last - first
+        return ws.counter[1] == 0
 
     return score_pass
 

@@ -18,14 +18,15 @@ from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from kernels.cpu.pace import TeamSwitch
+from kernels.cpu.pace import Retreat, TeamSwitch
 from kernels.cpu.threads import Plan, move_apart, own_core
 from kernels.spec import atomic
 
+Result = TypeVar("Result")
 _KINDS = 64  # number of kinds of calls whose measured times are kept
 
 
@@ -86,13 +87,14 @@ class _Crew:
 
 _crew = _Crew()
 _paces: OrderedDict[Hashable, TeamSwitch] = OrderedDict()
+_retreat = Retreat()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_crew.begin_anew)
     os.register_at_fork(after_in_child=_paces.clear)  # the child shares its parent's cores: the times change
 
 
-def together(member: Callable[[int], int], threads: int, counter: np.ndarray) -> int | None:
+def together(member: Callable[[int], Result], threads: int, counter: np.ndarray) -> Result | None:
     """Run member(0) on this thread and the others on workers; return the result of member(0).
 
     Return None, without running anything, if there are not enough threads. An exception in any member ends the team:
@@ -137,6 +139,27 @@ def together(member: Callable[[int], int], threads: int, counter: np.ndarray) ->
         if error is not None:
             raise error
     return done
+
+
+def together_or_alone(
+    member: Callable[[Plan, int], bool], plans: Sequence[Plan], counter: np.ndarray, most_waits: int = Retreat.WAITS
+) -> None:
+    """Run a pass by a team, or by the single thread of the last plan if there are no threads or cores for the team.
+
+    `member(plan, thread)` returns whether its team has not ended. What it writes must not depend on earlier tries. A
+    team whose threads wait long for each other, as they do when other programs take a core, gives up.
+    """
+    team, single = plans[0], plans[-1]
+    if team is not single and _retreat.may_try(perf_counter()):
+        counter[:] = 0
+        counter[3] = most_waits
+        done = together(partial(member, team), len(team.members), counter)
+        if done is not None:
+            _retreat.record(not done, perf_counter())
+            if done:
+                return
+    counter[:] = 0
+    member(single, 0)
 
 
 def _wait(outcomes: list[BaseException | None], count: int, ended: "SimpleQueue[None]") -> None:

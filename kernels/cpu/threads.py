@@ -192,9 +192,10 @@ else:
 
 @inner
 def barrier(counter, threads):
-    """Wait until all threads of the team have arrived, or until one has failed: then counter[1] is not zero.
+    """Wait until all threads of the team have arrived, or until the team is to end: then counter[1] is not zero.
 
-    counter is int64, (3,) or longer, initially zero; counter[2] counts the long waits.
+    A team ends when a thread fails, or after more than counter[3] long waits, which counter[2] counts; 0: any number.
+    counter is int64, (4,) or longer, otherwise zero at first.
     """
     if threads == 1:
         return
@@ -205,8 +206,8 @@ def barrier(counter, threads):
     while _look(at) < complete and _look(at + 8) == 0:
         spins += 1
         if spins > _SPINS:
-            if spins == _SPINS + 1:
-                _add_one(at + 16)
+            if spins == _SPINS + 1 and _add_one(at + 16) == counter[3] > 0:
+                counter[1] = 1
             _give_way()
 
 

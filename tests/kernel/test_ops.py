@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import made_up_text
 
+from charlstm.host.machine import usable_cores
 from kernels import spec
 from kernels.spec import Shape
 from kernels.testing import relative_error
@@ -257,6 +258,42 @@ def test_each_thread_reads_a_text_once(monkeypatch, threads):
     theta, state = np.zeros(spec.num_parameters(shape)), np.zeros((1, 1, 100))
     kernels.load("numba").score(theta, state, state.copy(), x, shape=shape, threads=threads)
     assert sorted(calls) == list(range(threads))
+
+
+def test_a_team_without_cores_gives_up_and_one_thread_reads(monkeypatch):
+    """Seven threads on fewer cores wait for each other at every step, as two do beside a busy program."""
+    import kernels
+
+    pytest.importorskip("numba")
+    from kernels.cpu import pace, teamwork
+
+    if usable_cores() > 4:
+        pytest.skip("this machine has cores for the team")
+    shape, x = Shape(7, 400, 1, "lstm", 5), np.random.RandomState(0).randint(0, 7, (2000, 1)).astype(np.int32)
+    theta = np.random.RandomState(1).randn(spec.num_parameters(shape)) * 0.2
+    read, ended = [], []
+    monkeypatch.setattr(teamwork, "_retreat", pace.Retreat())
+    record = teamwork._retreat.record
+    monkeypatch.setattr(teamwork._retreat, "record", lambda *given: (ended.append(given[0]), record(*given)))
+    for threads in (1, 7, 7):
+        h, c = np.zeros((2, 1, 1, 400))
+        read.append(kernels.load("numba").score(theta, h, c, x, shape=shape, threads=threads).tobytes() + h.tobytes())
+    assert len(set(read)) == 1
+    assert ended == [True]  # the second time, no team tries
+
+
+def test_after_giving_up_a_team_tries_again_at_ever_longer_intervals():
+    from kernels.cpu.pace import Retreat
+
+    retreat, now, tries = Retreat(), 0.0, []
+    while now < 100:
+        if retreat.may_try(now):
+            tries.append(now)
+            retreat.record(True, now)
+        now += 0.5
+    assert tries == [0, 1, 3, 7, 15, 31, 47, 63, 79, 95]
+    retreat.record(False, now)
+    assert retreat.may_try(now)
 
 
 def test_bfloat16_is_a_rounding_of_one_part_in_256_at_most():
