@@ -15,13 +15,13 @@ test: $(VENV)/.installed-test  ## the whole suite, but for what needs PyTorch, a
 	$(PYTEST) $(SHARED_OUT) -m "not long and not browser"
 
 test-peers: $(VENV)/.installed-peers  ## what PyTorch, JAX, Keras and onnxruntime judge
-	$(PYTEST) -m peers
+	$(PYTEST) $(SHARED_OUT) -m peers
 
 test-browser: $(VENV)/.installed-test  ## the report in Chromium; skipped where there is none
 	$(PYTEST) -m browser tests/show
 
 test-compile: $(VENV)/.installed-gpu-test  ## the CUDA source through NVIDIA's compiler, for every architecture
-	$(PYTEST) tests/kernel/test_gpu_compile.py tests/kernel/test_gpu_ptx.py -m "long or not long"
+	$(PYTEST) -n auto --maxprocesses 4 tests/kernel/test_gpu_compile.py tests/kernel/test_gpu_ptx.py -m "long or not long"
 
 test-portable: $(VENV)/.installed-test  ## the kernels with older vectors, under other Pythons and on aarch64, where found
 	$(VENV)/bin/python tests/portable.py

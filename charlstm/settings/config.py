@@ -1,5 +1,6 @@
 """All hyperparameters: name, default, help and limits, shared by the command line, Python and config.toml."""
 
+import math
 import re
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args, get_origin, get_type_hints
@@ -14,6 +15,8 @@ from kernels.spec import CELLS, OPTIMIZERS, is_mixed, takers
 _MAX_SEED = 2**32 - 1
 #: Texts of more kinds of characters than EMBEDDED_FROM get an embedding of this size: see docs/recipes.md.
 EMBEDDING, EMBEDDED_FROM = 64, 1000
+#: Dropout rate of texts of MUCH_DROPPED ids or fewer, and how much less it is for ten times as many: docs/recipes.md.
+MOST_DROPPED, MUCH_DROPPED, LESS_DROPPED = 0.5, 100_000, 0.35
 #: Constants that an optimizer without them refuses. It ignores the other constants, because presets set them.
 _CONSTANTS = ("momentum", "weight_decay")
 
@@ -35,7 +38,7 @@ def _option(
 
 @dataclass(frozen=True, repr=False)
 class Config:
-    """The options of a training run; the defaults are the preset `fast`.
+    """The options of a training run; the defaults are nearly those of the preset `fast`: see :func:`from_preset`.
 
     Raises
     ------
@@ -66,8 +69,12 @@ class Config:
         low=0,
         high=65_536,
     )
-    dropout: float = _option(
-        0.0, "dropout rate: fraction of each layer's outputs zeroed during training", low=0, below=1
+    dropout: float | None = _option(
+        0.0,
+        "dropout rate: fraction of each layer's outputs zeroed during training; none: what suits the text's length "
+        "[fast, quality: none; else 0]",
+        low=0,
+        below=1,
     )
     init: str = _option(
         "uniform", "initialisation of the weights", choices=("uniform", "keras", "min-char-lstm", "min-char-rnn")
@@ -365,6 +372,12 @@ def _see_that_it_goes_with(constant: str, optimizer: str) -> None:
 
 
 _NAMES = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
+
+def fitting_dropout(length: int) -> float:
+    """The dropout rate that suits a text of so many ids, a multiple of 0.05: the shorter the text, the more."""
+    tenfolds = math.log10(max(length, 1) / MUCH_DROPPED)
+    return min(MOST_DROPPED, max(0, round(20 * (MOST_DROPPED - LESS_DROPPED * tenfolds))) / 20)
+
 
 BUDGETS = ("iterations", "epochs", "max_chars", "seconds", "until_loss")
 

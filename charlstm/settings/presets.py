@@ -1,4 +1,4 @@
-"""The presets, by name: the options in which each differs from Config's defaults, which are those of `fast`."""
+"""The presets, by name: the options in which each differs from Config's defaults."""
 
 from typing import Any
 
@@ -33,10 +33,11 @@ _MIN_CHAR: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The best text after a minute of training on two cores; docs/recipes.md says how it was chosen.
-    "fast": {},
+    "fast": {"dropout": None},
     # The best model after two minutes of training; docs/recipes.md says how it was chosen.
     "quality": {
         "hidden_size": 256,
+        "dropout": None,
         "seq_length": 32,
         "batch_size": 32,
         "learning_rate": 6e-3,

@@ -58,7 +58,7 @@ class Steps:
         self.ops = kernels.load_for_host(backend)
         self._config, self._backend, self._shape, self._threads = config, backend, shape, threads
         self._text = kernels.to_device(backend, ids)  # host or device, where the kernels read it
-        self._batches, self._dropout = batches, dropout.rounded(config.dropout)
+        self._batches, self._dropout = batches, dropout.rounded(config.dropout or 0.0)
         self._workspace = self.ops.workspace(
             shape, config.seq_length, config.batch_size, config.real, self._dropout, config.dtype == "bfloat16"
         )

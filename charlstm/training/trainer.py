@@ -22,7 +22,7 @@ from charlstm.model.backend import choose_backend
 from charlstm.model.checkpoint import Checkpoint, shape_of
 from charlstm.model.model import Model
 from charlstm.ngram.beside import NGram
-from charlstm.settings.config import EMBEDDED_FROM, EMBEDDING, Config
+from charlstm.settings.config import EMBEDDED_FROM, EMBEDDING, Config, fitting_dropout
 from charlstm.settings.presets import is_ours
 from charlstm.text import heldout
 from charlstm.text.batches import Resets, Streams, Windows
@@ -92,6 +92,8 @@ class Trainer:
             config = replace(config, documents="lines" if heldout.is_list(self.corpus) else "texts")
         if config.documents == "lines":
             config = replace(config, validation_from="shuffle-lines")
+        if config.dropout is None:
+            config = replace(config, dropout=fitting_dropout(len(self.corpus.ids)))
         if config.dtype == "auto":
             gains = self.backend == "numba" and kernels.gains_by_bfloat16(shape_of(config, 1), config.batch_size)
             config = replace(config, dtype="bfloat16" if gains else "float32")

@@ -49,8 +49,9 @@ if TYPE_CHECKING:
         workspace_layout,
     )
 
+#: The light ones come first: a name is looked for in one after the other.
 _FILES = (
-    "cells", "layers", "layouts", "mixtures", "ops", "optimizers", "parameters", "types", "values", "workspaces",
+    "cells", "layers", "ops", "optimizers", "parameters", "mixtures", "layouts", "types", "values", "workspaces",
 )  # fmt: skip
 
 
