@@ -71,8 +71,8 @@ class Config:
     )
     dropout: float | None = _option(
         0.0,
-        "dropout rate: fraction of each layer's outputs zeroed during training; none: what suits the text's length "
-        "[fast, quality: none; else 0]",
+        "dropout rate: fraction of each layer's outputs zeroed during training; none: what suits the text's length, "
+        "as in fast and quality",
         low=0,
         below=1,
     )
@@ -372,6 +372,7 @@ def _see_that_it_goes_with(constant: str, optimizer: str) -> None:
 
 
 _NAMES = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
+
 
 def fitting_dropout(length: int) -> float:
     """The dropout rate that suits a text of so many ids, a multiple of 0.05: the shorter the text, the more."""

@@ -269,7 +269,7 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "missing.txt"], "missing.txt: no such file or folder (built-in texts: python-docs, us-constitution, nietzsche, tinyshakespeare)"),
+        (["train", "missing.txt"], "missing.txt: no such file or folder (built-in texts: python-docs, us-constitution, nietzsche, tinyshakespeare, names)"),
         (["train", "empty-folder"], "empty-folder: no text in this folder; supported: .gz, .bz2, .xz, .zip, .epub, .docx, .pdf, .html, .htm, .xhtml, .srt, .vtt, .txt, .text, .csv with --column, .jsonl with --field"),
         (["train", "empty.txt"], "empty: the text is empty"),
         (["train", "one.txt"], "one: the text has a single distinct character, 'a': there is nothing to learn"),
@@ -297,7 +297,7 @@ def test_a_live_terminal_shows_a_bar_and_the_latest_sample(text_file, tmp_path):
         (["train", "book.txt", "--from", "nowhere"], "nowhere: no such run folder"),
         (["train", "--from", "full"], "--from: needs a TEXT to train on"),
         (["train", "--resume=x", "--from", "y"], "--from: cannot be combined with --resume, which continues from the weights of the run"),
-        (["data", "get", "bible"], "bible: neither a URL nor a built-in text (python-docs, us-constitution, nietzsche, tinyshakespeare)"),
+        (["data", "get", "bible"], "bible: neither a URL nor a built-in text (python-docs, us-constitution, nietzsche, tinyshakespeare, names)"),
         (["train", "book.txt", "--encoding", "klingon"], "--encoding: Python knows no encoding 'klingon'"),
         (["train", "--resume=full"], "full: no checkpoint here (last.safetensors is missing): is this the folder of a run?"),
         (["train", "--resume"], "--resume: no run with a checkpoint in runs/; name a folder: --resume=RUN"),

@@ -30,7 +30,7 @@ def snow(tmp_path_factory):
     """A run on a text that legacy encodings cannot express, in a folder whose name they cannot express either."""
     folder = tmp_path_factory.mktemp("snow")
     (folder / "雪.txt").write_text(TEXT, encoding="utf-8")
-    arguments = ["train", str(folder / "雪.txt"), *TINY, "-n", "3", "-q", "--out", str(folder / "run")]
+    arguments = ["train", str(folder / "雪.txt"), *TINY, "-n", "3", "-q", "--mix", "0", "--out", str(folder / "run")]
     assert cli.main(arguments, standalone_mode=False) == 0
     return folder
 

@@ -30,7 +30,7 @@ h_all, c_all, cache = kernels.load_for_host("numpy").lstm_forward(
 print(loss + 1, cache.gates.shape, kernels.{version}[:1])
 """
 GRADS = {"Cache": spec.Cache, "Grads": spec.Grads, "Shape": spec.Shape, "Workspace": spec.Workspace}
-TYPES = GRADS | {"Array": spec.Array, "Floats": spec.Floats, "Ids": spec.Ids}
+TYPES = GRADS | {"Array": spec.Array, "Floats": spec.Floats, "Ids": spec.Ids, "Mixture": spec.Mixture}
 
 
 def checked(tmp_path, **words):

@@ -58,7 +58,7 @@ def test_what_is_worse_than_a_guess_is_said():
 
 def test_a_run_that_diverged_is_said_saved_goes_on_and_can_be_scored(charlstm_command, tmp_path):
     (tmp_path / "book.txt").write_text(made_up_text(8000))
-    rate = ("--learning-rate", 30, "--hidden-size", 96, "--report-every", 10, "--validation", 0.1)
+    rate = ("--learning-rate", 30, "--hidden-size", 96, "--report-every", 10, "--validation", 0.1, "--mix", 0)
     done = charlstm_command("train", "book.txt", *rate, "--iterations", 30, "--out", "run")
     notes = done.stderr.decode()
     assert done.returncode == 0, notes
@@ -79,7 +79,7 @@ def test_a_run_that_diverged_is_said_saved_goes_on_and_can_be_scored(charlstm_co
 
 def test_a_measurement_that_is_noise_is_said_once_until_it_is_none(tmp_path, monkeypatch):
     measured = iter([9.0, 9.5, 2.0, math.nan])
-    monkeypatch.setattr("charlstm.training.evaluation.bits_per_unit", lambda *_: next(measured))
+    monkeypatch.setattr("charlstm.training.evaluation.bits_per_unit", lambda *_: (next(measured), math.nan))
     run = start(
         Corpus.from_text(made_up_text(), "book"),
         small(iterations=40, validation=0.1, validate_every=10),

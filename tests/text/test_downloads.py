@@ -322,7 +322,7 @@ def test_data_get_and_list(server, cache, built_in, capsys):
     assert " cached " in capsys.readouterr().out.splitlines()[-1]
     for name, message in {
         "python-docs": "python-docs: this text comes with Python and is not downloaded; train on it by its name",
-        "bible": "bible: neither a URL nor a built-in text (python-docs, us-constitution, nietzsche, tinyshakespeare, tiny)",
+        "bible": "bible: neither a URL nor a built-in text (python-docs, us-constitution, nietzsche, tinyshakespeare, names, tiny)",
     }.items():
         assert _guarded(["data", "get", name]) == 2
         assert one_line(capsys) == message

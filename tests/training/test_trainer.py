@@ -18,7 +18,7 @@ from kernels import spec
 
 SMALL = {
     "hidden_size": 11, "seq_length": 7, "batch_size": 3, "report_every": 1, "sample_every": 0, "schedule": "constant",
-    "learning_rate": 0.02,
+    "learning_rate": 0.02, "dropout": 0.0, "mix": 0.0,
 }  # fmt: skip
 
 
