@@ -4,8 +4,8 @@
 >>> lstm = LSTM(10, 20, num_layers=2, batch_first=True)  # doctest: +SKIP
 
 Each module is a subclass of torch.nn's: constructor, initial weights, names in the state_dict, arguments, packed
-sequences, shapes and errors are PyTorch's own, and only the arithmetic is ours (tests/kernel/test_torch.py: results and
-gradients within 1e-6 in float32, 1e-12 in float64). Tensors are passed without a copy; the matrices are transposed once
+sequences, shapes and errors are PyTorch's own, and only the arithmetic is ours (tests/kernel/test_torch.py: results
+within 1e-6 in float32, 1e-12 in float64, gradients within ten times that). Tensors are passed without a copy; the matrices are transposed once
 a call. The backward pass needs its results unchanged, as PyTorch's does, and has no second derivative.
 
 What is missing raises ValueError: `proj_size`, ``nonlinearity="relu"``, and tensors that are not float32 or float64 on
