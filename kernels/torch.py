@@ -5,8 +5,9 @@
 
 Each module is a subclass of torch.nn's: constructor, initial weights, names in the state_dict, arguments, packed
 sequences, shapes and errors are PyTorch's own, and only the arithmetic is ours (tests/kernel/test_torch.py: results
-within 1e-6 in float32, 1e-12 in float64, gradients within ten times that). Tensors are passed without a copy; the matrices are transposed once
-a call. The backward pass needs its results unchanged, as PyTorch's does, and has no second derivative.
+within 1e-6 in float32, 1e-12 in float64, gradients within ten times that). Tensors are passed without a copy; the
+matrices are transposed once a call. The backward pass needs its results unchanged, as PyTorch's does, and has no second
+derivative.
 
 What is missing raises ValueError: `proj_size`, ``nonlinearity="relu"``, and tensors that are not float32 or float64 on
 the CPU. torch.compile leaves a function that calls a module uncompiled, as it does for torch.nn's. Importing this file
