@@ -14,7 +14,6 @@ from small_runs import SMALL
 import charlstm
 from charlstm import Corpus, UserError
 from charlstm.host import terminals
-from charlstm.settings.config import Config
 from charlstm.show import display, notebook
 from charlstm.training.progress import Progress
 
@@ -181,7 +180,7 @@ def test_what_is_shown_of_things_is_a_short_line(run):
         repr(thing)
         for thing in (
             run, run.model, run.config, run.trainer.corpus, run.model.vocabulary, run.score("ab"), run.model.samples(seed=1)[0], progress[0],
-            Corpus.from_bytes(b"ab" * 500), Config(), charlstm.from_preset("min-char-lstm", seed=3),
+            Corpus.from_bytes(b"ab" * 500), charlstm.from_preset(), charlstm.from_preset("min-char-lstm", seed=3),
         )
     }  # fmt: skip
     for line in shown:

@@ -16,6 +16,7 @@ from charlstm.ngram.beside import NGram, digest
 from charlstm.ngram.growing import Growing
 from charlstm.ngram.markov import Model as Markov
 from charlstm.runs.begin import resume, start
+from charlstm.settings.config import from_preset
 from charlstm.text.corpus import Corpus
 
 TEXT = made_up_text(6000)
@@ -26,7 +27,7 @@ HELD = TEXT[-600:]
 def folder(tmp_path_factory):
     run = start(
         Corpus.from_text(TEXT, "book"),
-        small(iterations=60, validation=0.1),
+        small(iterations=60, validation=0.1, mix=0.5),
         str(tmp_path_factory.mktemp("mix") / "run"),
     )
     finish(run)
@@ -112,7 +113,7 @@ def test_the_net_alone_is_the_default_where_it_wins(folder, monkeypatch):
 
 
 def test_a_resumed_run_reads_the_file_or_learns_it_again(corpus, tmp_path):
-    run = start(corpus, small(iterations=12), str(tmp_path / "run"))
+    run = start(corpus, small(iterations=12, mix=0.5), str(tmp_path / "run"))
     finish(run)
     file = run.folder / "ngram.safetensors"
     data, weights = file.read_bytes(), load(run.folder, "last").mix
@@ -129,7 +130,7 @@ def test_a_resumed_run_reads_the_file_or_learns_it_again(corpus, tmp_path):
 
 
 def test_runs_without_mixture(corpus, tmp_path):
-    for config in (small(iterations=2, mix=0), small(iterations=2, preset="char-rnn")):
+    for config in (small(iterations=2, mix=0), small(iterations=2, preset="char-rnn", mix=from_preset("char-rnn").mix)):
         run = start(corpus, config, str(tmp_path / config.preset))
         finish(run)
         assert (run.config.mix, run.model.mix, run.model.ngram) == (0, {}, None)

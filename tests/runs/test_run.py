@@ -51,7 +51,7 @@ def test_the_run_folder(text_file, tmp_path, backend):
     assert {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*")} == {
         ".lock", "best.safetensors", "checkpoints", "checkpoints/step-000000000001.safetensors",
         "checkpoints/step-000000000060.safetensors", "config.toml", "environment.json", "last.safetensors",
-        "metrics.csv", "metrics.jsonl", "ngram.safetensors", "samples.txt",
+        "metrics.csv", "metrics.jsonl", "samples.txt",
     }  # fmt: skip
     assert (tmp_path / "run" / "last.safetensors").samefile(tmp_path / "run/checkpoints/step-000000000060.safetensors")
     assert run.load("last").iteration == 60
