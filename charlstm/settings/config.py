@@ -15,8 +15,8 @@ from kernels.spec import CELLS, OPTIMIZERS, is_mixed, takers
 _MAX_SEED = 2**32 - 1
 #: Texts of more kinds of characters than EMBEDDED_FROM get an embedding of this size: see docs/recipes.md.
 EMBEDDING, EMBEDDED_FROM = 64, 1000
-#: Dropout rate of texts of MUCH_DROPPED ids or fewer, and how much less it is for ten times as many: docs/recipes.md.
-MOST_DROPPED, MUCH_DROPPED, LESS_DROPPED = 0.5, 100_000, 0.35
+#: Dropout rate if there is one recurrent weight for each id of the text, what ten times as many add, and the highest.
+DROPPED, DROPPED_MORE, DROPPED_MOST = 0.63, 0.65, 0.5
 #: Constants that an optimizer without them refuses. It ignores the other constants, because presets set them.
 _CONSTANTS = ("momentum", "weight_decay")
 
@@ -71,7 +71,7 @@ class Config:
     )
     dropout: float | None = _option(
         0.0,
-        "dropout rate: fraction of each layer's outputs zeroed during training; none: what suits the text's length, "
+        "dropout rate: fraction of each layer's outputs zeroed during training; none: what suits text and model, "
         "as in fast and quality",
         low=0,
         below=1,
@@ -374,10 +374,14 @@ def _see_that_it_goes_with(constant: str, optimizer: str) -> None:
 _NAMES = {bool: "true or false", str: "a word", int: "a whole number", float: "a number"}
 
 
-def fitting_dropout(length: int) -> float:
-    """The dropout rate that suits a text of so many ids, a multiple of 0.05: the shorter the text, the more."""
-    tenfolds = math.log10(max(length, 1) / MUCH_DROPPED)
-    return min(MOST_DROPPED, max(0, round(20 * (MOST_DROPPED - LESS_DROPPED * tenfolds))) / 20)
+def fitting_dropout(hidden_size: int, num_layers: int, length: int) -> float:
+    """The dropout rate, a multiple of 0.05, that suits a model of these sizes and a text of so many ids.
+
+    The more recurrent weights there are for each id, the more easily the text is learned by heart. They are counted as
+    those of an LSTM for every cell.
+    """
+    rate = DROPPED + DROPPED_MORE * math.log10(4 * num_layers * hidden_size**2 / max(length, 1))
+    return min(DROPPED_MOST, max(0, round(20 * rate)) / 20)
 
 
 BUDGETS = ("iterations", "epochs", "max_chars", "seconds", "until_loss")

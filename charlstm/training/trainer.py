@@ -93,7 +93,8 @@ class Trainer:
         if config.documents == "lines":
             config = replace(config, validation_from="shuffle-lines")
         if config.dropout is None:
-            config = replace(config, dropout=fitting_dropout(len(self.corpus.ids)))
+            rate = fitting_dropout(config.hidden_size, config.num_layers, len(self.corpus.ids))
+            config = replace(config, dropout=rate)
         if config.dtype == "auto":
             gains = self.backend == "numba" and kernels.gains_by_bfloat16(shape_of(config, 1), config.batch_size)
             config = replace(config, dtype="bfloat16" if gains else "float32")

@@ -11,7 +11,7 @@ import kernels
 from charlstm.errors import Diverged, UserError
 from charlstm.model.checkpoint import Checkpoint
 from charlstm.runs.begin import resume, start
-from charlstm.settings.config import from_preset
+from charlstm.settings.config import fitting_dropout, from_preset
 from charlstm.text.corpus import Corpus
 from charlstm.training.trainer import Trainer
 from kernels import spec
@@ -132,6 +132,17 @@ def test_the_text_and_the_processor_choose_what_the_config_leaves_open(tmp_path,
     again = resume(tmp_path / "run", kinds["few"], {"iterations": 3})
     assert (again.config.dtype, again.config.embedding_size) == ("bfloat16", 0)
     assert len(list(again.train())) > 0
+
+
+def test_a_model_that_could_learn_the_text_by_heart_gets_dropout(corpus):
+    assert [fitting_dropout(224, 1, n) for n in (0, 45_345, 465_048, 1_115_394, 10**7)] == [0.5, 0.5, 0.4, 0.15, 0]
+    assert [fitting_dropout(hidden_size, 2, 10**6) for hidden_size in (11, 224, 512)] == [0, 0.35, 0.5]
+    rate = fitting_dropout(11, 1, len(corpus.ids))
+    assert rate > 0
+    for given, found in ((None, rate), (0.0, 0.0), (0.2, 0.2)):
+        assert Trainer(small(dropout=given, backend="numpy"), corpus).config.dropout == found
+    assert from_preset("quality").dropout is None
+    assert from_preset("torch-rnn").dropout == 0
 
 
 def test_the_end_of_the_text_is_kept_back_and_measured(corpus, backend):
