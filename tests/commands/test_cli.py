@@ -13,7 +13,9 @@ from children import Terminal, command
 from conftest import made_up_text
 
 import kernels
+from charlstm.cli import _guarded
 from charlstm.settings.presets import PRESETS
+from kernels import testing
 from kernels.spec import OPTIMIZERS
 
 TINY = ("--hidden-size", 8, "--seq-length", 5, "--batch-size", 2)
@@ -372,6 +374,22 @@ def test_a_damaged_checkpoint_is_named(trained, charlstm_command, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ gradcheck and info
+def test_the_verdict_of_gradcheck(monkeypatch, capsys):
+    """tests/kernel/test_chain.py makes the same checks; here they are made up, but for their form."""
+    first = next(testing.gradient_errors(kernels.load("numpy")))
+    errors = [1e-9, 3e-8]
+    monkeypatch.setattr(testing, "gradient_errors", lambda ops: [first._replace(error=error) for error in errors])
+    assert _guarded(["gradcheck", "--backend", "numpy"]) == 0
+    assert capsys.readouterr().out.endswith("worst relative error 3.0e-08 in float64 (limit 1e-06): all correct\n")
+    for wrong, told in ((2e-6, "2.0e-06"), (float("nan"), "inf")):
+        errors[0] = wrong
+        assert _guarded(["gradcheck", "--backend", "numpy"]) == 1
+        lines = capsys.readouterr().out.splitlines()
+        assert ["WRONG" in line for line in lines] == [False, True, False, True]
+        assert told in lines[-1]
+
+
+@pytest.mark.long
 def test_gradcheck(charlstm_command):
     done = charlstm_command("gradcheck", "--backend", "numpy")
     assert done.returncode == 0
