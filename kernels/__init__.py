@@ -72,6 +72,11 @@ def available() -> tuple[str, ...]:
     return tuple(name for name in BACKENDS if missing(name) is None)
 
 
+def fastest() -> str:
+    """Name of the fastest backend for NumPy arrays that can be loaded on this machine."""
+    return "numba" if missing("numba") is None else "numpy"
+
+
 def load(name: str) -> Ops:
     """Return the module that has every op of :data:`kernels.spec.OPS` for backend `name`.
 
@@ -210,6 +215,7 @@ __all__ = [
     "available",
     "clear_kernel_cache",
     "compile_listeners",
+    "fastest",
     "gains_by_bfloat16",
     "kernel_cache_dir",
     "load",

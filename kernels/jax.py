@@ -21,8 +21,7 @@ from kernels.spec import CELLS, LAYERS
 
 @cache
 def _ops() -> Any:
-    """The fastest backend for NumPy arrays."""
-    return kernels.load("numba" if "numba" in kernels.available() else "numpy")
+    return kernels.load(kernels.fastest())
 
 
 def _called(function: Callable[..., Any], shapes: Any, *arrays: Any) -> Any:

@@ -31,8 +31,7 @@ Stretches = list[tuple[int, int]]
 
 @cache
 def _ops() -> Any:
-    """The fastest backend for NumPy arrays."""
-    return kernels.load("numba" if "numba" in kernels.available() else "numpy")
+    return kernels.load(kernels.fastest())
 
 
 class Layer(torch.autograd.Function):

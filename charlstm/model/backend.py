@@ -18,7 +18,7 @@ def choose_backend(name: str, cell: str = "lstm", is_mixed: bool = False) -> str
     if name not in ("auto", *kernels.BACKENDS):
         raise UserError(f"--backend: expected one of auto, {', '.join(kernels.BACKENDS)}, got {name!r}")
     if name == "auto":
-        return "numba" if "numba" in kernels.available() else "numpy"
+        return kernels.fastest()
     reason = kernels.missing(name)
     if reason is not None:
         raise UserError(f"--backend {name}: {reason}")

@@ -135,7 +135,7 @@ class Writer:
         reader = Reader(ops, theta, shape, ids)
         self._h, self._c = (np.repeat(a, count, axis=1) for a in (reader.h, reader.c))
         self._last = np.full(count, ids[-1], np.int32) if len(ids) else None
-        self._beside = {} if mixture is None else {"mixture": mixture}
+        self._mixture = mixture
 
     def draw(self, uniforms: np.ndarray, log_probs: np.ndarray | None = None, **how: Any) -> np.ndarray:
         """Draw the next ids of all texts, (n, B) int32, one per uniform (n, B); `how`: options of the op `sample`."""
@@ -155,7 +155,7 @@ class Writer:
             uniforms,
             shape=self._shape,
             log_probs=log_probs,
-            **self._beside,
+            mixture=self._mixture,
             **how,
         )
         self._last = np.ascontiguousarray(drawn[-1])
@@ -168,9 +168,8 @@ class Writer:
         spec.params(theta, shape).b_y[...] = spec.params(kernels.to_host(self._theta), self._shape).b_y
         h, c = zero_state(shape, theta.dtype, self._count)
         none = np.zeros(self._count, np.int32)
-        return drawn_from(
-            self._ops, theta, h, c, none, uniforms, shape=shape, log_probs=log_probs, **self._beside, **how
-        )
+        how = {**how, "mixture": self._mixture}
+        return drawn_from(self._ops, theta, h, c, none, uniforms, shape=shape, log_probs=log_probs, **how)
 
 
 def drawn_from(ops: Any, *arguments: Any, **how: Any) -> np.ndarray:

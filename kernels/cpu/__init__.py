@@ -162,12 +162,12 @@ def score(
         _carry_in(h, c, ws.h, ws.c)
         net, extra = Net(readable(theta), spec.offsets(shape)), extra_of(ws)
         read, given = sampling.score_pass(shape.cell), (net, readable(x), extra, _alone(ws))
-        plans = [reading_plan(shape.hidden_size, x.shape[1], n, shape.cell) for n in sorted({threads, 1}, reverse=True)]
+        team, single = (reading_plan(shape.hidden_size, x.shape[1], n, shape.cell) for n in (threads, 1))
 
         def member(who: Plan, thread: int) -> bool:
             return bool(read(*given, who.members, who.pieces, log_probs, thread))
 
-        together_or_alone(member, plans, ws.counter)
+        together_or_alone(member, team, single, ws.counter)
         _carry_out(ws.h, ws.c, T, h, c)
         return log_probs
 

@@ -141,18 +141,15 @@ def together(member: Callable[[int], Result], threads: int, counter: np.ndarray)
     return done
 
 
-def together_or_alone(
-    member: Callable[[Plan, int], bool], plans: Sequence[Plan], counter: np.ndarray, most_waits: int = Retreat.WAITS
-) -> None:
-    """Run a pass by a team, or by the single thread of the last plan if there are no threads or cores for the team.
+def together_or_alone(member: Callable[[Plan, int], bool], team: Plan, single: Plan, counter: np.ndarray) -> None:
+    """Run a pass by a team, or by the single thread of another plan if there are no threads or cores for the team.
 
     `member(plan, thread)` returns whether its team has not ended. What it writes must not depend on earlier tries. A
     team whose threads wait long for each other, as they do when other programs take a core, gives up.
     """
-    team, single = plans[0], plans[-1]
-    if team is not single and _retreat.may_try(perf_counter()):
+    if len(team.members) > 1 and _retreat.may_try(perf_counter()):
         counter[:] = 0
-        counter[3] = most_waits
+        counter[3] = _retreat.WAITS
         done = together(partial(member, team), len(team.members), counter)
         if done is not None:
             _retreat.record(not done, perf_counter())

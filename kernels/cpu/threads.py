@@ -195,7 +195,7 @@ def barrier(counter, threads):
     """Wait until all threads of the team have arrived, or until the team is to end: then counter[1] is not zero.
 
     A team ends when a thread fails, or after more than counter[3] long waits, which counter[2] counts; 0: any number.
-    counter is int64, (4,) or longer, otherwise zero at first.
+    counter is int64, (4,) or longer, otherwise zero at first; a single thread does not look at it.
     """
     if threads == 1:
         return
