@@ -1,6 +1,7 @@
 """Commands about text: sample, score, the Markov model, and the most frequent words of the samples."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -115,15 +116,21 @@ def sample(
 
 def _passage(model: Any, file: str) -> str:
     """The text of a file, read with the options of the training text."""
-    from charlstm.text import corpus
-
-    config = model.config
-    read = corpus.load(
-        [file], config.encoding, format=config.format, column=config.column, field=config.field, lower=config.lower,
-        as_bytes=config.bytes, vocabulary=model.vocabulary if config.bytes else None, to_learn=False,
-    )  # fmt: skip
+    read = _read(model, [file], model.config)
     text: str = read.vocabulary.decode(read.ids)
     return text
+
+
+def _read(model: Any, sources: Sequence[str], config: Config) -> Any:
+    """The corpus of some sources for a model to read, with the options in `config`."""
+    from charlstm.text import corpus
+    from charlstm.text.reading import unescaped
+
+    return corpus.load(
+        sources, config.encoding, format=config.format, column=config.column, field=config.field, lower=config.lower,
+        separator=unescaped(config.separator), as_bytes=config.bytes,
+        vocabulary=model.vocabulary if model.vocabulary.unit == "byte" else None, to_learn=False,
+    )  # fmt: skip
 
 
 def _new_samples(model: Any, run: str, prime: str, count: int, options: dict[str, Any]) -> Any:
@@ -188,8 +195,6 @@ def score(
     """
     from charlstm.model import scoring
     from charlstm.model.model import load
-    from charlstm.text import corpus
-    from charlstm.text.reading import unescaped
 
     if per_char and (as_json or lines):
         raise UserError(
@@ -200,11 +205,7 @@ def score(
     model = load(run, checkpoint)
     config = replace(model.config, **{name: value for name, value in reading.items() if value is not None})
     scorer = scoring.Scorer(model, unknown, backend, mix, adapt)
-    read = corpus.load(
-        text, config.encoding, format=config.format, column=config.column, field=config.field, lower=config.lower,
-        separator=unescaped(config.separator), as_bytes=config.bytes,
-        vocabulary=model.vocabulary if model.vocabulary.unit == "byte" else None, to_learn=False,
-    )  # fmt: skip
+    read = _read(model, text, config)
     for line in read.remark.splitlines():
         click.echo(line, err=True)
     found = scoring.CorpusScorer(scorer, read)
@@ -285,7 +286,7 @@ def _write_characters(vocabulary: Any, scored: Any) -> None:
     import math
     from itertools import islice
 
-    of = "byte" if vocabulary.unit == "byte" else "char"
+    of = vocabulary.short_unit
     while piece := list(islice(scored, 4096)):
         lines = [
             {of: k if of == "byte" else vocabulary.characters[k], "log_prob": p, "bits": -p / math.log(2)}

@@ -290,10 +290,9 @@ def _note_baseline(trainer: Any, screen: Any) -> None:
     vocabulary, bits = trainer.corpus.vocabulary, trainer.baseline_bits
     if bits is None:
         return
-    unit = "byte" if vocabulary.unit == "byte" else "char"
     screen.note(
-        f"baseline: order-5 Markov model, {bits:.3f} bits/{unit} on {len(trainer.held_out):,} held-out "
-        f"{vocabulary.kind}"
+        f"baseline: order-5 Markov model, {bits:.3f} bits/{vocabulary.short_unit} on {len(trainer.held_out):,} "
+        f"held-out {vocabulary.kind}"
     )
 
 
@@ -332,7 +331,7 @@ def _note_best(run: Any, screen: Any) -> None:
     best, baseline = run.trainer.marks.best_validation, run.baseline_bits
     if best is None or baseline is None:
         return
-    unit = "byte" if run.trainer.corpus.vocabulary.unit == "byte" else "char"
+    unit = run.trainer.corpus.vocabulary.short_unit
     side = "below" if best < baseline else "above"
     screen.note(
         f"best    {in_words(best, 3)} bits/{unit} on held-out text, after {run.model.iteration:,} iterations: "

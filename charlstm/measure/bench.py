@@ -33,7 +33,7 @@ class Work:
     """A workload: one training iteration, or one sampled character if `optimizer` is empty."""
 
     name: str
-    text: str  # a key of TEXTS, or _MADE and a number
+    text: str  # a key of TEXTS, or _MADE
     shape: Shape
     seq_length: int
     batch_size: int
@@ -82,7 +82,7 @@ class Work:
 
 #: name -> characters, distinct characters; the stand-in for a missing text has at most as many of both.
 TEXTS = {"us-constitution": (45_345, 71), "nietzsche": (600_901, 57), "tinyshakespeare": (1_115_394, 65)}
-_MADE = "made-"  # prefix of a text of a million drawn characters, before their number of kinds
+_MADE = "made"  # a text of a million drawn characters, of as many kinds as the model knows
 
 
 def _works() -> dict[str, Work]:
@@ -104,7 +104,7 @@ def _works() -> dict[str, Work]:
     works += [Work(f"cost-b-{B}", shakespeare, Shape(65, 256), 32, B, **adam) for B in COST_B]
     for V in COST_V:  # the model of `fast`
         shape = Shape(V, 224, 1, "lstm", EMBEDDING if V > EMBEDDED_FROM else 0)
-        works.append(Work(f"cost-v-{V}", f"{_MADE}{V}", shape, 24, 16, **adam))
+        works.append(Work(f"cost-v-{V}", _MADE, shape, 24, 16, **adam))
     return {work.name: work for work in works}
 
 
@@ -123,8 +123,8 @@ def text_ids(work: Work, folder: Path | None = None) -> np.ndarray:
     The stand-in for a missing text is Python's documentation, cut to the text's length. Its rarest characters are
     replaced by its most common one, so that it has no more distinct characters than the text.
     """
-    if work.text.startswith(_MADE):
-        return _made(int(work.text.removeprefix(_MADE)))
+    if work.text == _MADE:
+        return _made(work.shape.vocab_size)
     num_chars, V = TEXTS[work.text]
     path = folder / f"{work.text}.txt" if folder else None
     if path and path.is_file():

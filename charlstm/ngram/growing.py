@@ -59,21 +59,23 @@ class Growing:
         return path
 
     def _child(self, node: int, character: int) -> int | None:
-        if node < len(self._chars):
-            end = self._children[node + 1]
-            place = bisect_left(self._chars, character, self._children[node], end)
-            if place < end and self._chars[place] == character:
-                return place
-        return self._new_children.get((node, character))
+        """The node of a context with one more character before it; None if it has not been seen."""
+        return self._find(self._children, self._chars, self._new_children, node, character)
 
     def _gram(self, node: int, symbol: int) -> int | None:
         """Where the count of a gram is; None if it has not been seen."""
+        return self._find(self._grams, self._symbols, self._new_grams, node, symbol)
+
+    def _find(
+        self, begins: memoryview, ids: memoryview, new: dict[tuple[int, int], int], node: int, wanted: int
+    ) -> int | None:
+        """The place of an id among those of a node, which begin at begins[node] in `ids`, or among the new ones."""
         if node < len(self._chars):
-            end = self._grams[node + 1]
-            place = bisect_left(self._symbols, symbol, self._grams[node], end)
-            if place < end and self._symbols[place] == symbol:
+            end = begins[node + 1]
+            place = bisect_left(ids, wanted, begins[node], end)
+            if place < end and ids[place] == wanted:
                 return place
-        return self._new_grams.get((node, symbol))
+        return new.get((node, wanted))
 
     def _log_prob(self, path: list[int], grams: list[int | None]) -> float:
         p = 1.0 / self._ngram.vocab_size

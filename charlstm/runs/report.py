@@ -155,7 +155,7 @@ def _facts(model: Model) -> dict[str, Any]:
         "seconds": round(model.seconds, 1),
         "read": model.iteration * model.config.iteration_chars,
         "best": for_json(marks.get("best_validation")),
-        "mix": mixing.in_words(model.mix, "byte" if model.vocabulary.unit == "byte" else "char"),
+        "mix": mixing.in_words(model.mix, model.vocabulary.short_unit),
         "seqLength": model.config.seq_length,
     }
 

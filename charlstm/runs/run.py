@@ -138,7 +138,7 @@ class Run:
                 self._attempt(logs.flush)
                 self._lengths = logs.lengths
                 logs.close()
-            self._tell(mixing.in_words(self.model.mix, "byte" if self._unit == "byte" else "char"))
+            self._tell(mixing.in_words(self.model.mix, trainer.corpus.vocabulary.short_unit))
             if pictures.is_wanted and trainer.iteration > begun:  # not reached if the caller has left the loop
                 if not (folder / records.BASELINE).exists():
                     self.write_baseline()
@@ -160,7 +160,7 @@ class Run:
         ngram = NGram.learn(trainer.ids, len(trainer.corpus.vocabulary))
         self._ngram_file = ngram.to_bytes()
         trainer.put_beside(ngram, digest(self._ngram_file))
-        of = f"{min(count, MOST_CHARS):,} of {count:,}" if count > MOST_CHARS else f"{count:,}"
+        of = f"{MOST_CHARS:,} of {count:,}" if count > MOST_CHARS else f"{count:,}"
         self.notes.append(
             f"n-gram  order {ngram.order} of {of} {trainer.corpus.vocabulary.kind}, learned in "
             f"{perf_counter() - begin:.1f} s: {ngram.nbytes / 1e6:.1f} MB in memory, "
@@ -231,7 +231,7 @@ class Run:
         config, corpus = self.config, self.trainer.corpus
         return Facts(
             title=f"{corpus.name}: {config.cell.upper()}, {config.num_layers} x {config.hidden_size}",
-            unit="byte" if self._unit == "byte" else "char",
+            unit=corpus.vocabulary.short_unit,
             is_evaluated=bool(config.validation),
             baseline=self.baseline_bits,
             history=past(self.folder, config, self.trainer.iteration),

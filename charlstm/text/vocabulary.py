@@ -29,6 +29,7 @@ class Vocabulary:
     characters: str
     kind: ClassVar[str] = "characters"
     unit: ClassVar[str] = "character"  #: what an id stands for
+    short_unit: ClassVar[str] = "char"  #: the same, in figures such as bits/char
 
     def __repr__(self) -> str:
         shown = self.characters if len(self) <= _SHOWN else self.characters[:_SHOWN] + "..."
@@ -125,7 +126,7 @@ class Vocabulary:
 class ByteVocabulary(Vocabulary):
     """The 256 byte values. A text's ids are its UTF-8 bytes; invalid bytes are shown as U+FFFD."""
 
-    kind, unit = "bytes", "byte"
+    kind, unit, short_unit = "bytes", "byte", "byte"
 
     def __init__(self) -> None:
         super().__init__("".join(map(chr, range(256))))

@@ -15,22 +15,14 @@ from typing import Any
 import numpy as np
 
 from charlstm.errors import UserError
-from charlstm.travel.net import CONFIG, VOCABULARY, Net, Parts
-from kernels.spec import LayerWeights
+from charlstm.travel.net import CONFIG, VOCABULARY, Net, Parts, library
+from kernels.spec import LAYOUTS, LayerWeights
 
 _CLASSES = {"lstm": "LSTM", "gru": "GRU", "rnn": "SimpleRNN"}
 _GROUPS = {"lstm": "lstm", "gru": "gru", "simple_rnn": "rnn"}  # the name in the file, the cell
 _WITHOUT_WEIGHTS = ("dropout", "input_layer", "activation", "softmax")
 _INNER, _OURS = "model.weights.h5", "charlstm"
 _BLANK_DATE = (1980, 1, 1, 0, 0, 0)  # so that the same net gives the same bytes
-
-
-def _h5py(what: str) -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(f"{what}: needs h5py: pip install 'charlstm[export]'") from None
-    return h5py
 
 
 # --------------------------------------------------------------------------------------------------------- writing
@@ -42,7 +34,7 @@ def to_weights(net: Net) -> bytes:
     UserError
         If h5py is not installed, or Keras has no such cell.
     """
-    h5py, layers, params, content = _h5py("--to keras"), net.layers("keras"), net.params, io.BytesIO()
+    h5py, layers, params, content = library("h5py", "--to keras"), net.layers("keras"), net.params, io.BytesIO()
     [group] = [name for name, cell in _GROUPS.items() if cell == net.shape.cell]
     with h5py.File(content, "w") as file:
         if params.embedding is not None:
@@ -112,9 +104,9 @@ def from_keras(file: Path) -> tuple[Parts, dict[str, str]]:
             weights, config = opened.read(_INNER), json.loads(opened.read("config.json"))
         for layer in config["config"]["layers"]:
             _see_that_ours_are_equal(layer["class_name"], layer["config"], file)
+    except UserError:
+        raise
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, NotImplementedError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{file}: cannot be read as a model saved by Keras 3: {error}") from None
     return _from_hdf5(io.BytesIO(weights), str(file))
 
@@ -142,7 +134,7 @@ def _see_that_ours_are_equal(kind: str, config: dict[str, Any], file: Path) -> N
 
 
 def _from_hdf5(content: Any, name: str) -> tuple[Parts, dict[str, str]]:
-    h5py = _h5py(name)
+    h5py = library("h5py", name)
     try:
         with h5py.File(content, "r") as file:
             if "layers" not in file:
@@ -150,9 +142,9 @@ def _from_hdf5(content: Any, name: str) -> tuple[Parts, dict[str, str]]:
             found = {each: _arrays(file["layers"][each], h5py) for each in file["layers"]}
             ours = file.get(_OURS, {})
             facts = {key: ours[key][()].tobytes().decode() for key in (VOCABULARY, CONFIG) if key in ours}
+    except UserError:
+        raise
     except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{name}: cannot be read as HDF5: {error}") from None
     return _parts_of({each: arrays for each, arrays in found.items() if arrays}, name), facts
 
@@ -189,7 +181,7 @@ def _parts_of(layers: dict[str, list[np.ndarray]], name: str) -> Parts:
     cell, found_layers = _GROUPS[kind], []
     for k, arrays in enumerate(stack):
         H = arrays[1].shape[0] if len(arrays) > 1 and arrays[1].ndim == 2 else 0
-        columns = H * {"lstm": 4, "gru": 3, "rnn": 1}[cell]
+        columns = H * len(LAYOUTS["keras"].orders[cell])
         bias = (2, columns) if cell == "gru" else (columns,)
         if [each.shape[-1:] for each in arrays[:2]] != [(columns,)] * 2 or arrays[0].ndim != 2 or len(arrays) > 3:
             raise UserError(f"{name}: {kind} layer {k} has arrays {[each.shape for each in arrays]}, which do not fit")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +71,20 @@ class Net:
             "lower": self.lower,
         }
         return {VOCABULARY: json.dumps(list(self.vocabulary.characters)), CONFIG: json.dumps(facts)}
+
+
+def library(name: str, what: str) -> Any:
+    """Import a library that a kind of file needs; `what` needs it.
+
+    Raises
+    ------
+    UserError
+        If it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError:
+        raise UserError(f"{what}: needs {name}: pip install 'charlstm[export]'") from None
 
 
 class Parts(NamedTuple):

@@ -11,19 +11,11 @@ from typing import Any
 import numpy as np
 
 from charlstm.errors import UserError
-from charlstm.travel.net import CONFIG, VOCABULARY, Net, Parts
+from charlstm.travel.net import CONFIG, VOCABULARY, Net, Parts, library
 from kernels.spec import CELLS, LAYOUTS, LayerWeights
 
 OPSET, _IR_VERSION = 17, 8  # of 2022: runtimes that are older than that are rare, and newer ones read both
 _OPS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
-
-
-def _onnx(what: str) -> Any:
-    try:
-        import onnx
-    except ImportError:
-        raise UserError(f"{what}: needs onnx: pip install 'charlstm[export]'") from None
-    return onnx
 
 
 # --------------------------------------------------------------------------------------------------------- writing
@@ -35,7 +27,7 @@ def to_onnx(net: Net) -> bytes:
     UserError
         If onnx is not installed, or ONNX has no such cell.
     """
-    onnx = _onnx("--to onnx")
+    onnx = library("onnx", "--to onnx")
     helper, numpy_helper, kinds = onnx.helper, onnx.numpy_helper, onnx.TensorProto
     V, H, L, cell, _ = net.shape
     layers, params, constants, nodes = net.layers("onnx"), net.params, [], []
@@ -102,7 +94,7 @@ def from_onnx(file: Path) -> tuple[Parts, dict[str, str]]:
     UserError
         If onnx is not installed, or the file holds something else.
     """
-    onnx = _onnx(str(file))
+    onnx = library("onnx", str(file))
     try:
         model = onnx.load_model_from_string(file.read_bytes())
         onnx.checker.check_model(model)

@@ -14,9 +14,9 @@ import numpy as np
 
 from charlstm.errors import UserError
 from charlstm.travel.net import CONFIG, VOCABULARY, Net, Parts
-from kernels.spec import LayerWeights
+from kernels.spec import LAYOUTS, LayerWeights
 
-_CELLS = {4: "lstm", 3: "gru", 1: "rnn"}
+_CELLS = {len(order): cell for cell, order in LAYOUTS["pytorch"].orders.items()}  # by the number of blocks
 _RECURRENT = re.compile(r"(.*?)(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l(\d+)(_reverse)?")
 
 
@@ -118,12 +118,11 @@ def to_safetensors(net: Net) -> bytes:
     """The content of a .safetensors file; its metadata is :attr:`charlstm.travel.net.Net.facts`."""
     from safetensors.numpy import save
 
-    data = save(tensors(net), net.facts)
+    facts = net.facts
+    data = save(tensors(net), facts)
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    header["__metadata__"] = (
-        net.facts
-    )  # which safetensors writes in a varying order; so the same net gives the same bytes
+    header["__metadata__"] = facts  # safetensors writes it in a varying order; so the same net gives the same bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors stay aligned
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
@@ -159,7 +158,7 @@ def to_json(net: Net) -> bytes:
 
 def _shortest(array: np.ndarray) -> Any:
     """Nested lists of Python floats with the fewest digits that give the same numbers in the array's dtype."""
-    return array.astype(f"U{32}").astype(np.float64).tolist()
+    return array.astype("U32").astype(np.float64).tolist()
 
 
 def from_json(file: Path) -> tuple[Parts, dict[str, str]]:
