@@ -11,8 +11,6 @@ from benchmarks.rivals import pytorch_bf16
 from charlstm.host.machine import usable_cores
 from charlstm.measure.bench import COST_V, WORKS, in_words
 
-ROUNDS = 7
-
 
 def main():
     cores = usable_cores()
@@ -23,7 +21,7 @@ def main():
     for V in COST_V:
         race = Race(WORKS[f"cost-v-{V}"], contestants)
         try:
-            race.run(ROUNDS)
+            race.run()
             agree(race)
         finally:
             race.close()

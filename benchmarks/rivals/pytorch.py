@@ -91,10 +91,11 @@ class Training:
         self.torch, self.work, self.bfloat16 = torch, work, bfloat16
         self.ids = torch.from_numpy(ids.astype(np.int64)).to(device)
         weights = work.weights("float32")
-        self.lstm, self.readout = (module.to(device) for module in build(weights, work.shape))
-        self.look_up = embedding(weights, work.shape) or torch.eye(work.shape.vocab_size, device=device).__getitem__
-        modules = [part for part in (self.look_up, self.lstm, self.readout) if isinstance(part, torch.nn.Module)]
-        self.trained = [p for module in modules for p in module.to(device).parameters() if p.requires_grad]
+        table = embedding(weights, work.shape)
+        modules = [module.to(device) for module in (table, *build(weights, work.shape)) if module is not None]
+        self.lstm, self.readout = modules[-2:]
+        self.look_up = table or torch.eye(work.shape.vocab_size, device=device).__getitem__
+        self.trained = [p for module in modules for p in module.parameters() if p.requires_grad]
         self.optimizer = optimizer_of(work, self.trained, usual)
         self.plan, self.iteration = work.plan(len(ids)), 0
         self.steps = torch.arange(work.seq_length + 1, device=device)[:, None]
