@@ -125,8 +125,8 @@ class Ops(Protocol):
         learning_rate: Floats | float, *, shape: Shape, seq_length: int, step: int = 0, optimizer: str = "adagrad",
         hyper: dict[str, float] | None = None, grad_scale: float = 1.0, grad_clip: float | None = None,
         grad_clip_norm: float | None = None, last_only: bool = False, dropout: float = 0.0, masks: Ids | None = None,
-        bfloat16: bool = False, smooth_loss: float = inf, stop_below: float = -inf,
-        workspace: Workspace | None = None, threads: int = 1, out: Floats | None = None,
+        weight_drop: float = 0.0, seed: int = 0, bfloat16: bool = False, smooth_loss: float = inf,
+        stop_below: float = -inf, workspace: Workspace | None = None, threads: int = 1, out: Floats | None = None,
     ) -> Array:  # fmt: skip
         """Run n iterations of truncated backpropagation through time, in place; return the loss of each."""
 

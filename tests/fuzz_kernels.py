@@ -128,6 +128,7 @@ class Call:
         if op == "train_steps":
             given |= {"seq_length": self.sizes["T"], "optimizer": str(random.choice(list(spec.OPTIMIZERS)))}
             given |= {"threads": random.randint(1, 4), "grad_clip": 1.0, "step": random.randint(5)}
+            given |= {"weight_drop": float(random.choice([0, 0, 0.5])), "seed": random.randint(5)}
             given["hyper"] = {"momentum": 0.9} if given["optimizer"] == "sgd" and random.randint(2) else None
         if op == "sample":
             given |= {"temperature": 0.8, "top_k": random.randint(4), "top_p": 0.9}

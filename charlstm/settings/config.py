@@ -76,6 +76,13 @@ class Config:
         low=0,
         below=1,
     )
+    weight_drop: float | None = _option(
+        0.0,
+        "weight drop rate: fraction of the recurrent weights that each iteration leaves out; none: what suits text and "
+        "model, as in fast and quality",
+        low=0,
+        below=1,
+    )
     init: str = _option(
         "uniform", "initialisation of the weights", choices=("uniform", "keras", "min-char-lstm", "min-char-rnn")
     )

@@ -85,6 +85,8 @@ class Steps:
             grad_clip_norm=config.grad_clip_norm,
             dropout=self._dropout,
             masks=self._masks(begin, end),
+            weight_drop=config.weight_drop or 0.0,
+            seed=config.seed,
             last_only=config.windows is not None,
             bfloat16=config.dtype == "bfloat16",
             smooth_loss=smooth_loss,
@@ -113,22 +115,27 @@ class Steps:
 
     def gradient(self, memory: Memory, iteration: int, batch: Batch) -> np.ndarray:
         """The gradient, (N,), by which an iteration updates the weights, before clipping; nothing is changed."""
-        theta, masks = memory.theta, self._masks(iteration, iteration + 1)
-        if self._config.is_mixed:
+        config, theta, masks = self._config, memory.theta, self._masks(iteration, iteration + 1)
+        if config.is_mixed:
             return self._mixed_gradient(memory, iteration)
-        if self._config.dtype == "bfloat16":
+        rate, factors = config.weight_drop or 0.0, None
+        if rate:
+            factors = spec.factors(self._shape, config.real, rate, config.seed, iteration)
+            theta = kernels.to_host(theta) * factors
+        if config.dtype == "bfloat16":
             theta = np.array(kernels.to_host(theta))  # a copy
             for layer in spec.params(theta, self._shape).layers:
                 layer.W_h[...] = spec.round_to_bfloat16(layer.W_h)
         _, grad, _, _ = self.ops.loss_and_grad(
             theta, batch.h, batch.c, batch.x,
             shape=self._shape,
-            last_only=self._config.windows is not None,
+            last_only=config.windows is not None,
             dropout=self._dropout,
             masks=None if masks is None else masks[0],
             workspace=self._workspace,
         )  # fmt: skip
-        return kernels.to_host(grad) * theta.dtype.type(self._grad_scale)
+        grad = kernels.to_host(grad) * theta.dtype.type(self._grad_scale)
+        return grad if factors is None else grad * factors
 
     def _mixed_gradient(self, memory: Memory, iteration: int) -> np.ndarray:
         """The gradient that training in mixed precision computes, from an iteration on copies at learning rate 0."""
@@ -142,9 +149,12 @@ class Steps:
             theta, np.empty((0, len(theta)), theta.dtype), h, c, self._text, starts, reset, 0.0,
             shape=self._shape,
             seq_length=config.seq_length,
+            step=iteration,
             optimizer="sgd",
             dropout=self._dropout,
             masks=self._masks(iteration, iteration + 1),
+            weight_drop=config.weight_drop or 0.0,
+            seed=config.seed,
             last_only=config.windows is not None,
             bfloat16=True,
             workspace=self._workspace,

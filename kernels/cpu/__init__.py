@@ -125,6 +125,8 @@ def train_steps(
     last_only: bool = False,
     dropout: float = 0.0,
     masks: Any = None,
+    weight_drop: float = 0.0,
+    seed: int = 0,
     bfloat16: bool = False,
     smooth_loss: float = np.inf,
     stop_below: float = -np.inf,
@@ -140,8 +142,8 @@ def train_steps(
     given = checks.train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, step=step,
         optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
-        last_only=last_only, dropout=dropout, masks=masks, bfloat16=bfloat16, smooth_loss=smooth_loss,
-        stop_below=stop_below, workspace=workspace, threads=threads, out=out,
+        last_only=last_only, dropout=dropout, masks=masks, weight_drop=weight_drop, seed=seed, bfloat16=bfloat16,
+        smooth_loss=smooth_loss, stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip
     with checks.exclusive(workspace):
         return training.train(given)

@@ -15,7 +15,8 @@ from kernels.cpu.model import find_places, look_up, look_up_gradient, passes, re
 from kernels.cpu.optimizers import CONSTANTS, NO_UPDATE, Chosen, constants
 from kernels.cpu.threads import Share, alone, barrier
 from kernels.cpu.values import Rule, Slots, flat, has_embedding, slot
-from kernels.spec import SMOOTHING
+from kernels.cpu.weight_drop import hide, put_back
+from kernels.spec import CELLS, SMOOTHING
 
 #: Largest T B for which the update is applied right after each tile of the gradient.
 AT_ONCE_ROWS = 64
@@ -97,17 +98,18 @@ def train_loop(cell: str) -> Any:
     """The compiled training loop for one kind of cell."""
     prepare, forward, backward = passes(cell)
     update = update_of(cell)
+    blocks = 2 + len(CELLS[cell].vectors)
 
     @entry
     @named(f"train_loop_{cell}")
-    def train_loop(net, state, batches, recipe, extra, ws, watch, losses, team, thread):
+    def train_loop(net, state, batches, recipe, extra, drop, ws, watch, losses, team, thread):
         """Run iterations as one thread of a team, whose threads all get the same arrays; return the number of losses.
 
-        `watch` is (smooth_loss, stop_below), of which smooth_loss is updated; extra is None or a values.Extra. On
-        entry the last rows of ws.h and ws.c hold the initial state; on return their first rows hold the final state, as
-        do the last ones unless the smoothed loss ended the call. An id outside the vocabulary ends the call;
-        ws.status[0] is then its position, otherwise -1. theta and state are in the order of the team's panels. The
-        rest is as in reference.train_steps and spec.Workspace.
+        `watch` is (smooth_loss, stop_below), of which smooth_loss is updated; extra is None or a values.Extra, drop a
+        weight_drop.Drop. On entry the last rows of ws.h and ws.c hold the initial state; on return their first rows
+        hold the final state, as do the last ones unless the smoothed loss ended the call. An id outside the vocabulary
+        ends the call; ws.status[0] is then its position, otherwise -1. theta and state are in the order of the team's
+        panels. The rest is as in reference.train_steps and spec.Workspace.
         """
         x, V, status, counter, limits = ws.x, ws.logits.shape[2], ws.status, ws.counter, recipe.limits
         T, B = x.shape[0] - 1, x.shape[1]
@@ -124,6 +126,8 @@ def train_loop(cell: str) -> Any:
         # If dz fits in the first-level cache, one pass over the weights computes gradient and update.
         is_mixed = ws.rounded_h is not None
         at_once = not has_norm and T * B <= AT_ONCE_ROWS and optimizer.in_tile and not embeds and not is_mixed
+        drops, hidden, H, N = drop.kept.size > 0, -1, ws.h.shape[3], ws.dz.shape[4]
+        at_once = at_once and not drops
         if thread == 0:
             ws.rows[:] = 0
             status[1] = 0 if sparse else -1
@@ -139,6 +143,10 @@ def train_loop(cell: str) -> Any:
                     status[1] = touched_rows(x[:T], ws.rows, status[1])
                 if extra is not None and extra.table.size > 0 and status[0] < 0:
                     status[2] = find_places(net, x[:T], ws.rows, extra)
+            if drops:
+                hide(net, H, N, blocks, drop, n, share)
+                hidden = n
+                barrier(counter, threads)  # the recurrent weights of this iteration are complete
             prepare(net, ws, share)
             mixed.prepare(ws.rounded_h, net, ws, share)
             if extra is not None and extra.table.size > 0:
@@ -178,7 +186,11 @@ def train_loop(cell: str) -> Any:
             constants(optimizer, recipe.step + n, batches.rates[n], limits[0], limits[1], 1.0, rule.k)
             phase = BOTH if at_once else GRADIENT
             update(phase, net, slots, x[:T], ws, extra, recipe.first, status[1], rule, share)
-            if has_norm or embeds:
+            if drops:
+                barrier(counter, threads)  # the gradient is complete, and no thread reads the weights any more
+                put_back(net, ws.grad, H, N, blocks, drop, n, share)
+                hidden = -1
+            if has_norm or embeds or drops:
                 barrier(counter, threads)  # the gradient is complete
             if has_norm:
                 square_sums(ws.grad, limits[0], limits[1], ws.panels, thread, threads)
@@ -188,6 +200,8 @@ def train_loop(cell: str) -> Any:
             if not at_once:
                 update(APPLY, net, slots, x[:T], ws, extra, recipe.first, status[1], rule, share)
             barrier(counter, threads)  # all parameters are updated, no thread reads this sequence and its states now
+        if hidden >= 0:  # this iteration has ended the call
+            put_back(net, ws.grad, H, N, blocks, drop, hidden, share)
         if thread == 0:
             watch[0] = smooth
         if iterations > 0 and not stopped:  # else keep the state before that iteration, so that it can be repeated

@@ -12,6 +12,7 @@ from kernels.cpu.steps import Batches, Recipe, Team, train_loop
 from kernels.cpu.teamwork import at_best_pace, known_pace, together
 from kernels.cpu.threads import Plan, teams
 from kernels.cpu.values import Net, extra_of, readable
+from kernels.cpu.weight_drop import Drop
 from kernels.spec.atomic import assignments
 from kernels.spec.checks import Training
 
@@ -59,6 +60,7 @@ class _Run:
         limits = np.array([call.grad_scale, *clips])
         self._recipe = Recipe(chosen(call.optimizer, call.hyper), limits, first, call.step)
         self._batches = Batches(*map(readable, (call.ids, call.starts, call.reset, call.learning_rate)))
+        self._drop = _drop_of(call, self._offsets)
         self._loop = train_loop(shape.cell)
 
     def all_stretches(self) -> int:
@@ -75,6 +77,7 @@ class _Run:
         return (
             call.shape, call.starts.shape[1], call.seq_length, call.optimizer, call.theta.dtype.char,
             call.ids.dtype.char, len(self.team.members), call.last_only, call.dropout, call.bfloat16,
+            call.weight_drop > 0,
         )  # fmt: skip
 
     def stretch(self, begin: int, end: int, who: Plan) -> int:
@@ -85,8 +88,9 @@ class _Run:
         ids, *each = self._batches
         shared = (
             Net(call.theta, self._offsets), call.state, Batches(ids, *(array[begin:end] for array in each)),
-            self._recipe._replace(step=call.step + begin), extra_of(ws, masks, call.dropout), ws,
-            self._watch, call.losses[begin:end], Team(who.members, who.pieces, self._numbers),
+            self._recipe._replace(step=call.step + begin), extra_of(ws, masks, call.dropout),
+            self._drop._replace(keys=self._drop.keys[begin:end]), ws, self._watch, call.losses[begin:end],
+            Team(who.members, who.pieces, self._numbers),
         )  # fmt: skip
         done = together(lambda thread: self._loop(*shared, thread), len(who.members), ws.counter)
         return self.stretch(begin, end, self.single) if done is None else done
@@ -106,6 +110,14 @@ class _Run:
         into += _rearranged(*panels, into=True)
         back += _rearranged(*panels, into=False)
         return assignments(into), assignments(back)
+
+
+def _drop_of(call: Training, offsets: np.ndarray) -> Drop:
+    """What the iterations of a call leave out."""
+    real = call.theta.dtype.type
+    keys, threshold, scale = spec.dropping(call.weight_drop, call.seed, call.step, len(call.starts))
+    size = int(offsets[2] - offsets[1]) if call.weight_drop else 0
+    return Drop(np.empty((call.shape.num_layers, size), real), keys, np.uint32(threshold), real(scale))
 
 
 def _cells_at(c: np.ndarray, who: Plan, t: int) -> list[tuple[np.ndarray, slice]]:

@@ -226,9 +226,9 @@ def train_steps(
     theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, learning_rate: Any, *, shape: Shape,
     seq_length: int, step: int = 0, optimizer: str = "adagrad", hyper: dict[str, float] | None = None,
     grad_scale: float = 1.0, grad_clip: float | None = None, grad_clip_norm: float | None = None,
-    last_only: bool = False, dropout: float = 0.0, masks: Any = None, bfloat16: bool = False,
-    smooth_loss: float = np.inf, stop_below: float = -np.inf, workspace: Workspace | None = None, threads: int = 1,
-    out: Any = None,
+    last_only: bool = False, dropout: float = 0.0, masks: Any = None, weight_drop: float = 0.0, seed: int = 0,
+    bfloat16: bool = False, smooth_loss: float = np.inf, stop_below: float = -np.inf,
+    workspace: Workspace | None = None, threads: int = 1, out: Any = None,
 ) -> Any:  # fmt: skip
     """Run n iterations, as :func:`kernels.reference.train_steps`.
 
@@ -238,15 +238,18 @@ def train_steps(
     given = checks.train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, DEVICE, shape=shape, seq_length=seq_length, step=step,
         optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
-        last_only=last_only, dropout=dropout, masks=masks, bfloat16=bfloat16, smooth_loss=smooth_loss,
-        stop_below=stop_below, workspace=workspace, threads=threads, out=out,
+        last_only=last_only, dropout=dropout, masks=masks, weight_drop=weight_drop, seed=seed, bfloat16=bfloat16,
+        smooth_loss=smooth_loss, stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip
     given.losses.fill(np.nan)
     if not len(starts):
         return given.losses
     T, B = given.seq_length, starts.shape[1]
     rates = optimizers.rates(given.optimizer, given.hyper, given.step, given.learning_rate)
-    has_extras = given.dropout > 0 or given.bfloat16 or given.last_only or given.grad_clip_norm is not None
+    has_extras = (
+        given.dropout > 0 or given.weight_drop > 0 or given.bfloat16 or given.last_only
+        or given.grad_clip_norm is not None
+    )  # fmt: skip
     if not has_extras and small.fits(shape, T, B, theta.dtype):
         return small.train(
             theta, state, h, c, ids, starts, given.reset, rates, shape, T, rule=(given.optimizer, given.hyper),

@@ -34,6 +34,7 @@ class _Settings(NamedTuple):
     clips: tuple[float, float | None, float | None]
     last_only: bool
     dropout: float
+    weight_drop: float
     bfloat16: bool
     device: int
 
@@ -54,7 +55,9 @@ def train(given: checks.Training, rates: Any) -> Any:
             x = gather(ids, starts[part], T + 1, given.shape.vocab_size)
             masks = None if given.masks is None else given.masks[part]
             by_iteration = np.array(rates[:, part].T, theta.dtype, order="C")  # CuPy would keep the order of .T
-            graph.prepare((x, given.reset[part], masks, given.losses[part], cupy.asarray(by_iteration)))
+            keys = spec.dropping(given.weight_drop, given.seed, given.step + part.start, len(x)).keys
+            arrays = (x, given.reset[part], masks, given.losses[part], cupy.asarray(by_iteration), cupy.asarray(keys))
+            graph.prepare(arrays)
             for _, count in pace.launches(len(x)):
                 known, why = graph.run(count)
                 if why:
@@ -74,7 +77,7 @@ class _Graph:
     """One iteration as a graph, and the buffers that it uses."""
 
     def __init__(self, settings: _Settings) -> None:
-        shape, T, B, dtype, optimizer, hyper, clips, last_only, dropout, bfloat16, _ = settings
+        shape, T, B, dtype, optimizer, hyper, clips, last_only, dropout, weight_drop, bfloat16, _ = settings
         real, N, constants = np.dtype(dtype), spec.num_parameters(shape), dict(hyper)
         self._stream = cupy.cuda.Stream(non_blocking=True)
         with self._stream:
@@ -83,7 +86,7 @@ class _Graph:
             self.h, self.c = zeros((2, shape.num_layers, B, shape.hidden_size), real)
             self.watch, self._plan, self._progress = (
                 zeros((2,), np.float64),
-                zeros((5,), np.uint64),
+                zeros((6,), np.uint64),
                 zeros((3,), np.int32),
             )
             self._arrays: tuple[Any, ...] = ()
@@ -91,8 +94,10 @@ class _Graph:
                 self.theta, shape, T, B, first=T - 1 if last_only else 0, dropout=dropout, bfloat16=bfloat16, grad=grad
             )
             clipping = optimizers.Clipping(N, real, *clips)
-            calls = [self._beginning(model), *model.calls(), self._judging(model, B), *clipping.measuring(grad)]
+            hiding, putting_back = self._dropping(shape, weight_drop, grad)
+            calls = [self._beginning(model), *hiding, *model.calls(), self._judging(model, B), *putting_back]
             calls += [
+                *clipping.measuring(grad),
                 optimizers.updating_in_turn(
                     optimizer, constants, self.theta, grad, self.state, clipping, self._plan, self._progress
                 ),
@@ -121,6 +126,29 @@ class _Graph:
         arrays = (self._plan, self._progress, self.watch, model.loss_sum)
         return launch("training", "judge", model.h.dtype, 1, *arrays, np.float64(spec.SMOOTHING), B, threads=1)
 
+    def _dropping(self, shape: spec.Shape, rate: float, grad: Any) -> tuple[list[Call], list[Call]]:
+        """Return the calls that leave out some recurrent weights, and those that put them back."""
+        hiding: list[Call] = []
+        putting_back: list[Call] = []
+        if rate == 0:
+            return hiding, putting_back
+        _, threshold, scale = spec.dropping(rate, 0, 0, 0)
+        real = self.theta.dtype
+        for name, begin, dims in spec.blocks(shape):
+            if name.startswith("W_h"):
+                count = dims[0] * dims[1]
+                kept, factors = empty((count,), real), empty((count,), real)
+                where = (np.int64(begin), np.int64(count))
+                hiding.append(each(
+                    "training", "hide_weights", real, count, self._plan, self._progress, self.theta, kept, factors,
+                    *where, np.uint32(threshold), real.type(scale),
+                ))  # fmt: skip
+                putting_back.append(each(
+                    "training", "put_weights_back", real, count, self._progress, self.theta, grad, kept, factors,
+                    *where,
+                ))  # fmt: skip
+        return hiding, putting_back
+
     def _carrying(self, model: Model) -> Call:
         """Return the call of carry."""
         L, rows, row = _sizes(model.h)
@@ -130,7 +158,7 @@ class _Graph:
         )  # fmt: skip
 
     def prepare(self, arrays: tuple[Any, ...]) -> None:
-        """Take the ids, reset, masks (or None), losses and rates of the iterations to come, in device memory."""
+        """Take the ids, reset, masks (or None), losses, rates and keys of the iterations to come, in device memory."""
         self._arrays = arrays
         addresses = [0 if array is None else array.data.ptr for array in arrays]
         self._plan[...] = cupy.asarray(np.array(addresses, np.uint64))
@@ -162,7 +190,7 @@ def _graph_for(given: checks.Training) -> _Graph:
     settings = _Settings(
         given.shape, given.seq_length, given.starts.shape[1], str(given.theta.dtype), given.optimizer,
         tuple(given.hyper.items()), (given.grad_scale, given.grad_clip, given.grad_clip_norm), given.last_only,
-        given.dropout, given.bfloat16, cupy.cuda.runtime.getDevice(),
+        given.dropout, given.weight_drop, given.bfloat16, cupy.cuda.runtime.getDevice(),
     )  # fmt: skip
     if _latest.settings != settings:
         _latest.settings = _latest.graph = None  # frees its memory first

@@ -149,6 +149,8 @@ def train_steps(
     last_only: bool = False,
     dropout: float = 0.0,
     masks: Ids | None = None,
+    weight_drop: float = 0.0,
+    seed: int = 0,
     bfloat16: bool = False,
     smooth_loss: float = np.inf,
     stop_below: float = -np.inf,
@@ -175,6 +177,9 @@ def train_steps(
     grad_clip, grad_clip_norm : limits by element, then by Euclidean norm, applied after the scaling; None for no limit
     last_only : count only the last step's loss, as for windows that predict one character; usually used with reset
     dropout, masks : as for :func:`loss_and_grad`, but masks are (n, L, T, B, H): the caller draws the random numbers
+    weight_drop : in [0, 1), the fraction of the elements of each W_h that an iteration leaves out: it reads zero there,
+        and the other elements divided by 1 - weight_drop
+    seed : of the choice of these elements, which also depends on step + the iteration (spec/weight_drop.py)
     bfloat16 : mixed precision: matrix products read bfloat16 (spec.round_to_bfloat16) and sum in float32; parameters,
         the arithmetic of gates, and the optimizer stay float32. W_h, the W_x of layers above the first, W_y, h, dz and
         the gradient of the logits are rounded; dz and that gradient are the rounded ones wherever they are read. With
@@ -215,8 +220,8 @@ def train_steps(
     given = checks.train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, step=step,
         optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
-        last_only=last_only, dropout=dropout, masks=masks, bfloat16=bfloat16, smooth_loss=smooth_loss,
-        stop_below=stop_below, workspace=workspace, threads=threads, out=out,
+        last_only=last_only, dropout=dropout, masks=masks, weight_drop=weight_drop, seed=seed, bfloat16=bfloat16,
+        smooth_loss=smooth_loss, stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip
     with checks.exclusive(workspace), np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite
         return _train(given)  # is returned, without a warning
@@ -232,7 +237,12 @@ def _train(given: checks.Training) -> np.ndarray:
     for n, (start, zero, rate) in enumerate(zip(starts, reset, rates, strict=True)):
         h0, c0 = np.zeros_like(h) if zero else h, np.zeros_like(c) if zero and CELLS[shape.cell].has_c else c
         x = _sequence(ids, start + np.arange(T + 1)[:, None], shape.vocab_size)
-        read = _rounded(theta, shape, len(start)) if given.bfloat16 else theta
+        read, drops = theta, given.weight_drop > 0
+        if drops:
+            factors = spec.factors(shape, theta.dtype, given.weight_drop, given.seed, given.step + n)
+            read = theta * factors
+        if given.bfloat16:
+            read = _rounded(read, shape, len(start))
         masks = None if given.masks is None else given.masks[n]
         is_mixed = spec.is_mixed(given.bfloat16, len(start), shape.cell, shape.embedding_size)
         with rounded_operands() if is_mixed else nullcontext():
@@ -243,6 +253,8 @@ def _train(given: checks.Training) -> np.ndarray:
         is_low, is_finite = smooth_loss < given.stop_below, np.isfinite(loss)
         made = [(losses[n : n + 1], loss), (h, h0 if is_low else h_last), (c, c0 if is_low else c_last)]
         if is_finite and not is_low:
+            if drops:
+                grad *= factors
             grad *= theta.dtype.type(given.grad_scale)
             clip_checked(grad, given.grad_clip, given.grad_clip_norm)
             UPDATES[given.optimizer](new_theta, grad, new_state, given.step + n, float(rate), **given.hyper)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     )
     from kernels.spec.types import Array, Floats, Ids
     from kernels.spec.values import NORM_PANEL, SMOOTHING, norm_panels, round_to_bfloat16
+    from kernels.spec.weight_drop import Dropping, dropping, factors
     from kernels.spec.workspaces import (
         NOT_ROUNDED,
         Workspace,
@@ -51,7 +52,8 @@ if TYPE_CHECKING:
 
 #: The light ones come first: a name is looked for in one after the other.
 _FILES = (
-    "cells", "layers", "ops", "optimizers", "parameters", "mixtures", "layouts", "types", "values", "workspaces",
+    "cells", "layers", "ops", "optimizers", "parameters", "mixtures", "layouts", "types", "values", "weight_drop",
+    "workspaces",
 )  # fmt: skip
 
 
@@ -93,6 +95,7 @@ __all__ = [
     "Array",
     "Cache",
     "Cell",
+    "Dropping",
     "Floats",
     "Grads",
     "Ids",
@@ -104,6 +107,8 @@ __all__ = [
     "Workspace",
     "aligned_zeros",
     "blocks",
+    "dropping",
+    "factors",
     "from_layout",
     "hyper_values",
     "is_mixed",

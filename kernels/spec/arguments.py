@@ -361,6 +361,8 @@ VALUES: dict[str, Value] = {
         "0, or a finite number of at least 1.2e-38", lambda value: value == 0 or 1.2e-38 <= value < math.inf
     ),  # a smaller number may be flushed to zero
     "dropout": _DECAY,
+    "weight_drop": _DECAY,
+    "seed": Value("a whole number from 0 to 2**64 - 1", lambda value: 0 <= value < 2**64, is_whole=True),
     "smooth_loss": Value("a number or inf", lambda value: value > -math.inf),
     "stop_below": Value("a number or -inf", lambda value: value < math.inf),
     "temperature": Value(

@@ -26,7 +26,8 @@ Backward, from the last step to the first::
 
 With an embedding, the first layer's x_t is the row embedding[id], and d embedding[id] += dx_t. With dropout, a layer
 passes ``h_t / (1 - dropout)`` up where the mask is nonzero, else 0: to the next layer or the readout, but not to its
-own next step. The gradient that comes down to h_t is scaled and masked in the same way.
+own next step. The gradient that comes down to h_t is scaled and masked in the same way. With weight drop, all steps of
+an iteration read W_h with some elements zero and the others divided by 1 - weight_drop (spec/weight_drop.py).
 
 Source: Hochreiter and Schmidhuber (1997), with the forget gate of Gers, Schmidhuber and Cummins (2000); truncated
 backpropagation through time as in Williams and Peng (1990); dropout only on connections between layers, as in

@@ -194,6 +194,8 @@ class Training(NamedTuple):
     last_only: bool
     dropout: float
     masks: Any  # (K, L, T, B, H) or None
+    weight_drop: float
+    seed: int
     bfloat16: bool
     smooth_loss: float
     stop_below: float
@@ -206,8 +208,8 @@ def train_steps(
     theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, learning_rate: Any,
     family: Family = HOST, *,
     shape: Any, seq_length: Any, step: Any, optimizer: Any, hyper: Any, grad_scale: Any, grad_clip: Any,
-    grad_clip_norm: Any, last_only: Any, dropout: Any, masks: Any, bfloat16: Any, smooth_loss: Any, stop_below: Any,
-    workspace: Any, threads: Any, out: Any,
+    grad_clip_norm: Any, last_only: Any, dropout: Any, masks: Any, weight_drop: Any, seed: Any, bfloat16: Any,
+    smooth_loss: Any, stop_below: Any, workspace: Any, threads: Any, out: Any,
 ) -> Training:  # fmt: skip
     """Check the arguments of :func:`train_steps`, except the ids, which are checked when they are read."""
     values = {name: number(name, value) for name, value in spec.hyper_values(optimizer, hyper).items()}
@@ -247,8 +249,8 @@ def train_steps(
     training = Training(
         theta, state, h, c, ids, starts, reset, rates, shape, T, number("step", step), optimizer, values,
         held(theta.dtype, scale), number("grad_clip", grad_clip), number("grad_clip_norm", grad_clip_norm),
-        flag("last_only", last_only), rate, masks, bf16, number("smooth_loss", smooth_loss),
-        number("stop_below", stop_below), workspace, number("threads", threads),
+        flag("last_only", last_only), rate, masks, number("weight_drop", weight_drop), number("seed", seed), bf16,
+        number("smooth_loss", smooth_loss), number("stop_below", stop_below), workspace, number("threads", threads),
         family.empty(sizes["K"]) if out is None else out,
     )  # fmt: skip
     _check_workspace(workspace, shape, T, B, theta.dtype, given, family, rate, bf16)

@@ -25,8 +25,8 @@ OPS = {
     "train_steps": (
         "(theta, state, h, c, ids, starts, reset, learning_rate, *, shape, seq_length, step=0, optimizer='adagrad', "
         "hyper=None, grad_scale=1.0, grad_clip=None, grad_clip_norm=None, last_only=False, "
-        "dropout=0.0, masks=None, bfloat16=False, smooth_loss=inf, stop_below=-inf, workspace=None, threads=1, "
-        "out=None)"
+        "dropout=0.0, masks=None, weight_drop=0.0, seed=0, bfloat16=False, smooth_loss=inf, stop_below=-inf, "
+        "workspace=None, threads=1, out=None)"
     ),
     "score": "(theta, h, c, x, *, shape, workspace=None, threads=1, out=None)",
     "sample": "(theta, h, c, x, uniforms, *, shape, temperature=1.0, top_k=0, top_p=1.0, log_probs=None, mixture=None)",

@@ -79,7 +79,14 @@ def test_smoothing_is_the_original_scripts(corpus, tmp_path):
         {"optimizer": "adagrad", "learning_rate": 0.05, "num_layers": 1},
         {"cell": "gru", "optimizer": "adamw", "weight_decay": 0.1},
         {"cell": "rnn", "backend": "numpy"},
-        {"optimizer": "sgd", "learning_rate": 0.5, "momentum": 0.9, "dropout": 0.3, "embedding_size": 5},
+        {
+            "optimizer": "sgd",
+            "learning_rate": 0.5,
+            "momentum": 0.9,
+            "dropout": 0.3,
+            "weight_drop": 0.3,
+            "embedding_size": 5,
+        },
         {"batch_size": 9, "schedule": "decay", "decay_every": 0.3, "report_every": 1, "backend": "numpy"},
         {"windows": "9:4", "batch_size": 20, "num_layers": 1, "epoch_samples": "state", "optimizer": "rmsprop"},
         {"schedule": "plateau", "validation": 0.1, "validate_every": 7, "plateau_patience": 1, "learning_rate": 0.3},
@@ -211,7 +218,14 @@ def test_dropout_masks_depend_on_no_call(corpus, tmp_path, monkeypatch):
 
 
 def test_the_same_bits_with_dropout_for_any_number_of_threads(corpus, tmp_path):
-    options = {"iterations": 20, "dropout": 0.3, "embedding_size": 6, "hidden_size": 100, "batch_size": 8}
+    options = {
+        "iterations": 20,
+        "dropout": 0.3,
+        "weight_drop": 0.4,
+        "embedding_size": 6,
+        "hidden_size": 100,
+        "batch_size": 8,
+    }
     for threads in (1, 2, 3):
         finish(start(corpus, small(threads=threads, **options), str(tmp_path / f"{threads}")))
     one, two, three = (everything(tmp_path / f"{threads}") for threads in (1, 2, 3))
@@ -221,7 +235,7 @@ def test_the_same_bits_with_dropout_for_any_number_of_threads(corpus, tmp_path):
 def test_a_checkpoint_from_before_an_option_has_its_default(saved):
     now = saved.trainer.checkpoint()
     rest = dict(vars(now.config))
-    for name in ("embedding_size", "dropout", "momentum", "weight_decay"):
+    for name in ("embedding_size", "dropout", "weight_drop", "momentum", "weight_decay"):
         del rest[name]
     assert Config(**{**checkpoint._BEFORE, **rest}) == now.config
 

@@ -35,6 +35,7 @@ def lines(folder):
     "options",
     [
         {"dropout": 0.3, "embedding_size": 5},
+        {"weight_drop": 0.3, "num_layers": 2},
         {"cell": "gru", "windows": "9:4", "epoch_samples": "state", "batch_size": 40},
         {"cell": "rnn", "batch_size": 1, "show_below": 1.0, "loss_reduction": "sum", "grad_clip": 0.5},
         {"cell": "lnlstm", "validation": 0.1, "schedule": "plateau"},
@@ -111,7 +112,13 @@ def test_the_gradient_of_bfloat16_is_that_at_the_rounded_weights():
 
 def test_the_gradient_in_mixed_precision_is_the_one_that_training_subtracts():
     config = small(
-        iterations=1, dtype="bfloat16", optimizer="sgd", learning_rate=1.0, grad_clip_norm=None, hidden_size=24
+        iterations=1,
+        dtype="bfloat16",
+        optimizer="sgd",
+        learning_rate=1.0,
+        grad_clip_norm=None,
+        hidden_size=24,
+        weight_drop=0.3,
     )
     trainer = Trainer(config, CORPUS)
     before, found = trainer.theta.copy(), trainer._diagnose()["grad_norm"]

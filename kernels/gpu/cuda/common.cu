@@ -59,7 +59,7 @@ __device__ __forceinline__ real clipped(real g, real limit) { return g > limit ?
 // ------------------------------------------------------------------------------------------------------------ training
 // What a graph of one iteration finds out for itself, so that it can be launched again and again: plan holds addresses
 // (training.cu says of what), progress three ints.
-enum Plan { PLAN_IDS, PLAN_RESET, PLAN_MASKS, PLAN_LOSSES, PLAN_RATES };
+enum Plan { PLAN_IDS, PLAN_RESET, PLAN_MASKS, PLAN_LOSSES, PLAN_RATES, PLAN_KEYS };
 enum Progress { DONE, ENDED, IS_NEW };
 
 // ---------------------------------------------------------------------------------------------------------- optimizers

@@ -1,7 +1,7 @@
 // Begins and ends a training iteration inside a CUDA graph, which is launched many times without a change.
 //
-// plan: addresses of the ids of n iterations x (n, T+1, B), reset (n,), dropout masks (n, ...), losses (n,) and the rates
-// (n, 3). progress: the number of iterations with a loss; why training has ended (0: it has not, 1: smoothed loss below
+// plan: addresses of the ids of n iterations x (n, T+1, B), reset (n,), dropout masks (n, ...), losses (n,), the rates
+// (n, 3) and the keys of weight drop (n, 2). progress: the number of iterations with a loss; why training has ended (0: it has not, 1: smoothed loss below
 // the limit, 2: loss not finite); whether the last iteration counts. Once training has ended, nothing more is written.
 
 // Copies the iteration's ids and masks, and sets the first row of h and c (L, T+1, B, H) to the carried state or to zero.
@@ -40,5 +40,36 @@ KERNEL carry(const int* progress, const real* h, const real* c, real* h_carried,
         const long long at = (n / row * rows + last) * row + n % row;
         h_carried[n] = h[at];
         if (n < (long long)layers_of_c * row) c_carried[n] = c[at];
+    }
+}
+
+// ----------------------------------------------------------------------------------------------------------- weight drop
+__device__ __forceinline__ unsigned mixed(unsigned x) {
+    x = (x ^ (x >> 16)) * 0x21F0AAADu;
+    x = (x ^ (x >> 15)) * 0xD35A2D97u;
+    return x ^ (x >> 15);
+}
+
+// Keeps a recurrent matrix, `count` weights from theta[begin] on, and replaces it by what the iteration reads: weights
+// whose hash is below the threshold become zero, the others are scaled (kernels/spec/weight_drop.py).
+KERNEL hide_weights(const unsigned long long* plan, const int* progress, real* theta, real* kept, real* factors,
+                    long long begin, long long count, unsigned threshold, real scale) {
+    if (progress[ENDED]) return;
+    const unsigned* keys = (const unsigned*)plan[PLAN_KEYS] + 2 * (long long)progress[DONE];
+    EACH(n, count) {
+        const unsigned place = (unsigned)(begin + n);
+        factors[n] = mixed(mixed(place + keys[0]) ^ keys[1]) < threshold ? real(0) : scale;
+        kept[n] = theta[begin + n];
+        theta[begin + n] = kept[n] * factors[n];
+    }
+}
+
+// Puts the matrix back, and makes the gradient that of its weights.
+KERNEL put_weights_back(const int* progress, real* theta, real* grad, const real* kept, const real* factors,
+                        long long begin, long long count) {
+    if (!progress[IS_NEW]) return;
+    EACH(n, count) {
+        theta[begin + n] = kept[n];
+        grad[begin + n] *= factors[n];
     }
 }
