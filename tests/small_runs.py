@@ -7,7 +7,7 @@ from charlstm.settings.config import from_preset
 
 SMALL = {
     "hidden_size": 11, "num_layers": 2, "seq_length": 7, "batch_size": 3, "report_every": 10, "sample_every": 25,
-    "sample_length": 30, "reset_every": 8, "dropout": 0.0, "mix": 0.0,  # the net alone
+    "sample_length": 30, "reset_every": 8, "dropout": 0.0, "weight_drop": 0.0, "mix": 0.0,  # the net alone
 }  # fmt: skip
 
 

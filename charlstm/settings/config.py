@@ -15,8 +15,9 @@ from kernels.spec import CELLS, OPTIMIZERS, is_mixed, takers
 _MAX_SEED = 2**32 - 1
 #: Texts of more kinds of characters than EMBEDDED_FROM get an embedding of this size: see docs/recipes.md.
 EMBEDDING, EMBEDDED_FROM = 64, 1000
-#: Dropout rate if there is one recurrent weight for each id of the text, what ten times as many add, and the highest.
-DROPPED, DROPPED_MORE, DROPPED_MOST = 0.63, 0.65, 0.5
+#: Rate of dropout and of weight drop if there is one recurrent weight for each id of the text, what ten times as many
+#: add, and the highest.
+DROPPED, DROPPED_MORE, DROPPED_MOST = 0.45, 0.65, 0.5
 #: Constants that an optimizer without them refuses. It ignores the other constants, because presets set them.
 _CONSTANTS = ("momentum", "weight_decay")
 
@@ -382,7 +383,7 @@ _NAMES = {bool: "true or false", str: "a word", int: "a whole number", float: "a
 
 
 def fitting_dropout(hidden_size: int, num_layers: int, length: int) -> float:
-    """The dropout rate, a multiple of 0.05, that suits a model of these sizes and a text of so many ids.
+    """The rate of dropout and of weight drop, a multiple of 0.05, that suits a model of these sizes and so many ids.
 
     The more recurrent weights there are for each id, the more easily the text is learned by heart. They are counted as
     those of an LSTM for every cell.

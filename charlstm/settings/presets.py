@@ -33,11 +33,12 @@ _MIN_CHAR: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The best text after a minute of training on two cores; docs/recipes.md says how it was chosen.
-    "fast": {"dropout": None},
+    "fast": {"dropout": None, "weight_drop": None},
     # The best model after two minutes of training; docs/recipes.md says how it was chosen.
     "quality": {
         "hidden_size": 320,
         "dropout": None,
+        "weight_drop": None,
         "seq_length": 32,
         "learning_rate": 6e-3,
         "seconds": 127.0,

@@ -92,9 +92,10 @@ class Trainer:
             config = replace(config, documents="lines" if heldout.is_list(self.corpus) else "texts")
         if config.documents == "lines":
             config = replace(config, validation_from="shuffle-lines")
-        if config.dropout is None:
-            rate = fitting_dropout(config.hidden_size, config.num_layers, len(self.corpus.ids))
-            config = replace(config, dropout=rate)
+        fitting = fitting_dropout(config.hidden_size, config.num_layers, len(self.corpus.ids))
+        for name in ("dropout", "weight_drop"):
+            if getattr(config, name) is None:
+                config = replace(config, **{name: fitting})
         if config.dtype == "auto":
             gains = self.backend == "numba" and kernels.gains_by_bfloat16(shape_of(config, 1), config.batch_size)
             config = replace(config, dtype="bfloat16" if gains else "float32")

@@ -60,7 +60,7 @@ def test_what_is_out_of_range_is_named(option, message):
 
 
 def test_presets_are_configs_and_options_win():
-    assert from_preset() == Config(dropout=None)
+    assert from_preset() == Config(dropout=None, weight_drop=None)
     for name in PRESETS:
         assert from_preset(name).preset == name
     original = from_preset("min-char-lstm", hidden_size=50)

@@ -18,7 +18,7 @@ from kernels import spec
 
 SMALL = {
     "hidden_size": 11, "seq_length": 7, "batch_size": 3, "report_every": 1, "sample_every": 0, "schedule": "constant",
-    "learning_rate": 0.02, "dropout": 0.0, "mix": 0.0,
+    "learning_rate": 0.02, "dropout": 0.0, "weight_drop": 0.0, "mix": 0.0,
 }  # fmt: skip
 
 
@@ -134,15 +134,17 @@ def test_the_text_and_the_processor_choose_what_the_config_leaves_open(tmp_path,
     assert len(list(again.train())) > 0
 
 
-def test_a_model_that_could_learn_the_text_by_heart_gets_dropout(corpus):
-    assert [fitting_dropout(224, 1, n) for n in (0, 45_345, 465_048, 1_115_394, 10**7)] == [0.5, 0.5, 0.4, 0.15, 0]
-    assert [fitting_dropout(hidden_size, 2, 10**6) for hidden_size in (11, 224, 512)] == [0, 0.35, 0.5]
-    rate = fitting_dropout(11, 1, len(corpus.ids))
+def test_a_model_that_could_learn_the_text_by_heart_gets_dropout_and_weight_drop(corpus):
+    assert [fitting_dropout(224, 1, n) for n in (0, 40_811, 418_543, 1_003_854, 10**7)] == [0.5, 0.5, 0.25, 0, 0]
+    assert [fitting_dropout(hidden_size, 2, 10**6) for hidden_size in (11, 224, 512)] == [0, 0.2, 0.5]
+    rate = fitting_dropout(40, 1, len(corpus.ids))
     assert rate > 0
-    for given, found in ((None, rate), (0.0, 0.0), (0.2, 0.2)):
-        assert Trainer(small(dropout=given, backend="numpy"), corpus).config.dropout == found
-    assert from_preset("quality").dropout is None
-    assert from_preset("torch-rnn").dropout == 0
+    for name in ("dropout", "weight_drop"):
+        for given, found in ((None, rate), (0.0, 0.0), (0.2, 0.2)):
+            config = Trainer(small(backend="numpy", hidden_size=40, **{name: given}), corpus).config
+            assert getattr(config, name) == found
+        assert getattr(from_preset("quality"), name) is None
+        assert getattr(from_preset("torch-rnn"), name) == 0
 
 
 def test_the_end_of_the_text_is_kept_back_and_measured(corpus, backend):

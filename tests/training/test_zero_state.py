@@ -21,7 +21,8 @@ def lost_from_zero(corpus, **options):
     shows only from a zero state.
     """
     trainer = Trainer(
-        from_preset(iterations=200, validation=0.2, validate_every=40, dropout=0, **SMALL, **options), corpus
+        from_preset(iterations=200, validation=0.2, validate_every=40, dropout=0, weight_drop=0, **SMALL, **options),
+        corpus,
     )
     params = spec.params(trainer.theta, trainer.shape)
     [layer] = params.layers
