@@ -93,13 +93,13 @@ def _for_the_host(name: str) -> Any:
 
     @wraps(op)
     def on_host(*args: Any, **kwargs: Any) -> Any:
-        bound, call = parameters.bind(*args, **kwargs), _Call(name)
-        given = dict(bound.arguments)
-        for key, value in given.items():
-            bound.arguments[key] = value if key == "workspace" else call.copied(key, value)
+        given, call = ops.bound(op, parameters, args, kwargs), _Call(name)
+        for key, value in given.arguments.items():
+            if key != "workspace":
+                given.arguments[key] = call.copied(key, value)
         call.check_memory()
         try:
-            result = op(*bound.args, **bound.kwargs)
+            result = op(*given.args, **given.kwargs)
         finally:  # also after an interruption: completed iterations count
             call.put_back()
         return call.returned("", result)

@@ -7,7 +7,7 @@ CuPy reuses freed memory by itself.
 """
 
 from functools import wraps
-from inspect import signature
+from inspect import BoundArguments, Signature, signature
 from typing import Any
 
 import cupy
@@ -37,6 +37,14 @@ from kernels.spec.updates import optimizer_ops
 _ARRAYS = {name.partition(".")[0] for arrays in checks.ARRAYS.values() for name in arrays}
 
 
+def bound(op: Any, parameters: Signature, args: Any, kwargs: Any) -> BoundArguments:
+    """Return the arguments of a call by name; an argument that the op does not take is the TypeError of such a call."""
+    try:
+        return parameters.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{op.__name__}() {error}") from None
+
+
 def _taking_device_arrays(op: Any) -> Any:
     """Decorator that converts array arguments in GPU memory to CuPy arrays."""
     parameters = signature(op)
@@ -49,11 +57,11 @@ def _taking_device_arrays(op: Any) -> Any:
 
     @wraps(op)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        bound = parameters.bind(*args, **kwargs)
-        for name, value in bound.arguments.items():
+        given = bound(op, parameters, args, kwargs)
+        for name, value in given.arguments.items():
             if name in _ARRAYS:
-                bound.arguments[name] = taken(value)
-        return op(*bound.args, **bound.kwargs)
+                given.arguments[name] = taken(value)
+        return op(*given.args, **given.kwargs)
 
     return checked
 
