@@ -15,6 +15,7 @@ import numpy as np
 
 from kernels import spec
 from kernels.gpu import layers, optimizers, small, training
+from kernels.gpu.failures import in_one_line
 from kernels.gpu.launch import DEVICE, launch, on_device, run
 from kernels.gpu.matmul import empty
 from kernels.gpu.model import Model
@@ -50,19 +51,20 @@ def _taking_device_arrays(op: Any) -> Any:
     """Decorator that converts array arguments in GPU memory to CuPy arrays."""
     parameters = signature(op)
 
-    def taken(value: Any) -> Any:
+    def taken(name: str, value: Any) -> Any:
         if isinstance(value, tuple):  # a cache, gradients, buffers
-            arrays = map(taken, value)
+            arrays = (taken(name, part) for part in value)
             return type(value)(*arrays) if hasattr(value, "_fields") else tuple(arrays)
-        return on_device(value)
+        return on_device(name, value)
 
     @wraps(op)
     def checked(*args: Any, **kwargs: Any) -> Any:
         given = bound(op, parameters, args, kwargs)
-        for name, value in given.arguments.items():
-            if name in _ARRAYS:
-                given.arguments[name] = taken(value)
-        return op(*given.args, **given.kwargs)
+        with in_one_line():
+            for name, value in given.arguments.items():
+                if name in _ARRAYS:
+                    given.arguments[name] = taken(name, value)
+            return op(*given.args, **given.kwargs)
 
     return checked
 

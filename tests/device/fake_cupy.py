@@ -18,7 +18,7 @@ from kernels.spec import atomic
 class Array(np.ndarray):
     """Device memory."""
 
-    is_on_device = True
+    is_on_device, device_id = True, 0
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
         for value in (*inputs, *(out or ())):
@@ -46,8 +46,8 @@ class Array(np.ndarray):
 
     @property
     def data(self):
-        """Its address."""
-        return SimpleNamespace(ptr=self.__array_interface__["data"][0])
+        """Its address, and the number of its GPU."""
+        return SimpleNamespace(ptr=self.__array_interface__["data"][0], device_id=self.device_id)
 
     def get(self):
         """Return a copy on the host."""
@@ -151,6 +151,31 @@ def _cublas():
     return SimpleNamespace(cublasCreate_v2=_create, **nothing, **products)
 
 
+# ------------------------------------------------------------------------------------------------------------- errors
+class CUDARuntimeError(RuntimeError):
+    """An error with CUDA's number."""
+
+    def __init__(self, status, words):
+        super().__init__(words)
+        self.status = status
+
+
+class CUDADriverError(CUDARuntimeError):
+    """An error of the driver."""
+
+
+class CUBLASError(CUDARuntimeError):
+    """An error of cuBLAS."""
+
+
+class NVRTCError(CUDARuntimeError):
+    """An error of the compiler."""
+
+
+class CompileException(Exception):  # noqa: N818
+    """Source that does not compile."""
+
+
 # ------------------------------------------------------------------------------------------------------------- modules
 class RawModule:
     """CUDA source, built when one of its kernels is first requested."""
@@ -204,10 +229,15 @@ def _modules():
     cupy.ndarray, cupy.RawModule, cupy.cuda = Array, RawModule, cuda
     for function in (asarray, empty, empty_like, zeros):
         setattr(cupy, function.__name__, function)
-    cuda.cublas, cuda.device = SimpleNamespace(), SimpleNamespace()
+    cuda.cublas, cuda.device = SimpleNamespace(CUBLASError=CUBLASError), SimpleNamespace()
+    cuda.nvrtc, cuda.compiler = (
+        SimpleNamespace(NVRTCError=NVRTCError),
+        SimpleNamespace(CompileException=CompileException),
+    )
     cuda.Stream, cuda.get_current_stream = Stream, lambda: _streams[-1]
-    cuda.driver = SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=_resident)
+    cuda.driver = SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=_resident, CUDADriverError=CUDADriverError)
     cuda.runtime = SimpleNamespace(
+        CUDARuntimeError=CUDARuntimeError,
         getDevice=lambda: 0,
         getDeviceProperties=lambda device: {"name": b"imitated"},
         deviceGetAttribute=lambda name, device: ATTRIBUTES[name],
