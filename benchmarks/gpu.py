@@ -1,7 +1,8 @@
 """``python -m benchmarks.gpu`` times our works on this machine's GPU and writes benchmarks/results/DEVICE.json.
 
 It needs only the packages of the GPU backend. If PyTorch finds the GPU, its cuDNN runs the same works beside ours. Each
-contestant takes its turn in rounds of about a third of a second; we keep the medians.
+contestant takes its turn in rounds of about a third of a second; we keep the medians. Many models of `seed` then train
+in one call, each with a learning rate of its own.
 """
 
 import sys
@@ -10,13 +11,17 @@ from importlib.util import find_spec
 from statistics import median
 from time import perf_counter
 
+import numpy as np
+
 import kernels
 from benchmarks import results, works
 from benchmarks.rivals import pytorch
 from charlstm.host import machine
 from charlstm.measure.bench import SHORT, WORKS, Ours, in_words, iterations_for
+from kernels import spec
 
 ROUNDS, ROUND_SECONDS = 7, 0.3
+MODELS = (1, 16, 132, 264)  # an H100 has 132 multiprocessors
 
 
 def main():
@@ -26,10 +31,11 @@ def main():
         return 1
     device = kernels.load_for_host("cupy").device_name()
     rows = [measured(WORKS[name]) for name in SHORT]
+    many = [several(WORKS["seed"], models) for models in MODELS]
     name = "-".join("".join(c if c.isalnum() else " " for c in device.lower()).split())
     path = results.FOLDER / f"{name}.json"
     about = {"device": device, "processor": machine.processor(), "versions": machine.versions()}
-    results.write({"date": datetime.now(UTC).date().isoformat(), "machine": about, "gpu": rows}, path)
+    results.write({"date": datetime.now(UTC).date().isoformat(), "machine": about, "gpu": rows, "many": many}, path)
     print(f"results in {path}")
     return 0
 
@@ -58,6 +64,43 @@ def measured(work):
     return row
 
 
+def several(work, models):
+    """Measure one call that trains several models of a work, in seconds per iteration of all, and print its line."""
+    ops, ids, iteration = kernels.load_for_host("cupy"), works.ids(work), 0
+    plan = work.plan(len(ids))
+    theta = np.tile(work.weights("float32"), (models, 1))
+    state = np.zeros((models, spec.slots(work.optimizer, work.hyper), theta.shape[1]), np.float32)
+    states = np.zeros((2, models, 1, 1, work.shape.hidden_size), np.float32)
+    arrays = [ops.to_device(array) for array in (theta, state, *states, ids)]
+    rates = work.learning_rate * np.linspace(0.1, 1, models)
+
+    def run(count):
+        nonlocal iteration
+        starts, reset = plan.plan(iteration, iteration + count)
+        losses = ops.train_steps(
+            *arrays, np.tile(starts, (models, 1, 1)), np.tile(reset, (models, 1)),
+            np.ascontiguousarray(np.tile(rates, (count, 1)).T), shape=work.shape, seq_length=work.seq_length,
+            step=iteration, optimizer=work.optimizer, hyper=work.hyper, grad_scale=work.grad_scale,
+            grad_clip=work.grad_clip, grad_clip_norm=work.grad_clip_norm,
+        )  # fmt: skip
+        iteration += count
+        if not np.isfinite(losses).all():
+            raise RuntimeError(f"{work.name}: a model of {models} has no finite loss")
+
+    count, rounds = iterations_for(run, ROUND_SECONDS), []
+    for _ in range(ROUNDS):
+        begin = perf_counter()
+        run(count)
+        rounds.append((perf_counter() - begin) / count)
+    row = {"work": work.name, "models": models, **summary(rounds), "iterations": count}
+    row["iterations_per_second"] = models / row["median"]
+    print(
+        f"{models:3} models of {work.name}: {in_words(row['median'])} per iteration of all, "
+        f"{row['iterations_per_second']:,.0f} iterations/s", flush=True,
+    )  # fmt: skip
+    return row
+
+
 def summary(rounds):
     return {"median": median(rounds), "least": min(rounds), "most": max(rounds)}
 
@@ -70,6 +113,14 @@ def table(found):
         other = row.get("pytorch", {}).get("median")
         cells += [in_words(other), f"{other / row['median']:.2f}"] if other else ["", ""]
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def table_of_many(found):
+    """Format the results of a device with many models as a Markdown table."""
+    lines = ["| models of `seed` | one iteration of all | iterations/s, all together |", "|" + " --- |" * 3]
+    for row in found["many"]:
+        lines.append(f"| {row['models']} | {in_words(row['median'])} | {row['iterations_per_second']:,.0f} |")
     return "\n".join(lines)
 
 

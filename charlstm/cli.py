@@ -14,7 +14,7 @@ from charlstm.commands.compare import compare
 from charlstm.commands.layout import Commands
 from charlstm.errors import RunFailed, UserError
 from charlstm.host import streams
-from kernels import BackendUnavailable
+from kernels import BackendUnavailable, DeviceFailed
 
 COMPLETION = """For shell completion, add one of these lines to the start-up file of your shell:
 
@@ -66,6 +66,8 @@ def _guarded(arguments: list[str] | None) -> int:
         return _fail(str(error), 1)
     except BackendUnavailable as error:
         return _fail(str(error), 2)
+    except DeviceFailed as error:
+        return _fail(str(error), 1)
     except SystemExit:  # click exits after completion, and when the reader of a pipe has closed it
         if "_CHARLSTM_COMPLETE" in os.environ:
             raise

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from kernels.protocol import Ops
-from kernels.shared import BackendUnavailable, NotFinite, compile_listeners
+from kernels.shared import BackendUnavailable, DeviceFailed, NotFinite, compile_listeners
 
 BACKENDS = ("numpy", "numba", "cupy")
 
@@ -108,7 +108,12 @@ def _load(name: str, modules: dict[str, str]) -> ModuleType:
     if reason is not None:
         raise BackendUnavailable(reason)
     try:
-        return import_module(modules[name])
+        module = import_module(modules[name])
+        if name == "cupy":
+            import_module("kernels.gpu.failures").try_out()
+        return module
+    except BackendUnavailable:
+        raise
     except ImportError as error:
         if name == "numpy":
             raise
@@ -140,7 +145,7 @@ def to_device(name: str, array: Any) -> Any:
 
 def to_host(array: Any) -> Any:
     """Return an array as a NumPy array: a copy if it is on the GPU, else the array itself."""
-    return array.get() if hasattr(array, "get") else array
+    return cast(Any, import_module("kernels.gpu.failures")).fetched(array) if hasattr(array, "get") else array
 
 
 def kernel_cache_dir() -> Path | None:
@@ -209,6 +214,7 @@ if not TYPE_CHECKING:  # hidden from type checkers, so that they report a misspe
 __all__ = [
     "BACKENDS",
     "BackendUnavailable",
+    "DeviceFailed",
     "NotFinite",
     "Ops",
     "__version__",

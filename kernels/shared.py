@@ -10,6 +10,10 @@ class BackendUnavailable(ImportError):
     """A backend cannot be used here; the message, one line, gives the reason and a remedy."""
 
 
+class DeviceFailed(RuntimeError):
+    """A GPU, its driver or one of its libraries failed; the message, one line, has CUDA's own words and code."""
+
+
 class WrongType(TypeError, ValueError):
     """An argument has the wrong type: a TypeError, and also a ValueError, so that one ``except`` catches both."""
 

@@ -39,16 +39,17 @@ def pytest_make_parametrize_id(val, argname):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Deselect tests of a cell on a backend that lacks it."""
-    given = [getattr(item, "callspec", None) and item.callspec.params for item in items]
-    lacks = [
-        bool(params)
-        and "cupy" in (params.get("ops"), params.get("backend"))
-        and not getattr(spec.CELLS.get(params.get("cell")), "on_device", True)
-        for params in given
-    ]
-    config.hook.pytest_deselected(items=[item for item, lacking in zip(items, lacks, strict=True) if lacking])
-    items[:] = [item for item, lacking in zip(items, lacks, strict=True) if not lacking]
+    """Deselect tests of what a backend lacks: a cell that its table leaves out, or what a test's mark names."""
+    lacks = [item for item in items if _is_lacking(item)]
+    config.hook.pytest_deselected(items=lacks)
+    items[:] = [item for item in items if item not in lacks]
+
+
+def _is_lacking(item):
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    used = {params.get("ops"), params.get("backend")}
+    is_cell_lacking = "cupy" in used and not getattr(spec.CELLS.get(params.get("cell")), "on_device", True)
+    return is_cell_lacking or any(mark.args[0] in used for mark in item.iter_markers("lacking"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -43,7 +43,7 @@ MORE_MUTATIONS = (
     Mutation("skipped clip", "cupy", "gpu/cuda/common.cu", "g > limit ? limit : g < -limit ? -limit : g;", "g;"),
     Mutation("dropped dc carry of a block", "cupy", _SMALL, "dc *= factor[H];", "dc = 0;"),
     Mutation("a repeated id updated twice", "cupy", _SMALL, "id[T + 1 + t] = first == t;", "id[T + 1 + t] = 1;"),
-    Mutation("state kept where it is to be zero", "cupy", _SMALL, "cells[tid] = reset[n] ? real(0) : cells[H + tid]",
+    Mutation("state kept where it is to be zero", "cupy", _SMALL, "cells[tid] = is_reset ? real(0) : cells[H + tid]",
              "cells[tid] = cells[H + tid]"),
     Mutation("last rows of a product left out", "cupy", _SMALL, "(32 / SUMS) == 0 && i < ROWS", "(32 / SUMS) == 0 && i < 1"),
     Mutation("training that does not end", "cupy", "gpu/cuda/training.cu", "watch[0] < watch[1] ? 1", "false ? 1"),

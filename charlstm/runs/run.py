@@ -32,6 +32,7 @@ from charlstm.settings.config import Config
 from charlstm.show.display import Facts
 from charlstm.training.progress import OneEach, Progress
 from charlstm.training.trainer import Trainer
+from kernels import DeviceFailed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -130,8 +131,8 @@ class Run:
             pictures = Pictures(folder, trainer)
             try:
                 yield from self._train(logs, pictures)
-            except Diverged as error:
-                raise Diverged(f"{error}; {self._newest_in_words()}") from None
+            except (Diverged, DeviceFailed) as error:
+                raise type(error)(f"{error}; {self._newest_in_words()}") from None
             finally:
                 if rest := self._one_each.rest():  # a resumed run includes it in its first report
                     logs.add(rest, is_extra=True)

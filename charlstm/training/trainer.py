@@ -93,9 +93,10 @@ class Trainer:
         if config.documents == "lines":
             config = replace(config, validation_from="shuffle-lines")
         fitting = fitting_dropout(config.hidden_size, config.num_layers, len(self.corpus.ids))
-        for name in ("dropout", "weight_drop"):
-            if getattr(config, name) is None:
-                config = replace(config, **{name: fitting})
+        if config.dropout is None:
+            config = replace(config, dropout=fitting)
+        if config.weight_drop is None:
+            config = replace(config, weight_drop=fitting)
         if config.dtype == "auto":
             gains = self.backend == "numba" and kernels.gains_by_bfloat16(shape_of(config, 1), config.batch_size)
             config = replace(config, dtype="bfloat16" if gains else "float32")

@@ -17,6 +17,7 @@ from cupy.cuda import cublas, device
 
 _WORKSPACE = 32 << 20  # bytes, as NVIDIA recommends for its largest GPUs
 _DEFAULT_MATH = 0  # cublasMath_t: full precision
+_NO_MEMORY = 3  # cublasStatus_t
 
 
 class CuBLASError(RuntimeError):
@@ -24,6 +25,8 @@ class CuBLASError(RuntimeError):
 
 
 def _check(status: int, function: Any, _: Any) -> None:
+    if status == _NO_MEMORY:
+        raise MemoryError(f"{function.__name__} found no memory on the GPU")
     if status:
         raise CuBLASError(f"{function.__name__} failed with status {status}")
 

@@ -13,7 +13,9 @@ import numpy as np
 
 from kernels import spec
 from kernels.gpu import ops
+from kernels.gpu.failures import in_one_line
 from kernels.gpu.ops import workspace
+from kernels.shared import DeviceFailed
 from kernels.spec.arguments import HOST, check_layout, is_part
 from kernels.spec.atomic import assignments
 from kernels.spec.checks import ARRAYS
@@ -21,7 +23,8 @@ from kernels.spec.checks import ARRAYS
 
 def to_device(array: np.ndarray) -> Any:
     """Copy an array to the GPU."""
-    return cupy.asarray(array)
+    with in_one_line():
+        return cupy.asarray(array)
 
 
 def device_name() -> str:
@@ -93,16 +96,21 @@ def _for_the_host(name: str) -> Any:
 
     @wraps(op)
     def on_host(*args: Any, **kwargs: Any) -> Any:
-        bound, call = parameters.bind(*args, **kwargs), _Call(name)
-        given = dict(bound.arguments)
-        for key, value in given.items():
-            bound.arguments[key] = value if key == "workspace" else call.copied(key, value)
-        call.check_memory()
-        try:
-            result = op(*bound.args, **bound.kwargs)
-        finally:  # also after an interruption: completed iterations count
+        given, call = ops.bound(op, parameters, args, kwargs), _Call(name)
+        with in_one_line():
+            for key, value in given.arguments.items():
+                if key != "workspace":
+                    given.arguments[key] = call.copied(key, value)
+            call.check_memory()
+            try:
+                result = op(*given.args, **given.kwargs)
+            except DeviceFailed:  # nothing can be copied any more
+                raise
+            except BaseException:  # also after an interruption: completed iterations count
+                call.put_back()
+                raise
             call.put_back()
-        return call.returned("", result)
+            return call.returned("", result)
 
     return on_host
 

@@ -110,15 +110,24 @@ def most_shared_memory() -> int:
     return int(runtime.deviceGetAttribute(attribute, runtime.getDevice()))
 
 
-def on_device(array: Any) -> Any:
+def on_device(name: str, array: Any) -> Any:
     """Convert an array in GPU memory to a CuPy array without a copy, by ``__cuda_array_interface__`` or DLPack.
 
     Anything else is returned unchanged, for later checks to refuse.
+
+    Raises
+    ------
+    ValueError
+        ``theta: expected an array on GPU 0, the current one, got one on GPU 1``.
     """
-    if isinstance(array, cupy.ndarray):
-        return array
-    if hasattr(array, "__cuda_array_interface__"):
-        return cupy.asarray(array)
-    if not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__"):
-        return cupy.from_dlpack(array)
+    if not isinstance(array, cupy.ndarray):
+        if hasattr(array, "__cuda_array_interface__"):
+            array = cupy.asarray(array)
+        elif not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__"):
+            array = cupy.from_dlpack(array)
+        else:
+            return array
+    own, current = array.data.device_id, cupy.cuda.runtime.getDevice()
+    if array.size and own != current:
+        raise ValueError(f"{name}: expected an array on GPU {current}, the current one, got one on GPU {own}")
     return array

@@ -7,7 +7,7 @@ CuPy reuses freed memory by itself.
 """
 
 from functools import wraps
-from inspect import signature
+from inspect import BoundArguments, Signature, signature
 from typing import Any
 
 import cupy
@@ -15,6 +15,7 @@ import numpy as np
 
 from kernels import spec
 from kernels.gpu import layers, optimizers, small, training
+from kernels.gpu.failures import in_one_line
 from kernels.gpu.launch import DEVICE, launch, on_device, run
 from kernels.gpu.matmul import empty
 from kernels.gpu.model import Model
@@ -31,29 +32,39 @@ from kernels.spec import (
     Workspace,
     checks,
 )
+from kernels.spec.many import or_several_models
 from kernels.spec.updates import optimizer_ops
 
 #: Arguments that are arrays, or tuples of them.
 _ARRAYS = {name.partition(".")[0] for arrays in checks.ARRAYS.values() for name in arrays}
 
 
+def bound(op: Any, parameters: Signature, args: Any, kwargs: Any) -> BoundArguments:
+    """Return the arguments of a call by name; an argument that the op does not take is the TypeError of such a call."""
+    try:
+        return parameters.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{op.__name__}() {error}") from None
+
+
 def _taking_device_arrays(op: Any) -> Any:
     """Decorator that converts array arguments in GPU memory to CuPy arrays."""
     parameters = signature(op)
 
-    def taken(value: Any) -> Any:
+    def taken(name: str, value: Any) -> Any:
         if isinstance(value, tuple):  # a cache, gradients, buffers
-            arrays = map(taken, value)
+            arrays = (taken(name, part) for part in value)
             return type(value)(*arrays) if hasattr(value, "_fields") else tuple(arrays)
-        return on_device(value)
+        return on_device(name, value)
 
     @wraps(op)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        bound = parameters.bind(*args, **kwargs)
-        for name, value in bound.arguments.items():
-            if name in _ARRAYS:
-                bound.arguments[name] = taken(value)
-        return op(*bound.args, **bound.kwargs)
+        given = bound(op, parameters, args, kwargs)
+        with in_one_line():
+            for name, value in given.arguments.items():
+                if name in _ARRAYS:
+                    given.arguments[name] = taken(name, value)
+            return op(*given.args, **given.kwargs)
 
     return checked
 
@@ -221,7 +232,29 @@ def loss_and_grad(
     return model.loss(), grad, h_last, c_last
 
 
+def workspace(
+    shape: Shape, seq_length: int, batch_size: int, dtype: Any, dropout: float = 0.0, bfloat16: bool = False
+) -> None:
+    """Return None: CuPy reuses freed memory by itself, so a call on the GPU needs no workspace."""
+
+
+def _at_once(**given: Any) -> Any:
+    """Run train_steps for models that each fit in a thread block; return None if they do not."""
+    training = checks.train_steps(**given, family=DEVICE)
+    return _in_blocks(training) if small.fits(training) else None
+
+
+def _in_blocks(given: checks.Training) -> Any:
+    given.losses.fill(np.nan)
+    return small.train(given, _rates(given)) if given.starts.size else given.losses
+
+
+def _rates(given: checks.Training) -> Any:
+    return optimizers.rates(given.optimizer, given.hyper, given.step, given.learning_rate)
+
+
 @_taking_device_arrays
+@or_several_models(workspace, DEVICE, _at_once)
 def train_steps(
     theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, learning_rate: Any, *, shape: Shape,
     seq_length: int, step: int = 0, optimizer: str = "adagrad", hyper: dict[str, float] | None = None,
@@ -232,8 +265,9 @@ def train_steps(
 ) -> Any:  # fmt: skip
     """Run n iterations, as :func:`kernels.reference.train_steps`.
 
-    One thread block trains a small model (see small.py), with thousands of iterations per launch. For other models, one
-    iteration is a CUDA graph (see training.py).
+    One thread block trains a small model (see small.py), with thousands of iterations per launch; of several models,
+    each has a block in the same launch. For other models, one iteration is a CUDA graph (see training.py), and several
+    take turns.
     """
     given = checks.train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, DEVICE, shape=shape, seq_length=seq_length, step=step,
@@ -241,22 +275,10 @@ def train_steps(
         last_only=last_only, dropout=dropout, masks=masks, weight_drop=weight_drop, seed=seed, bfloat16=bfloat16,
         smooth_loss=smooth_loss, stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip
+    if small.fits(given):
+        return _in_blocks(given)
     given.losses.fill(np.nan)
-    if not len(starts):
-        return given.losses
-    T, B = given.seq_length, starts.shape[1]
-    rates = optimizers.rates(given.optimizer, given.hyper, given.step, given.learning_rate)
-    has_extras = (
-        given.dropout > 0 or given.weight_drop > 0 or given.bfloat16 or given.last_only
-        or given.grad_clip_norm is not None
-    )  # fmt: skip
-    if not has_extras and small.fits(shape, T, B, theta.dtype):
-        return small.train(
-            theta, state, h, c, ids, starts, given.reset, rates, shape, T, rule=(given.optimizer, given.hyper),
-            limits=(given.grad_scale, given.grad_clip), watch=(given.smooth_loss, given.stop_below),
-            losses=given.losses,
-        )  # fmt: skip
-    return training.train(given, rates)
+    return training.train(given, _rates(given)) if len(starts) else given.losses
 
 
 @_taking_device_arrays
@@ -308,12 +330,6 @@ def sample(
         raise checks.not_finite(int(unknown[0]))
     model.carry_out(0, h, c)
     return drawn
-
-
-def workspace(
-    shape: Shape, seq_length: int, batch_size: int, dtype: Any, dropout: float = 0.0, bfloat16: bool = False
-) -> None:
-    """Return None: CuPy reuses freed memory by itself, so a call on the GPU needs no workspace."""
 
 
 __all__ = list(spec.OPS)

@@ -46,14 +46,15 @@ def constants(hyper: dict[str, float], dtype: Any) -> list[Any]:
 def rates(optimizer: str, hyper: dict[str, float], step: int, learning_rate: Any) -> np.ndarray:
     """The rows learning_rate, rate and root of common.cu, (3, n) float64, for n updates from number `step` on.
 
-    rate is the learning rate, and root 1, each with bias correction if the optimizer has one.
+    rate is the learning rate, and root 1, each with bias correction if the optimizer has one. Learning rates of several
+    models (models, n) give (3, models, n).
     """
     rate = np.asarray(learning_rate, np.float64)
     if not spec.OPTIMIZERS[optimizer].corrects_bias:
         return np.stack([rate, rate, np.ones_like(rate)])
     decay_1, decay_2, *_ = hyper.values()
-    k = np.arange(step, step + len(rate)) + 1.0
-    return np.stack([rate, rate / (1 - decay_1**k), 1 / (1 - decay_2**k)])
+    k = np.arange(step, step + rate.shape[-1]) + 1.0
+    return np.stack(np.broadcast_arrays(rate, rate / (1 - decay_1**k), 1 / (1 - decay_2**k)))
 
 
 def updating(

@@ -3,11 +3,14 @@
 import ctypes
 import sys
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 _CUDA_SUCCESS = 0
 _LIBRARIES = {"nvrtc": "the compiler", "cublas": "the matrix products"}
 _OLDEST_FOR_13 = 13000  # the driver reports 1000 times its CUDA version
+_OLDEST_GPU = 7, 0  # compute capability: the barrier between blocks needs its instructions
+_MAJOR, _MINOR, _MODE, _PROHIBITED = 75, 76, 20, 2  # CUdevice_attribute and CUcomputemode
 
 
 @cache
@@ -15,15 +18,22 @@ def problem() -> str | None:
     """The reason why the GPU cannot be used, in one line with a remedy; None if it can be used."""
     if find_spec("cupy") is None:
         return f"needs CuPy: {_install(_driver_version())}"
-    version = _driver_version()
-    if version is None:
+    driver = _driver_version()
+    if driver is None:
         return "needs the NVIDIA driver, which was not found: install it from your system's packages, or from NVIDIA"
+    if _has("cupy-cuda13x") and not _has("cupy-cuda12x") and driver < _OLDEST_FOR_13:
+        return f"has a CuPy for drivers from 580 on, and an older driver: {_install(driver)}, or a newer driver"
     if _devices() == 0:
         return "found the NVIDIA driver, but no GPU that it can use (CUDA_VISIBLE_DEVICES may hide it)"
+    capability = _attribute(_MAJOR), _attribute(_MINOR)
+    if capability < _OLDEST_GPU:
+        return f"needs a GPU of compute capability 7.0 or more; this one has {capability[0]}.{capability[1]}"
+    if _attribute(_MODE) == _PROHIBITED:
+        return "found a GPU whose compute mode is Prohibited: nvidia-smi --compute-mode=DEFAULT allows its use"
     lost = [name for name in _LIBRARIES if not _loads(name)]
     if lost:
         what = " and ".join(f"{name} ({_LIBRARIES[name]})" for name in lost)
-        return f"needs CUDA's libraries {what}: {_install(version)}, or a CUDA toolkit"
+        return f"needs CUDA's libraries {what}: {_install(driver)}, or a CUDA toolkit"
     return None
 
 
@@ -54,6 +64,22 @@ def _devices() -> int:
     if driver is None or driver.cuInit(0) != _CUDA_SUCCESS:
         return 0
     return count.value if driver.cuDeviceGetCount(ctypes.byref(count)) == _CUDA_SUCCESS else 0
+
+
+def _attribute(number: int) -> int:
+    """An attribute of the first GPU; 0 if the driver does not tell."""
+    driver, value = _driver(), ctypes.c_int()
+    if driver is None or driver.cuDeviceGetAttribute(ctypes.byref(value), number, 0) != _CUDA_SUCCESS:
+        return 0
+    return value.value
+
+
+def _has(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _loads(library: str) -> bool:

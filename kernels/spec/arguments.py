@@ -52,7 +52,7 @@ class Family(NamedTuple):
     has_flags: bool  # whether an array's flags tell if it is writeable and aligned
     copied: Callable[[Any], Any]  # returns a C-contiguous copy in the same memory
     to_host: Callable[[Any], np.ndarray]
-    empty: Callable[[int], Any]  # returns an uninitialized float64 vector
+    empty: Callable[[Any], Any]  # returns an uninitialized float64 array
     way: str  # hint of an error message: how to convert another array to this family
 
 

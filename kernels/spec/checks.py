@@ -6,6 +6,7 @@ numbers, C-contiguous vectors. `family` is the memory that the arrays are in.
 """
 
 import os
+import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,11 @@ ARRAYS: dict[str, dict[str, str]] = {
     | {"x": "ids<V B", "uniforms": "double K B", "log_probs": "out double K B, optional"},
 }
 _CHECKS = {op: Arrays(patterns) for op, patterns in ARRAYS.items()}
+#: train_steps for several models, G of them.
+_SEVERAL = Arrays(
+    {name: re.sub(r"((?:out )?\w+) ", r"\1 G ", pattern, count=1) for name, pattern in ARRAYS["train_steps"].items()}
+    | {"ids": ARRAYS["train_steps"]["ids"], "learning_rate": "double G K | double K, or a number"}
+)
 _MIXED = Arrays({**ARRAYS["sample"], **MIXTURE})
 
 
@@ -211,7 +217,10 @@ def train_steps(
     grad_clip_norm: Any, last_only: Any, dropout: Any, masks: Any, weight_drop: Any, seed: Any, bfloat16: Any,
     smooth_loss: Any, stop_below: Any, workspace: Any, threads: Any, out: Any,
 ) -> Training:  # fmt: skip
-    """Check the arguments of :func:`train_steps`, except the ids, which are checked when they are read."""
+    """Check the arguments of :func:`train_steps`, except the ids, which are checked when they are read.
+
+    With a leading axis of models, the vectors of the result have it, too, except rates that all models have.
+    """
     values = {name: number(name, value) for name, value in spec.hyper_values(optimizer, hyper).items()}
     optimizer, values = spec.resolved(optimizer, values)
     row = spec.OPTIMIZERS[optimizer]
@@ -226,7 +235,8 @@ def train_steps(
     _check_masks_given(masks, rate)
     reset, rates = _contiguous(reset, family), None if is_one_rate else _contiguous(learning_rate, family)
     given = (theta, state, h, c, ids, starts, reset, rates, masks, out)
-    sizes = _CHECKS["train_steps"](given, family, **known)
+    models = () if getattr(theta, "ndim", 1) != 2 else (len(theta),)
+    sizes = (_SEVERAL if models else _CHECKS["train_steps"])(given, family, **known)
     rates = np.full(sizes["K"], rate_of_all) if is_one_rate else family.to_host(rates)
     wrong = rates[~((rates >= 0) & (rates < np.inf))]
     if len(wrong):
@@ -239,7 +249,7 @@ def train_steps(
         raise ValueError(f"bfloat16: expected one stream, lstm, without an embedding, on a GPU, got {got}")
     if max(M, 1) <= T:
         raise ValueError(f"seq_length: expected less than {M} (the number of ids), got {T}")
-    if sizes["K"] and (int(starts.min()) < 0 or int(starts.max()) + T >= M):
+    if starts.size and (int(starts.min()) < 0 or int(starts.max()) + T >= M):
         raise ValueError(
             f"starts: expected 0 <= start and start + {T} < {M} (the number of ids), "
             f"got {int(starts.min())} to {int(starts.max())}"
@@ -251,7 +261,7 @@ def train_steps(
         held(theta.dtype, scale), number("grad_clip", grad_clip), number("grad_clip_norm", grad_clip_norm),
         flag("last_only", last_only), rate, masks, number("weight_drop", weight_drop), number("seed", seed), bf16,
         number("smooth_loss", smooth_loss), number("stop_below", stop_below), workspace, number("threads", threads),
-        family.empty(sizes["K"]) if out is None else out,
+        family.empty((*models, sizes["K"])) if out is None else out,
     )  # fmt: skip
     _check_workspace(workspace, shape, T, B, theta.dtype, given, family, rate, bf16)
     return training

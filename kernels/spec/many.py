@@ -1,8 +1,8 @@
 """Training of several models of one shape in one call: each gets the bits of its own call alone.
 
 A backend's train_steps comes here if theta has a leading axis. Models share nothing but the text, so each is trained by
-calls of its own, on a thread of its own. All models make the same number of iterations before any makes more; a signal
-such as Ctrl-C takes effect in between.
+calls of its own, on a thread of its own, unless the backend can train all of them at once. All models make the same
+number of iterations before any makes more; a signal such as Ctrl-C takes effect in between.
 """
 
 import inspect
@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from kernels.spec.arguments import HOST, Family
 from kernels.spec.values import SMOOTHING
 
 Train = TypeVar("Train", bound=Callable[..., Any])
@@ -22,8 +23,14 @@ _ARRAYS = ("theta", "state", "h", "c", "ids", "starts", "reset", "learning_rate"
 _SECONDS = 0.1  # of training between two looks at signals
 
 
-def or_several_models(workspace_of: Callable[..., Any]) -> Callable[[Train], Train]:
-    """Decorator of a backend's train_steps that makes it take several models, too; workspace_of allocates buffers."""
+def or_several_models(
+    workspace_of: Callable[..., Any], family: Family = HOST, at_once: Callable[..., Any] = lambda **_: None
+) -> Callable[[Train], Train]:
+    """Decorator of a backend's train_steps that makes it take several models, too.
+
+    workspace_of allocates buffers. at_once takes all arguments by name and trains all models in one launch, or returns
+    None if it cannot.
+    """
 
     def decorate(train_steps: Train) -> Train:
         order = inspect.signature(train_steps)
@@ -34,35 +41,51 @@ def or_several_models(workspace_of: Callable[..., Any]) -> Callable[[Train], Tra
                 return train_steps(theta, *arrays, **options)
             given = order.bind(theta, *arrays, **options)
             given.apply_defaults()
+            _check_models(given.arguments)
+            losses = at_once(**given.arguments)
+            if losses is not None:
+                return losses
             named = {name: given.arguments.pop(name) for name in _ARRAYS}
-            return _train_several(train_steps, workspace_of, named, **given.arguments)
+            return _train_several(train_steps, workspace_of, family, named, **given.arguments)
 
         return cast(Train, one_or_several)
 
     return decorate
 
 
+def _check_models(given: dict[str, Any]) -> None:
+    """Check that every array but the text has theta's leading axis.
+
+    Raises
+    ------
+    ValueError
+        ``starts: expected 3 models, as in theta, got (2, 7, 2)``.
+    """
+    models = len(given["theta"])
+    if given["workspace"] is not None:
+        raise ValueError(f"workspace: expected None for {models} models")
+    for name in _ARRAYS:
+        array = given[name]
+        if array is None or name in ("ids", "out") or (name == "learning_rate" and np.ndim(array) < 2):
+            continue
+        if len(array) != models:
+            raise ValueError(f"{name}: expected {models} models, as in theta, got {np.shape(array)}")
+
+
 def _train_several(
-    train_steps: Callable[..., np.ndarray], workspace_of: Callable[..., Any], arrays: dict[str, Any], threads: int,
-    smooth_loss: float, step: int, workspace: Any, **options: Any,
+    train_steps: Callable[..., np.ndarray], workspace_of: Callable[..., Any], family: Family, arrays: dict[str, Any],
+    threads: int, smooth_loss: float, step: int, workspace: Any, **options: Any,
 ) -> np.ndarray:  # fmt: skip
     """Run ``train_steps`` for each model; return the losses (models, n), NaN after a model's last one.
 
     Raises
     ------
     ValueError
-        If an array lacks the leading axis, or as `train_steps`.
+        As `train_steps`.
     """
     models = len(arrays["theta"])
-    if workspace is not None:
-        raise ValueError(f"workspace: expected None for {models} models")
     own = {name: array for name, array in arrays.items() if array is not None and name not in ("ids", "out")}
-    for name, array in own.items():
-        if name == "learning_rate" and np.ndim(array) < 2:
-            continue
-        if len(array) != models:
-            raise ValueError(f"{name}: expected {models} models, as in theta, got {np.shape(array)}")
-    losses = np.full(np.shape(own["starts"])[:2], np.nan) if arrays["out"] is None else arrays["out"]
+    losses = family.empty(np.shape(own["starts"])[:2]) if arrays["out"] is None else arrays["out"]
     losses[...] = np.nan
     shape, batch = options["shape"], np.shape(own["h"])[2]
     kind = shape, options["seq_length"], batch, own["theta"].dtype, options["dropout"], options["bfloat16"]
@@ -73,18 +96,18 @@ def _train_several(
         per_iteration = {name: own[name][k][begin:end] for name in ("starts", "reset", "masks") if name in own}
         rate = own["learning_rate"]
         rate = rate if np.ndim(rate) == 0 else (rate[begin:end] if np.ndim(rate) == 1 else rate[k][begin:end])
-        made = train_steps(
+        made = family.to_host(train_steps(
             *(own[name][k] for name in ("theta", "state", "h", "c")), arrays["ids"], learning_rate=rate,
             threads=max(1, threads // models), smooth_loss=smooth[k], step=step + begin, workspace=spaces[k],
             out=losses[k, begin:end], **per_iteration, **options,
-        )  # fmt: skip
+        ))  # fmt: skip
         for loss in made.tolist():
             smooth[k] = SMOOTHING * smooth[k] + (1 - SMOOTHING) * loss / batch
         is_low = len(made) > 0 and smooth[k] < options["stop_below"]
         return len(made) == end - begin and not is_low and bool(np.isfinite(made).all())
 
     begin, size, n = 0, 1, losses.shape[1]
-    with _workers(min(threads, models)) as run_all:
+    with _workers(min(threads, models) if family is HOST else 1) as run_all:  # a GPU is one thread's
         while going and begin < n:
             begun, end, now = perf_counter(), min(n, begin + size), sorted(going)
             goes_on = run_all([partial(run, k, begin, end) for k in now])

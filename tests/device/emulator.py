@@ -21,7 +21,9 @@ REASON = "needs g++ to run CUDA source on the processor"
 #: The barriers at which a block's threads wait.
 BARRIER = re.compile(r"(?:__syncthreads\(\)|grid_barrier\(\w+\));")
 
-_KERNEL = re.compile(r"^KERNEL (?:__launch_bounds__\([^)]*\) )?(\w+)\(|^(\w+)\(real\* theta, real\* s0", re.MULTILINE)
+_KERNEL = re.compile(
+    r"^KERNEL (?:__launch_bounds__\([^)]*\) )?(\w+)\(|^(\w+)\(real\* theta, real\* state, const int\* x", re.MULTILINE
+)
 _DYNAMIC = re.compile(r"extern __shared__ (\w+) (\w+)\[\];")
 
 

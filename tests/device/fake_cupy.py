@@ -18,7 +18,7 @@ from kernels.spec import atomic
 class Array(np.ndarray):
     """Device memory."""
 
-    is_on_device = True
+    is_on_device, device_id = True, 0
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
         for value in (*inputs, *(out or ())):
@@ -46,8 +46,8 @@ class Array(np.ndarray):
 
     @property
     def data(self):
-        """Its address."""
-        return SimpleNamespace(ptr=self.__array_interface__["data"][0])
+        """Its address, and the number of its GPU."""
+        return SimpleNamespace(ptr=self.__array_interface__["data"][0], device_id=self.device_id)
 
     def get(self):
         """Return a copy on the host."""
@@ -128,8 +128,9 @@ def _gemm(dtype):
             left = columns_first(a, k, m, lda).T if turn_a else columns_first(a, m, k, lda)
             right = columns_first(b, n, k, ldb).T if turn_b else columns_first(b, k, n, ldb)
             out = columns_first(c, m, n, ldc)
-            made = alpha * (left @ right)
-            out[...] = made + beta * out if beta else made
+            with np.errstate(all="ignore"):  # a GPU warns of nothing
+                made = alpha * (left @ right)
+                out[...] = made + beta * out if beta else made
 
         emulator.run_or_record(run)
 
@@ -148,6 +149,31 @@ def _cublas():
     nothing = {f"cublas{name}": lambda *_: None for name in ("SetStream_v2", "SetWorkspace_v2", "SetMathMode")}
     products = {"cublasSgemm_v2": _gemm(np.dtype("f4")), "cublasDgemm_v2": _gemm(np.dtype("f8"))}
     return SimpleNamespace(cublasCreate_v2=_create, **nothing, **products)
+
+
+# ------------------------------------------------------------------------------------------------------------- errors
+class CUDARuntimeError(RuntimeError):
+    """An error with CUDA's number."""
+
+    def __init__(self, status, words):
+        super().__init__(words)
+        self.status = status
+
+
+class CUDADriverError(CUDARuntimeError):
+    """An error of the driver."""
+
+
+class CUBLASError(CUDARuntimeError):
+    """An error of cuBLAS."""
+
+
+class NVRTCError(CUDARuntimeError):
+    """An error of the compiler."""
+
+
+class CompileException(Exception):
+    """Source that does not compile."""
 
 
 # ------------------------------------------------------------------------------------------------------------- modules
@@ -203,10 +229,15 @@ def _modules():
     cupy.ndarray, cupy.RawModule, cupy.cuda = Array, RawModule, cuda
     for function in (asarray, empty, empty_like, zeros):
         setattr(cupy, function.__name__, function)
-    cuda.cublas, cuda.device = SimpleNamespace(), SimpleNamespace()
+    cuda.cublas, cuda.device = SimpleNamespace(CUBLASError=CUBLASError), SimpleNamespace()
+    cuda.nvrtc, cuda.compiler = (
+        SimpleNamespace(NVRTCError=NVRTCError),
+        SimpleNamespace(CompileException=CompileException),
+    )
     cuda.Stream, cuda.get_current_stream = Stream, lambda: _streams[-1]
-    cuda.driver = SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=_resident)
+    cuda.driver = SimpleNamespace(occupancyMaxActiveBlocksPerMultiprocessor=_resident, CUDADriverError=CUDADriverError)
     cuda.runtime = SimpleNamespace(
+        CUDARuntimeError=CUDARuntimeError,
         getDevice=lambda: 0,
         getDeviceProperties=lambda device: {"name": b"imitated"},
         deviceGetAttribute=lambda name, device: ATTRIBUTES[name],

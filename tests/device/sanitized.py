@@ -29,6 +29,11 @@ def block_in_float(ops):
     return _train(ops, Shape(35, 7), 1, dtype="float32")
 
 
+def blocks(ops):
+    """Run the block kernel for three models in one launch, one of which ends before the others."""
+    return _train(ops, Shape(35, 7), 1, models=3)
+
+
 def launches(ops):
     """Train by separate launches, with two layers, two streams and a clipped gradient norm."""
     return _train(ops, Shape(35, 5, 2), 2, grad_clip_norm=0.1)
@@ -55,17 +60,20 @@ def drawing(ops):
     return found
 
 
-def _train(ops, shape, B, n=3, T=4, dtype="float64", **options):
-    random, L, H = np.random.RandomState(0), shape.num_layers, shape.hidden_size
-    theta = random.randn(spec.num_parameters(shape)) * 0.4
-    arrays = [theta, np.zeros((2, len(theta))), *random.randn(2, L, B, H)]
+def _train(ops, shape, B, n=3, T=4, dtype="float64", models=0, **options):
+    random, L, H, N = np.random.RandomState(0), shape.num_layers, shape.hidden_size, spec.num_parameters(shape)
+    several = (models,) if models else ()
+    arrays = [random.randn(*several, N) * 0.4, np.zeros((*several, 2, N)), *random.randn(2, *several, L, B, H)]
     arrays = [array.astype(dtype) for array in arrays]
-    ids, starts = random.randint(0, shape.vocab_size, 90).astype(np.uint8), np.arange(n * B).reshape(n, B) * 3
+    if models:
+        arrays[0][1] = np.inf  # this model has no finite loss
+    ids = random.randint(0, shape.vocab_size, 90).astype(np.uint8)
+    starts = np.arange(max(models, 1) * n * B).reshape(*several, n, B) * 3
     losses = ops.train_steps(
         *arrays,
         ids,
         starts,
-        np.arange(n) == 1,
+        np.tile(np.arange(n) == 1, (*several, 1)) if models else np.arange(n) == 1,
         np.full(n, 0.01),
         shape=shape,
         seq_length=T,
@@ -76,7 +84,7 @@ def _train(ops, shape, B, n=3, T=4, dtype="float64", **options):
 
 
 def is_close(a, b):
-    return np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-7, atol=1e-9)
+    return np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-7, atol=1e-9, equal_nan=True)
 
 
 def main(sanitizer, file, line, *works):

@@ -617,12 +617,11 @@ def test_a_workspace_is_for_one_call_at_a_time(name):
     train(ops, training(n=1), workspace=ws)  # the workspace is free again
 
 
+@pytest.mark.lacking("cupy")
 def test_a_workspace_in_use_is_refused(ops):
     from kernels.spec import checks
 
     ws = spec.workspace(SHAPE, T, B, "float64")
-    if ops.__name__ == "kernels.gpu.host":
-        pytest.skip("a device has memory of its own")
     with checks.exclusive(ws), pytest.raises(ValueError, match="^workspace: expected one that no other call uses now"):
         train(ops, training(), workspace=ws._replace(pairs=None))
     train(ops, training(), workspace=ws)

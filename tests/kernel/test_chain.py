@@ -344,10 +344,9 @@ MIXED_TOLERANCE = 0.01
           for case in (("rnn", 0, 0.0, False), ("lnlstm", 0, 0.0, False), ("lstm", 5, 0.0, False), ("lstm", 0, 0.4, True))),
     ],
 )  # fmt: skip
+@pytest.mark.lacking("cupy")
 def test_mixed_precision_as_the_reference(ops, ref, cell, embedding_size, dropout, last_only):
     """The median over seeds: sums in another order rarely round a number the other way, which shows in its seed."""
-    if ops.__name__ == "kernels.gpu":
-        pytest.skip("mixed precision of batches is for the CPU")
     found = []
     for seed in range(5):
         T, B, V, H, L = 3, 3 + seed, 7, 10 + seed, 2

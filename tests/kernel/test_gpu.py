@@ -238,6 +238,34 @@ def small_training(n=12):
     return arrays, ids, starts, np.arange(n) % 5 == 0, np.full(n, 0.05), {"shape": shape, "seq_length": 5}
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])  # with none, one and two arrays of state
+def test_a_launch_trains_many_models(gpu, ref, monkeypatch, small, optimizer, any_order):
+    """A block each: launches cut anywhere, W_y, dz and factors in memory that all blocks share."""
+    monkeypatch.setattr(small, "_FIRST_LAUNCH", 2)
+    monkeypatch.setattr(small, "_MOST_OF_ALL", 15)  # iterations of three models: five of each
+    if not IS_REAL:
+        monkeypatch.setitem(
+            fake_cupy.ATTRIBUTES, "MaxSharedMemoryPerBlockOptin", memory_that_holds((5, 1, 11, 9, 1), 0)
+        )
+    random, shape, models, n = np.random.RandomState(3), Shape(11, 9), 3, 12
+    N, slots = spec.num_parameters(shape), spec.slots(optimizer)
+    arrays = [random.randn(models, N) * 0.3, np.zeros((models, slots, N)), *random.randn(2, models, 1, 1, 9)]
+    ids, starts = random.randint(0, 11, 200).astype(np.uint16), random.randint(0, 190, (models, n, 1))
+    plan = ids, starts, random.random_sample((models, n)) < 0.2, random.random_sample((models, n)) * 0.02
+    outcomes = []
+    for ops in (gpu, ref):
+        own = [a.copy() for a in arrays]
+        outcomes.append([ops.train_steps(*own, *plan, shape=shape, seq_length=5, optimizer=optimizer), *own])
+    for got, wanted in zip(*outcomes, strict=True):
+        assert relative_error(got, wanted) < 1e-10 if wanted.size else not got.size
+    monkeypatch.setattr(small, "_FIRST_LAUNCH", 50)
+    monkeypatch.setattr(small, "_MOST_OF_ALL", 2**20)
+    with launches(2):  # one gathers the ids of all models, one trains them
+        losses = gpu.train_steps(*arrays, *plan, shape=shape, seq_length=5, optimizer=optimizer)
+    assert losses.tobytes() == outcomes[0][0].tobytes()
+    assert [a.tobytes() for a in arrays] == [a.tobytes() for a in outcomes[0][1:]]
+
+
 def test_launches_of_a_block_may_be_cut_anywhere(gpu, small, monkeypatch):
     arrays, *plan, options = small_training()
     whole = [a.copy() for a in arrays]
@@ -280,7 +308,7 @@ def test_an_interruption_leaves_all_arrays_of_one_iteration(gpu, small, monkeypa
     (theta, state, *_), *plan, options = small_training()
     plan[1] = np.ascontiguousarray(plan[1] + np.arange(batch))
     arrays = [theta, state, *np.zeros((2, 1, batch, 9))]
-    owner, made = (small._Block, 3) if batch == 1 else (training._Graph, 1)  # iterations of the first call
+    owner, made = (small._Blocks, 3) if batch == 1 else (training._Graph, 1)  # iterations of the first call
     monkeypatch.setattr(small, "_FIRST_LAUNCH", made)
     monkeypatch.setattr(pace, "_SECONDS", 0.0)
     plain, calls = owner.run, []

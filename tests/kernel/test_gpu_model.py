@@ -24,7 +24,10 @@ def test_the_page_holds_the_table_of_each_device_that_was_measured():
     page = (ROOT / "docs" / "gpu.md").read_text()
     paths = [path for path in results.FOLDER.glob("*.json") if "gpu" in results.read(path)]
     for path in paths:
-        assert f"<!-- {path.name} -->\n{gpu.table(results.read(path))}\n<!-- end -->" in page
+        found = results.read(path)
+        assert f"<!-- {path.name} -->\n{gpu.table(found)}\n<!-- end -->" in page
+        if "many" in found:
+            assert f"<!-- many: {path.name} -->\n{gpu.table_of_many(found)}\n<!-- end -->" in page
     assert paths
 
 
@@ -47,10 +50,14 @@ def test_benchmarks_of_the_gpu_run(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     monkeypatch.setattr(gpu, "SHORT", ("seed", "sample"))
     monkeypatch.setattr(gpu, "ROUNDS", 1)
+    monkeypatch.setattr(gpu, "MODELS", (1, 2))
     monkeypatch.setattr(gpu, "iterations_for", lambda run, seconds: 2)
     assert gpu.main() == 0
     (path,) = tmp_path.glob("*.json")
-    assert [row["work"] for row in json.loads(path.read_text())["gpu"]] == ["seed", "sample"]
+    found = json.loads(path.read_text())
+    assert [row["work"] for row in found["gpu"]] == ["seed", "sample"]
+    assert [row["models"] for row in found["many"]] == [1, 2]
+    assert gpu.table_of_many(found).count("\n") == 3
     assert "seed" in capsys.readouterr().out
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from conftest import load, made_up_text
-from device import emulator
+from device import emulator, fake_cupy
 
 import charlstm
 import kernels
@@ -85,17 +85,104 @@ def test_evaluation_on_the_device(has_gpu):
     assert found[0]
 
 
-def test_auto_is_the_processor(has_gpu):
-    assert choose_backend("auto") in ("numba", "numpy")
+def test_auto_is_the_processor(has_gpu, monkeypatch):
     assert choose_backend("cupy") == "cupy"
+    monkeypatch.setattr(presence, "problem", None)  # asking would start CUDA
+    assert choose_backend("auto") in ("numba", "numpy")
+
+
+# ------------------------------------------------------------------------------------------------ errors of a device
+def failing(monkeypatch, error, after):
+    """Make a launch of the block kernel raise an error, after some launches."""
+    from kernels.gpu import small
+
+    plain, made = small._Blocks.run, []
+
+    def run(self, *arguments):
+        made.append(self)
+        if len(made) > after:
+            raise error
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(small._Blocks, "run", run)
+
+
+@pytest.mark.skipif(kernels.missing("cupy") is None, reason="a device makes errors of its own")
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (fake_cupy.CUDARuntimeError(700, "cudaErrorIllegalAddress: an illegal memory access"),
+         "the GPU failed: cudaErrorIllegalAddress: an illegal memory access (code 700)"),
+        (fake_cupy.CUDADriverError(719, "CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure"),
+         "the GPU failed: CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure (code 719)"),
+        (fake_cupy.CUBLASError(13, "CUBLAS_STATUS_EXECUTION_FAILED"),
+         "the GPU failed: CUBLAS_STATUS_EXECUTION_FAILED (code 13)"),
+        (fake_cupy.CompileException("\nkernels.cu(3): error: no header\n1 error"),
+         "the GPU failed: kernels.cu(3): error: no header"),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_a_device_that_fails_is_one_line_and_the_run_stays_saved(has_gpu, monkeypatch, tmp_path, capsys, error, line):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text(made_up_text())
+    options = ["--backend", "cupy", "--hidden-size", "9", "--num-layers", "1", "--batch-size", "1", "--seq-length", "6"]
+    command = ["train", "book.txt", *options, "--sample-every", "0", "--save-every", "0", "--quiet", "--mix", "0"]
+    failing(monkeypatch, error, 3)
+    assert _guarded([*command, "--iterations", "400", "--report-every", "20"]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith(f"charlstm: {line}; the newest checkpoint is iteration "), said
+    assert charlstm.load(tmp_path / "runs" / "book").iteration > 0
+
+
+@pytest.mark.skipif(kernels.missing("cupy") is None, reason="a device makes errors of its own")
+@pytest.mark.parametrize("words", ["cudaErrorMemoryAllocation: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_no_memory_for_cudas_own_needs_is_told_as_such(has_gpu, monkeypatch, words):
+    from kernels.gpu import host, matmul
+
+    def full(*_):
+        raise fake_cupy.CUDARuntimeError(2, words)
+
+    monkeypatch.setattr(matmul.cublas, "gemm", full)
+    with pytest.raises(MemoryError, match=words):
+        host.lstm_forward(
+            np.zeros((2, 1), np.int32), *np.zeros((2, 1, 3)), *(np.zeros(d) for d in ((4, 12), (3, 12), 12))
+        )
+
+
+@pytest.mark.skipif(kernels.missing("cupy") is None, reason="a device makes errors of its own")
+def test_a_device_that_does_not_work_is_no_backend(has_gpu, monkeypatch):
+    from kernels.gpu import failures
+
+    def mismatched(*_, **__):
+        raise fake_cupy.CUDARuntimeError(803, "cudaErrorSystemDriverMismatch: system has unsupported display driver")
+
+    failures.try_out.cache_clear()
+    monkeypatch.setattr(failures, "each", mismatched)
+    with pytest.raises(
+        kernels.BackendUnavailable, match=r"cannot use the GPU: cudaErrorSystemDriverMismatch.* \(code 803\)"
+    ):
+        kernels.load("cupy")
+    monkeypatch.undo()
+    failures.try_out.cache_clear()
+
+
+@pytest.mark.skipif(kernels.missing("cupy") is None, reason="needs two devices")
+def test_arrays_of_another_device_are_refused(has_gpu):
+    from kernels.gpu import ops
+
+    theta, grad, state = (fake_cupy.zeros(dims) for dims in (4, 4, (0, 4)))
+    grad.device_id = 1
+    with pytest.raises(ValueError, match="grad: expected an array on GPU 0, the current one, got one on GPU 1"):
+        ops.sgd(theta, grad, state, 0, learning_rate=0.1)
 
 
 # ------------------------------------------------------------------------------------------- messages without a GPU
 class Driver:
-    """A CUDA driver with a given version and number of devices."""
+    """A CUDA driver with a given version, number of devices, compute capability and compute mode."""
 
-    def __init__(self, version, devices, result=0):
+    def __init__(self, version, devices, result=0, capability=(9, 0), mode=0):
         self.version, self.devices, self.result = version, devices, result
+        self.attributes = {75: capability[0], 76: capability[1], 20: mode}
 
     def cuDriverGetVersion(self, place):  # noqa: N802
         ctypes.cast(place, ctypes.POINTER(ctypes.c_int))[0] = self.version
@@ -106,6 +193,10 @@ class Driver:
 
     def cuDeviceGetCount(self, place):  # noqa: N802
         ctypes.cast(place, ctypes.POINTER(ctypes.c_int))[0] = self.devices
+        return 0
+
+    def cuDeviceGetAttribute(self, place, number, device):  # noqa: N802
+        ctypes.cast(place, ctypes.POINTER(ctypes.c_int))[0] = self.attributes[number]
         return 0
 
 
@@ -124,10 +215,16 @@ CUDA13, CUDA12 = "pip install 'charlstm[cuda13]'", "pip install 'charlstm[cuda12
         (True, Driver(13000, 1), ("nvrtc",), f"needs CUDA's libraries cublas (the matrix products): {CUDA13}, or a CUDA toolkit"),
         (True, Driver(12080, 1), (), f"needs CUDA's libraries nvrtc (the compiler) and cublas (the matrix products): {CUDA12}, or a CUDA toolkit"),
         (True, Driver(13000, 1), ("nvrtc", "cublas"), None),
+        (True, Driver(13000, 1, capability=(7, 0)), ("nvrtc", "cublas"), None),
+        (True, Driver(13000, 1, capability=(6, 1)), ("nvrtc", "cublas"), "needs a GPU of compute capability 7.0 or more; this one has 6.1"),
+        (True, Driver(13000, 1, mode=2), ("nvrtc", "cublas"), "found a GPU whose compute mode is Prohibited: nvidia-smi --compute-mode=DEFAULT allows its use"),
+        ("cupy-cuda13x", Driver(12080, 1), ("nvrtc", "cublas"), f"has a CuPy for drivers from 580 on, and an older driver: {CUDA12}, or a newer driver"),
+        ("cupy-cuda12x", Driver(12080, 1), ("nvrtc", "cublas"), None),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named_with_what_would_help(monkeypatch, package, driver, found, expected):
     monkeypatch.setattr(presence, "find_spec", lambda name: package or None)
+    monkeypatch.setattr(presence, "_has", lambda name: name == package)
     monkeypatch.setattr(presence, "_driver", lambda: driver)
     monkeypatch.setattr(presence, "_loads", lambda name: name in found)
     presence.problem.cache_clear()

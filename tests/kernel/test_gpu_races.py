@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(emulator.COMPILER is None, reason=emulator.REASON),
 ]
 WORKS = {
-    "small": ["block"],
+    "small": ["block", "blocks"],
     "model": ["launches"],
     "clipping": ["launches"],
     "sample": ["drawing"],
@@ -55,7 +55,7 @@ def run(sanitizer, file, line, works):
 
 @pytest.mark.parametrize("sanitizer", ["none", *RUNTIMES])
 def test_nothing_is_seen_in_the_source_as_it_is(sanitizer):
-    done = run(sanitizer, "small", 0, ["block", "launches", "steps", "drawing"])
+    done = run(sanitizer, "small", 0, ["block", "blocks", "launches", "steps", "drawing"])
     assert done.returncode == 0, done.stdout + done.stderr
 
 

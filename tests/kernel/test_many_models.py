@@ -11,47 +11,56 @@ from kernels.spec import Shape
 
 M, N_ITERATIONS, T, B = 3, 7, 4, 2
 SHAPE = Shape(9, 12, 2)
+ONE_LAYER = Shape(9, 12, 1)  # with one stream, a GPU trains all models in one launch
 
 
-def given(n=N_ITERATIONS):
+def given(n=N_ITERATIONS, shape=SHAPE, batch=B):
     random = np.random.RandomState(0)
-    theta = random.randn(M, spec.num_parameters(SHAPE)).astype("float32") * np.float32(0.3)
-    states = [np.zeros(dims, "float32") for dims in ((M, 2, theta.shape[1]), (M, 2, B, 12), (M, 2, B, 12))]
-    ids, starts = random.randint(0, 9, 90).astype(np.uint8), random.randint(0, 80, (M, n, B))
+    theta = random.randn(M, spec.num_parameters(shape)).astype("float32") * np.float32(0.3)
+    of_state = (M, shape.num_layers, batch, 12)
+    states = [np.zeros(dims, "float32") for dims in ((M, 2, theta.shape[1]), of_state, of_state)]
+    ids, starts = random.randint(0, 9, 90).astype(np.uint8), random.randint(0, 80, (M, n, batch))
     return [theta, *states], ids, starts, random.random_sample((M, n)) < 0.2
 
 
-def trained(ops, arrays, ids, starts, reset, rates, **options):
+def trained(ops, arrays, ids, starts, reset, rates, shape=SHAPE, **options):
     return ops.train_steps(
-        *arrays, ids, starts, reset, rates, shape=SHAPE, seq_length=T, optimizer="adam", **options
+        *arrays, ids, starts, reset, rates, shape=shape, seq_length=T, optimizer="adam", **options
     )  # fmt: skip
 
 
+SIZES = pytest.mark.parametrize("size", [{}, {"shape": ONE_LAYER, "batch": 1}], ids=["batches", "one stream"])
+
+
+@SIZES
 @pytest.mark.parametrize("threads", [1, 2, 7])
 @pytest.mark.parametrize("rates", [0.01, np.linspace(0.01, 0.02, N_ITERATIONS), np.full((M, N_ITERATIONS), 0.02)],
                          ids=["one rate", "one of each iteration", "one of each model, too"])  # fmt: skip
-def test_each_model_has_the_bits_of_its_own_call(ops, threads, rates):
-    together, ids, starts, reset = given()
-    losses = trained(ops, together, ids, starts, reset, rates, threads=threads)
-    alone, *_ = given()
+def test_each_model_has_the_bits_of_its_own_call(ops, threads, rates, size):
+    shape = size.get("shape", SHAPE)
+    together, ids, starts, reset = given(**size)
+    losses = trained(ops, together, ids, starts, reset, rates, shape, threads=threads)
+    alone, *_ = given(**size)
     for k in range(M):
         own = [array[k] for array in alone]
         rate = rates[k] if np.ndim(rates) == 2 else rates
-        assert trained(ops, own, ids, starts[k], reset[k], rate).tobytes() == losses[k].tobytes()
+        assert trained(ops, own, ids, starts[k], reset[k], rate, shape).tobytes() == losses[k].tobytes()
         assert [a.tobytes() for a in own] == [a[k].tobytes() for a in together]
 
 
-def test_a_model_that_is_done_leaves_the_others_running(ops):
-    together, ids, starts, reset = given(60)
+@SIZES
+def test_a_model_that_is_done_leaves_the_others_running(ops, size):
+    shape = size.get("shape", SHAPE)
+    together, ids, starts, reset = given(60, **size)
     together[0][1] = np.inf  # model 1 has no finite loss
-    losses = trained(ops, together, ids, starts, reset, 0.01, threads=2)
+    losses = trained(ops, together, ids, starts, reset, 0.01, shape, threads=2)
     assert np.isfinite(losses[[0, 2]]).all()
     assert not np.isfinite(losses[1]).any()
-    alone, *_ = given(60)
+    alone, *_ = given(60, **size)
     own = [array[2] for array in alone]
-    expected = trained(ops, own, ids, starts[2], reset[2], 0.01, smooth_loss=9.0, stop_below=8.99)
-    together, *_ = given(60)
-    losses = trained(ops, together, ids, starts, reset, 0.01, smooth_loss=9.0, stop_below=8.99, threads=2)
+    expected = trained(ops, own, ids, starts[2], reset[2], 0.01, shape, smooth_loss=9.0, stop_below=8.99)
+    together, *_ = given(60, **size)
+    losses = trained(ops, together, ids, starts, reset, 0.01, shape, smooth_loss=9.0, stop_below=8.99, threads=2)
     assert len(expected) < 60
     assert losses[2][: len(expected)].tobytes() == expected.tobytes()
     assert np.isnan(losses[2][len(expected) :]).all()

@@ -1,5 +1,5 @@
-// Trains a small LSTM (one layer, one stream, ids as input): one block runs many iterations of forward, backward, clip
-// and update, with block barriers only.
+// Trains small LSTMs (one layer, one stream, ids as input): a block has one model, and runs many iterations of forward,
+// backward, clip and update, with block barriers only. The blocks of a launch have nothing to do with each other.
 //
 // During the steps, registers hold the recurrent matrix, each element in one thread: warp w has the rows w, w + WARPS,
 // ..., and its lane l has the columns at places l, l + 32, ... Both products use this layout. A product with h sums over
@@ -22,7 +22,7 @@ constexpr int spread() {
 }
 constexpr int APART = spread(), GAP = APART - H;
 // Whether W_h leaves so few registers that each step finds out anew which thread it is in.
-constexpr bool CROWDED = ROWS * COLUMNS * sizeof(real) > 91 * 4;
+constexpr bool CROWDED = ROWS * COLUMNS * sizeof(real) >= 91 * 4;
 constexpr int AT_ONCE = SLOTS > 1 ? 4 : 7;  // columns of a product with h; more would spill
 constexpr int UPDATES = SLOTS > 1 ? 1 : sizeof(real) > 4 ? 4 : 5;  // columns of W_h that are updated at once
 constexpr int TILE = 4;                     // steps (or rows of W_y) that share what is read from W_y (or dlogits)
@@ -31,7 +31,7 @@ constexpr int LOGITS = (V + 3) / 4 * 4;     // length of a row of logits, so tha
 constexpr int INPUT_ROWS = 9;               // of W_x, and the bias, that are updated at once
 
 // Offsets of the blocks of the flat vectors: W_x, W_h, b, W_y, b_y.
-constexpr int W_H = V * GATES, BIAS = W_H + H * GATES, W_Y = BIAS + GATES, B_Y = W_Y + H * V;
+constexpr int W_H = V * GATES, BIAS = W_H + H * GATES, W_Y = BIAS + GATES, B_Y = W_Y + H * V, N = B_Y + V;
 
 // Offsets in shared memory, in numbers; block.py computes the total. The first two are multiples of four.
 constexpr int WORK_SIZE = WARPS * PADDED > T * (LOGITS + H) ? WARPS * PADDED : T * (LOGITS + H);
@@ -48,6 +48,7 @@ constexpr bool DZ_SHARED = SHARED & 1, FACTORS_SHARED = SHARED & 2, READOUT_SHAR
 constexpr int FACTORS = DZ_SHARED == FACTORS_SHARED ? T * PADDED : 0;  // after dz, if both are in the same memory
 constexpr int READOUT = ROOM + (DZ_SHARED ? T * PADDED : 0) + (FACTORS_SHARED ? 2 * T * H : 0);
 constexpr int STRIDE = READOUT_SHARED ? V | 1 : V;
+constexpr int SCRATCH = (DZ_SHARED ? 0 : T * PADDED) + (FACTORS_SHARED ? 0 : 2 * T * H);
 
 struct Vectors {
     real *theta, *s0, *s1;
@@ -97,6 +98,13 @@ __device__ __forceinline__ int this_thread() {
 #endif
 }
 
+// Returns the number of this block's model.
+__device__ __forceinline__ long long this_model() { return blockIdx.x; }
+
+// Returns the index of this block's first parameter in theta of all models. An index chooses the model, because addresses
+// for each model would take twice as many registers.
+__device__ __forceinline__ int first_parameter() { return blockIdx.x * N; }
+
 __device__ __forceinline__ int row_of(int thread, int i) { return WARPS * i + thread / 32; }
 __device__ __forceinline__ int place_of(int thread, int j) { return 32 * j + thread % 32; }
 __device__ __forceinline__ bool is_row(int thread, int i) { return WARPS * i + WARPS <= H || row_of(thread, i) < H; }
@@ -121,7 +129,9 @@ __device__ __forceinline__ bool has_column(int thread, int j) {
 __device__ __forceinline__ int weight(int thread, int i, int j) {
     return WARPS * i * GATES + 32 * j - GAP * gate_of(thread, j);
 }
-__device__ __forceinline__ int first_weight(int thread) { return W_H + thread / 32 * GATES + thread % 32; }
+__device__ __forceinline__ int first_weight(int thread) {
+    return first_parameter() + W_H + thread / 32 * GATES + thread % 32;
+}
 
 // Loads this thread's part of W_h.
 __device__ __forceinline__ void load_recurrent(int thread, real (&w)[ROWS][COLUMNS], const real* theta) {
@@ -221,7 +231,7 @@ __device__ __forceinline__ void update_recurrent(real (&w)[ROWS][COLUMNS], const
 __device__ __forceinline__ void update_input(const int* id, const real* dz, const Vectors& flat, const Rule& rule,
                                              real scale, real limit) {
     constexpr int COUNT = 1 + (moves_all() ? V : T);  // the bias is updated like a row that every step reads
-    const int thread = this_thread();
+    const int thread = this_thread(), begin = first_parameter() + thread;
     dz += thread / H * APART + thread % H;
     for (int first = 0; first < COUNT; first += INPUT_ROWS) {
         int row[INPUT_ROWS], at[INPUT_ROWS];
@@ -232,7 +242,7 @@ __device__ __forceinline__ void update_input(const int* id, const real* dz, cons
             const int n = first + k - 1;
             is_there[k] = n + 1 < COUNT && (n < 0 || moves_all() || id[T + 1 + n]);
             row[k] = n < 0 || !is_there[k] ? -1 : moves_all() ? n : id[n];
-            at[k] = (n < 0 ? BIAS : row[k] * GATES) + thread;
+            at[k] = begin + (n < 0 ? BIAS : row[k] * GATES);
             g[k] = 0;
         }
 #pragma unroll 4
@@ -250,7 +260,7 @@ __device__ __forceinline__ void update_input(const int* id, const real* dz, cons
 // Updates W_y (in theta or in its copy) and b_y.
 __device__ __forceinline__ void update_readout(real* W_y, const real* h_after, const real* dlogits, const Vectors& flat,
                                                const Rule& rule, real scale, real limit) {
-    const int thread = this_thread();
+    const int thread = this_thread(), begin = first_parameter();
     for (int n = thread; n < (H + TILE - 1) / TILE * V; n += THREADS) {
         const int k = n / V * TILE, v = n % V;
         int own[TILE], at[TILE];
@@ -259,7 +269,7 @@ __device__ __forceinline__ void update_readout(real* W_y, const real* h_after, c
 #pragma unroll
         for (int i = 0; i < TILE; ++i) {
             is_there[i] = H % TILE == 0 || k + i < H;
-            own[i] = (k + i) * STRIDE + v, at[i] = W_Y + (k + i) * V + v, g[i] = 0;
+            own[i] = (k + i) * STRIDE + v, at[i] = begin + W_Y + (k + i) * V + v, g[i] = 0;
         }
 #pragma unroll 4
         for (int t = 0; t < T; ++t) {
@@ -271,7 +281,7 @@ __device__ __forceinline__ void update_readout(real* W_y, const real* h_after, c
         update(W_y, own, at, is_there, g, flat, rule, scale, limit);
     }
     for (int v = thread; v < V; v += THREADS) {
-        const int at[1] = {B_Y + v};
+        const int at[1] = {begin + B_Y + v};
         real g[1] = {0};
         for (int t = 0; t < T; ++t) g[0] += dlogits[t * LOGITS + v];
         update(flat.theta, at, at, {true}, g, flat, rule, scale, limit);
@@ -363,55 +373,68 @@ __device__ __forceinline__ void cross_entropy(real* logits, const int* targets, 
     }
 }
 
-// theta (N,) and its optimizer state s0, s1; x (count, T+1) ids; reset and the rates (count,); h, c (H,) the state;
-// watch: the smoothed loss, and the value below which training stops. Writes theta, s0, s1, h, c, watch[0], losses
-// (count,), and status: the number of losses, and the reason for the end (0: all iterations done, 1: smoothed loss
-// below the limit, 2: loss not finite).
+// For each model: theta (N,) and its optimizer state (SLOTS, N); x (count, T+1) ids; reset and the rates (count,); h, c
+// (H,) the state; watch: the smoothed loss, and the value below which training stops. Writes theta, state, h, c, watch[0],
+// losses (count,), and status: the number of losses, and the reason for the end (0: all iterations done, 1: smoothed loss
+// below the limit, 2: loss not finite). A model that has ended in an earlier launch is left as it is, with no losses.
+//
+// From one model to the next it is `chunk` iterations in x, `apart` in the rates (0: all models have the same), and
+// `total` in reset and losses.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, const real* learning_rates,
-            const real* rates, const real* roots, real* h_carried, real* c_carried, double* watch, double* losses,
-            int* status, real* scratch, int count, real scale, real limit, real rule_a, real rule_b, real rule_c,
-            real rule_d, real rest_a, real rest_b) {
+train_small(real* theta, real* state, const int* x, const bool* reset, const real* learning_rates, const real* rates,
+            const real* roots, real* h_carried, real* c_carried, double* watch, double* losses, int* status,
+            real* scratch, int count, int chunk, int apart, long long total, real scale, real limit, real rule_a,
+            real rule_b, real rule_c, real rule_d, real rest_a, real rest_b) {
     extern __shared__ real memory[];
     __shared__ int verdict;
     const int tid = threadIdx.x;
-    const Vectors flat = {theta, s0, s1};
+    if (status[2 * this_model() + 1]) {
+        if (tid == 0) status[2 * this_model()] = 0;
+        return;
+    }
+    if (SCRATCH) scratch += this_model() * SCRATCH;
     real *h = memory + STATES, *partial = memory + WORK, *logits = partial, *dh = partial + T * LOGITS;
     real *dh_next = memory + NEXT, *cells = memory + CELLS, *row_loss = memory + LOSSES;
     int* id = (int*)(memory + READ);
     real* dz = DZ_SHARED ? memory + ROOM : scratch;                        // (T, PADDED): first its factors
     real* factors = (FACTORS_SHARED ? memory + ROOM : scratch) + FACTORS;  // (T, 2, H): of dc from dh, and the forget gates
-    real* W_y = READOUT_SHARED ? memory + READOUT : theta + W_Y;           // (H, V)
+    real* W_y = READOUT_SHARED ? memory + READOUT : theta + first_parameter() + W_Y;  // (H, V)
 
     real w[ROWS][COLUMNS];
-    if (READOUT_SHARED)
-        for (int n = tid; n < H * V; n += THREADS) W_y[n / V * STRIDE + n % V] = theta[W_Y + n];
+    if (READOUT_SHARED) {
+        const real* own = theta + first_parameter() + W_Y;
+        for (int n = tid; n < H * V; n += THREADS) W_y[n / V * STRIDE + n % V] = own[n];
+    }
     for (int k = tid; k < (T + 1) * UNITS; k += THREADS) h[k] = 0;
     for (int k = tid; k < T * PADDED; k += THREADS) dz[k] = 0;
     __syncthreads();  // the buffers are zero
-    if (tid < H) h[T * UNITS + tid] = h_carried[tid], cells[H + tid] = c_carried[tid];
+    if (tid < H) {
+        const long long at = this_model() * H + tid;
+        h[T * UNITS + tid] = h_carried[at], cells[H + tid] = c_carried[at];
+    }
     if (tid == 0) verdict = 0;
 
     int n = 0, last = 1;  // whether the state after the last step is carried on, or that before the first
     for (; n < count; ++n) {
-        for (int t = tid; t <= T; t += THREADS) id[t] = x[(long long)n * (T + 1) + t];
+        for (int t = tid; t <= T; t += THREADS) id[t] = x[(this_model() * chunk + n) * (T + 1) + t];
         if (tid < H) {
-            h[tid] = reset[n] ? real(0) : h[T * UNITS + tid];
-            cells[tid] = reset[n] ? real(0) : cells[H + tid];
+            const bool is_reset = reset[this_model() * total + n];
+            h[tid] = is_reset ? real(0) : h[T * UNITS + tid];
+            cells[tid] = is_reset ? real(0) : cells[H + tid];
         }
         __syncthreads();  // the initial state, the ids and the updated W_y are complete
 
         {
             const int now = this_thread();
             load_recurrent(now, w, theta);
-            const real bias = now < GATES ? theta[BIAS + now % 4 * H + now / 4] : real(0);
+            const real bias = now < GATES ? theta[first_parameter() + BIAS + now % 4 * H + now / 4] : real(0);
             real c = now < GATES ? cells[now / 4] : real(0);  // the same in the four threads of a unit
 #pragma unroll 1
             for (int t = 0; t < T; ++t) {
                 const int thread = CROWDED ? this_thread() : now, unit = thread / 4, gate = thread % 4;
                 const int column = gate * H + unit, place = gate * APART + unit;
                 const bool has_gate = thread < GATES;
-                const real input = has_gate ? theta[id[t] * GATES + column] : real(0);  // comes during the product
+                const real input = has_gate ? theta[first_parameter() + id[t] * GATES + column] : real(0);  // comes during the product
                 multiply_by_h(thread, w, h + t * UNITS, partial);
                 __syncthreads();  // all partial sums are complete
                 if (thread / 32 * 32 < GATES) {  // whole warps, because of the shuffles
@@ -443,16 +466,17 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
             while (id[first] != id[t]) ++first;
             id[T + 1 + t] = first == t;
         }
-        read_out(h + UNITS, W_y, theta + B_Y, logits);
+        read_out(h + UNITS, W_y, theta + first_parameter() + B_Y, logits);
         __syncthreads();  // all logits are complete
         cross_entropy(logits, id + 1, row_loss);
         __syncthreads();  // their gradients and the losses are complete
         if (tid == 0) {
             real loss = 0;
             for (int t = 0; t < T; ++t) loss += row_loss[t];
-            watch[0] = SMOOTHING * watch[0] + (1 - SMOOTHING) * loss;
-            losses[n] = loss;
-            verdict = watch[0] < watch[1] ? 1 : loss - loss == 0 ? 0 : 2;
+            double* own = watch + 2 * this_model();
+            own[0] = SMOOTHING * own[0] + (1 - SMOOTHING) * loss;
+            losses[this_model() * total + n] = loss;
+            verdict = own[0] < own[1] ? 1 : loss - loss == 0 ? 0 : 2;
         }
         read_out_back(logits, W_y, dh);
         if (tid < UNITS) dh_next[tid] = 0;
@@ -483,15 +507,22 @@ train_small(real* theta, real* s0, real* s1, const int* x, const bool* reset, co
             }
         }
 
-        const Rule rule = {rule_a, rule_b, rule_c, rule_d, rest_a, rest_b, learning_rates[n], rates[n], roots[n]};
+        const long long at = this_model() * apart + n;
+        const Rule rule = {rule_a, rule_b, rule_c, rule_d, rest_a, rest_b, learning_rates[at], rates[at], roots[at]};
+        real* s0 = SLOTS > 1 ? state + first_parameter() : state;  // with one state, it has theta's indices
+        const Vectors flat = {theta, s0, s0 + (SLOTS > 1 ? N : 0)};
         if (tid < GATES) update_input(id, dz, flat, rule, scale, limit);  // the registers of w are free here
         update_readout(W_y, h + UNITS, logits, flat, rule, scale, limit);
         update_recurrent(w, h, dz, flat, rule, scale, limit);
         __syncthreads();  // all threads have read the ids, the states and dlogits
     }
 
+    const long long model = this_model();
     if (READOUT_SHARED)
-        for (int k = tid; k < H * V; k += THREADS) theta[W_Y + k] = W_y[k / V * STRIDE + k % V];
-    if (tid < H) h_carried[tid] = h[last * T * UNITS + tid], c_carried[tid] = cells[last * H + tid];
-    if (tid == 0) status[0] = n < count ? n + 1 : count, status[1] = verdict;
+        for (int k = tid; k < H * V; k += THREADS) theta[first_parameter() + W_Y + k] = W_y[k / V * STRIDE + k % V];
+    if (tid < H) {
+        h_carried[model * H + tid] = h[last * T * UNITS + tid];
+        c_carried[model * H + tid] = cells[last * H + tid];
+    }
+    if (tid == 0) status[2 * model] = n < count ? n + 1 : count, status[2 * model + 1] = verdict;
 }
