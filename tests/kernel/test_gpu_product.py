@@ -93,18 +93,18 @@ def test_auto_is_the_processor(has_gpu, monkeypatch):
 
 # ------------------------------------------------------------------------------------------------ errors of a device
 def failing(monkeypatch, error, after):
-    """Make a launch of the block kernel raise an error, after some launches."""
-    from kernels.gpu import small
+    """Make training on the GPU raise an error, after some calls."""
+    from kernels.gpu import ops
 
-    plain, made = small._Blocks.run, []
+    plain, made = ops._rates, []
 
-    def run(self, *arguments):
-        made.append(self)
+    def rates(given):
+        made.append(given)
         if len(made) > after:
             raise error
-        return plain(self, *arguments)
+        return plain(given)
 
-    monkeypatch.setattr(small._Blocks, "run", run)
+    monkeypatch.setattr(ops, "_rates", rates)
 
 
 @pytest.mark.skipif(kernels.missing("cupy") is None, reason="a device makes errors of its own")
@@ -126,8 +126,8 @@ def test_a_device_that_fails_is_one_line_and_the_run_stays_saved(has_gpu, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book.txt").write_text(made_up_text())
     options = ["--backend", "cupy", "--hidden-size", "9", "--num-layers", "1", "--batch-size", "1", "--seq-length", "6"]
-    command = ["train", "book.txt", *options, "--sample-every", "0", "--save-every", "0", "--quiet", "--mix", "0"]
-    failing(monkeypatch, error, 3)
+    command = ["train", "book.txt", *options, "--sample-every", "0", "--save-every", "0.001", "--quiet", "--mix", "0", "--preset", "min-char-lstm"]
+    failing(monkeypatch, error, 5)
     assert _guarded([*command, "--iterations", "400", "--report-every", "20"]) == 1
     said = capsys.readouterr().err.strip()
     assert said.startswith(f"charlstm: {line}; the newest checkpoint is iteration "), said
