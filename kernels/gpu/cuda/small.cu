@@ -101,9 +101,17 @@ __device__ __forceinline__ int this_thread() {
 // Returns the number of this block's model.
 __device__ __forceinline__ long long this_model() { return blockIdx.x; }
 
-// Returns the index of this block's first parameter in theta of all models. An index chooses the model, because addresses
-// for each model would take twice as many registers.
-__device__ __forceinline__ int first_parameter() { return blockIdx.x * N; }
+// Returns the index of this block's first parameter in theta of all models, in a way that the compiler cannot see through
+// either. An index chooses the model, because addresses for each model would take twice as many registers.
+__device__ __forceinline__ int first_parameter() {
+#ifdef ON_PROCESSOR
+    return blockIdx.x * N;
+#else
+    unsigned int model;
+    asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(model));
+    return model * N;
+#endif
+}
 
 __device__ __forceinline__ int row_of(int thread, int i) { return WARPS * i + thread / 32; }
 __device__ __forceinline__ int place_of(int thread, int j) { return 32 * j + thread % 32; }
