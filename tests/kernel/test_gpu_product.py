@@ -126,7 +126,20 @@ def test_a_device_that_fails_is_one_line_and_the_run_stays_saved(has_gpu, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book.txt").write_text(made_up_text())
     options = ["--backend", "cupy", "--hidden-size", "9", "--num-layers", "1", "--batch-size", "1", "--seq-length", "6"]
-    command = ["train", "book.txt", *options, "--sample-every", "0", "--save-every", "0.001", "--quiet", "--mix", "0", "--preset", "min-char-lstm"]
+    command = [
+        "train",
+        "book.txt",
+        *options,
+        "--sample-every",
+        "0",
+        "--save-every",
+        "0.001",
+        "--quiet",
+        "--mix",
+        "0",
+        "--preset",
+        "min-char-lstm",
+    ]
     failing(monkeypatch, error, 5)
     assert _guarded([*command, "--iterations", "400", "--report-every", "20"]) == 1
     said = capsys.readouterr().err.strip()
