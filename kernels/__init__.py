@@ -58,9 +58,9 @@ def missing(name: str) -> str | None:
 
 def _is_compiler_off() -> bool:
     """Whether Numba's compiler is turned off: by numba.config if Numba is loaded, else by the environment variable."""
-    numba = sys.modules.get("numba")
-    if numba is not None:
-        return bool(numba.config.DISABLE_JIT)
+    config = getattr(sys.modules.get("numba"), "config", None)  # absent, too, while another thread imports Numba
+    if config is not None:
+        return bool(config.DISABLE_JIT)
     try:
         return int(os.environ.get("NUMBA_DISABLE_JIT", "0")) != 0
     except ValueError:
