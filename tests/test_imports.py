@@ -32,7 +32,7 @@ KERNELS = {
     "kernels.spec": {"kernels.shared"},
     "kernels.reference": {"kernels.spec"},
     "kernels.cpu": {"kernels.spec", "kernels.shared"},
-    "kernels.gpu": {"kernels.spec"},
+    "kernels.gpu": {"kernels.spec", "kernels.shared"},
     "kernels.testing": {"kernels.spec", "kernels.protocol"},
     "kernels.torch": {"kernels", "kernels.spec"},
     "kernels.jax": {"kernels", "kernels.spec"},
