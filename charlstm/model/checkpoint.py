@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -37,12 +37,12 @@ _DIGEST = re.compile(rb'\\"sha256\\": \\"([0-9a-f]{64})\\"')
 class Checkpoint:
     """Everything that sampling needs, and everything that training needs to resume exactly. It does neither itself.
 
-    theta (N,), state (S, N), h and c (L, B, H): see kernels.spec. Of several nets, they are joined one after the other
-    along the last axis, see :mod:`charlstm.model.memory`; `voices` are those that speak. `iteration` is the number of updates made, `seconds`
-    the training time, `smooth_loss` is in nats per sequence, `loss_sum` and `loss_count` give the mean of the next line
-    of metrics.jsonl, `files` are the lengths of the run's text files at this moment, `marks` the best losses so far
-    (see :class:`charlstm.training.marks.Marks`), and `machine` what the exact bits depend on: processor, versions and
-    backend. `mix` names the n-gram beside the net: the `digest` of its file, its default `weight`, and, if text was
+    theta (N,), state (S, N), h and c (L, B, H): see kernels.spec. Those of several nets are joined along the last axis,
+    see :mod:`charlstm.model.memory`; `voices` are those that speak. `iteration` is the number of updates made,
+    `seconds` the training time, `smooth_loss` is in nats per sequence, `loss_sum` and `loss_count` give the mean of the
+    next line of metrics.jsonl, `files` are the lengths of the run's text files at this moment, `marks` the best losses
+    so far (see :class:`charlstm.training.marks.Marks`), and `machine` what the exact bits depend on: processor, versions
+    and backend. `mix` names the n-gram beside the net: the `digest` of its file, its default `weight`, and, if text was
     held out, the bits per id of `net`, `ngram` and `mixture`; it is empty without an n-gram. `each` has, of several
     nets, the held-out `bits` per id of each by itself; it is empty without an evaluation.
     """
@@ -72,7 +72,7 @@ class Checkpoint:
     def __repr__(self) -> str:
         config, name = self.config, self.corpus.get("name", "text")
         return (
-            f"<{type(self).__name__} of {name}: {config.cell} {config.num_layers} x {config.hidden_size}, "
+            f"<{type(self).__name__} of {name}: {config.net_in_words}, "
             f"{len(self.vocabulary):,} {self.vocabulary.kind}, {self.iteration:,} iterations>"
         )
 
@@ -111,6 +111,21 @@ class Checkpoint:
         shapes = shapes_of(self.config, len(self.vocabulary))
         found = [Voice(each.theta, shape) for each, shape in zip(self.memories, shapes, strict=True)]
         return [found[place] for place in speaking(self.config, self.each)]
+
+    def alone(self, number: int = 1) -> Self:
+        """One of the nets that speak, the first unless `number` says otherwise, without the others and the n-gram.
+
+        Raises
+        ------
+        UserError
+            If there is no such net.
+        """
+        places = speaking(self.config, self.each)
+        if not 1 <= number <= len(places):
+            raise UserError(f"--member: expected 1 to {len(places)}, as many as speak together, got {number}")
+        place = places[number - 1]
+        config, memory = self.config.nets[place], self.memories[place]
+        return replace(self, config=config, mix={}, each={}, **memory._asdict())
 
     def to_bytes(self) -> bytes:
         """The content of the checkpoint file."""

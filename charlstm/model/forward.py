@@ -1,4 +1,6 @@
-"""Reads and continues texts with one net, or several that speak together, always from the beginning of a text: see `charlstm.text.edges`.
+"""Reads and continues texts with one net, or with several that speak together.
+
+This always starts from the beginning of a text: see `charlstm.text.edges`.
 
 The ids in `begin` are read before a text, from a zero state. If there are none, the zero state itself predicts the
 first character: h = 0, so its logits are the bias of the readout.
@@ -306,9 +308,7 @@ def drawn_from(ops: Any, *arguments: Any, **how: Any) -> np.ndarray:
         ) from None
 
 
-def continued(
-    nets: Sequence[Net], prime: Any, uniforms: Any, temperature: float, window: bool
-) -> np.ndarray:
+def continued(nets: Sequence[Net], prime: Any, uniforms: Any, temperature: float, window: bool) -> np.ndarray:
     """Continue the ids `prime` (W,) by one character for each of `uniforms` (n,); return the new ids, (n,).
 
     With `window`, the last W characters are read again from a zero state for each new one, as in Keras' example.

@@ -31,7 +31,11 @@ class Voice(NamedTuple):
 
 def joined(memories: Sequence[Memory]) -> Memory:
     """The arrays of several nets, one after the other along the last axis; those of a single net as they are."""
-    return memories[0] if len(memories) == 1 else Memory(*(np.concatenate(each, axis=-1) for each in zip(*memories)))
+    return (
+        memories[0]
+        if len(memories) == 1
+        else Memory(*(np.concatenate(each, axis=-1) for each in zip(*memories, strict=True)))
+    )
 
 
 def split(memory: Memory, shapes: Sequence[Shape]) -> list[Memory]:

@@ -215,9 +215,7 @@ def _adapted(net: Net, begin: tuple[int, ...], passage: np.ndarray) -> Net:
     return net[0], adapting.theta, net[2]
 
 
-def _mixture(
-    mixer: mixing.Mixer, nets: list[Net], begin: tuple[int, ...], ids: np.ndarray, count: int
-) -> Mixture:
+def _mixture(mixer: mixing.Mixer, nets: list[Net], begin: tuple[int, ...], ids: np.ndarray, count: int) -> Mixture:
     """The n-gram beside the nets after the ids to read, the first of which are `begin`."""
     if mixer.weight == mixing.LEARNED and len(prime := ids[len(begin) :]):
         read = together([Reader(*net, begin) for net in nets]).read(prime)
@@ -230,7 +228,7 @@ def _draw(
 ) -> Iterator[list[tuple[str, np.ndarray]]]:
     """Yield, for each text, the next ids and their log probabilities; nothing for a text that has ended."""
     voices = model.voices
-    backend = [choose_backend(options.backend, voice.shape.cell) for voice in voices][0]
+    [backend] = {choose_backend(options.backend, voice.shape.cell) for voice in voices}
     randoms = [np.random.RandomState(seed) for seed in seeds]
     stop = model.edges.end if options.stop is None else tuple(model.vocabulary.encode(options.stop).tolist())
     endings = [Ending(stop) if stop else Ending() for _ in seeds]

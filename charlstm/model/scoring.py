@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -153,7 +153,7 @@ class Scorer:
         self.mixer = mixing.chosen(model, mix)
         self.unknown = checked(unknown, "charge")
         voices = model.voices
-        name = [choose_backend(backend, voice.shape.cell) for voice in voices][0]
+        [name] = {choose_backend(backend, voice.shape.cell) for voice in voices}
         if adapt and name == "cupy":
             name = choose_backend("auto")  # single segments are too short for a GPU
         self.model, self.begin = model, model.edges.begin

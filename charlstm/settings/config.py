@@ -270,8 +270,12 @@ class Config:
             object.__setattr__(self, item.name, _checked(item, kinds[item.name], getattr(self, item.name)))
         if self.windows is not None:
             object.__setattr__(self, "seq_length", self.window[0])
-        for name in ("cell", "hidden_size"):
-            object.__setattr__(self, name, self._members()[0][name])
+        members = self._members()
+        if not self.members.isdigit():  # named one by one: spell out the sizes that --hidden-size gave
+            words = ",".join(f"{own['cell']}:{own['hidden_size']}" for own in members)
+            object.__setattr__(self, "members", words)
+        for name, value in members[0].items():
+            object.__setattr__(self, name, value)
         for name, needed in (
             ("patience", "validation"),
             ("validate_every", "validation"),
@@ -283,7 +287,7 @@ class Config:
             raise UserError(f"--validation-from {self.validation_from}: needs --validation")
         if len(self.nets) > 1 and self.show_below is not None:
             raise UserError("--show-below: stops in the middle of a call for one net; it has no --members or --seeds")
-        if self.seeds > 1 and len(self._members()) > 1:
+        if self.seeds > 1 and len(members) > 1:
             raise UserError("--seeds: keeps one net, and --members averages several: choose one of them")
         if self.seeds > 1 and not self.validation:
             raise UserError("--seeds: needs --validation, to tell which seed is the best")
@@ -494,7 +498,7 @@ def from_model(old: Config, preset: str = "fast", **chosen: Any) -> Config:
         As `from_preset`, and for a size that differs from the one in `old`.
     """
     for name in SIZES:
-        if name in chosen and chosen[name] != getattr(old, name):
+        if name in chosen and str(chosen[name]) != str(getattr(old, name)):
             raise UserError(
                 f"--{name.replace('_', '-')}: the model of --from has {getattr(old, name)}, got {chosen[name]}; "
                 "leave it out"

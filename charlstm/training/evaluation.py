@@ -31,9 +31,7 @@ class Evaluations:
     ops : the run's backend
     """
 
-    def __init__(
-        self, config: Config, corpus: Corpus, ids: np.ndarray, held_out: np.ndarray, ops: Any
-    ) -> None:
+    def __init__(self, config: Config, corpus: Corpus, ids: np.ndarray, held_out: np.ndarray, ops: Any) -> None:
         self._config, self._corpus, self._ids, self._held_out, self._ops = config, corpus, ids, held_out, ops
         self._beside: np.ndarray | None = None  # ln p of the n-gram for each held-out id
 

@@ -78,7 +78,9 @@ class Samples:
         drawn = writer.draw(uniforms, temperature=config.temperature)[:, 0]
         return self._of(drawn[: Ending(edges.end).cut(drawn)] if edges.end else drawn)
 
-    def from_a_state(self, voice: Voice, h: Any, c: Any, at: int, random: np.random.RandomState, length: int) -> Written:
+    def from_a_state(
+        self, voice: Voice, h: Any, c: Any, at: int, random: np.random.RandomState, length: int
+    ) -> Written:
         """Continue from one stream's state, h and c (L, 1, H), which are overwritten, and the id at `at`."""
         config = self._config
         drawn = drawn_from(

@@ -56,7 +56,7 @@ class Trainer:
     """
 
     def __init__(self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None) -> None:
-        self.backend = [choose_backend(config.backend, net.cell, net.is_mixed) for net in config.nets][0]
+        [self.backend] = {choose_backend(config.backend, net.cell, net.is_mixed) for net in config.nets}
         if self.backend == "cupy" and len(config.nets) > 1:
             raise UserError("--backend cupy: trains one net; use --backend numba with --members or --seeds")
         self.corpus = corpus
@@ -104,7 +104,8 @@ class Trainer:
         return config
 
     def _begin(self, config: Config) -> None:
-        self.random = [member.begin() for member in self.members][0]
+        generators = [member.begin() for member in self.members]
+        self.random = generators[0]
         self.iteration, self.seconds = 0, 0.0
         self.smooth_loss = self.start_loss
         self._loss_sum, self._loss_count = 0.0, 0
