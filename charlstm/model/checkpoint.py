@@ -41,10 +41,10 @@ class Checkpoint:
     see :mod:`charlstm.model.memory`; `voices` are those that speak. `iteration` is the number of updates made,
     `seconds` the training time, `smooth_loss` is in nats per sequence, `loss_sum` and `loss_count` give the mean of the
     next line of metrics.jsonl, `files` are the lengths of the run's text files at this moment, `marks` the best losses
-    so far (see :class:`charlstm.training.marks.Marks`), and `machine` what the exact bits depend on: processor, versions
-    and backend. `mix` names the n-gram beside the net: the `digest` of its file, its default `weight`, and, if text was
-    held out, the bits per id of `net`, `ngram` and `mixture`; it is empty without an n-gram. `each` has, of several
-    nets, the held-out `bits` per id of each by itself; it is empty without an evaluation.
+    so far (see :class:`charlstm.training.marks.Marks`), and `machine` what the exact bits depend on: processor,
+    versions and backend. `mix` names the n-gram beside the net: the `digest` of its file, its default `weight`, and, if
+    text was held out, the bits per id of `net`, `ngram` and `mixture`; it is empty without an n-gram. `each` has, of
+    several nets, the held-out `bits` per id of each by itself; it is empty without an evaluation.
     """
 
     config: Config
