@@ -3,7 +3,6 @@
 import math
 import re
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from typing import Any, get_args, get_origin, get_type_hints
 
 from charlstm.errors import UserError, unknown_option
@@ -332,7 +331,7 @@ class Config:
             raise UserError(f"--members: expected {expected}, got {self.members!r}")
         return found
 
-    @cached_property
+    @property
     def nets(self) -> tuple["Config", ...]:
         """The config of each net that is trained, as if by itself: members or seeds have seeds that follow each other.
 
