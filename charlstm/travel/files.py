@@ -85,7 +85,7 @@ def export(
     except OSError as error:
         raise RunFailed(f"{file}: cannot be written: {error.strerror or error}") from None
     others = len(whole.voices) - 1
-    return file, _said(model, to) + (f"; the {others} other members stay behind (--member)" if others else "")
+    return file, _said(model, to) + (f"; not in it: {others} of {others + 1} members (--member)" if others else "")
 
 
 def _beside(run: Path, ending: str) -> Path:
