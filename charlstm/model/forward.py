@@ -224,7 +224,7 @@ class Writers:
     """Continues several texts with nets that speak together, as a :class:`Writer` does with one.
 
     The nets step in turn, and each id is drawn from the mean of their probabilities. There is no compiled loop for
-    this, so it is ten to twenty times slower than with one net.
+    this, so it is about ten times slower than with one net.
 
     Parameters
     ----------
