@@ -249,8 +249,8 @@ def _describe(trainer: Any, screen: Any) -> None:
     threads = "1 thread" if trainer.threads == 1 else f"up to {trainer.threads} threads"
     screen.note(display.text_line(trainer.corpus))
     screen.note(
-        f"model   {config.cell.upper()}, {config.num_layers} x {config.hidden_size} hidden units, "
-        f"{len(trainer.theta):,} parameters ({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
+        f"model   {config.net_in_words} hidden units, {trainer.num_parameters:,} parameters "
+        f"({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
     )
     if config.backend == "auto" and (reason := kernels.missing("numba")) is not None:
         screen.note(f"        warning: training will be slow: {reason}")
