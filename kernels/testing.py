@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -94,8 +94,11 @@ def numerical_gradient(loss: Callable[[], float], array: Floats, delta: float = 
 
 def cells_of(ops: Ops) -> list[str]:
     """Return the names of the cells that a backend supports."""
-    is_gpu = ops.__name__.startswith("kernels.gpu")
-    return [name for name, row in spec.CELLS.items() if row.on_device or not is_gpu]
+    return [name for name, row in spec.CELLS.items() if row.on_device or not _is_gpu(ops)]
+
+
+def _is_gpu(ops: Ops) -> bool:
+    return ops.__name__.startswith("kernels.gpu")
 
 
 def gradient_errors(ops: Ops, seed: int = 0, cells: Iterable[str] | None = None) -> Iterator[GradientError]:
@@ -116,6 +119,15 @@ def gradient_errors(ops: Ops, seed: int = 0, cells: Iterable[str] | None = None)
         yield from _model_errors(ops, random, cell, 2, "dropout", dropout=0.4)
         yield from _model_errors(ops, random, cell, 2, "embedding", embedding_size=E)
         yield from _model_errors(ops, random, cell, 3, "all of it", embedding_size=E, dropout=0.4, last_only=True)
+        if not _is_gpu(ops):
+            yield from _order_errors(ops, np.random.RandomState(seed), cell)
+
+
+def _order_errors(ops: Ops, random: np.random.RandomState, cell: str) -> Iterator[GradientError]:
+    """Check layers that read in reverse, or streams of different lengths."""
+    yield from _layer_errors(ops, random, cell, random.randint(0, V, (T, B)).astype(np.int32), True)
+    yield from _layer_errors(ops, random, cell, random.randn(T, B, D), True, np.array([T - 2, T]))
+    yield from _layer_errors(ops, random, cell, random.randn(T, B, D), False, np.array([1, T - 1]))
 
 
 def layer_arrays(
@@ -130,21 +142,27 @@ def layer_arrays(
     return {name: random.randn(*shape) * scale for name, shape in shapes.items()}
 
 
-def _layer_errors(ops: Ops, random: np.random.RandomState, cell: str, x: np.ndarray) -> Iterator[GradientError]:
+def _layer_errors(
+    ops: Ops, random: np.random.RandomState, cell: str, x: np.ndarray, reverse: bool = False, lengths: Any = None
+) -> Iterator[GradientError]:
     is_ids = x.ndim == 2
+    order: dict[str, Any] = {"reverse": True} if reverse else {}
     arrays = layer_arrays(random, cell, (B, V if is_ids else D, H))
     to_h, to_last = random.randn(T, B, H), random.randn(len(spec.LAYERS[cell].states), B, H)  # of the last states
     forward, backward = getattr(ops, f"{cell}_forward"), getattr(ops, f"{cell}_backward")
+    if lengths is not None:
+        order |= {"lengths": lengths}
+        to_h[np.arange(T)[:, None] >= lengths] = 0
 
     def loss() -> float:
-        *states, _ = forward(x, **arrays)
-        last = sum((s[-1] * to).sum() for s, to in zip(states, to_last, strict=True))
+        *states, _ = forward(x, **arrays, **order)
+        last = sum((s[1 if reverse else -1] * to).sum() for s, to in zip(states, to_last, strict=True))
         return float((states[0][1:] * to_h).sum() + last)
 
-    found = backward(to_h, forward(x, **arrays)[-1], *to_last)
+    found = backward(to_h, forward(x, **arrays, **order)[-1], *to_last)
     for name, array in (arrays if is_ids else {**arrays, "x": x}).items():
         error = relative_error(getattr(found, f"d{name}"), numerical_gradient(loss, array))
-        yield GradientError(f"{cell} {'ids' if is_ids else 'floats'}", f"d{name}", error)
+        yield GradientError(" ".join([cell, "ids" if is_ids else "floats", *sorted(order)]), f"d{name}", error)
 
 
 def _loss_errors(ops: Ops, random: np.random.RandomState) -> Iterator[GradientError]:
