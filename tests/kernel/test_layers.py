@@ -226,3 +226,44 @@ def test_what_lengths_must_be(numba, ref):
 def test_what_checks_of_gradients_cover(ref):
     ops = {check.op for check in testing.gradient_errors(ref, cells=["rnn"])}
     assert {"rnn ids reverse", "rnn floats lengths", "rnn floats lengths reverse"} <= ops
+
+
+class _Adapted:
+    """A layer of a backend, as kernels.testing.judge takes it."""
+
+    def __init__(self, ops, cell):
+        arrays, x, _, _, _ = given(cell, (4, 2, 3, 5))
+        self.ops, self.cell, self.given = ops, cell, {**arrays, "x": x}
+
+    def arrays(self):
+        return self.given
+
+    def run(self):
+        return getattr(self.ops, f"{self.cell}_forward")(**self.given)
+
+    def forward(self):
+        return dict(zip(("h", "c"), self.run()[:-1], strict=False))
+
+    def backward(self, gradients):
+        to, last = gradients["h"], [each[-1] for each in gradients.values()]
+        grads = getattr(self.ops, f"{self.cell}_backward")(
+            np.ascontiguousarray(to[1:]), self.run()[-1], None, *last[1:]
+        )
+        named = {name: getattr(grads, f"d{name}").copy() for name in self.given}
+        named["h0"] += to[0]  # h[0] is h0, and so for c
+        return named
+
+
+def test_anybodys_layer_is_judged(ref):
+    """The LSTM's c has gradients at the ends only, in this adapter: one at every step is a mistake that is found."""
+    gru = _Adapted(ref, "gru")
+    before = {name: each.copy() for name, each in gru.given.items()}
+    errors = testing.judge(gru, name="gru")
+    assert testing.is_correct(errors)
+    assert [each.tensor for each in errors] == list(gru.given)
+    assert all(np.array_equal(each, before[name]) for name, each in gru.given.items())
+    wrong = {each.tensor: each.error for each in testing.judge(_Adapted(ref, "lstm"))}
+    assert wrong["W_h"] > 1e-3
+    gru.backward = lambda gradients: {"x": np.zeros(2)}
+    assert all(np.isnan(each.error) for each in testing.judge(gru))
+    assert not testing.is_correct(testing.judge(gru))
