@@ -17,24 +17,28 @@ class TorchLSTM:
         torch.manual_seed(0)
         self.layer = torch.nn.LSTM(D, H).double()
         # The arrays are the tensors' own memory, so that a change of an element is a change of the layer.
-        self.tensors = {name: each for name, each in self.layer.named_parameters()}
+        self.tensors = dict(self.layer.named_parameters())
         self.tensors |= {"x": torch.randn(T, B, D).double()}
         self.tensors |= {name: torch.randn(1, B, H).double() for name in ("h0", "c0")}
         for each in self.tensors.values():
             each.requires_grad_()
 
     def arrays(self):
+        """What the layer reads."""
         return {name: each.detach().numpy() for name, each in self.tensors.items()}
 
     def run(self):
+        """The results as tensors."""
         out, (h, c) = self.layer(self.tensors["x"], (self.tensors["h0"], self.tensors["c0"]))
         return {"out": out, "h": h, "c": c}
 
     def forward(self):
+        """The results."""
         with torch.no_grad():
             return {name: each.numpy() for name, each in self.run().items()}
 
     def backward(self, gradients):
+        """The gradients, given those of the results."""
         for each in self.tensors.values():
             each.grad = None
         total = sum((each * torch.from_numpy(gradients[name])).sum() for name, each in self.run().items())
@@ -46,10 +50,12 @@ class Forgetful(TorchLSTM):
     """The same, but the gradient of the last cell state is lost: the mistake that a dropped ``dc_next`` makes."""
 
     def backward(self, gradients):
+        """The gradients, given those of the results."""
         return super().backward({**gradients, "c": np.zeros_like(gradients["c"])})
 
 
 def main():
+    """Print both verdicts."""
     for name, layer in (("torch.nn.LSTM", TorchLSTM()), ("the same, dc forgotten", Forgetful())):
         errors = testing.judge(layer, name=name)
         print(f"{name}: {'correct' if testing.is_correct(errors) else 'WRONG'}")
