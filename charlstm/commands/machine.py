@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from charlstm.commands.layout import Commands, word_option
+from charlstm.errors import UserError
 
 
 @click.command(short_help="Check the gradients of every backend.")
@@ -35,7 +36,7 @@ def gradcheck(backend: str, cell: str, sizes: str | None, layers: int | None) ->
         ops = kernels.load_for_host(name)
         known = testing.cells_of(ops)
         if cell not in ("all", *known):
-            raise ValueError(f"--cell: expected one of all, {', '.join(known)} on the {name} backend, got {cell!r}")
+            raise UserError(f"--cell: expected one of all, {', '.join(known)} on the {name} backend, got {cell!r}")
         cells = known if cell == "all" else [cell]
         found += [(name, check) for check in testing.gradient_errors(ops, 0, cells, of_sizes, depths)]
     errors = [check.error for _, check in found]
@@ -63,7 +64,7 @@ def _gradcheck_sizes(text: str | None) -> Any:
     except ValueError:
         numbers = []
     if len(numbers) != 4 or min(numbers) < 1:
-        raise ValueError(f"--sizes: expected four whole numbers of at least 1, such as 5,2,7,3, got {text!r}")
+        raise UserError(f"--sizes: expected four whole numbers of at least 1, such as 5,2,7,3, got {text!r}")
     return Sizes(*numbers)
 
 
