@@ -189,7 +189,7 @@ def gradient_errors(
         yield from _model_errors(ops, random, cell, deep, sizes, "last step", last_only=True)
         yield from _model_errors(ops, random, cell, deep, sizes, "dropout", dropout=0.4)
         yield from _model_errors(ops, random, cell, deep, sizes, "embedding", embedding_size=E)
-        everything = {"embedding_size": E, "dropout": 0.4, "last_only": True}
+        everything: dict[str, Any] = {"embedding_size": E, "dropout": 0.4, "last_only": True}
         yield from _model_errors(ops, random, cell, deepest, sizes, "all of it", **everything)
         if not _is_gpu(ops):
             yield from _order_errors(ops, np.random.RandomState(seed), cell, sizes)

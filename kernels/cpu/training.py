@@ -115,7 +115,8 @@ class _Run:
 def _drop_of(call: Training, offsets: np.ndarray) -> Drop:
     """What the iterations of a call leave out."""
     real = call.theta.dtype.type
-    keys, threshold, scale = spec.dropping(call.weight_drop, call.seed, call.step, len(call.starts))
+    iterations = len(call.starts) if call.weight_drop else 0
+    keys, threshold, scale = spec.dropping(call.weight_drop, call.seed, call.step, iterations)
     size = int(offsets[2] - offsets[1]) if call.weight_drop else 0
     return Drop(np.empty((call.shape.num_layers, size), real), keys, np.uint32(threshold), real(scale))
 
