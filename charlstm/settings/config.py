@@ -70,6 +70,13 @@ class Config:
         low=0,
         high=65_536,
     )
+    sync_every: int = _option(
+        1,
+        "with several ranks: updates that each rank makes by itself before weights and optimizer state are averaged; "
+        "1: the gradients of every iteration are summed, which is as good as one process",
+        low=1,
+        high=10**6,
+    )
     dropout: float | None = _option(
         0.0,
         "dropout rate: fraction of each layer's outputs zeroed during training; none: what suits text and model, "

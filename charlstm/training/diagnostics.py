@@ -60,7 +60,7 @@ class Diagnostics:
         outside [-0.9, 0.9].
         """
         batch = self._steps.batch(memory, iteration)
-        grad = self._steps.gradient(memory, iteration, batch)
+        grad = self._steps.gradient(memory, iteration)
         norm = _norm(grad)
         values = {"grad_norm": norm, "clipped": self._clipped(grad, norm)}
         after = memory.copy()

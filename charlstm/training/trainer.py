@@ -9,14 +9,12 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 import kernels
 from charlstm.errors import Diverged, UserError
-from charlstm.host.machine import usable_cores
 from charlstm.model import initial
 from charlstm.model.backend import choose_backend
 from charlstm.model.checkpoint import Checkpoint, shape_of
@@ -33,9 +31,10 @@ from charlstm.training.budget import Budget
 from charlstm.training.diagnostics import Diagnostics
 from charlstm.training.evaluation import Evaluations, units_per_char
 from charlstm.training.marks import Marks
+from charlstm.training.parallel import ALONE, World, gathered, share_of, steps_of
 from charlstm.training.progress import Progress
 from charlstm.training.samples import Samples, Written, is_due, next_due
-from charlstm.training.steps import Memory, Steps
+from charlstm.training.steps import Memory
 from kernels import spec
 
 _RECENT = 50_000  # characters whose mean loss has a standard deviation of about 0.01 nats
@@ -54,19 +53,22 @@ class Trainer:
         budgets but the loss
     corpus : Corpus
     checkpoint : where to resume; it must match the corpus and the sizes
+    world : the ranks that train it, all in the same way: each owns some of the streams, with their h and c
     """
 
-    def __init__(self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(
+        self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None, world: World = ALONE
+    ) -> None:
         self.backend = choose_backend(config.backend, config.cell, config.is_mixed)
-        self.corpus = corpus
-        config = self._settled(config)
+        self.corpus, self.world = corpus, world
+        config, self._share = self._settled(config), share_of(config.batch_size, world)
         ids, self.held_out = heldout.split(corpus, config.validation, config.validation_from, config.seed)
         self.ids = repeated(ids, corpus.spans, corpus.vocabulary)
-        self.threads = config.threads or usable_cores()
+        self.threads = config.threads or world.threads()
         self.shape = shape_of(config, len(corpus.vocabulary))
         self.batches = _batches(config, len(self.ids))
         self._resets = Resets(0 if config.windows else config.reset_every, config.batch_size, config.seed)
-        self._steps = Steps(config, self.backend, self.shape, self.ids, self.batches, self.threads)
+        self._steps = steps_of(config, self.backend, self.shape, self.ids, self.batches, self.threads, world)
         self._samples = Samples(config, corpus, self.ids, self.shape, self._steps.ops)
         self._diagnostics = Diagnostics(config, self.shape, self._steps)
         self._evaluations = Evaluations(config, corpus, self.ids, self.held_out, self.shape, self._steps.ops)
@@ -106,7 +108,9 @@ class Trainer:
         self.random = np.random.RandomState(config.seed)
         self.theta = initial.weights(config.init, self.shape, config.forget_bias, self.random, config.real)
         self.state = spec.aligned_zeros((spec.slots(config.optimizer, config.hyper), len(self.theta)), config.real)
-        self.h = spec.aligned_zeros((config.num_layers, config.batch_size, config.hidden_size), config.real)
+        self.h = spec.aligned_zeros(
+            (config.num_layers, config.batch_size // self.world.size, config.hidden_size), config.real
+        )
         self.c = np.zeros_like(self.h)
         self.iteration, self.seconds = 0, 0.0
         self.smooth_loss = self.start_loss
@@ -121,7 +125,8 @@ class Trainer:
             )
         self.random = np.random.RandomState()
         self.random.set_state(old.random_state)
-        self.theta, self.state, self.h, self.c = old.theta, old.state, old.h, old.c
+        self.theta, self.state = old.theta, old.state
+        self.h, self.c = (np.ascontiguousarray(each[:, self._share]) for each in (old.h, old.c))
         self.iteration, self.seconds, self.smooth_loss = old.iteration, old.seconds, old.smooth_loss
         self._loss_sum, self._loss_count, self.marks = old.loss_sum, old.loss_count, Marks.from_dict(old.marks)
         self.mix = dict(old.mix)
@@ -194,7 +199,8 @@ class Trainer:
                 yield self._evaluate(is_due=False)  # the resumed run has nothing to do: see Progress.is_extra
             while self.ended_by() is None:
                 for stream in self._resets.at(self.iteration).tolist():
-                    self.h[:, stream] = self.c[:, stream] = 0
+                    if self._share.start <= stream < self._share.stop:
+                        self.h[:, stream - self._share.start] = self.c[:, stream - self._share.start] = 0
                 if is_due(self.config.sample_every, self.iteration):
                     yield self.sample()
                 yield from self._advance(self._next_pause())
@@ -214,7 +220,8 @@ class Trainer:
         change = self.budget.next_change(self.iteration) or sys.maxsize
         reset = self._resets.after(self.iteration) if self._resets.every else sys.maxsize
         sample = next_due(self.config.sample_every, self.iteration)
-        return min(self.iterations, self.iteration + self.call_iterations, change, reset, sample, *pauses)
+        end = self._steps.end_of_call(self.iteration, self.call_iterations)
+        return min(self.iterations, end, change, reset, sample, *pauses)
 
     @property
     def _evaluate_every(self) -> int:
@@ -249,9 +256,9 @@ class Trainer:
         begin, config, limit = self.iteration, self.config, self._show_below()
         rates = self.learning_rates(begin, end)
         diagnostics = self._diagnose() if self._diagnostics.is_due(begin) else None
-        started = perf_counter()
+        started = self._steps.clock()
         losses = self.train(begin, end, rates, limit) / config.batch_size
-        taken = perf_counter() - started
+        taken = self._steps.clock() - started
         last, diverged = float(losses[-1]), not math.isfinite(losses[-1])
         if diverged:
             losses = losses[:-1]
@@ -311,7 +318,8 @@ class Trainer:
 
         An evaluation made only because the run ends counts for neither patience nor plateaus: a resumed run ignores it.
         """
-        bits, mixed_bits = self._evaluations.bits(self.theta)
+        # One rank's figures count on all: ranks on different processors might differ in the last bit.
+        bits, mixed_bits = self.world.broadcast(self.world.rank == 0 and self._evaluations.bits(self.theta))
         if self.ngram is not None:
             weight = self.config.mix if mixed_bits < bits else 0.0
             self.mix |= {"net": bits, "mixture": mixed_bits, "weight": weight}
@@ -421,12 +429,17 @@ class Trainer:
     def checkpoint(self) -> Model:
         """The complete state as of the last tick; the arrays are the trainer's own, so save or copy them.
 
+        All ranks call it, and get the states of all streams.
+
         Raises
         ------
         Diverged
             If a weight is not finite: such a model is useless.
+        RanksDiffer
+            If the ranks no longer agree.
         """
-        theta, state, h, c = (kernels.to_host(array) for array in self._memory)
+        memory = Memory(*(kernels.to_host(array) for array in self._memory))
+        theta, state, (h, c) = memory.theta, memory.state, gathered(self.world, memory)
         if not np.isfinite(theta).all():
             raise Diverged(f"a weight is not finite after {self.iteration} iterations: {_STOPPED}")
         found = Model(
