@@ -157,6 +157,7 @@ def resume(
         found = old.to_bytes() if world.size > 1 else b""
     finally:
         world.broadcast_bytes(found)
+        world.has_agreed = not found
     try:
         with world.together():
             trainer = _continued(old, folder, sources, chosen or {}, fetch, force_corpus, world, notes)
