@@ -26,7 +26,14 @@ def main(fault, rank, iteration, *arguments):
             loss = float("nan")
         return loss, *rest
 
-    ParallelSteps._pass = with_fault
+    apart = ParallelSteps._apart
+
+    def apart_with_fault(steps, memory, begin, end, rates):
+        if fault == "SIGTERM" and steps._world.rank == int(rank) and begin <= int(iteration) < end:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return apart(steps, memory, begin, end, rates)
+
+    ParallelSteps._pass, ParallelSteps._apart = with_fault, apart_with_fault
     cli.main(list(arguments))
 
 
