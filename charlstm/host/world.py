@@ -56,6 +56,10 @@ class World:
         """The arrays of all ranks, which have the same shape, in their order."""
         return [array]
 
+    def exchange(self, array: np.ndarray) -> np.ndarray:
+        """Send row k of an array (ranks, n) to rank k; return the rows that this rank gets, in the ranks' order."""
+        return array
+
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag, whether it is set on any rank."""
         return flags
@@ -136,6 +140,12 @@ class Ranks(World):
         found = np.empty((self.size, *array.shape), array.dtype)
         self._comm.Allgather(np.ascontiguousarray(array), found)
         return list(found)
+
+    def exchange(self, array: np.ndarray) -> np.ndarray:
+        """Send row k of an array (ranks, n) to rank k, by one Alltoall."""
+        found = np.empty_like(array)
+        self._comm.Alltoall(np.ascontiguousarray(array), found)
+        return found
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag, whether it is set on any rank."""

@@ -77,6 +77,12 @@ class Config:
         low=1,
         high=10**6,
     )
+    sync_dtype: str = _option(
+        "float32",
+        "with several ranks: what gradients travel as; bfloat16: half the bytes, and what rounding loses is added to "
+        "the next gradient",
+        choices=("float32", "bfloat16"),
+    )
     dropout: float | None = _option(
         0.0,
         "dropout rate: fraction of each layer's outputs zeroed during training; none: what suits text and model, "
@@ -263,6 +269,9 @@ class Config:
             object.__setattr__(self, item.name, _checked(item, kinds[item.name], getattr(self, item.name)))
         if self.windows is not None:
             object.__setattr__(self, "seq_length", self.window[0])
+        if self.sync_dtype == "bfloat16" and (self.sync_every > 1 or self.dtype == "float64"):
+            other = "--dtype float64" if self.dtype == "float64" else "--sync-every, which sends no gradients"
+            raise UserError(f"--sync-dtype bfloat16: cannot be combined with {other}")
         for name, needed in (
             ("patience", "validation"),
             ("validate_every", "validation"),

@@ -64,7 +64,8 @@ class Diagnostics:
         norm = _norm(grad)
         values = {"grad_norm": norm, "clipped": self._clipped(grad, norm)}
         after = memory.copy()
-        self._steps.run(after, iteration, iteration + 1, np.array([rate]))
+        with self._steps.aside():
+            self._steps.run(after, iteration, iteration + 1, np.array([rate]))
         theta, new = kernels.to_host(memory.theta), kernels.to_host(after.theta)
         values["update_ratio"] = _norm(new - theta) / max(_norm(theta), 1e-300)
         h, c = kernels.to_host(batch.h), kernels.to_host(batch.c)

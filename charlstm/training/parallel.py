@@ -7,6 +7,8 @@ One Allreduce per iteration sums the flat gradient; clipping and the update foll
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +18,7 @@ from charlstm.host.world import ALONE, RanksDiffer, World
 from charlstm.settings.config import Config
 from charlstm.text.batches import Streams, Windows
 from charlstm.training import dropout
+from charlstm.training.halves import HalfSum
 from charlstm.training.steps import Memory, Steps
 from kernels import spec
 from kernels.spec import Shape
@@ -87,6 +90,7 @@ class ParallelSteps(Steps):
         super().__init__(mine, backend, shape, ids, _Dealt(batches, self._share), threads)
         self._all_masks = (*self._mask[:2], config.batch_size, config.hidden_size)
         self._sums = spec.aligned_zeros((spec.num_parameters(shape) + 1,), config.real)
+        self._half = HalfSum(world, len(self._sums)) if config.sync_dtype == "bfloat16" else None
         if self._workspace is not None:
             self._workspace = self._workspace._replace(grad=self._sums[:-1])  # it is reduced where it is written
 
@@ -118,7 +122,7 @@ class ParallelSteps(Steps):
         for n, rate in enumerate(rates.tolist()):
             loss, grad, h, c = self._pass(memory, begin + n)
             losses[n] = loss
-            sums = self._summed(loss, grad)
+            sums = self._summed(loss, grad, self._half or self._world)
             smooth_loss, is_low = self._watched(loss, smooth_loss, stop_below)
             if is_low or not math.isfinite(sums[-1]):
                 losses = losses[: n + 1]
@@ -128,12 +132,12 @@ class ParallelSteps(Steps):
         self._world.all_reduce(losses)
         return losses
 
-    def _summed(self, loss: float, grad: np.ndarray) -> np.ndarray:
+    def _summed(self, loss: float, grad: np.ndarray, way: World | HalfSum) -> np.ndarray:
         """The sum over all ranks of the gradient, and of the loss, which is only good for a look: (N + 1,)."""
         if grad.base is not self._sums:  # a backend without a workspace
             self._sums[:-1] = grad
         self._sums[-1] = loss
-        self._world.all_reduce(self._sums)
+        way.all_reduce(self._sums)
         return self._sums
 
     def _watched(self, loss: float, smooth_loss: float, stop_below: float) -> tuple[float, bool]:
@@ -185,7 +189,25 @@ class ParallelSteps(Steps):
     def gradient(self, memory: Memory, iteration: int) -> np.ndarray:
         """The gradient, (N,), by which an iteration updates the weights, before clipping; nothing is changed."""
         loss, grad, _, _ = self._pass(memory, iteration)
-        return self._summed(loss, grad)[:-1] * memory.theta.dtype.type(self._grad_scale)
+        return self._summed(loss, grad, self._world)[:-1] * memory.theta.dtype.type(self._grad_scale)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """A context after which the remainders of gradients are as before."""
+        kept = None if self._half is None else self._half.kept.copy()
+        yield
+        if self._half is not None and kept is not None:
+            self._half.kept[...] = kept
+
+    @property
+    def remainders(self) -> np.ndarray | None:
+        """The remainders of all ranks' gradients; None unless they travel as bfloat16."""
+        return None if self._half is None else self._half.gathered()
+
+    @remainders.setter
+    def remainders(self, kept: np.ndarray | None) -> None:
+        if self._half is not None and kept is not None:
+            self._half.take(kept)
 
     def end_of_call(self, begin: int, most: int) -> int:
         """The iteration at which a call of at most `most` iterations ends, or a few more: one of an average."""

@@ -149,6 +149,19 @@ class Steps:
         """The maximum for the next call, after one of at most `now` iterations that made `made` in `seconds` s."""
         return max(1, min(2 * now, int(made * CALL_SECONDS / seconds), self.most))
 
+    def aside(self) -> AbstractContextManager[Any]:
+        """A context for runs on copies of the memory: what this object remembers of gradients is as before after it."""
+        return nullcontext()
+
+    @property
+    def remainders(self) -> np.ndarray | None:
+        """What all ranks remember of gradients, for a checkpoint; None for nothing."""
+        return None
+
+    @remainders.setter
+    def remainders(self, kept: np.ndarray | None) -> None:
+        pass
+
     def end_of_call(self, begin: int, most: int) -> int:
         """The iteration at which a call that begins with iteration `begin` ends, after at most `most` of them."""
         return begin + most
@@ -162,7 +175,7 @@ class Steps:
         copies, enough = memory.copy(), min(_CALIBRATION_SECONDS, most_seconds)
         rates: list[float] = []
         steps, since = 1, 0.0
-        with self.on_one_blas_thread():
+        with self.on_one_blas_thread(), self.aside():
             while not rates or self.clock() - since < enough:
                 started = self.clock()
                 self.run(copies, begin, begin + steps, np.full(steps, self._config.learning_rate))

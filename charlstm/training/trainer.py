@@ -130,6 +130,7 @@ class Trainer:
         self.iteration, self.seconds, self.smooth_loss = old.iteration, old.seconds, old.smooth_loss
         self._loss_sum, self._loss_count, self.marks = old.loss_sum, old.loss_count, Marks.from_dict(old.marks)
         self.mix = dict(old.mix)
+        self._steps.remainders = old.remainders
 
     def put_beside(self, ngram: NGram, digest: str) -> None:
         """Let checkpoints name an n-gram of the training text, which evaluations mix with the net from now on."""
@@ -459,6 +460,7 @@ class Trainer:
             marks=self.marks.to_dict(),
             corpus=self.corpus.facts(),
             mix=dict(self.mix),
+            remainders=self._steps.remainders,
         )
         if self.ngram is not None:
             found.ngram = self.ngram
