@@ -31,7 +31,7 @@ JITTER = 0.05  # standard deviation of the logarithm of a rank's time for an ite
 
 def measure():
     """Time iterations, and the Allreduce alone, as one of the ranks; the first one prints them as JSON."""
-    from charlstm.host.world import joined
+    from charlstm.training.world import joined
     from charlstm.settings.config import from_preset
     from charlstm.text.corpus import Corpus
     from charlstm.training.trainer import Trainer

@@ -4,20 +4,23 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
-from charlstm.errors import Diverged, RunFailed, UserError
-from charlstm.host.world import OtherRankFailed, Ranks, RanksDiffer, World
+from charlstm.errors import Diverged, OtherRankFailed, RanksDiffer, RunFailed, UserError
+
+if TYPE_CHECKING:
+    from charlstm.training.world import World
 
 
 @contextmanager
-def ending_together(world: World) -> Iterator[None]:
+def ending_together(world: "World") -> Iterator[None]:
     """End all ranks, with a message, if a block ends by an exception on this one.
 
     What all ranks know of ends each of them in the ordinary way, and the first one, or the one that failed, tells it.
     """
-    if not isinstance(world, Ranks):
+    if world.size == 1:
         yield
         return
     try:

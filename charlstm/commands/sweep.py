@@ -25,7 +25,7 @@ from charlstm.training.stopping import ENDS, Stopping
 @click.option("--trials", metavar="N", type=click.IntRange(1), default=20, show_default=True, help="trials in all")
 @click.option("--jobs", metavar="J", type=click.IntRange(1), default=1, show_default=True, help="trials at a time")
 @click.option("--join", metavar="DIR", type=Place(), help="work on the sweep in DIR, from any machine that shares it")
-@click.option("--prune/--no-prune", default=True, show_default=True, help="end trials that are worse than the median")
+@click.option("--prune/--no-prune", default=True, help="end trials that are worse than the median")
 @config_options
 @click.option("-o", "--out", metavar="DIR", type=Place(), help="folder of the sweep [runs/NAME-sweep]")
 @click.option("--offline", is_flag=True, help="download nothing: take URLs and built-in texts from the cache")

@@ -106,8 +106,8 @@ def train(
         raise UserError("--from: cannot be combined with --resume, which continues from the weights of the run")
     if from_run is not None and not text:
         raise UserError("--from: needs a TEXT to train on")
-    from charlstm.host.world import joined
     from charlstm.show import display
+    from charlstm.training.world import joined
 
     world = joined()
     with (

@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from charlstm.errors import UserError
-from charlstm.host.world import ALONE, OtherRankFailed, World
+from charlstm.errors import OtherRankFailed, UserError
 from charlstm.model.checkpoint import Checkpoint, find
 from charlstm.runs import disk, events, records, store
 from charlstm.runs.lock import LOCK, Lock
@@ -22,6 +21,7 @@ from charlstm.text.corpus import Corpus, Fetch, Vocabulary
 from charlstm.text.reading import unescaped
 from charlstm.text.weights import copies_of
 from charlstm.training.trainer import Trainer
+from charlstm.training.world import ALONE, World
 
 #: Options that may change when a run is resumed: they affect neither its sizes nor what it has already done.
 CHANGEABLE = (

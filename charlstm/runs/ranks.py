@@ -1,4 +1,4 @@
-"""What the other ranks of a data-parallel run do while the first one keeps the run folder: see `charlstm.host.world`.
+"""What the other ranks of a run do while the first one keeps the run folder: see `charlstm.training.world`.
 
 Each rank runs the same trainer. At every tick they agree on whether to stop and whether to save; a checkpoint collects
 the states of all ranks' streams, and the first rank writes it.

@@ -8,7 +8,7 @@ all sums. So every rank gets the same bits, and two bytes of each number travel 
 
 import numpy as np
 
-from charlstm.host.world import World
+from charlstm.training.world import World
 from kernels import spec
 
 

@@ -15,24 +15,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from charlstm.errors import RunFailed, UserError
+from charlstm.errors import OtherRankFailed, RunFailed, UserError
 from charlstm.host.machine import cpu_quota, usable_cores
 
 #: Environment variables in which launchers tell each process how many there are.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS", "WORLD_SIZE")
 _INSTALL = 'pip install "charlstm[mpi]", and mpich where the machine has no MPI'
-
-
-class RanksDiffer(RunFailed):
-    """The ranks no longer have the same weights; all of them raise this."""
-
-
-class OtherRankFailed(RunFailed):
-    """Another rank has failed, and reports it: this one ends without a message, with the exit code `code`."""
-
-    def __init__(self, code: int = 2) -> None:
-        super().__init__("another rank has failed")
-        self.code = code
 
 
 class World:
@@ -78,6 +66,10 @@ class World:
     def bound(self) -> str:
         """A line of warning if the launcher has bound each rank to one of several cores, else an empty one."""
         return ""
+
+    def abort(self, code: int) -> NoReturn:
+        """End all ranks at once: a rank that leaves alone would let the others wait for it for ever."""
+        raise SystemExit(code)
 
     @contextmanager
     def first_rank_first(self) -> Iterator[None]:
@@ -194,6 +186,13 @@ class Ranks(World):
         near._comm.Free()
         return [masks.pop(near.rank), *masks]
 
+    def abort(self, code: int) -> NoReturn:
+        """End all ranks at once."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._comm.Abort(code)
+        raise SystemExit(code)
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """End a block on all ranks if it ends with a UserError or RunFailed on any of them."""
@@ -211,13 +210,6 @@ class Ranks(World):
         if failure is None or first != self.rank:
             raise OtherRankFailed(codes[first]) from None
         raise failure
-
-    def abort(self, code: int) -> NoReturn:
-        """End all ranks at once: a rank that leaves alone would let the others wait for it for ever."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self._comm.Abort(code)
-        raise SystemExit(code)
 
 
 def joined() -> World:
