@@ -31,10 +31,10 @@ JITTER = 0.05  # standard deviation of the logarithm of a rank's time for an ite
 
 def measure():
     """Time iterations, and the Allreduce alone, as one of the ranks; the first one prints them as JSON."""
-    from charlstm.training.world import joined
     from charlstm.settings.config import from_preset
     from charlstm.text.corpus import Corpus
     from charlstm.training.trainer import Trainer
+    from charlstm.training.world import joined
 
     world, points = joined(), []
     text = "".join(chr(97 + n) for n in np.random.RandomState(1).randint(0, 26, 60_000).tolist())

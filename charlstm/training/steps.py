@@ -11,6 +11,7 @@ import numpy as np
 import kernels
 from charlstm.settings.config import Config
 from charlstm.training import dropout
+from kernels import spec
 from kernels.spec import Shape
 
 CALL_SECONDS = 0.1  # target duration of a call

@@ -59,7 +59,7 @@ def same_state(a, b):
 @pytest.mark.parametrize(
     ("backend", "options"),
     [
-        ("numpy", "--num-layers 2 --dropout 0.25 --grad-clip 0.01 --validation 0.1 --dtype float64"),
+        ("numpy", "--num-layers 2 --dropout 0.25 --weight-drop 0.3 --grad-clip 0.01 --validation 0.1 --dtype float64"),
         ("numba", "--dtype float32 --optimizer adagrad --loss-reduction sum --schedule constant"),
         ("numpy", "--windows 9:2 --cell gru --dtype float64"),
     ],
