@@ -6,7 +6,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST = $(VENV)/bin/python -m pytest
 SHARED_OUT = -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo docs site test test-peers test-browser test-mpi test-compile test-portable gpu-test test-long lint format bench clean
+.PHONY: demo docs site test test-peers test-browser test-mpi test-compile test-portable gpu-test test-long lint format bench bench-layers clean
 
 demo: $(VENV)/.installed  ## train on the text inside Python for a minute, and let the model write
 	$(VENV)/bin/charlstm train
@@ -55,6 +55,9 @@ format: $(VENV)/.installed-lint
 
 bench: $(VENV)/.installed-bench  ## tests of the kernels, then all benchmarks with rivals, into benchmarks/results
 	$(VENV)/bin/python -m benchmarks run
+
+bench-layers: $(VENV)/.installed-bench  ## one layer and one step beside PyTorch's, about a minute
+	$(VENV)/bin/python -m benchmarks.layers
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

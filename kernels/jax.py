@@ -67,7 +67,7 @@ def _layer(cell: str) -> Callable[..., Any]:
             by_name |= dict(zip(("x", *layer.grads._fields[1:]), arrays[:n], strict=True))  # W_x is called dW_x there
             named = {name.removeprefix("d") if name.startswith("dW") else name: each for name, each in by_name.items()}
             named |= {vector: named[f"d{vector}"] for vector in row.vectors}
-            cache = layer.cache(**{name: named[name] for name in layer.cache._fields})
+            cache = layer.cache(**{name: named[name] for name in layer.cache._fields if name in named})
             grads = getattr(_ops(), f"{cell}_backward")(arrays[n + m], cache, *arrays[n + m + 1 :])
             return tuple(grads)
 

@@ -24,50 +24,78 @@ class Ops(Protocol):
     # ----------------------------------------------------------------------------------------------------- one layer
     def lstm_forward(
         self, x: Array, h0: Floats, c0: Floats, W_x: Floats, W_h: Floats, b: Floats, *,
+        lengths: Ids | None = None, reverse: bool = False, threads: int = 1,
         out: tuple[Floats, Floats, Floats] | None = None,
     ) -> tuple[Array, Array, Cache]:  # fmt: skip
         """Run one LSTM layer over T steps and B streams; return h, c and the cache."""
 
     def lstm_backward(
         self, dh: Floats, cache: Cache, dh_last: Floats | None = None, dc_last: Floats | None = None, *,
-        out: Grads | None = None, dz: Floats | None = None,
+        threads: int = 1, out: Grads | None = None, dz: Floats | None = None,
     ) -> Grads:  # fmt: skip
         """Backpropagate through one LSTM layer, over all T steps."""
 
+    def lstm_step(
+        self, x: Array, h: Floats, c: Floats, W_x: Floats, W_h: Floats, b: Floats, *,
+        out: tuple[Floats, Floats, Floats] | None = None,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Run one step of an LSTM layer, without a T axis; return h and c after it."""
+
     def gru_forward(
         self, x: Array, h0: Floats, W_x: Floats, W_h: Floats, b_x: Floats, b_h: Floats, *,
-        out: tuple[Floats, Floats] | None = None,
+        lengths: Ids | None = None, reverse: bool = False, threads: int = 1, out: tuple[Floats, Floats] | None = None,
     ) -> tuple[Array, Cache]:  # fmt: skip
         """Run one GRU layer over T steps and B streams, with PyTorch's equations; return h and the cache."""
 
     def gru_backward(
-        self, dh: Floats, cache: Cache, dh_last: Floats | None = None, *, out: Grads | None = None,
-        dz: Floats | None = None,
+        self, dh: Floats, cache: Cache, dh_last: Floats | None = None, *, threads: int = 1,
+        out: Grads | None = None, dz: Floats | None = None,
     ) -> Grads:  # fmt: skip
         """Backpropagate through one GRU layer, over all T steps."""
 
+    def gru_step(
+        self, x: Array, h: Floats, W_x: Floats, W_h: Floats, b_x: Floats, b_h: Floats, *,
+        out: tuple[Floats, Floats] | None = None,
+    ) -> Array:  # fmt: skip
+        """Run one step of a GRU layer, without a T axis; return h after it."""
+
     def rnn_forward(
-        self, x: Array, h0: Floats, W_x: Floats, W_h: Floats, b: Floats, *, out: Floats | None = None
-    ) -> tuple[Array, Cache]:
+        self, x: Array, h0: Floats, W_x: Floats, W_h: Floats, b: Floats, *, lengths: Ids | None = None,
+        reverse: bool = False, threads: int = 1, out: Floats | None = None,
+    ) -> tuple[Array, Cache]:  # fmt: skip
         """Run one plain RNN layer over T steps and B streams; return h and the cache."""
 
     def rnn_backward(
-        self, dh: Floats, cache: Cache, dh_last: Floats | None = None, *, out: Grads | None = None,
-        dz: Floats | None = None,
+        self, dh: Floats, cache: Cache, dh_last: Floats | None = None, *, threads: int = 1,
+        out: Grads | None = None, dz: Floats | None = None,
     ) -> Grads:  # fmt: skip
         """Backpropagate through one plain RNN layer, over all T steps."""
 
+    def rnn_step(
+        self, x: Array, h: Floats, W_x: Floats, W_h: Floats, b: Floats, *,
+        out: Floats | None = None,
+    ) -> Array:  # fmt: skip
+        """Run one step of a plain RNN layer, without a T axis; return h after it."""
+
     def lnlstm_forward(
         self, x: Array, h0: Floats, c0: Floats, W_x: Floats, W_h: Floats, b: Floats, gain_x: Floats, gain_h: Floats,
-        gain_c: Floats, b_c: Floats, *, out: tuple[Floats, Floats, Floats] | None = None,
+        gain_c: Floats, b_c: Floats, *, lengths: Ids | None = None, reverse: bool = False, threads: int = 1,
+        out: tuple[Floats, Floats, Floats] | None = None,
     ) -> tuple[Array, Array, Cache]:  # fmt: skip
         """Run one layer-normalised LSTM layer over T steps and B streams; return h, c and the cache."""
 
     def lnlstm_backward(
         self, dh: Floats, cache: Cache, dh_last: Floats | None = None, dc_last: Floats | None = None, *,
-        out: Grads | None = None, dz: Floats | None = None,
+        threads: int = 1, out: Grads | None = None, dz: Floats | None = None,
     ) -> Grads:  # fmt: skip
         """Backpropagate through one layer-normalised LSTM layer, over all T steps."""
+
+    def lnlstm_step(
+        self, x: Array, h: Floats, c: Floats, W_x: Floats, W_h: Floats, b: Floats, gain_x: Floats, gain_h: Floats,
+        gain_c: Floats, b_c: Floats, *,
+        out: tuple[Floats, Floats, Floats] | None = None,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Run one step of a layer-normalised LSTM layer, without a T axis; return h and c after it."""
 
     # ------------------------------------------------------------------------------------------- loss and optimizers
     def softmax_cross_entropy(self, logits: Floats, targets: Ids, *, out: Floats | None = None) -> tuple[float, Array]:

@@ -1,17 +1,17 @@
 """How kernels are judged: gradients against finite differences, and results against a tolerance.
 
-``charlstm gradcheck`` and the tests use it, and so may the author of a new backend.
+``charlstm gradcheck`` and the tests use it, and so may the author of a new backend, or of any layer (:func:`judge`).
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from kernels import spec
 from kernels.protocol import Ops
-from kernels.spec import Floats, Shape
+from kernels.spec import Array, Floats, Shape
 from kernels.spec.arguments import check_layout, check_type
 
 #: Largest relative error, norm-wise, that a gradient may have against central differences in float64.
@@ -19,8 +19,16 @@ GRADIENT_TOLERANCE = 1e-6
 #: Largest relative error, norm-wise, of a float64 result against the reference.
 FLOAT64_TOLERANCE = 1e-12
 
-#: Sizes of gradient checks: small, odd and all different, so that a swapped axis cannot pass.
-T, B, V, H, D, E = 5, 2, 7, 3, 4, 6
+
+class Sizes(NamedTuple):
+    """Sizes of gradient checks: small, odd and all different by default, so that a swapped axis cannot pass."""
+
+    T: int = 5
+    B: int = 2
+    V: int = 7
+    H: int = 3
+    D: int = 4
+    E: int = 6
 
 
 # --------------------------------------------------------------------------------------------------- close enough
@@ -92,30 +100,108 @@ def numerical_gradient(loss: Callable[[], float], array: Floats, delta: float = 
     return gradient
 
 
+class Judged(Protocol):
+    """What :func:`judge` needs of a layer, or of any other function with gradients, from whatever library."""
+
+    def arrays(self) -> Mapping[str, Floats]:
+        """What the function reads, by name: float64, C-contiguous; :func:`judge` changes elements and restores them."""
+
+    def forward(self) -> Mapping[str, Array]:
+        """Compute the results, by name, from the arrays as they are now."""
+
+    def backward(self, gradients: Mapping[str, Floats]) -> Mapping[str, Array]:
+        """Return, by the names of the arrays, the gradients of the sum of all results times their `gradients`."""
+
+
+def judge(layer: Judged, seed: int = 0, name: str = "layer") -> list[GradientError]:
+    """Check every gradient of anybody's layer against central differences: every element of every array.
+
+    Parameters
+    ----------
+    layer : what to check; examples/judge_a_layer.py adapts torch.nn.LSTM
+    seed : of the gradients of the results, which are random, so that no two results can cancel each other
+    name : of the layer, for the errors
+
+    Returns
+    -------
+    list of GradientError
+        One for each array; a correct gradient has an error below :data:`GRADIENT_TOLERANCE`. An array whose gradient is
+        missing, or has another shape, has the error NaN.
+
+    Raises
+    ------
+    ValueError
+        ``array: expected float64, got float32`` and the like, as :func:`numerical_gradient`.
+
+    Notes
+    -----
+    A check costs two forward passes for each element. Central differences of a smooth function in float64 are right to
+    about 1e-9; at a kink, as of relu at 0, they are not. That the results themselves are right is not checked: compare
+    them with another library's, or with ``kernels.load("numpy")``.
+    """
+    random = np.random.RandomState(seed)
+    gradients = {key: random.randn(*np.shape(each)) for key, each in layer.forward().items()}
+
+    def loss() -> float:
+        return float(sum((np.asarray(each) * gradients[key]).sum() for key, each in layer.forward().items()))
+
+    found, errors = layer.backward(gradients), []
+    for key, array in layer.arrays().items():
+        got, wanted = np.asarray(found.get(key, np.nan)), numerical_gradient(loss, array)
+        error = relative_error(got, wanted) if got.shape == wanted.shape else float("nan")
+        errors.append(GradientError(name, key, error))
+    return errors
+
+
+def is_correct(errors: Iterable[GradientError]) -> bool:
+    """Whether every gradient is within :data:`GRADIENT_TOLERANCE`; NaN is not."""
+    return all(each.error < GRADIENT_TOLERANCE for each in errors)
+
+
 def cells_of(ops: Ops) -> list[str]:
     """Return the names of the cells that a backend supports."""
-    is_gpu = ops.__name__.startswith("kernels.gpu")
-    return [name for name, row in spec.CELLS.items() if row.on_device or not is_gpu]
+    return [name for name, row in spec.CELLS.items() if row.on_device or not _is_gpu(ops)]
 
 
-def gradient_errors(ops: Ops, seed: int = 0, cells: Iterable[str] | None = None) -> Iterator[GradientError]:
+def _is_gpu(ops: Ops) -> bool:
+    return ops.__name__.startswith("kernels.gpu")
+
+
+def gradient_errors(
+    ops: Ops, seed: int = 0, cells: Iterable[str] | None = None, sizes: Sizes | None = None,
+    layers: Iterable[int] = (1, 2, 3),
+) -> Iterator[GradientError]:  # fmt: skip
     """Check every gradient that a backend computes for `cells`: every element of every tensor, in float64.
 
-    cells: names, by default all that the backend supports.
+    cells: names, by default all that the backend supports. layers: numbers of layers of the models that are checked.
 
     The initial states are nonzero and all different, and so are the gradients with respect to the last states.
     """
-    random = np.random.RandomState(seed)
-    yield from _loss_errors(ops, random)
+    random, sizes, layers = np.random.RandomState(seed), sizes or Sizes(), tuple(layers)
+    T, B, V, H, D, E = sizes
+    yield from _loss_errors(ops, random, sizes)
     for cell in cells_of(ops) if cells is None else cells:
-        yield from _layer_errors(ops, random, cell, random.randint(0, V, (T, B)).astype(np.int32))
-        yield from _layer_errors(ops, random, cell, random.randn(T, B, D))
-        for layers in (1, 2, 3):
-            yield from _model_errors(ops, random, cell, layers)
-        yield from _model_errors(ops, random, cell, 2, "last step", last_only=True)
-        yield from _model_errors(ops, random, cell, 2, "dropout", dropout=0.4)
-        yield from _model_errors(ops, random, cell, 2, "embedding", embedding_size=E)
-        yield from _model_errors(ops, random, cell, 3, "all of it", embedding_size=E, dropout=0.4, last_only=True)
+        yield from _layer_errors(ops, random, cell, random.randint(0, V, (T, B)).astype(np.int32), V, H)
+        yield from _layer_errors(ops, random, cell, random.randn(T, B, D), D, H)
+        for depth in layers:
+            yield from _model_errors(ops, random, cell, depth, sizes)
+        deepest, deep = max(layers), min(2, max(layers))
+        yield from _model_errors(ops, random, cell, deep, sizes, "last step", last_only=True)
+        yield from _model_errors(ops, random, cell, deep, sizes, "dropout", dropout=0.4)
+        yield from _model_errors(ops, random, cell, deep, sizes, "embedding", embedding_size=E)
+        everything: dict[str, Any] = {"embedding_size": E, "dropout": 0.4, "last_only": True}
+        yield from _model_errors(ops, random, cell, deepest, sizes, "all of it", **everything)
+        if not _is_gpu(ops):
+            yield from _order_errors(ops, np.random.RandomState(seed), cell, sizes)
+
+
+def _order_errors(ops: Ops, random: np.random.RandomState, cell: str, sizes: Sizes) -> Iterator[GradientError]:
+    """Check layers that read in reverse, or streams of different lengths."""
+    T, B, V, H, D, _ = sizes
+    yield from _layer_errors(ops, random, cell, random.randint(0, V, (T, B)).astype(np.int32), V, H, True)
+    for reverse, ends in ((True, (max(T - 2, 1), T)), (False, (1, max(T - 1, 1)))):
+        lengths = np.resize(np.array(ends), B)
+        yield from _layer_errors(ops, random, cell, random.randn(T, B, D), D, H, reverse, lengths)
 
 
 def layer_arrays(
@@ -130,24 +216,32 @@ def layer_arrays(
     return {name: random.randn(*shape) * scale for name, shape in shapes.items()}
 
 
-def _layer_errors(ops: Ops, random: np.random.RandomState, cell: str, x: np.ndarray) -> Iterator[GradientError]:
-    is_ids = x.ndim == 2
-    arrays = layer_arrays(random, cell, (B, V if is_ids else D, H))
+def _layer_errors(
+    ops: Ops, random: np.random.RandomState, cell: str, x: np.ndarray, width: int, H: int, reverse: bool = False,
+    lengths: Any = None,
+) -> Iterator[GradientError]:  # fmt: skip
+    is_ids, (T, B) = x.ndim == 2, x.shape[:2]
+    order: dict[str, Any] = {"reverse": True} if reverse else {}
+    arrays = layer_arrays(random, cell, (B, width, H))
     to_h, to_last = random.randn(T, B, H), random.randn(len(spec.LAYERS[cell].states), B, H)  # of the last states
     forward, backward = getattr(ops, f"{cell}_forward"), getattr(ops, f"{cell}_backward")
+    if lengths is not None:
+        order |= {"lengths": lengths}
+        to_h[np.arange(T)[:, None] >= lengths] = 0
 
     def loss() -> float:
-        *states, _ = forward(x, **arrays)
-        last = sum((s[-1] * to).sum() for s, to in zip(states, to_last, strict=True))
+        *states, _ = forward(x, **arrays, **order)
+        last = sum((s[1 if reverse else -1] * to).sum() for s, to in zip(states, to_last, strict=True))
         return float((states[0][1:] * to_h).sum() + last)
 
-    found = backward(to_h, forward(x, **arrays)[-1], *to_last)
+    found = backward(to_h, forward(x, **arrays, **order)[-1], *to_last)
     for name, array in (arrays if is_ids else {**arrays, "x": x}).items():
         error = relative_error(getattr(found, f"d{name}"), numerical_gradient(loss, array))
-        yield GradientError(f"{cell} {'ids' if is_ids else 'floats'}", f"d{name}", error)
+        yield GradientError(" ".join([cell, "ids" if is_ids else "floats", *sorted(order)]), f"d{name}", error)
 
 
-def _loss_errors(ops: Ops, random: np.random.RandomState) -> Iterator[GradientError]:
+def _loss_errors(ops: Ops, random: np.random.RandomState, sizes: Sizes) -> Iterator[GradientError]:
+    T, B, V, *_ = sizes
     logits, targets = random.randn(T, B, V) * 3, random.randint(0, V, (T, B)).astype(np.int32)
     _, dlogits = ops.softmax_cross_entropy(logits, targets)
     expected = numerical_gradient(lambda: ops.softmax_cross_entropy(logits, targets)[0], logits)
@@ -159,11 +253,13 @@ def _model_errors(
     random: np.random.RandomState,
     cell: str,
     layers: int,
+    sizes: Sizes,
     name: str = "",
     embedding_size: int = 0,
     dropout: float = 0.0,
     last_only: bool = False,
 ) -> Iterator[GradientError]:
+    T, B, V, H, *_ = sizes
     shape = Shape(V, H, layers, cell, embedding_size)
     theta = random.randn(spec.num_parameters(shape)) * 0.5
     h, c = random.randn(layers, B, H) * 0.7, random.randn(layers, B, H) * 0.7

@@ -6,7 +6,8 @@
 Each module is a subclass of torch.nn's: constructor, initial weights, names in the state_dict, arguments, packed
 sequences, shapes and errors are PyTorch's own, and only the arithmetic is ours (tests/kernel/test_torch.py: results
 within 1e-6 in float32, 1e-12 in float64, gradients within ten times that). Tensors are passed without a copy; the
-matrices are transposed once a call. The backward pass needs its results unchanged, as PyTorch's does, and has no second
+matrices are transposed once a call. A layer uses up to torch.get_num_threads() threads, if it has work for them, and
+any number gives the same bits. The backward pass needs its results unchanged, as PyTorch's does, and has no second
 derivative.
 
 What is missing raises ValueError: `proj_size`, ``nonlinearity="relu"``, and tensors that are not float32 or float64 on
@@ -54,7 +55,7 @@ class Layer(torch.autograd.Function):
         caches, begin = [], 0
         for T, B in stretches:
             piece = rows[begin : begin + T * B].reshape(T, B, -1)
-            *made, kept = run(piece, *(each[:B] for each in states), *weights)
+            *made, kept = run(piece, *(each[:B] for each in states), *weights, threads=torch.get_num_threads())
             for state, each in zip(states, made, strict=True):
                 state[:B] = each[T]
             if out is None:
@@ -81,7 +82,8 @@ class Layer(torch.autograd.Function):
         dx, end, total = np.empty(x.shape, dh.dtype), len(dh), None
         for (T, B), kept in zip(reversed(ctx.stretches), reversed(ctx.caches), strict=True):
             begin = end - T * B
-            grads = run(dh[begin:end].reshape(T, B, H), kept, *(each[:B] for each in carried))
+            to = dh[begin:end].reshape(T, B, H)
+            grads = run(to, kept, *(each[:B] for each in carried), threads=torch.get_num_threads())
             dx[begin:end] = grads.dx.reshape(T * B, -1)
             for each, name in zip(carried, ("dh0", "dc0"), strict=False):
                 each[:B] = getattr(grads, name)

@@ -119,6 +119,10 @@ class Call:
             given = {"step": random.randint(9), "learning_rate": 0.1}
             if op == "sgd" and random.randint(2):
                 given["momentum"] = 0.9
+        if op.endswith(("_forward", "_backward")):
+            given = {"threads": random.randint(1, 4)}
+        if op.endswith("_forward"):
+            given["reverse"] = bool(random.randint(2))
         if op == "clip":
             given = {"grad_clip": None, "grad_clip_norm": None}
         if op in ("loss_and_grad", "train_steps", "score", "sample"):
@@ -157,6 +161,8 @@ class Call:
         else:
             high = {"ids": self.sizes.get(limit), "text": self.sizes["V"], "int64": 60 - self.sizes["T"]}.get(kind, 2)
             values = random.randint(0, high, dims).astype(_KINDS[kind])
+        if name.endswith("lengths"):
+            values = random.randint(1, self.sizes["T"] + 1, dims)
         if kind == "text" and random.randint(20) == 0:
             values = values.astype(str(random.choice(["u2", "u4"])))
         if name == "state":
@@ -292,11 +298,11 @@ class Call:
             cell = self.op.partition("_")[0].upper()
             if head == "out" and (random.randint(2) or any(v is None for f, v in fields.items() if f != "dx")):
                 given[head] = None
-            elif head == "out" and self.op.endswith("forward"):
+            elif head == "out" and self.op.endswith(("_forward", "_step")):
                 given[head] = tuple(fields.values())
             else:
                 kind = getattr(spec, cell + kinds[head])
-                given[head] = kind(**{name: fields[name] for name in kind._fields})
+                given[head] = kind(**{name: fields.get(name, bool(random.randint(2))) for name in kind._fields})
             if random.randint(12) == 0:
                 other = spec.GRUCache(*range(5)), (), [], 3, "x", np.ones(3), None
                 given[head] = other[random.randint(len(other))]

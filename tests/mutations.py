@@ -21,7 +21,7 @@ _UPDATES = "cpu/optimizers.py"
 _LSTM, _GRADIENTS, _MODEL, _MIXED = "cpu/lstm.py", "cpu/gradients.py", "cpu/model.py", "cpu/mixed.py"
 _CUDA_CELLS, _SMALL, _PERSISTENT = "gpu/cuda/cells.cu", "gpu/cuda/small.cu", "gpu/cuda/persistent.cu"
 MUTATIONS = (
-    Mutation("dropped dc carry", "numpy", "reference/lstm.py", "dc_next = dc_t * f", "dc_next = dc_t * 0"),
+    Mutation("dropped dc carry", "numpy", "reference/lstm.py", "@ W_h.T, dc_t * f)", "@ W_h.T, dc_t * 0)"),
     Mutation("dropped dc carry", "numba", _LSTM, "row.store(dc_t * f, dc_next)", "row.store(dc_t * 0.0, dc_next)"),
     Mutation("unwritten dW", "numpy", "reference/layer.py", "out.dW_h[...] = operand(", "operand("),
     Mutation("unwritten dW", "numba", _GRADIENTS, "    add_outer(", "    # add_outer("),
@@ -64,7 +64,7 @@ MORE_MUTATIONS = (
     Mutation("half of a pair forgotten", "numba", "cpu/bfloat16.py", "builder.and_(upper,", "builder.and_(lower,"),
     Mutation("readout of the first steps", "numba", _GRADIENTS, "first * B, passed_up", "0, passed_up"),
     Mutation("bias of one side for both", "numba", _GRADIENTS, "d_at + plane * R * N", "d_at"),
-    Mutation("state of one step for the next", "numba", "cpu/rnn.py", "(row + B) * H), R * H)", "row * H), R * H)"),
+    Mutation("state of one step for the next", "numba", "cpu/rnn.py", "(row + B) * H), rows * H)", "row * H), rows * H)"),
     Mutation("memory of another column", "numba", _UPDATES, "builder.mul(r, row), span.at)", "builder.mul(r, row), I64(0))"),
     Mutation("dropout's gradient unscaled", "numpy", "reference/model.py", "](_dropped(dh, mask, dropout)", "](_dropped(dh, mask, 0)"),
     Mutation("dropout's gradient unscaled", "numba", _MODEL, "drop(ws.dh, extra.masks[n, layer], extra.scale",
@@ -88,6 +88,9 @@ MORE_MUTATIONS = (
     Mutation("state before the first step not rounded", "numba", _MIXED, "round_state(of_state(rounded_h, ws, layer)",
              "round_state(None"),
     Mutation("pairs of one step for all", "numba", _MIXED, "pairs, (t * even(B) + share.b0) // 2", "pairs, share.b0 // 2"),
+    Mutation("gradient kept beyond the end of a stream", "numpy", "reference/layer.py", "dz[..., t, over, :] = 0", "pass"),
+    Mutation("gradient lost beyond the end of a stream", "numba", "cpu/lstm.py", "put_back(dh_next", "set_aside(dh_next"),
+    Mutation("reverse begun from the wrong state", "numba", "cpu/order.py", "return 0 if t == T - 1 else t + 2", "return t"),
     Mutation("weight decay left out", "numpy", "reference/optimizers.py", "real(learning_rate * weight_decay)", "real(0)"),
     Mutation("weight decay left out", "numba", _UPDATES, "theta - k.learning_rate * k.d * theta", "theta"),
     Mutation("weight decay left out", "cupy", "gpu/cuda/common.cu", "theta - rule.learning_rate * rule.d * theta", "theta"),

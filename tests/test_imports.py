@@ -32,6 +32,7 @@ KERNELS = {
     "kernels.spec": {"kernels.shared"},
     "kernels.reference": {"kernels.spec"},
     "kernels.cpu": {"kernels.spec", "kernels.shared"},
+    "kernels.bidirectional": {"kernels.spec", "kernels.protocol"},
     "kernels.gpu": {"kernels.spec", "kernels.shared"},
     "kernels.testing": {"kernels.spec", "kernels.protocol"},
     "kernels.torch": {"kernels", "kernels.spec"},

@@ -126,7 +126,7 @@ def _trained(
     for number, (name, config) in enumerate(configs.items(), 1):
         run = comparison.begun(corpus, config, folder / name)
         with closing(display.choose(quiet, as_json=False)) as screen, display.CompileNote(screen):
-            screen.note(f"preset  {name} ({number} of {len(configs)}), {len(run.trainer.theta):,} parameters")
+            screen.note(f"preset  {name} ({number} of {len(configs)}), {run.trainer.num_parameters:,} parameters")
             folders |= _shown(run, name, screen)
     if not folders:
         raise RunFailed("every preset has diverged")

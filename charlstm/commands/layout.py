@@ -20,7 +20,9 @@ GROUPS = {
         "encoding", "format", "column", "field", "bytes", "lower", "separator", "documents", "weight", "unknown",
         "offline",
     ),
-    "Model": ("cell", "embedding_size", "weight_drop", "mix", "init", "forget_bias", "from_run"),
+    "Model": (
+        "cell", "embedding_size", "weight_drop", "mix", "members", "seeds", "init", "forget_bias", "from_run",
+    ),
     "Learning": (
         "learning_rate", "schedule", "warmup", "optimizer", "momentum", "weight_decay", "grad_clip", "grad_clip_norm",
         "seq_length", "batch_size", "windows", "seed", "sync_every",

@@ -1,36 +1,71 @@
 """Commands about this machine: gradient checks, speed, backends, caches and built-in texts."""
 
+import math
 from functools import partial
+from typing import Any
 
 import click
 
 from charlstm.commands.layout import Commands, word_option
+from charlstm.errors import UserError
 
 
 @click.command(short_help="Check the gradients of every backend.")
 @word_option(
     "--backend", choices="all|numpy|numba|cupy", default="all", help="backend to check [all that are available]"
 )
-def gradcheck(backend: str) -> int:
-    """Check the gradients of every backend against central differences; exit with 1 if any is wrong."""
+@word_option("--cell", choices="all|lstm|gru|rnn|lnlstm", default="all", help="cell to check [all]")
+@click.option("--sizes", metavar="T,B,V,H", help="steps, streams, vocabulary and hidden units [5,2,7,3]")
+@click.option("--layers", type=click.IntRange(1, 9), help="number of layers of the models [1, 2 and 3]")
+def gradcheck(backend: str, cell: str, sizes: str | None, layers: int | None) -> int:
+    """Check the gradients of every backend against central differences; exit with 1 if any is wrong.
+
+    The verdict comes first, then a table of all checks. A check costs two passes for each element, so that large sizes
+    take long.
+    """
     import kernels
     from charlstm.model.backend import choose_backend
-    from kernels.testing import GRADIENT_TOLERANCE, gradient_errors
+    from kernels import testing
 
     names = kernels.available() if backend == "all" else (choose_backend(backend),)
     if backend == "all" and (reason := kernels.missing("numba")) is not None:
         click.echo(f"not checked: {reason}", err=True)
-    worst = 0.0
+    depths, of_sizes = (1, 2, 3) if layers is None else (layers,), _gradcheck_sizes(sizes)
+    found = []
     for name in names:
-        click.echo(f"{'backend':8} {'op':20} {'tensor':12} {'error':>9}")
-        for check in gradient_errors(kernels.load_for_host(name)):
-            verdict = "" if check.error < GRADIENT_TOLERANCE else "   WRONG"
-            click.echo(f"{name:8} {check.op:20} {check.tensor:12} {check.error:9.1e}{verdict}")
-            worst = max(worst, check.error) if check.error == check.error else float("inf")
-    passed = worst < GRADIENT_TOLERANCE
-    verdict = "all correct" if passed else "WRONG"
-    click.echo(f"worst relative error {worst:.1e} in float64 (limit {GRADIENT_TOLERANCE:g}): {verdict}")
+        ops = kernels.load_for_host(name)
+        known = testing.cells_of(ops)
+        if cell not in ("all", *known):
+            raise UserError(f"--cell: expected one of all, {', '.join(known)} on the {name} backend, got {cell!r}")
+        cells = known if cell == "all" else [cell]
+        found += [(name, check) for check in testing.gradient_errors(ops, 0, cells, of_sizes, depths)]
+    errors = [check.error for _, check in found]
+    worst = float("inf") if any(map(math.isnan, errors)) else max(errors)
+    passed = testing.is_correct(check for _, check in found)
+    click.echo(
+        f"{'all correct' if passed else 'WRONG'}: {len(found)} gradients in float64, worst relative error {worst:.1e} "
+        f"(limit {testing.GRADIENT_TOLERANCE:g})"
+    )
+    click.echo(f"{'backend':8} {'op':28} {'tensor':12} {'error':>9}")
+    for name, check in found:
+        verdict = "" if testing.is_correct([check]) else "   WRONG"
+        click.echo(f"{name:8} {check.op:28} {check.tensor:12} {check.error:9.1e}{verdict}")
     return 0 if passed else 1
+
+
+def _gradcheck_sizes(text: str | None) -> Any:
+    """The sizes of gradient checks, from an option such as 5,2,7,3."""
+    from kernels.testing import Sizes
+
+    if text is None:
+        return Sizes()
+    try:
+        numbers = [int(word) for word in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 4 or min(numbers) < 1:
+        raise UserError(f"--sizes: expected four whole numbers of at least 1, such as 5,2,7,3, got {text!r}")
+    return Sizes(*numbers)
 
 
 @click.command(short_help="Measure speed on this machine against its limits.")

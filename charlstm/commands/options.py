@@ -28,7 +28,13 @@ class _Number(click.ParamType):
             self.fail(f"expected {'a whole number' if self.kind is int else 'a number'}{unset}, got {value!r}")
 
 
-_METAVARS = {"preset": "NAME", "weight": "FILE=NUMBER", "windows": "MAXLEN:STEP", "unknown": "error|skip|replace:CHAR"}
+_METAVARS = {
+    "preset": "NAME",
+    "members": "N|CELL:SIZE,...",
+    "weight": "FILE=NUMBER",
+    "windows": "MAXLEN:STEP",
+    "unknown": "error|skip|replace:CHAR",
+}
 
 
 def config_options(command: Callable[..., Any], only: tuple[str, ...] = ()) -> Callable[..., Any]:

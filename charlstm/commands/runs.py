@@ -54,9 +54,11 @@ def inspect_run(run: str, checkpoint: str, as_json: bool) -> int:
         f"text     {text['name']}: {text['num_ids']:,} {found['unit']}s, SHA-256 of the ids {text['digest'][:16]}..."
     )
     click.echo(
-        f"model    {model['cell'].upper()}, {model['num_layers']} x {model['hidden_size']} hidden units, "
+        f"model    {model['nets']} hidden units, "
         f"{model['vocabulary']} {found['unit']}s, {model['parameters']:,} parameters, {model['dtype']}"
     )
+    if found["each"]:
+        click.echo(found["each"].replace("   ", "    ", 1) if found["each"].startswith("seeds") else found["each"])
     click.echo(f"preset   {found['preset']}" + (", with" if found["options"] else ""))
     for name, value in found["options"].items():
         click.echo(f"         --{name.replace('_', '-')} {'none' if value is None else value}")

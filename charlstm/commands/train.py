@@ -289,8 +289,8 @@ def _describe(trainer: Any, screen: Any) -> None:
         threads = f"{trainer.world.size} ranks of {threads}"
     screen.note(display.text_line(trainer.corpus))
     screen.note(
-        f"model   {config.cell.upper()}, {config.num_layers} x {config.hidden_size} hidden units, "
-        f"{len(trainer.theta):,} parameters ({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
+        f"model   {config.net_in_words} hidden units, {trainer.num_parameters:,} parameters "
+        f"({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
     )
     if config.backend == "auto" and (reason := kernels.missing("numba")) is not None:
         screen.note(f"        warning: training will be slow: {reason}")

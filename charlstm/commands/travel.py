@@ -14,8 +14,9 @@ from charlstm.commands.options import CHECKPOINT, RUN
     help="the file to write; for --to keras, .keras has a model around the weights, .weights.h5 the weights alone "
     "[RUN-net.safetensors, .keras, .onnx or .json, in RUN's folder]",
 )  # fmt: skip
+@click.option("--member", type=int, default=1, show_default=True, help="which net of a run that trained --members")
 @CHECKPOINT
-def export(run: str, to: str, out: str | None, checkpoint: str) -> int:
+def export(run: str, to: str, out: str | None, checkpoint: str, member: int) -> int:
     """Write the net of RUN, a run folder or a checkpoint file, for another program, and print the name of the file.
 
     \b
@@ -24,12 +25,12 @@ def export(run: str, to: str, out: str | None, checkpoint: str) -> int:
     charlstm export runs/book --to onnx     ids and a state in, logits and the state out
     charlstm export runs/book --to json     the weights as nested lists
 
-    The file holds the net alone, its vocabulary and its sizes: no optimizer state, no n-gram, no training state. The
+    The file holds one net alone, its vocabulary and its sizes: no optimizer state, no n-gram, no training state. The
     default RUN is the newest run in runs/. --to onnx needs onnx, --to keras h5py: pip install 'charlstm[export]'.
     """
     from charlstm.travel import files
 
-    file, said = files.export(run, to, out, checkpoint)
+    file, said = files.export(run, to, out, checkpoint, member)
     click.echo(f"net     {said}", err=True)
     click.echo(file)
     return 0

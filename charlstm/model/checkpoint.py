@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from charlstm.errors import UserError
+from charlstm.model.memory import Memory, Voice, split
 from charlstm.ngram.beside import NGram, digest
 from charlstm.settings.config import Config
 from charlstm.text.corpus import ByteVocabulary, Vocabulary
@@ -25,7 +27,7 @@ from charlstm.text.edges import Edges, known
 from kernels import spec
 from kernels.spec import Shape
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  #: that is written; older ones are read, too: 1 had one net
 NGRAM = "ngram.safetensors"  #: the file of the n-gram, in the run folder
 _BLANK = "0" * 64
 _DIGEST = re.compile(rb'\\"sha256\\": \\"([0-9a-f]{64})\\"')
@@ -35,12 +37,14 @@ _DIGEST = re.compile(rb'\\"sha256\\": \\"([0-9a-f]{64})\\"')
 class Checkpoint:
     """Everything that sampling needs, and everything that training needs to resume exactly. It does neither itself.
 
-    theta (N,), state (S, N), h and c (L, B, H): see kernels.spec. `iteration` is the number of updates made, `seconds`
-    the training time, `smooth_loss` is in nats per sequence, `loss_sum` and `loss_count` give the mean of the next line
-    of metrics.jsonl, `files` are the lengths of the run's text files at this moment, `marks` the best losses so far
-    (see :class:`charlstm.training.marks.Marks`), and `machine` what the exact bits depend on: processor, versions and
-    backend. `mix` names the n-gram beside the net: the `digest` of its file, its default `weight`, and, if text was
-    held out, the bits per id of `net`, `ngram` and `mixture`; it is empty without an n-gram.
+    theta (N,), state (S, N), h and c (L, B, H): see kernels.spec. Those of several nets are joined along the last axis,
+    see :mod:`charlstm.model.memory`; `voices` are those that speak. `iteration` is the number of updates made,
+    `seconds` the training time, `smooth_loss` is in nats per sequence, `loss_sum` and `loss_count` give the mean of the
+    next line of metrics.jsonl, `files` are the lengths of the run's text files at this moment, `marks` the best losses
+    so far (see :class:`charlstm.training.marks.Marks`), and `machine` what the exact bits depend on: processor,
+    versions and backend. `mix` names the n-gram beside the net: the `digest` of its file, its default `weight`, and, if
+    text was held out, the bits per id of `net`, `ngram` and `mixture`; it is empty without an n-gram. `each` has, of
+    several nets, the held-out `bits` per id of each by itself; it is empty without an evaluation.
     """
 
     config: Config
@@ -61,6 +65,7 @@ class Checkpoint:
     marks: dict[str, float] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     mix: dict[str, Any] = field(default_factory=dict)
+    each: dict[str, list[float]] = field(default_factory=dict)
     remainders: np.ndarray | None = None  #: of gradients that travel as bfloat16: see charlstm.training.halves
     folder: Path | None = None  #: of the file that it was read from; not in the file
     ngram_fault: str = ""  #: why the n-gram that it names cannot be used; set when `ngram` is first read
@@ -68,7 +73,7 @@ class Checkpoint:
     def __repr__(self) -> str:
         config, name = self.config, self.corpus.get("name", "text")
         return (
-            f"<{type(self).__name__} of {name}: {config.cell} {config.num_layers} x {config.hidden_size}, "
+            f"<{type(self).__name__} of {name}: {config.net_in_words}, "
             f"{len(self.vocabulary):,} {self.vocabulary.kind}, {self.iteration:,} iterations>"
         )
 
@@ -93,15 +98,43 @@ class Checkpoint:
 
     @property
     def shape(self) -> Shape:
-        """The model's sizes."""
+        """The sizes of the first net."""
         return shape_of(self.config, len(self.vocabulary))
+
+    @property
+    def memories(self) -> list[Memory]:
+        """The arrays of each net."""
+        return split(Memory(self.theta, self.state, self.h, self.c), shapes_of(self.config, len(self.vocabulary)))
+
+    @property
+    def voices(self) -> list[Voice]:
+        """The nets that speak, by the mean of their probabilities; of several seeds the best one."""
+        shapes = shapes_of(self.config, len(self.vocabulary))
+        found = [Voice(each.theta, shape) for each, shape in zip(self.memories, shapes, strict=True)]
+        return [found[place] for place in speaking(self.config, self.each)]
+
+    def alone(self, number: int = 1) -> Self:
+        """One of the nets that speak, the first unless `number` says otherwise, without the others and the n-gram.
+
+        Raises
+        ------
+        UserError
+            If there is no such net.
+        """
+        places = speaking(self.config, self.each)
+        if not 1 <= number <= len(places):
+            raise UserError(f"--member: expected 1 to {len(places)}, as many as speak together, got {number}")
+        place = places[number - 1]
+        config, memory = self.config.nets[place], self.memories[place]
+        return replace(self, config=config, mix={}, each={}, **memory._asdict())
 
     def to_bytes(self) -> bytes:
         """The content of the checkpoint file."""
         from safetensors.numpy import save
 
         kind, key, place, has_gauss, gauss = self.random_state
-        tensors = {**spec.named(self.theta, self.shape), "optimizer": self.state, "h": self.h, "c": self.c}
+        shapes = shapes_of(self.config, len(self.vocabulary))
+        tensors = dict(_named(self.theta, shapes)) | {"optimizer": self.state, "h": self.h, "c": self.c}
         tensors["random_key"] = np.asarray(key, np.uint32)
         if self.remainders is not None:
             tensors["remainders"] = self.remainders
@@ -147,7 +180,7 @@ class Checkpoint:
         """
         rest = _text(data, name)
         version = rest.get("format_version")
-        if version != FORMAT_VERSION:
+        if version not in range(1, FORMAT_VERSION + 1):
             raise UserError(f"{name}: written in format {version}; this version of charlstm reads {FORMAT_VERSION}")
         place = _digest_place(data)
         blanked = hashlib.sha256(data[: place.start] + _BLANK.encode() + data[place.stop :])
@@ -169,15 +202,16 @@ class Checkpoint:
         config, is_bytes = Config(**{**_BEFORE, **rest["config"]}), rest.get("vocabulary_kind") == "bytes"
         vocabulary = ByteVocabulary() if is_bytes else Vocabulary(rest["vocabulary"])
         kind, place, has_gauss, gauss = rest["random"]
-        shape = shape_of(config, len(vocabulary))
-        if spec.num_parameters(shape) > len(data):
+        shapes = shapes_of(config, len(vocabulary))
+        if (count := sum(map(spec.num_parameters, shapes))) > len(data):
             raise ValueError("it has fewer bytes than the model has parameters")
-        theta = spec.aligned_zeros(spec.num_parameters(shape), config.real)
-        for block, view in spec.named(theta, shape).items():
+        theta = spec.aligned_zeros(count, config.real)
+        for block, view in _named(theta, shapes):
             _fill(view, tensors[block], block)
         state = spec.aligned_zeros((spec.slots(config.optimizer, config.hyper), len(theta)), config.real)
         _fill(state, tensors["optimizer"], "optimizer")
-        h, c = (np.empty((shape.num_layers, config.batch_size, shape.hidden_size), config.real) for _ in "hc")
+        units = sum(shape.hidden_size for shape in shapes)
+        h, c = (np.empty((config.num_layers, config.batch_size, units), config.real) for _ in "hc")
         _fill(h, tensors["h"], "h")
         _fill(c, tensors["c"], "c")
         random_state = (kind, tensors["random_key"], place, has_gauss, gauss)
@@ -186,6 +220,7 @@ class Checkpoint:
         for item, kind in {**_PLAIN, **_LATER}.items():
             if not isinstance(plain[item], kind) or (kind is int and plain[item] < 0):
                 raise TypeError(f"{item} is {plain[item]!r}")
+        speaking(config, plain["each"])  # raises ValueError now rather than when it is needed
         known(plain["corpus"], vocabulary)  # raises ValueError now rather than when it is needed
         remainders = tensors.get("remainders")
         return cls(config, vocabulary, theta, state, h, c, random_state, **plain, remainders=remainders)
@@ -213,6 +248,29 @@ def shape_of(config: Config, vocab_size: int) -> Shape:
     return Shape(vocab_size, config.hidden_size, config.num_layers, config.cell, config.embedding_size or 0)
 
 
+def shapes_of(config: Config, vocab_size: int) -> list[Shape]:
+    """The sizes of each net of a run."""
+    return [shape_of(each, vocab_size) for each in config.nets]
+
+
+def speaking(config: Config, each: dict[str, list[float]]) -> list[int]:
+    """The places of the nets that speak: of several seeds the best one, the first before any evaluation; else all."""
+    count, bits = len(config.nets), each.get("bits", [])
+    if bits and len(bits) != count:
+        raise ValueError(f"each has {len(bits)} figures of {count} nets")
+    return list(range(count)) if config.seeds == 1 else [int(np.argmin(bits)) if bits else 0]
+
+
+def _named(theta: np.ndarray, shapes: Sequence[Shape]) -> Iterator[tuple[str, np.ndarray]]:
+    """The blocks of theta by name: views. From the second net on, ``net2.`` and so on stand before the name."""
+    begin = 0
+    for number, shape in enumerate(shapes, 1):
+        end = begin + spec.num_parameters(shape)
+        for name, view in spec.named(theta[begin:end], shape).items():
+            yield (name if number == 1 else f"net{number}.{name}"), view
+        begin = end
+
+
 def _fill(array: np.ndarray, tensor: np.ndarray, name: str) -> None:
     if tensor.shape != array.shape:
         raise ValueError(f"{name} has the shape {tensor.shape}, not {array.shape}")
@@ -227,7 +285,7 @@ _PLAIN: dict[str, Any] = {
     "iteration": int, "position": int, "seconds": int | float, "smooth_loss": int | float, "loss_sum": int | float,
     "loss_count": int, "corpus": dict, "files": dict,
 }  # fmt: skip
-_LATER: dict[str, Any] = {"marks": dict, "machine": dict, "mix": dict}  # missing from the oldest files
+_LATER: dict[str, Any] = {"marks": dict, "machine": dict, "mix": dict, "each": dict}  # missing from the oldest files
 
 
 def _text(data: bytes, name: str) -> dict[str, Any]:

@@ -1,11 +1,14 @@
-"""Reads and continues texts with a model, always from the beginning of a text: see `charlstm.text.edges`.
+"""Reads and continues texts with one net, or with several that speak together.
+
+This always starts from the beginning of a text: see `charlstm.text.edges`.
 
 The ids in `begin` are read before a text, from a zero state. If there are none, the zero state itself predicts the
 first character: h = 0, so its logits are the bias of the readout.
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,6 +21,17 @@ from kernels.spec import Mixture, Shape
 #: Characters read in one call of the kernels; bounds the memory for a text of any length.
 READ_STEPS = 512
 _AT_ONCE, _ROUNDED = 8192, 8  # characters of the lines read together, whose lengths are rounded up to a multiple
+
+
+#: A net: the ops of a backend, theta where it keeps it (host or device), and the sizes.
+Net = tuple[Any, Any, Shape]
+
+
+class Reads(Protocol):
+    """What reads a text in pieces."""
+
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        """ln p of the next ids, (n,) integers, each given all ids before it: (n,) float64, nats."""
 
 
 def zero_state(shape: Shape, dtype: Any, streams: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -64,6 +78,30 @@ class Reader:
         return found
 
 
+class Together:
+    """Reads a text with several nets, and gives the mean of their probabilities."""
+
+    def __init__(self, readers: Sequence[Reads]) -> None:
+        self._readers = readers
+
+    def read(self, ids: np.ndarray) -> np.ndarray:
+        """ln p of the next ids, (n,) integers, each given all ids before it: (n,) float64, nats."""
+        return mean_of([reader.read(ids) for reader in self._readers])
+
+
+def together(readers: Sequence[Reads]) -> Reads:
+    """What reads with all of these; a single one as it is."""
+    return readers[0] if len(readers) == 1 else Together(readers)
+
+
+def mean_of(log_probs: Sequence[np.ndarray]) -> np.ndarray:
+    """The logarithm of the mean of several nets' probabilities; those of a single net as they are."""
+    if len(log_probs) == 1:
+        return log_probs[0]
+    found: np.ndarray = np.logaddexp.reduce(np.stack(log_probs)) - math.log(len(log_probs))
+    return found
+
+
 def _of_first(theta: Any, shape: Shape) -> np.ndarray:
     """ln p of every character as the first of a text that begins after nothing, (V,) float64, nats."""
     logits = np.array(spec.params(kernels.to_host(theta), shape).b_y, np.float64)
@@ -71,7 +109,12 @@ def _of_first(theta: Any, shape: Shape) -> np.ndarray:
     return logits - np.log(np.exp(logits).sum())
 
 
-def log_probs_of_lines(
+def log_probs_of_lines(nets: Sequence[Net], begin: Sequence[int], lines: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """ln p of the ids of many texts, (n,) float64 for each, by the mean of the nets: as they are read one by one."""
+    return [mean_of(each) for each in zip(*(_of_lines(*net, begin, lines) for net in nets), strict=True)]
+
+
+def _of_lines(
     ops: Any, theta: Any, shape: Shape, begin: Sequence[int], lines: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
     """ln p of the ids of many texts, (n,) float64 for each: as a :class:`Reader` gives, up to rounding.
@@ -162,14 +205,89 @@ class Writer:
         return drawn
 
     def _first(self, uniforms: np.ndarray, log_probs: np.ndarray | None, how: dict[str, Any]) -> np.ndarray:
-        """Draw the first ids, (1, B), with the same op, from a model whose logits are the readout's bias."""
-        shape = Shape(self._shape.vocab_size, 1, 1, self._shape.cell)
-        theta = np.zeros(spec.num_parameters(shape), self._theta.dtype)  # zero weights keep h at zero
-        spec.params(theta, shape).b_y[...] = spec.params(kernels.to_host(self._theta), self._shape).b_y
-        h, c = zero_state(shape, theta.dtype, self._count)
-        none = np.zeros(self._count, np.int32)
-        how = {**how, "mixture": self._mixture}
-        return drawn_from(self._ops, theta, h, c, none, uniforms, shape=shape, log_probs=log_probs, **how)
+        """Draw the first ids, (1, B), from the readout's bias."""
+        logits = spec.params(kernels.to_host(self._theta), self._shape).b_y
+        how = {**how, "log_probs": log_probs, "mixture": self._mixture}
+        return _drawn_of_logits(self._ops, logits, self._shape.cell, uniforms, **how)
+
+
+def _drawn_of_logits(ops: Any, logits: np.ndarray, cell: str, uniforms: np.ndarray, **how: Any) -> np.ndarray:
+    """Draw one id a stream, (1, B), with the op `sample`, from a net that gives these logits (V,) whatever it reads."""
+    shape = Shape(len(logits), 1, 1, cell)
+    theta = np.zeros(spec.num_parameters(shape), logits.dtype)  # zero weights keep h at zero
+    spec.params(theta, shape).b_y[...] = logits
+    h, c = zero_state(shape, theta.dtype, uniforms.shape[1])
+    return drawn_from(ops, theta, h, c, np.zeros(uniforms.shape[1], np.int32), uniforms, shape=shape, **how)
+
+
+class Writers:
+    """Continues several texts with nets that speak together, as a :class:`Writer` does with one.
+
+    The nets step in turn, and each id is drawn from the mean of their probabilities. There is no compiled loop for
+    this, so it is about ten times slower than with one net.
+
+    Parameters
+    ----------
+    nets : on the host
+    ids, count, mixture : as for :class:`Writer`
+    """
+
+    def __init__(self, nets: Sequence[Net], ids: Any, count: int = 1, mixture: Mixture | None = None) -> None:
+        self._steppers = [Stepper(*net, ids, count) for net in nets]
+        self._ops, self._cell, self._mixture = nets[0][0], nets[0][2].cell, mixture
+        self._last: np.ndarray | None = np.full(count, ids[-1], np.int32) if len(ids) else None
+
+    def draw(self, uniforms: np.ndarray, log_probs: np.ndarray | None = None, **how: Any) -> np.ndarray:
+        """Draw the next ids of all texts, (n, B) int32, one per uniform (n, B); `how`: options of the op `sample`."""
+        drawn = np.empty(uniforms.shape, np.int32)
+        for n in range(len(uniforms)):
+            logits = mean_of([stepper.log_probs(self._last) for stepper in self._steppers])
+            for k, of_stream in enumerate(logits):
+                one, out = slice(k, k + 1), None if log_probs is None else log_probs[n : n + 1, k : k + 1].copy()
+                own = None if self._mixture is None else self._mixture._replace(history=self._mixture.history[one])
+                drawn[n, k] = _drawn_of_logits(
+                    self._ops, of_stream, self._cell, uniforms[n : n + 1, one], log_probs=out, mixture=own, **how
+                )[0, 0]
+                if log_probs is not None and out is not None:
+                    log_probs[n, k] = out[0, 0]
+            self._last = drawn[n].copy()
+        return drawn
+
+
+class Stepper:
+    """Reads B texts with one net, an id of each at a time, and gives the distribution of the next.
+
+    Parameters
+    ----------
+    ops, theta, shape : the net, on the host
+    ids : what is read first; the last of them by the first step
+    count : B
+    """
+
+    def __init__(self, ops: Any, theta: np.ndarray, shape: Shape, ids: Any, count: int) -> None:
+        reader, cell = Reader(ops, theta, shape, ids), spec.CELLS[shape.cell]
+        self._forward = getattr(ops, f"{shape.cell}_forward")
+        self._params = spec.params(theta, shape)
+        self._W_y, self._b_y = (each.astype(np.float64) for each in (self._params.W_y, self._params.b_y))
+        states = (reader.h, reader.c) if cell.has_c else (reader.h,)
+        self._states = [[np.repeat(each[k], count, axis=0) for each in states] for k in range(shape.num_layers)]
+
+    def log_probs(self, last: np.ndarray | None) -> np.ndarray:
+        """ln p of each next id, (B, V) float64, after `last` (B,) int32; None: at the beginning of a text."""
+        if last is not None:
+            below = last[None] if self._params.embedding is None else self._params.embedding[last][None]
+            for k, layer in enumerate(self._params.layers):
+                *states, _ = self._forward(below, *self._states[k], *layer)
+                self._states[k] = [np.ascontiguousarray(each[-1]) for each in states]
+                below = self._states[k][0][None]
+        # not by BLAS, whose last bits may depend on the number of its threads
+        logits: np.ndarray = np.einsum("bh,hv->bv", self._states[-1][0], self._W_y) + self._b_y
+        return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+
+
+def writer_of(nets: Sequence[Net], ids: Any, count: int = 1, mixture: Mixture | None = None) -> Writer | Writers:
+    """What continues texts with these nets."""
+    return Writer(*nets[0], ids, count, mixture) if len(nets) == 1 else Writers(nets, ids, count, mixture)
 
 
 def drawn_from(ops: Any, *arguments: Any, **how: Any) -> np.ndarray:
@@ -190,16 +308,14 @@ def drawn_from(ops: Any, *arguments: Any, **how: Any) -> np.ndarray:
         ) from None
 
 
-def continued(
-    ops: Any, theta: Any, shape: Shape, prime: Any, uniforms: Any, temperature: float, window: bool
-) -> np.ndarray:
+def continued(nets: Sequence[Net], prime: Any, uniforms: Any, temperature: float, window: bool) -> np.ndarray:
     """Continue the ids `prime` (W,) by one character for each of `uniforms` (n,); return the new ids, (n,).
 
     With `window`, the last W characters are read again from a zero state for each new one, as in Keras' example.
     """
     if not window:
-        return Writer(ops, theta, shape, prime).draw(uniforms[:, None], temperature=temperature)[:, 0]
+        return writer_of(nets, prime).draw(uniforms[:, None], temperature=temperature)[:, 0]
     drawn = np.concatenate([prime, np.empty(len(uniforms), np.int32)])
     for n, u in enumerate(uniforms, len(prime)):
-        drawn[n] = continued(ops, theta, shape, drawn[n - len(prime) : n], u[None], temperature, False)[0]
+        drawn[n] = continued(nets, drawn[n - len(prime) : n], u[None], temperature, False)[0]
     return drawn[len(prime) :]

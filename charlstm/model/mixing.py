@@ -16,6 +16,7 @@ import numpy as np
 from charlstm.errors import UserError
 from charlstm.model.checkpoint import Checkpoint
 from charlstm.ngram.beside import NGram
+from charlstm.settings.config import Config
 
 LEARNED = "learned"
 _PRIOR, _MEMORY = 20, 1000  # characters that the first weights count as, and most that a weight remembers
@@ -114,6 +115,20 @@ def said(model: Checkpoint, mix: float | str | None) -> str:
         return "mix     the net alone, which did better on held-out text"
     how = "weights learned while reading" if weight == LEARNED else f"weight {weight:g}"
     return f"mix     the net and its n-gram, {how}; --mix 0: the net alone"
+
+
+def each_in_words(config: Config, each: dict[str, list[float]], unit: str) -> str:
+    """What a run found about each of its nets, in a line; empty for one net, or without an evaluation."""
+    if not (bits := each.get("bits")):
+        return ""
+    if config.seeds == 1:
+        nets = ", ".join(f"{figure:.3f}" for figure in bits)
+        return (
+            f"members {config.net_in_words}: {nets} bits/{unit} on held-out text, each by itself; they speak together"
+        )
+    best = int(np.argmin(bits))
+    words = ", ".join(f"{net.seed}: {figure:.3f}" for net, figure in zip(config.nets, bits, strict=True))
+    return f"seeds   {words} bits/{unit} on held-out text; seed {config.nets[best].seed} speaks"
 
 
 def in_words(facts: dict[str, Any], unit: str) -> str:

@@ -15,7 +15,7 @@ from charlstm.model import mixing
 from charlstm.model.adapting import AdaptingReader
 from charlstm.model.backend import choose_backend
 from charlstm.model.checkpoint import Checkpoint
-from charlstm.model.forward import Reader, Writer
+from charlstm.model.forward import Net, Reader, together, writer_of
 from charlstm.settings.config import plain_number
 from charlstm.settings.unknown import checked
 from charlstm.text.edges import Ending
@@ -208,12 +208,18 @@ def _passage(model: Checkpoint, options: Options) -> np.ndarray:
         raise UserError(f"--adapt-to: {error}; --unknown skip leaves such characters out") from None
 
 
-def _mixture(
-    mixer: mixing.Mixer, net: tuple[Any, Any, Any], begin: tuple[int, ...], ids: np.ndarray, count: int
-) -> Mixture:
-    """The n-gram beside the net after the ids to read, the first of which are `begin`."""
+def _adapted(net: Net, begin: tuple[int, ...], passage: np.ndarray) -> Net:
+    """The net after it has learned from a passage."""
+    adapting = AdaptingReader(*net, begin)
+    adapting.read(passage)
+    return net[0], adapting.theta, net[2]
+
+
+def _mixture(mixer: mixing.Mixer, nets: list[Net], begin: tuple[int, ...], ids: np.ndarray, count: int) -> Mixture:
+    """The n-gram beside the nets after the ids to read, the first of which are `begin`."""
     if mixer.weight == mixing.LEARNED and len(prime := ids[len(begin) :]):
-        mixer.mixed(Reader(*net, begin).read(prime), *mixer.ngram.log_probs(prime, begin))
+        read = together([Reader(*net, begin) for net in nets]).read(prime)
+        mixer.mixed(read, *mixer.ngram.log_probs(prime, begin))
     return mixer.ngram.mixture(mixer.weights, ids, count)
 
 
@@ -221,22 +227,22 @@ def _draw(
     model: Checkpoint, ids: np.ndarray, options: Options, seeds: list[int]
 ) -> Iterator[list[tuple[str, np.ndarray]]]:
     """Yield, for each text, the next ids and their log probabilities; nothing for a text that has ended."""
-    backend = choose_backend(options.backend, model.shape.cell)
+    voices = model.voices
+    [backend] = {choose_backend(options.backend, voice.shape.cell) for voice in voices}
     randoms = [np.random.RandomState(seed) for seed in seeds]
     stop = model.edges.end if options.stop is None else tuple(model.vocabulary.encode(options.stop).tolist())
     endings = [Ending(stop) if stop else Ending() for _ in seeds]
     decoders = [model.vocabulary.decoder() for _ in seeds]
     mixer = mixing.chosen(model, options.mix)
     passage = _passage(model, options)
-    if backend == "cupy" and (mixer is not None or len(passage)):
-        backend = choose_backend("auto")  # a GPU has no n-grams, and single segments are too short for it
-    net = kernels.load_for_host(backend), kernels.to_device(backend, model.theta), model.shape
+    if backend == "cupy" and (mixer is not None or len(passage) or len(voices) > 1):
+        backend = choose_backend("auto")  # a GPU has no n-grams, and single segments or steps are too short for it
+    ops, begin = kernels.load_for_host(backend), model.edges.begin
+    nets: list[Net] = [(ops, kernels.to_device(backend, voice.theta), voice.shape) for voice in voices]
     if len(passage):
-        adapting = AdaptingReader(*net, model.edges.begin)
-        adapting.read(passage)
-        net, ids = (net[0], adapting.theta, model.shape), np.insert(ids, len(model.edges.begin), passage)
-    mixture = None if mixer is None else _mixture(mixer, net, model.edges.begin, ids, len(seeds))
-    writer = Writer(*net, ids, len(seeds), mixture)
+        nets, ids = [_adapted(net, begin, passage) for net in nets], np.insert(ids, len(begin), passage)
+    mixture = None if mixer is None else _mixture(mixer, nets, begin, ids, len(seeds))
+    writer = writer_of(nets, ids, len(seeds), mixture)
     left, piece = options.length, 32
     while left != 0 and not all(ending.found for ending in endings):
         steps = piece if left is None else min(piece, left)

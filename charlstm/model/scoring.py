@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from charlstm.ngram.growing import Growing
 from charlstm.settings.unknown import checked
 from charlstm.text.corpus import Corpus
 from charlstm.text.vocabulary import Vocabulary, code_points, unknown_characters, utf8
-from kernels.spec import Shape
 
 _CODE_POINTS = 0x110000  # number of Unicode code points
 _PIECE = 2**16  # ids of a large text that are mapped and scored at a time
@@ -153,16 +152,19 @@ class Scorer:
         self.adapt = adapt
         self.mixer = mixing.chosen(model, mix)
         self.unknown = checked(unknown, "charge")
-        name = choose_backend(backend, model.shape.cell)
+        voices = model.voices
+        [name] = {choose_backend(backend, voice.shape.cell) for voice in voices}
         if adapt and name == "cupy":
             name = choose_backend("auto")  # single segments are too short for a GPU
         self.model, self.begin = model, model.edges.begin
-        self._model = kernels.load_for_host(name), kernels.to_device(name, model.theta), model.shape
+        ops = kernels.load_for_host(name)
+        self._nets = [(ops, kernels.to_device(name, voice.theta), voice.shape) for voice in voices]
         self.charge = -math.log(_CODE_POINTS - len(model.vocabulary))
 
     def reader(self) -> "Reading":
         """A reader at the beginning of a text."""
-        net = (AdaptingReader if self.adapt else forward.Reader)(*self._model, self.begin)
+        kind = AdaptingReader if self.adapt else forward.Reader
+        net = forward.together([kind(*each, self.begin) for each in self._nets])
         if self.mixer is None:
             return Reading(net)
         ngram = (Growing if self.adapt else Following)(self.mixer.ngram, self.begin)
@@ -178,7 +180,7 @@ class Scorer:
         """
         if self.adapt:
             raise UserError("--adapt: reads one text from its beginning to its end; it cannot score lines separately")
-        found = forward.log_probs_of_lines(*self._model, self.begin, lines)
+        found = forward.log_probs_of_lines(self._nets, self.begin, lines)
         if self.mixer is None:
             return [each[None] for each in found]
         each_anew = [(net, *self.mixer.ngram.log_probs(ids, self.begin)) for net, ids in zip(found, lines, strict=True)]
@@ -255,7 +257,7 @@ class Reading:
 
     def __init__(
         self,
-        net: forward.Reader | AdaptingReader,
+        net: forward.Reads,
         ngram: Following | Growing | None = None,
         mixer: mixing.Mixer | None = None,
     ) -> None:
@@ -426,22 +428,34 @@ class CorpusScorer:
             yield rest
 
 
+class Bits(NamedTuple):
+    """Bits per id of a text: of the nets together, of their mixture with an n-gram, and of each net by itself."""
+
+    net: float
+    mixture: float  #: NaN without an n-gram
+    each: list[float]
+
+
 def bits_per_unit(
-    ops: Any, theta: np.ndarray, shape: Shape, begin: Sequence[int], ids: np.ndarray, threads: int | None = None,
+    nets: Sequence[forward.Net], begin: Sequence[int], ids: np.ndarray, threads: int | None = None,
     beside: np.ndarray | None = None, weight: float = 0.0,
-) -> tuple[float, float]:  # fmt: skip
-    """-sum log2 p / M of the ids (M,) of a text of any length: of the net, and of its mixture with an n-gram.
+) -> Bits:  # fmt: skip
+    """-sum log2 p / M of the ids (M,) of a text of any length.
 
     Parameters
     ----------
+    nets : those that speak together
     begin : the ids that texts begin after
-    beside : ln p of the n-gram for each id, (M,), with its weight; None: the second figure is NaN
+    beside : ln p of the n-gram for each id, (M,), with its weight; None: the mixture's figure is NaN
     """
-    reader, net, both = forward.Reader(ops, theta, shape, begin, threads), 0.0, 0.0
+    readers = [forward.Reader(*net, begin, threads) for net in nets]
+    net, both, single = 0.0, 0.0, np.zeros(len(nets))
     for at in range(0, len(ids), _PIECE):
-        log_probs = reader.read(ids[at : at + _PIECE])
+        rows = [reader.read(ids[at : at + _PIECE]) for reader in readers]
+        log_probs = forward.mean_of(rows)
         net -= float(log_probs.sum())
+        single -= [float(row.sum()) for row in rows]
         if beside is not None:
             both -= float(mixing.mixed(log_probs, beside[at : at + _PIECE], weight).sum())
     scale = len(ids) * math.log(2)
-    return net / scale, math.nan if beside is None else both / scale
+    return Bits(net / scale, math.nan if beside is None else both / scale, (single / scale).tolist())

@@ -119,9 +119,12 @@ def prepared(
         corpus = read_corpus(sources, config, model.vocabulary if model else None, fetch)
     trainer = Trainer(config, corpus, world=world)
     if model:
-        if (trainer.shape, corpus.vocabulary) != (model.shape, model.vocabulary):
+        voices = model.voices if len(model.voices) > 1 else model.voices * len(trainer.members)
+        shapes = [member.shape for member in trainer.members]
+        if (shapes, corpus.vocabulary) != ([voice.shape for voice in voices], model.vocabulary):
             raise UserError(f"{corpus.name}: the model of --from has a different vocabulary or sizes")
-        trainer.theta[...] = model.theta
+        for member, voice in zip(trainer.members, voices, strict=True):
+            member.memory.theta[...] = voice.theta
     return trainer
 
 

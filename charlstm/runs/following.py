@@ -87,7 +87,7 @@ class Following:
         if config is None:
             return Facts(title)
         return Facts(
-            title=f"{title}: {config.cell.upper()}, {config.num_layers} x {config.hidden_size}",
+            title=f"{title}: {config.net_in_words}",
             unit="byte" if config.bytes else "char",
             is_evaluated=bool(config.validation),
             baseline=self.baseline,

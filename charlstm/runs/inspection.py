@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from charlstm.errors import UserError
+from charlstm.model import mixing
 from charlstm.model.checkpoint import NGRAM, Checkpoint, find
 from charlstm.ngram.beside import digest
 from charlstm.runs import store
@@ -172,7 +173,9 @@ def inspect(run: str | Path, checkpoint: str = "last") -> dict[str, Any]:
             "vocabulary": shape.vocab_size,
             "parameters": len(model.theta),
             "dtype": config.dtype,
+            "nets": config.net_in_words,
         },
+        "each": mixing.each_in_words(config, model.each, model.vocabulary.short_unit),
         "preset": config.preset,
         "options": {
             name: value for name, value in asdict(config).items() if value != preset[name] and name != "preset"

@@ -107,8 +107,8 @@ def contents(
 def _contents(
     run: str, checkpoint: str, given: Curves, model: Model, sampler: bool | None, fetch: Fetch
 ) -> dict[str, Any]:
-    text = _text(model, run, given.baseline, fetch)
-    weights = _weights(model, len(model.theta) <= LARGEST if sampler is None else sampler)
+    text, net = _text(model, run, given.baseline, fetch), model.alone()
+    weights = _weights(net, len(net.theta) <= LARGEST if sampler is None else sampler)
     which = "" if checkpoint == "best" else f" --checkpoint {hints.quoted(checkpoint)}"
     return {
         "name": Path(os.path.abspath(run)).name,
@@ -116,9 +116,9 @@ def _contents(
         "facts": _facts(model),
         "curves": _curves(given, text.baseline, len(model.vocabulary)),
         "samples": _samples(run),
-        "model": {**_described(model), **weights},
-        "passage": _passage(model, text),
-        "inside": _inside(model, text),
+        "model": {**_described(net), **weights},
+        "passage": _passage(net, text),
+        "inside": _inside(net, text),
         "novelty": _novelty(run, fetch),
         "fault": text.fault,
         "options": _options(model.config),
@@ -146,7 +146,9 @@ def _text(model: Model, run: str, baseline: float | None, fetch: Fetch) -> Text:
 
 
 def _facts(model: Model) -> dict[str, Any]:
-    marks = model.marks
+    marks, unit, count = model.marks, model.vocabulary.short_unit, len(model.voices)
+    mix = [mixing.each_in_words(model.config, model.each, unit), mixing.in_words(model.mix, unit)]
+    first = f"only the first of {count} members" if count > 1 else "the net alone"
     return {
         "text": model.corpus["name"],
         "chars": model.corpus["num_ids"],
@@ -155,7 +157,8 @@ def _facts(model: Model) -> dict[str, Any]:
         "seconds": round(model.seconds, 1),
         "read": model.iteration * model.config.iteration_chars,
         "best": for_json(marks.get("best_validation")),
-        "mix": mixing.in_words(model.mix, model.vocabulary.short_unit),
+        "mix": "; ".join(filter(None, mix)) if model.mix or count > 1 else "",
+        "shown": first,
         "seqLength": model.config.seq_length,
     }
 

@@ -139,7 +139,9 @@ class Run:
                 self._attempt(logs.flush)
                 self._lengths = logs.lengths
                 logs.close()
-            self._tell(mixing.in_words(self.model.mix, trainer.corpus.vocabulary.short_unit))
+            unit = trainer.corpus.vocabulary.short_unit
+            self._tell(mixing.each_in_words(self.config, self.model.each, unit))
+            self._tell(mixing.in_words(self.model.mix, unit))
             if pictures.is_wanted and trainer.iteration > begun:  # not reached if the caller has left the loop
                 if not (folder / records.BASELINE).exists():
                     self.write_baseline()
@@ -235,7 +237,7 @@ class Run:
         """What a display should know before the first progress; with validation, this measures the baseline."""
         config, corpus = self.config, self.trainer.corpus
         return Facts(
-            title=f"{corpus.name}: {config.cell.upper()}, {config.num_layers} x {config.hidden_size}",
+            title=f"{corpus.name}: {config.net_in_words}",
             unit=corpus.vocabulary.short_unit,
             is_evaluated=bool(config.validation),
             baseline=self.baseline_bits,

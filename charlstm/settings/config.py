@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args, get_origin, get_type_hints
 
 from charlstm.errors import UserError, unknown_option
@@ -13,6 +13,7 @@ from charlstm.settings.unknown import named
 from kernels.spec import CELLS, OPTIMIZERS, is_mixed, takers
 
 _MAX_SEED = 2**32 - 1
+MOST_NETS = 64  #: that a run trains side by side
 #: Texts of more kinds of characters than EMBEDDED_FROM get an embedding of this size: see docs/recipes.md.
 EMBEDDING, EMBEDDED_FROM = 64, 1000
 #: Rate of dropout and of weight drop if there is one recurrent weight for each id of the text, what ten times as many
@@ -102,6 +103,18 @@ class Config:
     )
     forget_bias: float = _option(1.0, "initial bias of the forget gates (lstm and lnlstm)")
 
+    members: str = _option(
+        "1",
+        "nets that are trained side by side, a net a core, and speak together, by the mean of their probabilities: how "
+        "many, which differ by their seeds, or CELL:HIDDEN_SIZE,... for each, such as lstm:224,gru:256",
+    )
+    seeds: int = _option(
+        1,
+        "nets that are trained side by side from this many seeds, --seed and those after it; the one with the lowest "
+        "held-out loss speaks",
+        low=1,
+        high=MOST_NETS,
+    )
     mix: float = _option(
         0.5,
         "weight of an n-gram that is learned beside the net, when sampling and scoring; 0: no n-gram",
@@ -269,6 +282,12 @@ class Config:
             object.__setattr__(self, item.name, _checked(item, kinds[item.name], getattr(self, item.name)))
         if self.windows is not None:
             object.__setattr__(self, "seq_length", self.window[0])
+        members = self._members()
+        if not self.members.isdigit():  # named one by one: spell out the sizes that --hidden-size gave
+            words = ",".join(f"{own['cell']}:{own['hidden_size']}" for own in members)
+            object.__setattr__(self, "members", words)
+        for name, value in members[0].items():
+            object.__setattr__(self, name, value)
         if self.sync_dtype == "bfloat16" and (self.sync_every > 1 or self.dtype == "float64"):
             other = "--dtype float64" if self.dtype == "float64" else "--sync-every, which sends no gradients"
             raise UserError(f"--sync-dtype bfloat16: cannot be combined with {other}")
@@ -281,6 +300,12 @@ class Config:
                 raise UserError(f"--{name.replace('_', '-')}: needs --{needed.replace('_', '-')}")
         if self.validation_from != "end" and not self.validation and self.documents != "lines":
             raise UserError(f"--validation-from {self.validation_from}: needs --validation")
+        if len(self.nets) > 1 and self.show_below is not None:
+            raise UserError("--show-below: stops in the middle of a call for one net; it has no --members or --seeds")
+        if self.seeds > 1 and len(members) > 1:
+            raise UserError("--seeds: keeps one net, and --members averages several: choose one of them")
+        if self.seeds > 1 and not self.validation:
+            raise UserError("--seeds: needs --validation, to tell which seed is the best")
         if self.plans is not None:
             plans.parse(self.plans)
         if self.preset not in PRESETS:
@@ -307,6 +332,41 @@ class Config:
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         changed = [f"{name}={value!r}" for name, value in values.items() if value != base[name] and name != "preset"]
         return f"from_preset({', '.join([repr(self.preset), *changed])})"
+
+    def _members(self) -> list[dict[str, Any]]:
+        """The cell and the size of each member."""
+        own = {"cell": self.cell, "hidden_size": self.hidden_size}
+        if re.fullmatch(r"\d{1,9}", self.members):
+            found = [own] * int(self.members)
+        else:
+            each = [re.fullmatch(r"([a-z]+)(?::(\d{1,9}))?", words) for words in self.members.split(",")]
+            found = [{"cell": m[1], "hidden_size": int(m[2] or self.hidden_size)} for m in each if m and m[1] in CELLS]
+            found = found if len(found) == len(each) else []
+        if not 1 <= len(found) <= MOST_NETS:
+            expected = f"1 to {MOST_NETS}, or CELL:HIDDEN_SIZE for each, such as lstm:224,gru:256"
+            raise UserError(f"--members: expected {expected}, got {self.members!r}")
+        return found
+
+    @property
+    def nets(self) -> tuple["Config", ...]:
+        """The config of each net that is trained, as if by itself: members or seeds have seeds that follow each other.
+
+        A run of one net has one, this one.
+        """
+        each = self._members() * self.seeds
+        if len(each) == 1:
+            return (self,)
+        return tuple(
+            replace(self, **own, members="1", seeds=1, seed=(self.seed + k) % (_MAX_SEED + 1))
+            for k, own in enumerate(each)
+        )
+
+    @property
+    def net_in_words(self) -> str:
+        """The kind and the size of the net, or of each member."""
+        each = [f"{own['cell'].upper()}, {self.num_layers} x {own['hidden_size']}" for own in self._members()]
+        words = " + ".join(each) if len(set(each)) > 1 or len(each) == 1 else f"{len(each)} of {each[0]}"
+        return words if self.seeds == 1 else f"{self.seeds} seeds of {words}"
 
     @property
     def window(self) -> tuple[int, int]:
@@ -345,6 +405,8 @@ class Config:
 def _checked(item: Any, kind: Any, value: Any) -> Any:
     """Convert `value`, which may be a NumPy scalar, to the field's type and check its limits."""
     value = plain_number(value)
+    if item.name == "members" and isinstance(value, int):
+        value = str(value)
     name, limits = "--" + item.name.replace("_", "-"), item.metadata
     optional = type(None) in get_args(kind)
     if value is None and optional:
@@ -411,7 +473,7 @@ def fitting_dropout(hidden_size: int, num_layers: int, length: int) -> float:
 BUDGETS = ("iterations", "epochs", "max_chars", "seconds", "until_loss")
 
 #: Options that fix the number of weights and their meaning.
-SIZES = ("cell", "hidden_size", "num_layers", "embedding_size", "bytes")
+SIZES = ("cell", "hidden_size", "num_layers", "embedding_size", "members", "bytes")
 
 #: Initialisations that work for one kind of cell only.
 _CELL_OF = {"min-char-lstm": "lstm", "min-char-rnn": "rnn"}
@@ -451,7 +513,7 @@ def from_model(old: Config, preset: str = "fast", **chosen: Any) -> Config:
         As `from_preset`, and for a size that differs from the one in `old`.
     """
     for name in SIZES:
-        if name in chosen and chosen[name] != getattr(old, name):
+        if name in chosen and str(chosen[name]) != str(getattr(old, name)):
             raise UserError(
                 f"--{name.replace('_', '-')}: the model of --from has {getattr(old, name)}, got {chosen[name]}; "
                 "leave it out"

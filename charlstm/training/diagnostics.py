@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 import kernels
+from charlstm.model.memory import Memory
 from charlstm.settings.config import Config
-from charlstm.training.steps import Memory, Steps
+from charlstm.training.steps import Steps
 from kernels import spec
 from kernels.spec import Shape
 
@@ -36,11 +37,11 @@ def names(cell: str) -> tuple[str, ...]:
 
 
 class Diagnostics:
-    """The diagnostics of a run.
+    """The diagnostics of a run: those of its first net.
 
     Parameters
     ----------
-    config, shape, steps : of the run
+    config, shape, steps : of that net
     """
 
     def __init__(self, config: Config, shape: Shape, steps: Steps) -> None:

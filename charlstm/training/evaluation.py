@@ -1,19 +1,20 @@
 """Evaluates the model on the held-out text, in the same way as `charlstm score`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from charlstm.model.scoring import bits_per_unit
+from charlstm.model.memory import Voice
+from charlstm.model.scoring import Bits, bits_per_unit
 from charlstm.ngram.beside import NGram
 from charlstm.ngram.markov import baseline_bits
 from charlstm.settings.config import Config
 from charlstm.text.corpus import Corpus
 from charlstm.text.vocabulary import Vocabulary
 from charlstm.training.progress import Progress
-from kernels.spec import Shape
 
 _IN_A_RUN = 10  # evaluations per run by default
 _QUICK = 10_000  # held-out characters that are evaluated as often as they may
@@ -24,17 +25,14 @@ class Evaluations:
 
     Parameters
     ----------
-    config, corpus, shape : of the run
+    config, corpus : of the run
     ids : the ids to learn, (M,)
     held_out : the held-out ids; empty if the config has no validation
     ops : the run's backend
     """
 
-    def __init__(
-        self, config: Config, corpus: Corpus, ids: np.ndarray, held_out: np.ndarray, shape: Shape, ops: Any
-    ) -> None:
-        self._config, self._corpus, self._ids, self._held_out = config, corpus, ids, held_out
-        self._shape, self._ops = shape, ops
+    def __init__(self, config: Config, corpus: Corpus, ids: np.ndarray, held_out: np.ndarray, ops: Any) -> None:
+        self._config, self._corpus, self._ids, self._held_out, self._ops = config, corpus, ids, held_out, ops
         self._beside: np.ndarray | None = None  # ln p of the n-gram for each held-out id
 
     def every(self, iterations: int) -> int:
@@ -45,15 +43,11 @@ class Evaluations:
         least = 5 * len(self._held_out) // self._config.iteration_chars if len(self._held_out) > _QUICK else 1
         return self._config.validate_every or max(least, -(-min(iterations, 10**6) // _IN_A_RUN))
 
-    def bits(self, theta: Any) -> tuple[float, float]:
-        """Held-out bits per character (for a byte model, per byte) of the net, and of its mixture with the n-gram.
-
-        The second is NaN if there is no n-gram.
-        """
-        return bits_per_unit(
-            self._ops, theta, self._shape, self._corpus.edges.begin, self._held_out, self._config.threads,
-            self._beside, self._config.mix,
-        )  # fmt: skip
+    def bits(self, voices: Sequence[Voice]) -> Bits:
+        """Held-out bits per id of nets that speak together."""
+        nets = [(self._ops, *voice) for voice in voices]
+        begin = self._corpus.edges.begin
+        return bits_per_unit(nets, begin, self._held_out, self._config.threads, self._beside, self._config.mix)
 
     def set_beside(self, ngram: NGram) -> float | None:
         """Measure the n-gram beside the net, for later mixtures: its held-out bits; None if nothing is held out."""

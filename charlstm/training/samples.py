@@ -4,18 +4,18 @@ Which iterations have a saved sample follows from the config alone; charlstm.tra
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from charlstm.errors import UserError
-from charlstm.model.forward import Writer, continued, drawn_from
+from charlstm.model.forward import Net, continued, drawn_from, writer_of
+from charlstm.model.memory import Voice
 from charlstm.settings.config import Config
 from charlstm.text.corpus import Corpus
 from charlstm.text.edges import Ending
-from kernels.spec import Shape
 
 _TEMPERATURES = (0.2, 0.5, 1.0, 1.2)  # of samples after an epoch, and the characters they continue
 _PRIME = 40
@@ -52,7 +52,7 @@ class Samples:
 
     Parameters
     ----------
-    config, corpus, shape : of the run
+    config, corpus : of the run
     ops : the run's backend
     ids : the training text, (M,)
 
@@ -62,29 +62,34 @@ class Samples:
         If samples after each epoch are wanted and the text is too short to prime one.
     """
 
-    def __init__(self, config: Config, corpus: Corpus, ids: np.ndarray, shape: Shape, ops: Any) -> None:
+    def __init__(self, config: Config, corpus: Corpus, ids: np.ndarray, ops: Any) -> None:
         if config.epoch_samples != "none" and len(ids) < _PRIME:
             raise UserError(f"the text has {len(ids)} characters; samples after an epoch need {_PRIME} to continue")
-        self._config, self._corpus, self._ids, self._shape, self._ops = config, corpus, ids, shape, ops
+        self._config, self._corpus, self._ids, self._ops = config, corpus, ids, ops
 
-    def from_the_start(self, theta: Any, random: np.random.RandomState, length: int) -> Written:
+    def _nets(self, voices: Sequence[Voice]) -> list[Net]:
+        return [(self._ops, *voice) for voice in voices]
+
+    def from_the_start(self, voices: Sequence[Voice], random: np.random.RandomState, length: int) -> Written:
         """A text as `charlstm sample` writes it."""
         config, edges = self._config, self._corpus.edges
         uniforms = random.random_sample((length, 1))
-        writer = Writer(self._ops, theta, self._shape, edges.begin)
+        writer = writer_of(self._nets(voices), edges.begin)
         drawn = writer.draw(uniforms, temperature=config.temperature)[:, 0]
         return self._of(drawn[: Ending(edges.end).cut(drawn)] if edges.end else drawn)
 
-    def from_a_state(self, theta: Any, h: Any, c: Any, at: int, random: np.random.RandomState, length: int) -> Written:
+    def from_a_state(
+        self, voice: Voice, h: Any, c: Any, at: int, random: np.random.RandomState, length: int
+    ) -> Written:
         """Continue from one stream's state, h and c (L, 1, H), which are overwritten, and the id at `at`."""
         config = self._config
         drawn = drawn_from(
-            self._ops, theta, h, c, self._ids[at : at + 1].astype(np.int32),
-            random.random_sample((length, 1)), shape=self._shape, temperature=config.temperature,
+            self._ops, voice.theta, h, c, self._ids[at : at + 1].astype(np.int32),
+            random.random_sample((length, 1)), shape=voice.shape, temperature=config.temperature,
         )  # fmt: skip
         return self._of(drawn[:, 0])
 
-    def after_an_epoch(self, theta: Any, random: np.random.RandomState) -> Iterator[Written]:
+    def after_an_epoch(self, voices: Sequence[Voice], random: np.random.RandomState) -> Iterator[Written]:
         """Yield texts at several temperatures that all continue the same random piece of the text."""
         config, decode = self._config, self._corpus.vocabulary.decode
         begin = random.randint(0, len(self._ids) - _PRIME + 1)
@@ -93,7 +98,7 @@ class Samples:
         for temperature in _TEMPERATURES:
             uniforms = random.random_sample(config.sample_length)
             read = np.concatenate([before, prime])
-            drawn = continued(self._ops, theta, self._shape, read, uniforms, temperature, window)
+            drawn = continued(self._nets(voices), read, uniforms, temperature, window)
             yield Written(decode(drawn), decode(prime), temperature)
 
     def _of(self, drawn: np.ndarray) -> Written:

@@ -1,4 +1,4 @@
-"""Runs a run's iterations with the op `train_steps`, and holds its arguments that stay the same between calls."""
+"""Runs the iterations of a net with the op `train_steps`, and holds its arguments that stay the same between calls."""
 
 import math
 import sys
@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 import kernels
+from charlstm.model.memory import Memory
 from charlstm.settings.config import Config
 from charlstm.training import dropout
 from kernels import spec
 from kernels.spec import Shape
 
 CALL_SECONDS = 0.1  # target duration of a call
-_CALIBRATION_SECONDS = 1.0
 _MASK_BYTES = 2**22
 
 
@@ -24,19 +24,6 @@ class Plan(Protocol):
 
     def plan(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Starts (n, B) int64 and reset (n,) bool for iterations begin to end - 1, as for train_steps."""
-
-
-class Memory(NamedTuple):
-    """The arrays that an update changes, where the backend keeps them: theta (N,), state (S, N), h and c (L, B, H)."""
-
-    theta: Any
-    state: Any
-    h: Any
-    c: Any
-
-    def copy(self) -> "Memory":
-        """A copy with its own arrays."""
-        return Memory(*(array.copy() for array in self))
 
 
 class Batch(NamedTuple):
@@ -48,11 +35,11 @@ class Batch(NamedTuple):
 
 
 class Steps:
-    """The calls of the kernels that train one run.
+    """The calls of the kernels that train one net.
 
     Parameters
     ----------
-    config, shape, threads : of the run
+    config, shape, threads : of the net
     backend : name of the compute backend
     ids : the training text, (M,)
     batches : which ids each iteration reads
@@ -146,10 +133,6 @@ class Steps:
             grad *= factors
         return loss, grad, h, c
 
-    def fitting(self, now: int, made: int, seconds: float) -> int:
-        """The maximum for the next call, after one of at most `now` iterations that made `made` in `seconds` s."""
-        return max(1, min(2 * now, int(made * CALL_SECONDS / seconds), self.most))
-
     def aside(self) -> AbstractContextManager[Any]:
         """A context for runs on copies of the memory: what this object remembers of gradients is as before after it."""
         return nullcontext()
@@ -171,31 +154,7 @@ class Steps:
         """A clock, in seconds."""
         return perf_counter()
 
-    def rate(self, memory: Memory, begin: int, most_seconds: float) -> float:
-        """Iterations per second from `begin` on, measured on copies for `most_seconds`, but at most one second."""
-        copies, enough = memory.copy(), min(_CALIBRATION_SECONDS, most_seconds)
-        rates: list[float] = []
-        steps, since = 1, 0.0
-        with self.on_one_blas_thread(), self.aside():
-            while not rates or self.clock() - since < enough:
-                started = self.clock()
-                self.run(copies, begin, begin + steps, np.full(steps, self._config.learning_rate))
-                taken = self.clock() - started
-                if since:  # not the first call, which may have compiled
-                    rates.append(steps / taken)
-                since = since or self.clock()
-                steps = self.fitting(steps, steps, taken)
-        return float(np.median(rates))
-
     @property
     def nbytes(self) -> int:
         """Bytes of the buffers that all calls share; 0 where the backend allocates its own."""
         return sum(buffer.nbytes for buffer in self._workspace or () if buffer is not None)
-
-    def on_one_blas_thread(self) -> AbstractContextManager[Any]:
-        """A context that runs NumPy's products on one thread: with more, last bits would depend on their number."""
-        if self._backend != "numpy":
-            return nullcontext()
-        from threadpoolctl import threadpool_limits
-
-        return threadpool_limits(1, "blas")

@@ -1,4 +1,4 @@
-"""Trainer: owns the parameters, the optimizer state and the carried state; `run()` is a generator of Progress.
+"""Trainer: owns the nets, with their optimizer states and carried states; `run()` is a generator of Progress.
 
 Between two calls of the kernels it may sample, evaluate on the held-out text, plan a budget in seconds again, or end.
 Those plans are the only way in which the clock affects the results, and they are recorded. A call of the kernels makes
@@ -15,15 +15,15 @@ import numpy as np
 
 import kernels
 from charlstm.errors import Diverged, UserError
-from charlstm.model import initial
 from charlstm.model.backend import choose_backend
-from charlstm.model.checkpoint import Checkpoint, shape_of
+from charlstm.model.checkpoint import Checkpoint, shapes_of
+from charlstm.model.memory import Memory, Voice, joined
 from charlstm.model.model import Model
+from charlstm.model.scoring import Bits
 from charlstm.ngram.beside import NGram
 from charlstm.settings.config import EMBEDDED_FROM, EMBEDDING, Config, fitting_dropout
 from charlstm.settings.presets import is_ours
 from charlstm.text import heldout
-from charlstm.text.batches import Resets, Streams, Windows
 from charlstm.text.corpus import Corpus
 from charlstm.text.weights import repeated
 from charlstm.training import schedules
@@ -31,10 +31,10 @@ from charlstm.training.budget import Budget
 from charlstm.training.diagnostics import Diagnostics
 from charlstm.training.evaluation import Evaluations, units_per_char
 from charlstm.training.marks import Marks
-from charlstm.training.parallel import ALONE, World, gathered, share_of, steps_of
+from charlstm.training.members import Members
+from charlstm.training.parallel import ALONE, World, gathered
 from charlstm.training.progress import Progress
 from charlstm.training.samples import Samples, Written, is_due, next_due
-from charlstm.training.steps import Memory
 from kernels import spec
 
 _RECENT = 50_000  # characters whose mean loss has a standard deviation of about 0.01 nats
@@ -42,7 +42,7 @@ _STOPPED = "training stopped; a smaller --learning-rate or --grad-clip may help"
 
 
 class Trainer:
-    """Trains one model on one corpus, from the start or from a checkpoint.
+    """Trains one net, or several side by side, on one corpus, from the start or from a checkpoint.
 
     `call_iterations` is the maximum number of iterations in the next call of the kernels. Set it between two ticks to
     split a run into other calls, which changes no bit. After each call it is adjusted to about a tenth of a second.
@@ -59,19 +59,20 @@ class Trainer:
     def __init__(
         self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None, world: World = ALONE
     ) -> None:
-        self.backend = choose_backend(config.backend, config.cell, config.is_mixed)
+        [self.backend] = {choose_backend(config.backend, net.cell, net.is_mixed) for net in config.nets}
+        if self.backend == "cupy" and len(config.nets) > 1:
+            raise UserError("--backend cupy: trains one net; use --backend numba with --members or --seeds")
         self.corpus, self.world = corpus, world
-        config, self._share = self._settled(config), share_of(config.batch_size, world)
+        config = self._settled(config)
         ids, self.held_out = heldout.split(corpus, config.validation, config.validation_from, config.seed)
         self.ids = repeated(ids, corpus.spans, corpus.vocabulary)
         self.threads = config.threads or world.threads()
-        self.shape = shape_of(config, len(corpus.vocabulary))
-        self.batches = _batches(config, len(self.ids))
-        self._resets = Resets(0 if config.windows else config.reset_every, config.batch_size, config.seed)
-        self._steps = steps_of(config, self.backend, self.shape, self.ids, self.batches, self.threads, world)
-        self._samples = Samples(config, corpus, self.ids, self.shape, self._steps.ops)
-        self._diagnostics = Diagnostics(config, self.shape, self._steps)
-        self._evaluations = Evaluations(config, corpus, self.ids, self.held_out, self.shape, self._steps.ops)
+        self.members = Members(config, self.backend, self.ids, len(corpus.vocabulary), self.threads, world)
+        first = self.members.first
+        self.shape, self.batches = first.shape, first.batches
+        self._samples = Samples(config, corpus, self.ids, first.steps.ops)
+        self._diagnostics = Diagnostics(first.config, first.shape, first.steps)
+        self._evaluations = Evaluations(config, corpus, self.ids, self.held_out, first.steps.ops)
         self.ngram: NGram | None = None  #: beside the net: see :meth:`put_beside`
         self.start_loss = math.log(self.shape.vocab_size) * config.loss_chars
         self._units_per_char = units_per_char(corpus.vocabulary, self.ids)
@@ -82,8 +83,6 @@ class Trainer:
         else:
             self._go_on(checkpoint)
         self.budget = Budget(config, self.batches.iterations_per_pass, corpus.vocabulary.unit, checkpoint)
-        for name in Memory._fields:
-            setattr(self, name, kernels.to_device(self.backend, getattr(self, name)))
 
     def _settled(self, config: Config) -> Config:
         """The config with the choices that it leaves to the text and the processor."""
@@ -94,28 +93,26 @@ class Trainer:
             config = replace(config, documents="lines" if heldout.is_list(self.corpus) else "texts")
         if config.documents == "lines":
             config = replace(config, validation_from="shuffle-lines")
-        fitting = fitting_dropout(config.hidden_size, config.num_layers, len(self.corpus.ids))
+        largest = max(net.hidden_size for net in config.nets)
+        fitting = fitting_dropout(largest, config.num_layers, len(self.corpus.ids))
         if config.dropout is None:
             config = replace(config, dropout=fitting)
         if config.weight_drop is None:
             config = replace(config, weight_drop=fitting)
         if config.dtype == "auto":
-            gains = self.backend == "numba" and kernels.gains_by_bfloat16(shape_of(config, 1), config.batch_size)
+            gains = self.backend == "numba" and all(
+                kernels.gains_by_bfloat16(shape, config.batch_size) for shape in shapes_of(config, 1)
+            )
             config = replace(config, dtype="bfloat16" if gains else "float32")
         return config
 
     def _begin(self, config: Config) -> None:
-        self.random = np.random.RandomState(config.seed)
-        self.theta = initial.weights(config.init, self.shape, config.forget_bias, self.random, config.real)
-        self.state = spec.aligned_zeros((spec.slots(config.optimizer, config.hyper), len(self.theta)), config.real)
-        self.h = spec.aligned_zeros(
-            (config.num_layers, config.batch_size // self.world.size, config.hidden_size), config.real
-        )
-        self.c = np.zeros_like(self.h)
+        generators = [member.begin() for member in self.members]
+        self.random = generators[0]
         self.iteration, self.seconds = 0, 0.0
         self.smooth_loss = self.start_loss
         self._loss_sum, self._loss_count = 0.0, 0
-        self.marks, self.mix = Marks(), dict[str, Any]()
+        self.marks, self.mix, self.each = Marks(), dict[str, Any](), dict[str, list[float]]()
 
     def _go_on(self, old: Checkpoint) -> None:
         if old.corpus["digest"] != self.corpus.digest:
@@ -125,12 +122,12 @@ class Trainer:
             )
         self.random = np.random.RandomState()
         self.random.set_state(old.random_state)
-        self.theta, self.state = old.theta, old.state
-        self.h, self.c = (np.ascontiguousarray(each[:, self._share]) for each in (old.h, old.c))
+        for member, memory in zip(self.members, old.memories, strict=True):
+            member.go_on(memory)
         self.iteration, self.seconds, self.smooth_loss = old.iteration, old.seconds, old.smooth_loss
         self._loss_sum, self._loss_count, self.marks = old.loss_sum, old.loss_count, Marks.from_dict(old.marks)
-        self.mix = dict(old.mix)
-        self._steps.remainders = old.remainders
+        self.mix, self.each = dict(old.mix), dict(old.each)
+        self.members.first.steps.remainders = old.remainders
 
     def put_beside(self, ngram: NGram, digest: str) -> None:
         """Let checkpoints name an n-gram of the training text, which evaluations mix with the net from now on."""
@@ -157,12 +154,17 @@ class Trainer:
 
     def rate(self, seconds: float = 1.0) -> float:
         """Iterations per second, measured on copies for at most `seconds` and one second."""
-        return self._steps.rate(self._memory, self.iteration, seconds)
+        return self.members.rate(self.iteration, seconds)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the parameters, the optimizer state, the model's state and the kernels' buffers."""
-        return sum(array.nbytes for array in self._memory) + self._steps.nbytes
+        """Bytes of the parameters, the optimizer states, the nets' states and the kernels' buffers."""
+        return self.members.nbytes
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of parameters of all nets."""
+        return sum(len(memory.theta) for memory in self.members.memories)
 
     @property
     def iterations(self) -> int:
@@ -189,7 +191,7 @@ class Trainer:
         """
         if not self.budget.is_planned:
             self.calibrate()
-        with self._steps.on_one_blas_thread():
+        with self.members.on_one_blas_thread():
             self.train(self.iteration, self.iteration, np.empty(0))  # so that compiling does not count as training time
             if 0 < self._diagnostics.every < self.iterations:
                 self._diagnose()  # compiles, too
@@ -199,9 +201,8 @@ class Trainer:
             if every_evaluation and self.iteration % every_evaluation and self.ended_by() is not None:
                 yield self._evaluate(is_due=False)  # the resumed run has nothing to do: see Progress.is_extra
             while self.ended_by() is None:
-                for stream in self._resets.at(self.iteration).tolist():
-                    if self._share.start <= stream < self._share.stop:
-                        self.h[:, stream - self._share.start] = self.c[:, stream - self._share.start] = 0
+                for member in self.members:
+                    member.reset(self.iteration)
                 if is_due(self.config.sample_every, self.iteration):
                     yield self.sample()
                 yield from self._advance(self._next_pause())
@@ -219,9 +220,10 @@ class Trainer:
         ]
         pauses = ((self.iteration // period + 1) * period for period in periods if period)
         change = self.budget.next_change(self.iteration) or sys.maxsize
-        reset = self._resets.after(self.iteration) if self._resets.every else sys.maxsize
+        resets = self.members.first.resets  # those of other seeds may be at the same iterations
+        reset = resets.after(self.iteration) if resets.every else sys.maxsize
         sample = next_due(self.config.sample_every, self.iteration)
-        end = self._steps.end_of_call(self.iteration, self.call_iterations)
+        end = self.members.first.steps.end_of_call(self.iteration, self.call_iterations)
         return min(self.iterations, end, change, reset, sample, *pauses)
 
     @property
@@ -249,7 +251,7 @@ class Trainer:
             if not self.config.validation:
                 self._heed_plateau(self.smooth_loss)
             if self.config.epoch_samples != "none":
-                for written in self._samples.after_an_epoch(self.theta, self.random):
+                for written in self._samples.after_an_epoch(self.voices, self.random):
                     yield self._told(written)
 
     def _advance(self, end: int) -> Iterator[Progress]:
@@ -257,15 +259,16 @@ class Trainer:
         begin, config, limit = self.iteration, self.config, self._show_below()
         rates = self.learning_rates(begin, end)
         diagnostics = self._diagnose() if self._diagnostics.is_due(begin) else None
-        started = self._steps.clock()
+        clock = self.members.first.steps.clock
+        started = clock()
         losses = self.train(begin, end, rates, limit) / config.batch_size
-        taken = self._steps.clock() - started
+        taken = clock() - started
         last, diverged = float(losses[-1]), not math.isfinite(losses[-1])
         if diverged:
             losses = losses[:-1]
         self.iteration = begin + len(losses)
         self._rate = self.config.iteration_chars * len(losses) / taken
-        self.call_iterations = self._steps.fitting(self.call_iterations, len(losses), taken)
+        self.call_iterations = self.members.fitting(self.call_iterations, len(losses), taken)
         reports = []
         for n, loss in enumerate(losses.tolist(), begin):
             self._add_loss(n, loss)
@@ -287,7 +290,7 @@ class Trainer:
     def _diagnose(self) -> dict[str, float]:
         """Measure the diagnostics of the next iteration."""
         rate = float(self.learning_rates(self.iteration, self.iteration + 1)[0])
-        return self._diagnostics.measure(self._memory, self.iteration, rate)
+        return self._diagnostics.measure(self.members.first.memory, self.iteration, rate)
 
     def _add_loss(self, n: int, loss: float) -> None:
         """Add the loss of iteration n to the means."""
@@ -307,11 +310,17 @@ class Trainer:
 
     def train(self, begin: int, end: int, rates: np.ndarray, stop_below: float = -math.inf) -> np.ndarray:
         """Run iterations begin to end - 1 in one call of the kernels; return their losses, summed over T and B."""
-        return self._steps.run(self._memory, begin, end, rates, self.smooth_loss, stop_below)
+        return self.members.run(self.members.memories, begin, end, rates, self.smooth_loss, stop_below)
+
+    theta = property(lambda self: self.members.first.memory.theta, doc="The parameters (N,) of the first net.")
+    state = property(lambda self: self.members.first.memory.state, doc="Its optimizer state, (S, N).")
+    h = property(lambda self: self.members.first.memory.h, doc="Its state, (L, B, H).")
+    c = property(lambda self: self.members.first.memory.c, doc="Its cell state, (L, B, H).")
 
     @property
-    def _memory(self) -> Memory:
-        return Memory(self.theta, self.state, self.h, self.c)
+    def voices(self) -> list[Voice]:
+        """The nets that speak."""
+        return self.members.voices(self.each)
 
     # ----------------------------------------------------------------------------------------------- evaluation
     def _evaluate(self, is_due: bool) -> Progress:
@@ -320,7 +329,11 @@ class Trainer:
         An evaluation made only because the run ends counts for neither patience nor plateaus: a resumed run ignores it.
         """
         # One rank's figures count on all: ranks on different processors might differ in the last bit.
-        bits, mixed_bits = self.world.broadcast(self.world.rank == 0 and self._evaluations.bits(self.theta))
+        groups = self.members.groups if self.world.rank == 0 else []
+        found = [Bits(*each) for each in self.world.broadcast([self._evaluations.bits(group) for group in groups])]
+        bits, mixed_bits, _ = min(found, key=lambda one: one.net)
+        if len(each := [figure for one in found for figure in one.each]) > 1:
+            self.each = {"bits": each}
         if self.ngram is not None:
             weight = self.config.mix if mixed_bits < bits else 0.0
             self.mix |= {"net": bits, "mixture": mixed_bits, "weight": weight}
@@ -360,11 +373,11 @@ class Trainer:
         length : in characters, by default that of the config
         """
         random, length = random or self.random, length or self.config.sample_length
-        if is_ours(self.config.preset):
-            return self._told(self._samples.from_the_start(self.theta, random, length))
+        if is_ours(self.config.preset) or len(self.voices) > 1:
+            return self._told(self._samples.from_the_start(self.voices, random, length))
         starts, reset = self.batches.plan(self.iteration, self.iteration + 1)
         h, c = (np.zeros_like(a[:, :1]) if reset[0] else a[:, :1].copy() for a in (self.h, self.c))
-        return self._told(self._samples.from_a_state(self.theta, h, c, int(starts[0, 0]), random, length))
+        return self._told(self._samples.from_a_state(self.voices[0], h, c, int(starts[0, 0]), random, length))
 
     def _show_below(self) -> float:
         """The smoothed loss below which a sample is shown: the lowest so far, once it is low enough."""
@@ -378,12 +391,12 @@ class Trainer:
 
         The sample uses the weights before that update and the state after that iteration, as in the script.
         """
-        begin, theta, config = self.iteration - 1, self.theta.copy(), self.config
+        begin, voice, config = self.iteration - 1, Voice(self.theta.copy(), self.shape), self.config
         self.train(begin, self.iteration, rate)
         self.marks.best_shown = self.smooth_loss
         starts, _ = self.batches.plan(begin, self.iteration)
         h, c = self.h[:, :1].copy(), self.c[:, :1].copy()
-        written = self._samples.from_a_state(theta, h, c, int(starts[0, 0]), self.random, config.sample_length)
+        written = self._samples.from_a_state(voice, h, c, int(starts[0, 0]), self.random, config.sample_length)
         save_below = 1.0 if config.save_below is None else config.save_below
         is_kept = self.smooth_loss < save_below * self.start_loss
         yield replace(self._told(written), iteration=begin, is_kept=is_kept)
@@ -439,15 +452,16 @@ class Trainer:
         RanksDiffer
             If the ranks no longer agree.
         """
-        memory = Memory(*(kernels.to_host(array) for array in self._memory))
-        theta, state, (h, c) = memory.theta, memory.state, gathered(self.world, memory)
-        if not np.isfinite(theta).all():
+        host = [Memory(*(kernels.to_host(array) for array in memory)) for memory in self.members.memories]
+        memory = joined(host)
+        h, c = gathered(self.world, memory)
+        if not np.isfinite(memory.theta).all():
             raise Diverged(f"a weight is not finite after {self.iteration} iterations: {_STOPPED}")
         found = Model(
             config=self.config,
             vocabulary=self.corpus.vocabulary,
-            theta=theta,
-            state=state,
+            theta=memory.theta,
+            state=memory.state,
             h=h,
             c=c,
             random_state=tuple(self.random.get_state()),
@@ -460,15 +474,9 @@ class Trainer:
             marks=self.marks.to_dict(),
             corpus=self.corpus.facts(),
             mix=dict(self.mix),
-            remainders=self._steps.remainders,
+            each=dict(self.each),
+            remainders=self.members.first.steps.remainders,
         )
         if self.ngram is not None:
             found.ngram = self.ngram
         return found
-
-
-def _batches(config: Config, num_ids: int) -> Streams | Windows:
-    """The plan of which ids each iteration reads."""
-    if config.windows is None:
-        return Streams(num_ids, config.seq_length, config.batch_size)
-    return Windows(num_ids, *config.window, config.batch_size, config.seed)

@@ -41,7 +41,9 @@ _REFUSED = {
 }
 
 
-def export(run: str | Path, to: str, out: str | Path | None = None, checkpoint: str = "best") -> tuple[Path, str]:
+def export(
+    run: str | Path, to: str, out: str | Path | None = None, checkpoint: str = "best", member: int = 1
+) -> tuple[Path, str]:
     """Write the net of a run for another program: its weights and vocabulary, nothing else.
 
     Parameters
@@ -50,6 +52,7 @@ def export(run: str | Path, to: str, out: str | Path | None = None, checkpoint: 
     to : a name of ENDINGS
     out : the file, by default NAME and the usual ending, in the run folder or beside the checkpoint file
     checkpoint : "best", "last" or a file, as for :func:`charlstm.load`
+    member : which of several nets that speak together, from 1 on
 
     Returns
     -------
@@ -70,7 +73,8 @@ def export(run: str | Path, to: str, out: str | Path | None = None, checkpoint: 
     ending = next((each for each in ENDINGS[to] if file.name.endswith(each)), None)
     if ending is None:
         raise UserError(f"--out {file}: expected a name that ends in {' or '.join(ENDINGS[to])} for --to {to}")
-    model = load(run, checkpoint)
+    whole = load(run, checkpoint)
+    model = whole.alone(member)
     write = FORMATS[ending].write
     assert write is not None
     data = write(Net.of(model))
@@ -80,7 +84,8 @@ def export(run: str | Path, to: str, out: str | Path | None = None, checkpoint: 
         disk.write(file, data)
     except OSError as error:
         raise RunFailed(f"{file}: cannot be written: {error.strerror or error}") from None
-    return file, _said(model, to)
+    others = len(whole.voices) - 1
+    return file, _said(model, to) + (f"; not in it: {others} of {others + 1} members (--member)" if others else "")
 
 
 def _beside(run: Path, ending: str) -> Path:

@@ -1,11 +1,11 @@
 """Every op as fused Numba kernels for the CPU; :mod:`kernels.reference` documents and tests them.
 
 This file checks arguments and allocates buffers. compiler.py compiles and caches kernels; lstm.py, gru.py, rnn.py and
-lnlstm.py implement one cell each, layers.py what these share; model.py and gradients.py run a whole model, mixed.py
-what mixed precision adds to it; steps.py and sampling.py have its entry points, mixtures.py the n-gram beside it;
-training.py runs a training call, threads.py splits its work, teamwork.py and pace.py manage its threads; values.py has
-the named tuples that kernels pass around; matmul.py, mixed_matmul.py, bfloat16.py, optimizers.py, loss.py and emit/ are
-the building blocks.
+lnlstm.py implement one cell each, layers.py and order.py what these share, single.py what their ops share; model.py and
+gradients.py run a whole model, mixed.py what mixed precision adds to it; steps.py and sampling.py have its entry
+points, mixtures.py the n-gram beside it; training.py runs a training call, threads.py splits its work, teamwork.py and
+pace.py manage its threads; values.py has the named tuples that kernels pass around; matmul.py, mixed_matmul.py,
+bfloat16.py, optimizers.py, loss.py and emit/ are the building blocks.
 
 Accuracy (tests/kernel/test_chain.py): float64 within 1e-12 of the reference, norm-wise per tensor; float32 within the
 larger of four times the error of plain float32 NumPy and eight float32 epsilons of the tensor's largest element; mixed
@@ -18,10 +18,10 @@ import numpy as np
 
 from kernels import spec
 from kernels.cpu import loss, mixtures, optimizers, sampling, steps, training
-from kernels.cpu.gru import gru_backward, gru_forward
-from kernels.cpu.lnlstm import lnlstm_backward, lnlstm_forward
-from kernels.cpu.lstm import lstm_backward, lstm_forward
-from kernels.cpu.rnn import rnn_backward, rnn_forward
+from kernels.cpu.gru import gru_backward, gru_forward, gru_step
+from kernels.cpu.lnlstm import lnlstm_backward, lnlstm_forward, lnlstm_step
+from kernels.cpu.lstm import lstm_backward, lstm_forward, lstm_step
+from kernels.cpu.rnn import rnn_backward, rnn_forward, rnn_step
 from kernels.cpu.teamwork import together_or_alone
 from kernels.cpu.threads import Plan, reading_plan, whole
 from kernels.cpu.values import Net, extra_of, readable
@@ -225,13 +225,17 @@ __all__ = [
     "clip",
     "gru_backward",
     "gru_forward",
+    "gru_step",
     "lnlstm_backward",
     "lnlstm_forward",
+    "lnlstm_step",
     "loss_and_grad",
     "lstm_backward",
     "lstm_forward",
+    "lstm_step",
     "rnn_backward",
     "rnn_forward",
+    "rnn_step",
     "sample",
     "score",
     "softmax_cross_entropy",

@@ -10,9 +10,9 @@ from kernels.cpu.emit.tiles import TILE_ROWS
 from kernels.cpu.emit.vectors import stay_out_of_line
 from kernels.cpu.layers import add_gradient_ids
 from kernels.cpu.matmul import add_outer, add_rows, address, apply_outer, clear_rows, product_transposed
-from kernels.cpu.model import passed_up, rows_of
+from kernels.cpu.model import passed_up
 from kernels.cpu.optimizers import apply_tile, square_sum
-from kernels.cpu.threads import is_apart, part_of
+from kernels.cpu.threads import is_apart, part_of, rows_of
 from kernels.cpu.values import Block, Matrix, flat, has_embedding
 from kernels.spec import CELLS, NORM_PANEL
 

@@ -17,22 +17,31 @@ from kernels.cpu.emit.rows import Row, block_offsets
 from kernels.cpu.emit.vectors import Vectors, for_each_part, real_type
 from kernels.cpu.layers import (
     add_gates,
-    carried,
     flow_back,
     flow_below,
+    project,
+    read_below,
+    stretch_back,
+    stretch_of,
+)
+from kernels.cpu.matmul import address, clear_rows, copy_to_rows
+from kernels.cpu.order import copy_part, is_over, put_back, row_before, rows_at, set_aside, step_at
+from kernels.cpu.single import (
+    NO_TEAM,
+    by_threads,
+    carried,
     gradient_of_state,
     gradients_of_input,
     new_dz,
     new_gradients,
     new_outputs,
-    project,
-    read_below,
-    stretch_back,
-    stretch_of,
+    new_states,
+    order_of,
+    readable_cache,
+    share_of,
     sum_rows,
 )
-from kernels.cpu.matmul import address, copy_to_rows
-from kernels.cpu.threads import alone, whole
+from kernels.cpu.threads import alone, barrier, whole
 from kernels.cpu.values import Matrix, Weights, block, flat, readable
 from kernels.spec import GATE_N, GATE_R, GATE_Z, LAYERS, Cache, Grads, GRUCache, checks
 
@@ -101,40 +110,52 @@ def gru_step_backward(typing, zero, dh, gates, s, h_prev, da, ds, dh_next, kept,
 
 
 @inner
-def run_forward(weights, b_h, h, z, t0, t1, share):
-    """Run steps t0:t1 from h[t0] of h (T+1, B, H); the flat z holds x W_x + b_x at first."""
+def run_forward(weights, b_h, h, z, t0, t1, share, order):
+    """Run turns t0:t1 of an Order on h (T+1, B, H); the flat z holds x W_x + b_x at first."""
     T, B, H = h.shape[0] - 1, h.shape[1], h.shape[2]
-    N, R, zero = 3 * H, share.b1 - share.b0, h.dtype.type(0)
-    for t in range(t0, t1):
-        row = t * B + share.b0
+    N, R, b0, zero = 3 * H, share.b1 - share.b0, share.b0, h.dtype.type(0)
+    for turn in range(t0, t1):
+        t = step_at(turn, T, order)
+        row, was, rows = t * B + b0, row_before(t, T, order) * B + b0, rows_at(t, b0, share.b1, order)
         a_at, s_at = row * N, (T * B + row) * N
-        copy_to_rows(b_h, z, s_at, N, R)
-        add_gates(3, h, row * H, weights, z, s_at, R, H, share.pieces[0])
+        copy_to_rows(b_h, z, s_at, N, rows)
+        add_gates(3, h, was * H, weights, z, s_at, rows, H, share.pieces[0])
         for r in range(R):
-            before, after = address(h, (row + r) * H), address(h, (row + r + B) * H)
-            gru_step_forward(zero, address(z, a_at + r * N), address(z, s_at + r * N), before, after, H)
+            if is_over(t, b0 + r, order):
+                copy_part(flat(h), (was + r) * H, flat(h), (row + r + B) * H, H)
+                clear_rows(z, a_at + r * N, s_at - a_at, 2, N)
+            else:
+                before, after = address(h, (was + r) * H), address(h, (row + r + B) * H)
+                gru_step_forward(zero, address(z, a_at + r * N), address(z, s_at + r * N), before, after, H)
         mixed.round_state(weights.rounded, h, t + 1, share)
 
 
 @inner
-def run_backward(weights, dh, h, gates, dz, dh_next, kept, t0, t1, share):
-    """Run steps t0:t1 backward: write dz; dh_next + kept (B, H) changes from the gradient after to that before.
+def run_backward(weights, dh, h, gates, dz, dh_next, kept, t0, t1, share, order):
+    """Run turns t0:t1 backward: write dz; dh_next + kept (B, H) changes from the gradient after to that before.
 
     dh is (T, B, H), h (T+1, B, H), gates and dz are flat; kept is dh z, the part that bypasses the products.
     """
     T, B, H = dh.shape
     N, R, zero = 3 * H, share.b1 - share.b0, dh.dtype.type(0)
     side = T * B * N
-    for t in range(t1 - 1, t0 - 1, -1):
-        row = t * B + share.b0
-        for r in range(row, row + R):
-            stream = (r - t * B) * H
-            gru_step_backward(
-                zero, address(dh, r * H), address(gates, r * N), address(gates, side + r * N), address(h, r * H),
-                address(dz, r * N), address(dz, side + r * N), address(dh_next, stream), address(kept, stream), H,
-            )  # fmt: skip
+    for turn in range(t1 - 1, t0 - 1, -1):
+        t = step_at(turn, T, order)
+        row, was, rows = t * B, row_before(t, T, order) * B, rows_at(t, share.b0, share.b1, order)
+        for stream in range(share.b0, share.b0 + R):
+            r = row + stream
+            if is_over(t, stream, order):
+                clear_rows(dz, r * N, side, 2, N)
+            else:
+                gru_step_backward(
+                    zero, address(dh, r * H), address(gates, r * N), address(gates, side + r * N),
+                    address(h, (was + stream) * H), address(dz, r * N), address(dz, side + r * N),
+                    address(dh_next, stream * H), address(kept, stream * H), H,
+                )  # fmt: skip
         mixed.round_gates(weights.rounded, 3, dz, t, T, share)
-        flow_back(3, dz, T * B + row, weights, dh_next, share.b0, R, share.pieces[0])
+        set_aside(dh_next, t, share.b0, rows, share.pieces[0], order)
+        flow_back(3, dz, T * B + row + share.b0, weights, dh_next, share.b0, rows, share.pieces[0])
+        put_back(dh_next, t, share.b0, rows, share.pieces[0], order)
 
 
 # --------------------------------------------------------------------------------------------------- inside a model
@@ -152,7 +173,7 @@ def layer_forward(net, x, ws, extra, layer, share):
     b_x, b_h = block(net, BLOCKS * layer + 2), block(net, BLOCKS * layer + 3)
     for t0 in range(0, T, steps):
         read_below(net, b_x, x, ws, extra, layer, z, 0, t0, t0 + steps, share)
-        run_forward(weights, b_h, ws.h[layer], z, t0, t0 + steps, share)
+        run_forward(weights, b_h, ws.h[layer], z, t0, t0 + steps, share, None)
 
 
 @thin
@@ -165,61 +186,101 @@ def layer_backward(net, ws, layer, share):
         Weights(block(net, BLOCKS * layer + 1), d[:0], None, mixed.of_gradient(ws.rounded_h, ws, layer)),
     )
     for t0 in range(T - steps, -1, -steps):
-        run_backward(weights, ws.dh, ws.h[layer], z, d, ws.carry[0], ws.carry[1], t0, t0 + steps, share)
+        run_backward(weights, ws.dh, ws.h[layer], z, d, ws.carry[0], ws.carry[1], t0, t0 + steps, share, None)
         if layer > 0:
             flow_below(3, d, W_x, ws.dh, t0, steps, share)
 
 
 # ---------------------------------------------------------------------------------------------------- a single layer
 @entry
-def gru_layer_forward(x, W_x, W_h, b_x, b_h, h, gates, pieces, counter):
-    """Run one layer over ids (T, B) or floats (T, B, D): write gates and h (T+1, B, H), except h[0], which is read."""
-    share, z = alone(h.shape[1], pieces, counter), flat(gates)
-    project(3, x, Weights(flat(W_x), z[:0], None, None), b_x, z, 0, 0, x.shape[0], share)
-    run_forward(Weights(flat(W_h), z[:0], None, None), b_h, h, z, 0, x.shape[0], share)
+def gru_layer_forward(x, W_x, W_h, b_x, b_h, h, gates, order, members, pieces, counter, thread):
+    """Run a thread's part of a layer: write gates and h (T+1, B, H), except h[0]; return if all is well."""
+    T, B = h.shape[0] - 1, h.shape[1]
+    share, z, steps = share_of(members, pieces, counter, thread), flat(gates), stretch_of(T, B)
+    from_x, from_h = Weights(flat(W_x), z[:0], None, None), Weights(flat(W_h), z[:0], None, None)
+    for turn in range(0, T, steps):
+        t = step_at(turn, T, order) if steps == 1 else 0
+        project(3, x, from_x, b_x, z, 0, t, t + steps, share)
+        run_forward(from_h, b_h, h, z, turn, turn + steps, share, order)
+    return counter[1] == 0
 
 
 @entry
-def gru_layer_backward(dh, cache, out, dz, kept, pieces, counter):
-    """Write the gradients of one layer; out.dh0 holds the gradient of the last state at first, kept zeros."""
+def gru_layer_backward(dh, cache, out, dz, kept, order, members, pieces, counter, thread):
+    """Write a thread's part of the gradients; out.dh0 holds that of the last state at first; kept is scratch."""
     T, B, H = dh.shape
-    share, d = alone(B, pieces, counter), flat(dz)
-    run_backward(
-        Weights(flat(cache.W_h), d[:0], None, None), dh, cache.h, flat(cache.gates), d, out.dh0, kept, 0, T, share
-    )
-    for r in range(B):
+    share, d = share_of(members, pieces, counter, thread), flat(dz)
+    kept[share.b0 : share.b1] = 0
+    weights = Weights(flat(cache.W_h), d[:0], None, None)
+    run_backward(weights, dh, cache.h, flat(cache.gates), d, out.dh0, kept, 0, T, share, order)
+    for r in range(share.b0, share.b1):
         for j in range(H):
             out.dh0[r, j] += kept[r, j]
-    da, ds = Matrix(d, 0, 3 * H), Matrix(d, T * B * 3 * H, 3 * H)
-    gradient_of_state(cache.h, ds, out.dW_h)
-    sum_rows(da, T * B, out.db_x)
-    sum_rows(ds, T * B, out.db_h)
-    gradients_of_input(cache.x, cache.W_x, da, out.dx, out.dW_x)
+    barrier(counter, share.threads)  # dz is complete
+    if counter[1] == 0:
+        da, ds = Matrix(d, 0, 3 * H), Matrix(d, T * B * 3 * H, 3 * H)
+        gradient_of_state(cache.h, ds, out.dW_h, order, share)
+        sum_rows(da, T * B, out.db_x, share)
+        sum_rows(ds, T * B, out.db_h, share)
+        gradients_of_input(cache.x, cache.W_x, da, out.dx, out.dW_x, share)
+    return counter[1] == 0
 
 
 def gru_forward(
-    x: Any, h0: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, *, out: tuple[Any, Any] | None = None
-) -> tuple[np.ndarray, Cache]:
+    x: Any, h0: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, *, lengths: Any = None, reverse: bool = False,
+    threads: int = 1, out: tuple[Any, Any] | None = None,
+) -> tuple[np.ndarray, Cache]:  # fmt: skip
     """Run one GRU layer over T steps and B streams, as :func:`kernels.reference.gru_forward`.
 
-    With `out` = (h, gates), no buffers are allocated.
+    With `out` = (h, gates), no buffers are allocated, but for (B, H) floats with `lengths`.
     """
-    sizes = checks.forward("gru", x, (h0,), W_x, W_h, (b_x, b_h), out)
-    h, gates = out or new_outputs("gru", sizes, h0.dtype)
+    given = checks.forward("gru", x, (h0,), W_x, W_h, (b_x, b_h), lengths, reverse, threads, out)
+    h, gates = out or new_outputs("gru", given.sizes, h0.dtype)
     h[0] = h0
-    gru_layer_forward(*map(readable, (x, W_x, W_h, b_x, b_h)), h, gates, whole(sizes["H"]), np.zeros(3, np.int64))
-    return h, GRUCache(x, h, gates, W_x, W_h)
+    read = (*map(readable, (x, W_x, W_h, b_x, b_h)), h, gates, order_of(given, h0.dtype))
+    by_threads("gru", given, lambda *who: gru_layer_forward(*read, *who))
+    return h, GRUCache(x, h, gates, W_x, W_h, lengths, given.reverse)
 
 
-def gru_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | None = None, dz: Any = None) -> Grads:
+def gru_backward(
+    dh: Any, cache: Cache, dh_last: Any = None, *, threads: int = 1, out: Grads | None = None, dz: Any = None
+) -> Grads:
     """Backpropagate through one GRU layer, as :func:`kernels.reference.gru_backward`.
 
-    With `out` and `dz` (2, T, B, 3H), only one buffer (B, H) is allocated.
+    With `out` and `dz` (2, T, B, 3H), only one buffer (B, H) is allocated, and another with `lengths`.
     """
-    sizes = checks.backward("gru", dh, cache, (dh_last,), out, dz)
-    out = new_gradients("gru", sizes, cache.x, dh.dtype) if out is None else out
-    dz = new_dz("gru", sizes, dh.dtype) if dz is None else dz
-    carried((dh_last,), out)
-    kept, counter = GRUCache(*map(readable, cache)), np.zeros(3, np.int64)
-    gru_layer_backward(readable(dh), kept, out, dz, np.zeros_like(out.dh0), whole(sizes["H"]), counter)
+    given = checks.backward("gru", dh, cache, (dh_last,), threads, out, dz)
+    out = new_gradients("gru", given.sizes, cache.x, dh.dtype) if out is None else out
+    dz = new_dz("gru", given.sizes, dh.dtype) if dz is None else dz
+    read = readable(dh), readable_cache(cache), out, dz, np.empty_like(out.dh0), order_of(given, dh.dtype)
+    by_threads("gru", given, lambda *who: gru_layer_backward(*read, *who), carried((dh_last,), out, given))
     return out
+
+
+@entry
+def gru_one_step(x, h_before, W_x, W_h, b_x, b_h, h, gates, pieces, counter):
+    """Write h (B, H) after a step from that before it, which may be the same array; gates (2, B, 3H) is scratch."""
+    B, H = h.shape
+    N, z, zero = 3 * H, flat(gates), h.dtype.type(0)
+    project(
+        3, x.reshape((1, *x.shape)), Weights(flat(W_x), z[:0], None, None), b_x, z, 0, 0, 1, alone(B, pieces, counter)
+    )
+    copy_to_rows(b_h, z, B * N, N, B)
+    add_gates(3, h_before, 0, Weights(flat(W_h), z[:0], None, None), z, B * N, B, H, pieces[0])
+    for r in range(B):
+        a, s = address(z, r * N), address(z, (B + r) * N)
+        gru_step_forward(zero, a, s, address(h_before, r * H), address(h, r * H), H)
+
+
+def gru_step(
+    x: Any, h: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, *, out: tuple[Any, Any] | None = None
+) -> np.ndarray:
+    """Run one step of a GRU layer, as :func:`kernels.reference.gru_step`.
+
+    With `out` = (h, gates), nothing is allocated.
+    """
+    checks.step("gru", x, (h,), W_x, W_h, (b_x, b_h), out)
+    h_after, gates = out or new_states("gru", h)
+    read = map(readable, (x, h, W_x, W_h, b_x, b_h))
+    gru_one_step(*read, h_after, gates, whole(h.shape[1]), NO_TEAM)
+    return h_after

@@ -1,4 +1,4 @@
-"""Functions shared by the layers of all cells: products with the input, dropout, gradients of weights.
+"""Functions shared by the layers of all cells: products with the input, dropout.
 
 A row of gates has G blocks. A part of a layer is a range of streams b0:b1 and some of its pieces (threads.py), hidden
 units with their G blocks of gates. A thread of a team has either some of the streams and all pieces, and then runs the
@@ -8,17 +8,12 @@ Weights, gates, dz and cell states are passed as flat arrays, whose layout depen
 and :func:`cells_at`. Compiled code allocates nothing.
 """
 
-from typing import Any
-
-import numpy as np
-
 from kernels.cpu import bfloat16, mixed
 from kernels.cpu.compiler import inner, thin
 from kernels.cpu.emit.tiles import TILE_ROWS
-from kernels.cpu.matmul import add_outer, add_product, add_rows, clear_rows, copy_to_rows, product_transposed
+from kernels.cpu.matmul import add_product, clear_rows, copy_to_rows, product_transposed
 from kernels.cpu.threads import column_ranges, is_apart
 from kernels.cpu.values import Weights, block, flat
-from kernels.spec import LAYERS, aligned_zeros
 
 
 @inner
@@ -198,63 +193,3 @@ def add_gradient_ids(x, d, out, out_at, begin, end):
             g, row = out[to + begin : to + end], d.flat[at + begin : at + end]
             for j in range(end - begin):
                 g[j] += row[j]
-
-
-@inner
-def gradients_of_input(x, W_x, d, dx, dW_x):
-    """Write dW_x and, for floats x, dx, given the gradient d, a Matrix of T B rows, of x W_x."""
-    N = d.row
-    dW_x[:] = 0
-    if x.ndim == 2:
-        add_gradient_ids(x, d, flat(dW_x), 0, 0, N)
-    else:
-        T, B, D = x.shape
-        product_transposed(d.flat, d.at, N, W_x, 0, N, dx, 0, D, T * B, D, N)
-        add_outer(x, 0, D, d.flat, d.at, N, dW_x, 0, N, T * B, D, N)
-
-
-@inner
-def gradient_of_state(h, d, dW_h):
-    """Write dW_h, given the gradient d, a Matrix of T B rows, of h W_h."""
-    H = h.shape[2]
-    dW_h[:] = 0
-    add_outer(h, 0, H, d.flat, d.at, d.row, dW_h, 0, d.row, (h.shape[0] - 1) * h.shape[1], H, d.row)
-
-
-@inner
-def sum_rows(d, rows, out):
-    """Write out (n,): the sum of `rows` rows of the Matrix d, in their first n columns."""
-    out[:] = 0
-    add_rows(d.flat, d.at, d.row, out, rows)
-
-
-# -------------------------------------------------------------------------------------------------- buffers of an op
-def new_outputs(cell: str, sizes: dict[str, int], dtype: Any) -> tuple[np.ndarray, ...]:
-    """Allocate the outputs of a forward op: h, and c and gates if the cell has them."""
-    T, B, H = sizes["T"], sizes["B"], sizes["H"]
-    row, states = LAYERS[cell].row, [aligned_zeros((T + 1, B, H), dtype) for _ in LAYERS[cell].states]
-    dims = (T, B, row.gates * H) if row.kept == 1 else (row.kept, T, B, row.gates * H)
-    return (*states, aligned_zeros(dims, dtype)) if row.kept else tuple(states)
-
-
-def new_gradients(cell: str, sizes: dict[str, int], x: Any, dtype: Any) -> Any:
-    """Allocate the gradients of a backward op; dx is None for ids."""
-    layer, H = LAYERS[cell], sizes["H"]
-    N = layer.row.gates * H
-    states = (np.empty((sizes["B"], H), dtype) for _ in layer.states)
-    vectors = (np.empty(vector.width * H, dtype) for vector in layer.row.vectors.values())
-    weights = (np.empty((sizes["D"], N), dtype), np.empty((H, N), dtype))
-    return layer.grads(None if x.ndim == 2 else np.empty_like(x), *states, *weights, *vectors)
-
-
-def new_dz(cell: str, sizes: dict[str, int], dtype: Any) -> np.ndarray:
-    """Allocate the buffer dz of a backward op."""
-    row = LAYERS[cell].row
-    dims = (sizes["T"], sizes["B"], row.gates * sizes["H"])
-    return aligned_zeros(dims if row.planes == 1 else (row.planes, *dims), dtype)
-
-
-def carried(last: tuple[Any, ...], out: Any) -> None:
-    """Copy the gradients of the last states to the buffers of dh0 and dc0, where a backward op reads them."""
-    for given, buffer in zip(last, out[1:], strict=False):
-        buffer[...] = 0 if given is None else given

@@ -17,23 +17,33 @@ from kernels.cpu.emit.rows import Row, block_offsets
 from kernels.cpu.emit.vectors import Vectors, for_each_part, real_type
 from kernels.cpu.layers import (
     add_gates,
-    carried,
     cells_at,
     flow_back,
     flow_below,
     gates_at,
+    project,
+    read_below,
+    stretch_back,
+    stretch_of,
+)
+from kernels.cpu.matmul import address, clear_rows, pack, pack_transposed, product_transposed
+from kernels.cpu.order import copy_part, is_over, put_back, row_before, rows_at, set_aside, step_at
+from kernels.cpu.single import (
+    NO_TEAM,
+    by_threads,
+    carried,
     gradient_of_state,
     gradients_of_input,
     new_dz,
     new_gradients,
     new_outputs,
-    project,
-    read_below,
-    stretch_back,
-    stretch_of,
+    new_states,
+    order_of,
+    readable_cache,
+    room_to_pack,
+    share_of,
     sum_rows,
 )
-from kernels.cpu.matmul import address, pack, pack_transposed, product_transposed
 from kernels.cpu.threads import alone, barrier, column_ranges, shares_units, whole
 from kernels.cpu.values import Matrix, Weights, block, flat, readable
 from kernels.spec import GATE_F, GATE_G, GATE_I, GATE_O, LAYERS, Cache, Grads, LSTMCache, checks
@@ -103,65 +113,81 @@ def lstm_step_backward(typing, zero, dh, gates, stride, c_prev, c, dz, dh_next, 
 
 
 @inner
-def run_forward(weights, h, c, gates, t0, t1, share):
-    """Run steps t0:t1 from h[t0] and c[t0]; gates hold x W_x + b at first and become the activated gates.
+def run_forward(weights, h, c, gates, t0, t1, share, order):
+    """Run turns t0:t1 of an Order; gates hold x W_x + b at first and become the activated gates.
 
     h is (T+1, B, H); c and gates are flat; weights are the recurrent ones.
     """
     T, B, H = h.shape[0] - 1, h.shape[1], h.shape[2]
     zero, pieces, b0, b1 = h.dtype.type(0), share.pieces, share.b0, share.b1
-    for t in range(t0, t1):
+    for turn in range(t0, t1):
+        t = step_at(turn, T, order)
+        was, rows = row_before(t, T, order) * B, rows_at(t, b0, b1, order)
         for q in range(share.q0, share.q1):
             j0, n, begin, stride = pieces[q, 0], pieces[q, 1], pieces[q, 2], pieces[q, 3]
             z_at, width = gates_at(4, pieces[q], T * B, H)
             c_at, c_row = cells_at(pieces[q], (T + 1) * B, H)
             row = t * B + b0
-            add_gates(4, h, row * H, weights, gates, z_at + row * width, b1 - b0, H, pieces[q])
-            for r in range(row, t * B + b1):
-                z, before, after = z_at + r * width + begin, c_at + r * c_row, c_at + (r + B) * c_row
-                lstm_step_forward(
-                    zero, address(gates, z), stride, address(c, before), address(c, after),
-                    address(h, (r + B) * H + j0), n,
-                )  # fmt: skip
+            add_gates(4, h, (was + b0) * H, weights, gates, z_at + row * width, rows, H, pieces[q])
+            for r in range(b0, b1):
+                row = t * B + r
+                z, before, after = z_at + row * width + begin, c_at + (was + r) * c_row, c_at + (row + B) * c_row
+                if is_over(t, r, order):
+                    copy_part(c, before, c, after, n)
+                    copy_part(flat(h), (was + r) * H + j0, flat(h), (row + B) * H + j0, n)
+                    clear_rows(gates, z, stride, 4, n)
+                else:
+                    lstm_step_forward(
+                        zero, address(gates, z), stride, address(c, before), address(c, after),
+                        address(h, (row + B) * H + j0), n,
+                    )  # fmt: skip
         mixed.round_state(weights.rounded, h, t + 1, share)
         if shares_units(share):
             barrier(share.counter, share.threads)
 
 
 @inner
-def _step_backward(dh, c, gates, dz, dh_next, dc_next, t, b0, b1, piece):
+def _step_backward(dh, c, gates, dz, dh_next, dc_next, t, b0, b1, piece, order):
     """Write dz for rows b0:b1 of step t and a piece's units; dc_next (B, H) becomes the gradient of c before it."""
     T, B, H = dh.shape
     zero = dh.dtype.type(0)
     j0, n = piece[0], piece[1]
     z_at, width = gates_at(4, piece, T * B, H)
     c_at, c_row = cells_at(piece, (T + 1) * B, H)
+    was = row_before(t, T, order) * B
     for r in range(b0, b1):
         row = t * B + r
-        z, before, after = z_at + row * width + piece[2], c_at + row * c_row, c_at + (row + B) * c_row
-        lstm_step_backward(
-            zero, address(dh, row * H + j0), address(gates, z), piece[3], address(c, before), address(c, after),
-            address(dz, z), address(dh_next, r * H + j0), address(dc_next, r * H + j0), n,
-        )  # fmt: skip
+        z, before, after = z_at + row * width + piece[2], c_at + (was + r) * c_row, c_at + (row + B) * c_row
+        if is_over(t, r, order):
+            clear_rows(dz, z, piece[3], 4, n)
+        else:
+            lstm_step_backward(
+                zero, address(dh, row * H + j0), address(gates, z), piece[3], address(c, before), address(c, after),
+                address(dz, z), address(dh_next, r * H + j0), address(dc_next, r * H + j0), n,
+            )  # fmt: skip
 
 
 @inner
-def run_backward(weights, dh, c, gates, dz, dh_next, dc_next, t0, t1, share):
-    """Run steps t0:t1 backward: write dz; dh_next, dc_next (B, H) change from the gradients after to those before.
+def run_backward(weights, dh, c, gates, dz, dh_next, dc_next, t0, t1, share, order):
+    """Run turns t0:t1 backward: write dz; dh_next, dc_next (B, H) change from the gradients after to those before.
 
     dh is (T, B, H); c, gates and dz are flat; weights are the recurrent ones.
     """
     T, B, H = dh.shape
     pieces, b0, b1 = share.pieces, share.b0, share.b1
-    for t in range(t1 - 1, t0 - 1, -1):
+    for turn in range(t1 - 1, t0 - 1, -1):
+        t = step_at(turn, T, order)
+        rows = rows_at(t, b0, b1, order)
         for q in range(share.q0, share.q1):
-            _step_backward(dh, c, gates, dz, dh_next, dc_next, t, b0, b1, pieces[q])
+            _step_backward(dh, c, gates, dz, dh_next, dc_next, t, b0, b1, pieces[q], order)
         mixed.round_gates(weights.rounded, 4, dz, t, T, share)
         if shares_units(share):
             barrier(share.counter, share.threads)
         for q in range(share.q0, share.q1):
             if not bfloat16.has_flowed_back(weights.pairs, dz, t * 4 * H, dh_next, H, pieces[q]):
-                flow_back(4, dz, t * B + b0, weights, dh_next, b0, b1 - b0, pieces[q])
+                set_aside(dh_next, t, b0, rows, pieces[q], order)
+                flow_back(4, dz, t * B + b0, weights, dh_next, b0, rows, pieces[q])
+                put_back(dh_next, t, b0, rows, pieces[q], order)
 
 
 @inner
@@ -194,7 +220,7 @@ def _run_backward_panels(weights, W_x, ws, layer, c, gates, dz, share):
         for q in range(share.q0, share.q1):
             if t < T - 1:
                 _add_panels(before[0], dh_next, pieces[q])
-            _step_backward(dh, c, gates, dz, dh_next, dc_next, t, 0, B, pieces[q])
+            _step_backward(dh, c, gates, dz, dh_next, dc_next, t, 0, B, pieces[q], None)
             z_at, N = gates_at(4, pieces[q], T * B, H)
             w_at, _ = gates_at(4, pieces[q], H, H)
             if t > 0 and not bfloat16.has_flowed_back(weights.pairs, dz, z_at + t * N, turn[0, q], H, pieces[q]):
@@ -219,18 +245,31 @@ def prepare(net, ws, share):
 @thin
 def _pack_layers(net, packed, H, share):
     """Pack the matrices: the thread's own pieces, or its share of the matrices that all threads read."""
-    N, region, pieces = 4 * H, packed.shape[2] // 4, share.pieces
-    thread, threads = (0, 1) if shares_units(share) else (share.thread, share.threads)
     for layer in range(packed.shape[0]):
         for kind in range(0, 4 if layer > 0 else 2, 2):
             W = block(net, BLOCKS * layer + (1 if kind == 0 else 0))
-            for q in range(share.q0, share.q1):
-                j0, n = pieces[q, 0], pieces[q, 1]
-                count, length, step = column_ranges(4, pieces[q])
-                for s in range(count):
-                    to = packed[layer, kind, s * region + H * j0 :]
-                    pack(W, pieces[q, 2] + s * step, N, to, H, length, thread, threads)
-                pack_transposed(W, j0 * N, N, packed[layer, kind + 1, N * j0 :], n, N, thread, threads)
+            pack_for_gates(W, packed[layer, kind], H, share)
+            pack_for_flow(W, packed[layer, kind + 1], H, share)
+
+
+@inner
+def pack_for_gates(W, packed, H, share):
+    """Pack the thread's part of a flat matrix (H, 4H) as :func:`add_gates` reads it."""
+    thread, threads = (0, 1) if shares_units(share) else (share.thread, share.threads)
+    for q in range(share.q0, share.q1):
+        count, length, step = column_ranges(4, share.pieces[q])
+        for s in range(count):
+            to = packed[s * (packed.shape[0] // 4) + H * share.pieces[q, 0] :]
+            pack(W, share.pieces[q, 2] + s * step, 4 * H, to, H, length, thread, threads)
+
+
+@inner
+def pack_for_flow(W, packed, H, share):
+    """Pack the thread's part of the transpose of a flat matrix (H, 4H) as :func:`flow_back` reads it."""
+    thread, threads = (0, 1) if shares_units(share) else (share.thread, share.threads)
+    for q in range(share.q0, share.q1):
+        j0, n = share.pieces[q, 0], share.pieces[q, 1]
+        pack_transposed(W, j0 * 4 * H, 4 * H, packed[4 * H * j0 :], n, 4 * H, thread, threads)
 
 
 @thin
@@ -246,7 +285,7 @@ def layer_forward(net, x, ws, extra, layer, share):
     )
     for t0 in range(0, T, steps):
         read_below(net, b, x, ws, extra, layer, z, 0, t0, t0 + steps, share)
-        run_forward(weights, ws.h[layer], cells, z, t0, t0 + steps, share)
+        run_forward(weights, ws.h[layer], cells, z, t0, t0 + steps, share, None)
 
 
 @thin
@@ -264,59 +303,112 @@ def layer_backward(net, ws, layer, share):
         _run_backward_panels(weights, W_x, ws, layer, cells, z, d, share)
         return
     for t0 in range(T - steps, -1, -steps):
-        run_backward(weights, ws.dh, cells, z, d, ws.carry[0], ws.carry[1], t0, t0 + steps, share)
+        run_backward(weights, ws.dh, cells, z, d, ws.carry[0], ws.carry[1], t0, t0 + steps, share, None)
         if layer > 0:
             flow_below(4, d, below, ws.dh, t0, steps, share)
 
 
 # ---------------------------------------------------------------------------------------------------- a single layer
 @entry
-def lstm_layer_forward(x, W_x, W_h, b, h, c, gates, pieces, counter):
-    """Run one layer over ids (T, B) or floats (T, B, D): write gates and h, c (T+1, B, H), except h[0], c[0]."""
-    share, z = alone(h.shape[1], pieces, counter), flat(gates)
-    project(4, x, Weights(flat(W_x), z[:0], None, None), b, z, 0, 0, x.shape[0], share)
-    run_forward(Weights(flat(W_h), z[:0], None, None), h, flat(c), z, 0, x.shape[0], share)
+def lstm_layer_forward(x, W_x, W_h, b, h, c, gates, packed, order, members, pieces, counter, thread):
+    """Run a thread's part of a layer: write gates and h, c (T+1, B, H), except h[0], c[0]; return if all is well.
+
+    packed has room for W_h, or is empty.
+    """
+    T, B, H = h.shape[0] - 1, h.shape[1], h.shape[2]
+    share, z, steps = share_of(members, pieces, counter, thread), flat(gates), stretch_of(T, B)
+    if packed.shape[0] > 0:
+        pack_for_gates(flat(W_h), packed, H, share)
+        if not shares_units(share):
+            barrier(counter, share.threads)
+    from_x, from_h = Weights(flat(W_x), z[:0], None, None), Weights(flat(W_h), packed, None, None)
+    for turn in range(0, T, steps):
+        t = step_at(turn, T, order) if steps == 1 else 0
+        project(4, x, from_x, b, z, 0, t, t + steps, share)
+        run_forward(from_h, h, flat(c), z, turn, turn + steps, share, order)
+    return counter[1] == 0
 
 
 @entry
-def lstm_layer_backward(dh, cache, out, dz, pieces, counter):
-    """Write the gradients of one layer; out.dh0, out.dc0 hold the gradients of the last states at first."""
+def lstm_layer_backward(dh, cache, out, dz, packed, order, members, pieces, counter, thread):
+    """Write a thread's part of the gradients; out.dh0, out.dc0 hold those of the last states at first."""
     T, B, H = dh.shape
-    share, d = alone(B, pieces, counter), flat(dz)
-    weights, gates = Weights(flat(cache.W_h), d[:0], None, None), flat(cache.gates)
-    run_backward(weights, dh, flat(cache.c), gates, d, out.dh0, out.dc0, 0, T, share)
-    rows = Matrix(d, 0, 4 * H)
-    gradient_of_state(cache.h, rows, out.dW_h)
-    sum_rows(rows, T * B, out.db)
-    gradients_of_input(cache.x, cache.W_x, rows, out.dx, out.dW_x)
+    share, d = share_of(members, pieces, counter, thread), flat(dz)
+    if packed.shape[0] > 0:
+        pack_for_flow(flat(cache.W_h), packed, H, share)
+        if not shares_units(share):
+            barrier(counter, share.threads)
+    weights, gates = Weights(flat(cache.W_h), packed, None, None), flat(cache.gates)
+    run_backward(weights, dh, flat(cache.c), gates, d, out.dh0, out.dc0, 0, T, share, order)
+    barrier(counter, share.threads)  # dz is complete
+    if counter[1] == 0:
+        rows = Matrix(d, 0, 4 * H)
+        gradient_of_state(cache.h, rows, out.dW_h, order, share)
+        sum_rows(rows, T * B, out.db, share)
+        gradients_of_input(cache.x, cache.W_x, rows, out.dx, out.dW_x, share)
+    return counter[1] == 0
 
 
 def lstm_forward(
-    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, out: tuple[Any, Any, Any] | None = None
-) -> tuple[np.ndarray, np.ndarray, Cache]:
+    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, lengths: Any = None, reverse: bool = False,
+    threads: int = 1, out: tuple[Any, Any, Any] | None = None,
+) -> tuple[np.ndarray, np.ndarray, Cache]:  # fmt: skip
     """Run one LSTM layer over T steps and B streams, as :func:`kernels.reference.lstm_forward`.
 
-    With `out` = (h, c, gates), no buffers are allocated.
+    With `out` = (h, c, gates), no buffers are allocated, but for (B, H) floats with `lengths`.
     """
-    sizes = checks.forward("lstm", x, (h0, c0), W_x, W_h, (b,), out)
-    h, c, gates = out or new_outputs("lstm", sizes, h0.dtype)
+    given = checks.forward("lstm", x, (h0, c0), W_x, W_h, (b,), lengths, reverse, threads, out)
+    h, c, gates = out or new_outputs("lstm", given.sizes, h0.dtype)
     h[0], c[0] = h0, c0
-    read = map(readable, (x, W_x, W_h, b))
-    lstm_layer_forward(*read, h, c, gates, whole(sizes["H"]), np.zeros(3, np.int64))
-    return h, c, LSTMCache(x, h, c, gates, W_x, W_h)
+    with room_to_pack(given.sizes, h0.dtype) as packed:
+        read = (*map(readable, (x, W_x, W_h, b)), h, c, gates, packed, order_of(given, h0.dtype))
+        by_threads("lstm", given, lambda *who: lstm_layer_forward(*read, *who))
+    return h, c, LSTMCache(x, h, c, gates, W_x, W_h, lengths, given.reverse)
 
 
 def lstm_backward(
-    dh: Any, cache: Cache, dh_last: Any = None, dc_last: Any = None, *, out: Grads | None = None, dz: Any = None
-) -> Grads:
+    dh: Any, cache: Cache, dh_last: Any = None, dc_last: Any = None, *, threads: int = 1, out: Grads | None = None,
+    dz: Any = None,
+) -> Grads:  # fmt: skip
     """Backpropagate through one LSTM layer, as :func:`kernels.reference.lstm_backward`.
 
-    With `out` and `dz` (T, B, 4H), no buffers are allocated.
+    With `out` and `dz` (T, B, 4H), no buffers are allocated, but for (B, H) floats with `lengths`.
     """
-    sizes = checks.backward("lstm", dh, cache, (dh_last, dc_last), out, dz)
-    out = new_gradients("lstm", sizes, cache.x, dh.dtype) if out is None else out
-    dz = new_dz("lstm", sizes, dh.dtype) if dz is None else dz
-    carried((dh_last, dc_last), out)
-    kept = LSTMCache(*map(readable, cache))
-    lstm_layer_backward(readable(dh), kept, out, dz, whole(sizes["H"]), np.zeros(3, np.int64))
+    given = checks.backward("lstm", dh, cache, (dh_last, dc_last), threads, out, dz)
+    out = new_gradients("lstm", given.sizes, cache.x, dh.dtype) if out is None else out
+    dz = new_dz("lstm", given.sizes, dh.dtype) if dz is None else dz
+    with room_to_pack(given.sizes, dh.dtype) as packed:
+        read = readable(dh), readable_cache(cache), out, dz, packed, order_of(given, dh.dtype)
+        begin = carried((dh_last, dc_last), out, given)
+        by_threads("lstm", given, lambda *who: lstm_layer_backward(*read, *who), begin)
     return out
+
+
+@entry
+def lstm_one_step(x, h_before, c_before, W_x, W_h, b, h, c, gates, pieces, counter):
+    """Write h, c (B, H) after a step from those before it, which may be the same arrays; gates (B, 4H) is scratch."""
+    B, H = h.shape
+    z, zero = flat(gates), h.dtype.type(0)
+    share = alone(B, pieces, counter)
+    project(4, x.reshape((1, *x.shape)), Weights(flat(W_x), z[:0], None, None), b, z, 0, 0, 1, share)
+    add_gates(4, h_before, 0, Weights(flat(W_h), z[:0], None, None), z, 0, B, H, pieces[0])
+    for r in range(B):
+        lstm_step_forward(
+            zero, address(z, r * 4 * H), H, address(c_before, r * H), address(c, r * H), address(h, r * H), H
+        )  # fmt: skip
+
+
+def lstm_step(
+    x: Any, h: Any, c: Any, W_x: Any, W_h: Any, b: Any, *, out: tuple[Any, Any, Any] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run one step of an LSTM layer, as :func:`kernels.reference.lstm_step`.
+
+    With `out` = (h, c, gates), nothing is allocated.
+    """
+    checks.step("lstm", x, (h, c), W_x, W_h, (b,), out)
+    h_after, c_after, gates = out or new_states("lstm", h)
+    lstm_one_step(
+        readable(x), readable(h), readable(c), readable(W_x), readable(W_h), readable(b), h_after, c_after, gates,
+        whole(h.shape[1]), NO_TEAM,
+    )  # fmt: skip
+    return h_after, c_after

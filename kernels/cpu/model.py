@@ -18,7 +18,7 @@ from kernels.cpu.compiler import inner, thin
 from kernels.cpu.layers import add_gradient_ids, drop
 from kernels.cpu.loss import softmax_loss
 from kernels.cpu.matmul import add_product, clear_rows, copy_to_rows, product_transposed
-from kernels.cpu.threads import barrier, column_ranges, part_of, shares_units
+from kernels.cpu.threads import barrier, column_ranges, part_of, rows_of, shares_units
 from kernels.cpu.values import Matrix, block, flat
 
 
@@ -64,13 +64,6 @@ def passes(cell: str) -> Passes:
 
 
 # -------------------------------------------------------------------------------------------------------- embedding
-@inner
-def rows_of(R, thread, threads):
-    """The thread's range of R rows of a product; never a single row of several (see matmul.py)."""
-    r0, r1 = part_of(R // 8 * 8, 8, thread, threads)
-    return r0, R if thread == threads - 1 else r1
-
-
 @inner
 def find_places(net, x, rows, extra):
     """Write the ids of x (T, B) in ascending order to rows, their places to extra; return their number.

@@ -9,9 +9,9 @@ from kernels.cpu.emit.activations import exp
 from kernels.cpu.loss import log_prob
 from kernels.cpu.matmul import add_product, copy_to_rows
 from kernels.cpu.mixtures import mix, remember
-from kernels.cpu.model import find_places, look_up, passes, rows_of
+from kernels.cpu.model import find_places, look_up, passes
 from kernels.cpu.steps import carry_state
-from kernels.cpu.threads import Share, alone, barrier
+from kernels.cpu.threads import Share, alone, barrier, rows_of
 from kernels.cpu.values import block, flat
 
 #: Rows of logits that scoring computes at a time.

@@ -141,21 +141,27 @@ def together(member: Callable[[int], Result], threads: int, counter: np.ndarray)
     return done
 
 
-def together_or_alone(member: Callable[[Plan, int], bool], team: Plan, single: Plan, counter: np.ndarray) -> None:
+def together_or_alone(
+    member: Callable[[Plan, int], bool], team: Plan, single: Plan, counter: np.ndarray,
+    begin: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
     """Run a pass by a team, or by the single thread of another plan if there are no threads or cores for the team.
 
-    `member(plan, thread)` returns whether its team has not ended. What it writes must not depend on earlier tries. A
-    team whose threads wait long for each other, as they do when other programs take a core, gives up.
+    `member(plan, thread)` returns whether its team has not ended. `begin` is called before each try; what is written
+    after it must not depend on earlier tries. A team whose threads wait long for each other, as they do when other
+    programs take a core, gives up.
     """
     if len(team.members) > 1 and _retreat.may_try(perf_counter()):
         counter[:] = 0
         counter[3] = _retreat.WAITS
+        begin()
         done = together(partial(member, team), len(team.members), counter)
         if done is not None:
             _retreat.record(not done, perf_counter())
             if done:
                 return
     counter[:] = 0
+    begin()
     member(single, 0)
 
 

@@ -228,3 +228,10 @@ def part_of(n, grain, thread, threads):
     """The thread's range of 0..n, split at multiples of `grain`."""
     blocks = (n + grain - 1) // grain
     return min(blocks * thread // threads * grain, n), min(blocks * (thread + 1) // threads * grain, n)
+
+
+@inner
+def rows_of(R, thread, threads):
+    """The thread's range of R rows of a product; never a single row of several (see matmul.py)."""
+    r0, r1 = part_of(R // 8 * 8, 8, thread, threads)
+    return r0, R if thread == threads - 1 else r1

@@ -72,10 +72,20 @@ def _taking_device_arrays(op: Any) -> Any:
 # --------------------------------------------------------------------------------------------------------- one layer
 @_taking_device_arrays
 def lstm_forward(
-    x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, *, out: tuple[Any, Any, Any] | None = None
+    x: Any,
+    h0: Any,
+    c0: Any,
+    W_x: Any,
+    W_h: Any,
+    b: Any,
+    *,
+    lengths: Any = None,
+    reverse: bool = False,
+    threads: int = 1,
+    out: tuple[Any, Any, Any] | None = None,
 ) -> tuple[Any, Any, Cache]:
     """Run one LSTM layer over T steps and B streams, as :func:`kernels.reference.lstm_forward`."""
-    sizes = checks.forward("lstm", x, (h0, c0), W_x, W_h, (b,), out, DEVICE)
+    sizes = checks.forward("lstm", x, (h0, c0), W_x, W_h, (b,), lengths, reverse, threads, out, DEVICE).sizes
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
     dims = ((T + 1, B, H), (T + 1, B, H), (T, B, 4 * H))
     h, c, gates = out or (empty(each, h0.dtype) for each in dims)
@@ -86,11 +96,18 @@ def lstm_forward(
 
 @_taking_device_arrays
 def lstm_backward(
-    dh: Any, cache: Cache, dh_last: Any = None, dc_last: Any = None, *, out: Grads | None = None, dz: Any = None
+    dh: Any,
+    cache: Cache,
+    dh_last: Any = None,
+    dc_last: Any = None,
+    *,
+    threads: int = 1,
+    out: Grads | None = None,
+    dz: Any = None,
 ) -> Grads:
     """Backpropagate through one LSTM layer, as :func:`kernels.reference.lstm_backward`."""
-    checks.backward("lstm", dh, cache, (dh_last, dc_last), out, dz, DEVICE)
-    x, h, c, gates, W_x, W_h = cache
+    checks.backward("lstm", dh, cache, (dh_last, dc_last), threads, out, dz, DEVICE)
+    x, h, c, gates, W_x, W_h, *_ = cache
     if out is None:
         out = LSTMGrads(_like_floats(x), *map(cupy.empty_like, (h[0], c[0], W_x, W_h, W_x[0])))
     out.dc0[...] = 0 if dc_last is None else dc_last
@@ -99,9 +116,12 @@ def lstm_backward(
 
 
 @_taking_device_arrays
-def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None) -> tuple[Any, Cache]:
+def rnn_forward(
+    x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, lengths: Any = None, reverse: bool = False,
+    threads: int = 1, out: Any = None,
+) -> tuple[Any, Cache]:  # fmt: skip
     """Run one plain RNN layer, as :func:`kernels.reference.rnn_forward`."""
-    sizes = checks.forward("rnn", x, (h0,), W_x, W_h, (b,), out, DEVICE)
+    sizes = checks.forward("rnn", x, (h0,), W_x, W_h, (b,), lengths, reverse, threads, out, DEVICE).sizes
     h = empty((sizes["T"] + 1, *h0.shape), h0.dtype) if out is None else out
     h[0] = h0
     run(layers.forward("rnn", x, spec.LayerParams(W_x, W_h, b), h, None, h))
@@ -109,10 +129,12 @@ def rnn_forward(x: Any, h0: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None)
 
 
 @_taking_device_arrays
-def rnn_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | None = None, dz: Any = None) -> Grads:
+def rnn_backward(
+    dh: Any, cache: Cache, dh_last: Any = None, *, threads: int = 1, out: Grads | None = None, dz: Any = None
+) -> Grads:
     """Backpropagate through one plain RNN layer, as :func:`kernels.reference.rnn_backward`."""
-    checks.backward("rnn", dh, cache, (dh_last,), out, dz, DEVICE)
-    x, h, W_x, W_h = cache
+    checks.backward("rnn", dh, cache, (dh_last,), threads, out, dz, DEVICE)
+    x, h, W_x, W_h, *_ = cache
     if out is None:
         out = RNNGrads(_like_floats(x), *map(cupy.empty_like, (h[0], W_x, W_h, W_x[0])))
     _backward("rnn", dh, cache, (h, None, h[1:]), dh_last, out, dz, None, out[2:])
@@ -121,10 +143,20 @@ def rnn_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | Non
 
 @_taking_device_arrays
 def gru_forward(
-    x: Any, h0: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, *, out: tuple[Any, Any] | None = None
+    x: Any,
+    h0: Any,
+    W_x: Any,
+    W_h: Any,
+    b_x: Any,
+    b_h: Any,
+    *,
+    lengths: Any = None,
+    reverse: bool = False,
+    threads: int = 1,
+    out: tuple[Any, Any] | None = None,
 ) -> tuple[Any, Cache]:
     """Run one GRU layer over T steps and B streams, as :func:`kernels.reference.gru_forward`."""
-    sizes = checks.forward("gru", x, (h0,), W_x, W_h, (b_x, b_h), out, DEVICE)
+    sizes = checks.forward("gru", x, (h0,), W_x, W_h, (b_x, b_h), lengths, reverse, threads, out, DEVICE).sizes
     T, B, H = sizes["T"], sizes["B"], sizes["H"]
     h, gates = out or (empty((T + 1, B, H), h0.dtype), empty((2, T, B, 3 * H), h0.dtype))
     h[0] = h0
@@ -133,10 +165,12 @@ def gru_forward(
 
 
 @_taking_device_arrays
-def gru_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | None = None, dz: Any = None) -> Grads:
+def gru_backward(
+    dh: Any, cache: Cache, dh_last: Any = None, *, threads: int = 1, out: Grads | None = None, dz: Any = None
+) -> Grads:
     """Backpropagate through one GRU layer, as :func:`kernels.reference.gru_backward`."""
-    checks.backward("gru", dh, cache, (dh_last,), out, dz, DEVICE)
-    x, h, gates, W_x, W_h = cache
+    checks.backward("gru", dh, cache, (dh_last,), threads, out, dz, DEVICE)
+    x, h, gates, W_x, W_h, *_ = cache
     if out is None:
         out = GRUGrads(_like_floats(x), *map(cupy.empty_like, (h[0], W_x, W_h, W_x[0], W_x[0])))
     _backward("gru", dh, cache, (h, None, gates), dh_last, out, dz, None, out[2:])
@@ -145,17 +179,67 @@ def gru_backward(dh: Any, cache: Cache, dh_last: Any = None, *, out: Grads | Non
 
 def lnlstm_forward(
     x: Any, h0: Any, c0: Any, W_x: Any, W_h: Any, b: Any, gain_x: Any, gain_h: Any, gain_c: Any, b_c: Any, *,
-    out: tuple[Any, Any, Any] | None = None,
+    lengths: Any = None, reverse: bool = False, threads: int = 1, out: tuple[Any, Any, Any] | None = None,
 ) -> Any:  # fmt: skip
     """Raise ValueError: this backend has no layer-normalised LSTM."""
-    return checks.forward("lnlstm", x, (h0, c0), W_x, W_h, (b, gain_x, gain_h, gain_c, b_c), out, DEVICE)
+    return checks.forward(
+        "lnlstm", x, (h0, c0), W_x, W_h, (b, gain_x, gain_h, gain_c, b_c), lengths, reverse, threads, out, DEVICE
+    )
 
 
 def lnlstm_backward(
-    dh: Any, cache: Cache, dh_last: Any = None, dc_last: Any = None, *, out: Grads | None = None, dz: Any = None
+    dh: Any,
+    cache: Cache,
+    dh_last: Any = None,
+    dc_last: Any = None,
+    *,
+    threads: int = 1,
+    out: Grads | None = None,
+    dz: Any = None,
 ) -> Any:
     """Raise ValueError: this backend has no layer-normalised LSTM."""
-    return checks.backward("lnlstm", dh, cache, (dh_last, dc_last), out, dz, DEVICE)
+    return checks.backward("lnlstm", dh, cache, (dh_last, dc_last), threads, out, dz, DEVICE)
+
+
+@_taking_device_arrays
+def lstm_step(x: Any, h: Any, c: Any, W_x: Any, W_h: Any, b: Any, *, out: tuple[Any, Any, Any] | None = None) -> Any:
+    """Run one step of an LSTM layer, as :func:`kernels.reference.lstm_step`, with buffers of its own."""
+    checks.step("lstm", x, (h, c), W_x, W_h, (b,), out, DEVICE)
+    *after, _ = lstm_forward(x[None], h, c, W_x, W_h, b)
+    return _stepped(after, out)
+
+
+@_taking_device_arrays
+def rnn_step(x: Any, h: Any, W_x: Any, W_h: Any, b: Any, *, out: Any = None) -> Any:
+    """Run one step of a plain RNN layer, as :func:`kernels.reference.rnn_step`, with buffers of its own."""
+    checks.step("rnn", x, (h,), W_x, W_h, (b,), out, DEVICE)
+    *after, _ = rnn_forward(x[None], h, W_x, W_h, b)
+    return _stepped(after, None if out is None else (out,))[0]
+
+
+@_taking_device_arrays
+def gru_step(x: Any, h: Any, W_x: Any, W_h: Any, b_x: Any, b_h: Any, *, out: tuple[Any, Any] | None = None) -> Any:
+    """Run one step of a GRU layer, as :func:`kernels.reference.gru_step`, with buffers of its own."""
+    checks.step("gru", x, (h,), W_x, W_h, (b_x, b_h), out, DEVICE)
+    *after, _ = gru_forward(x[None], h, W_x, W_h, b_x, b_h)
+    return _stepped(after, out)[0]
+
+
+def lnlstm_step(
+    x: Any, h: Any, c: Any, W_x: Any, W_h: Any, b: Any, gain_x: Any, gain_h: Any, gain_c: Any, b_c: Any, *,
+    out: tuple[Any, Any, Any] | None = None,
+) -> Any:  # fmt: skip
+    """Raise ValueError: this backend has no layer-normalised LSTM."""
+    return checks.step("lnlstm", x, (h, c), W_x, W_h, (b, gain_x, gain_h, gain_c, b_c), out, DEVICE)
+
+
+def _stepped(after: list[Any], out: tuple[Any, ...] | None) -> tuple[Any, ...]:
+    """The states (B, H) after a step, from (2, B, H) each; copied to the first buffers of `out` if it is given."""
+    if out is None:
+        return tuple(each[1] for each in after)
+    for buffer, each in zip(out, after, strict=False):
+        buffer[...] = each[1]
+    return tuple(out[: len(after)])
 
 
 def _like_floats(x: Any) -> Any:

@@ -6,13 +6,13 @@ arguments and take any C-contiguous float32 or float64 arrays; each docstring sa
 """
 
 from kernels.reference import optimizers
-from kernels.reference.gru import gru_backward, gru_forward
-from kernels.reference.lnlstm import lnlstm_backward, lnlstm_forward
+from kernels.reference.gru import gru_backward, gru_forward, gru_step
+from kernels.reference.lnlstm import lnlstm_backward, lnlstm_forward, lnlstm_step
 from kernels.reference.loss import softmax_cross_entropy
-from kernels.reference.lstm import lstm_backward, lstm_forward
+from kernels.reference.lstm import lstm_backward, lstm_forward, lstm_step
 from kernels.reference.model import loss_and_grad, score, train_steps
 from kernels.reference.optimizers import clip
-from kernels.reference.rnn import rnn_backward, rnn_forward
+from kernels.reference.rnn import rnn_backward, rnn_forward, rnn_step
 from kernels.reference.sampling import sample
 from kernels.spec import workspace
 
@@ -22,13 +22,17 @@ __all__ = [
     "clip",
     "gru_backward",
     "gru_forward",
+    "gru_step",
     "lnlstm_backward",
     "lnlstm_forward",
+    "lnlstm_step",
     "loss_and_grad",
     "lstm_backward",
     "lstm_forward",
+    "lstm_step",
     "rnn_backward",
     "rnn_forward",
+    "rnn_step",
     "sample",
     "score",
     "softmax_cross_entropy",

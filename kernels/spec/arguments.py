@@ -162,9 +162,10 @@ class Arrays:
                 self._seen[key] = seen
         for k, limit in seen.ids:
             check_ids(self.arrays[k].name, given[k], seen.sizes[limit])
-        for k, n in seen.same:
-            if given[k] is given[n]:
-                raise self._overlap(k, n)
+        if len(set(map(id, given))) < len(given):  # two are one object, or not given
+            for k, n in seen.same:
+                if given[k] is given[n]:
+                    raise self._overlap(k, n)
         overlap = family.overlap
         for k, n, may_be_part in seen.near:
             if overlap(given[k], given[n]) and not (may_be_part and is_part(given[n], given[k], family)):
@@ -324,9 +325,10 @@ def parts(name: str, value: Any, *fields: str) -> tuple[Any, ...]:
         raise WrongType(f"{name}: expected a tuple {_tuple_text(fields)}, got {type(value).__name__}")
     if len(value) != len(fields):
         raise ValueError(f"{name}: expected a tuple {_tuple_text(fields)}, got {len(value)} of them")
-    if any(each is None for each in value):
-        raise WrongType(f"{name}: expected a tuple {_tuple_text(fields)}, got None for one of them")
-    return tuple(value)
+    for each in value:
+        if each is None:
+            raise WrongType(f"{name}: expected a tuple {_tuple_text(fields)}, got None for one of them")
+    return value
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers

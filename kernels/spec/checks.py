@@ -33,7 +33,7 @@ from kernels.spec.arguments import (
     unpacked,
 )
 from kernels.spec.cells import CELLS
-from kernels.spec.layers import LAYERS
+from kernels.spec.layers import LAYERS, WAYS
 from kernels.spec.mixtures import MIXTURE, Mixture
 from kernels.spec.parameters import Shape
 from kernels.spec.workspaces import Workspace
@@ -48,7 +48,7 @@ ARRAYS: dict[str, dict[str, str]] = {
     **{
         f"{cell}_{way}": arrays
         for cell, layer in LAYERS.items()
-        for way, arrays in zip(("forward", "backward"), layer.arrays, strict=True)
+        for way, arrays in zip(WAYS, layer.arrays, strict=True)
     },
     "softmax_cross_entropy": {
         "logits": "float T B V",
@@ -77,36 +77,77 @@ _MIXED = Arrays({**ARRAYS["sample"], **MIXTURE})
 
 
 # ------------------------------------------------------------------------------------------------------------- layers
+class Given(NamedTuple):
+    """The checked sizes and numbers of a layer's op."""
+
+    sizes: dict[str, int]  # by letter, see spec/cells.py
+    lengths: Any  # (B,) int64, or None
+    reverse: bool
+    threads: int
+
+
 def forward(
-    cell: str, x: Any, states: tuple[Any, ...], W_x: Any, W_h: Any, vectors: tuple[Any, ...], out: Any,
-    family: Family = HOST,
-) -> dict[str, int]:  # fmt: skip
-    """Check the arguments of a layer's forward op; return the sizes by letter (see spec/cells.py)."""
-    _check_cell(cell, family)
+    cell: str, x: Any, states: tuple[Any, ...], W_x: Any, W_h: Any, vectors: tuple[Any, ...], lengths: Any,
+    reverse: Any, threads: Any, out: Any, family: Family = HOST,
+) -> Given:  # fmt: skip
+    """Check the arguments of a layer's forward op."""
+    _check_cell(cell, family, lengths, reverse)
     made = LAYERS[cell].made
     outs = parts("out", out, *made) if len(made) > 1 else (out,)
-    return _CHECKS[f"{cell}_forward"]((*states, W_h, W_x, *vectors, x, *outs), family)
+    given = (*states, W_h, W_x, *vectors, x, lengths, *outs)
+    sizes = _CHECKS[f"{cell}_forward"](given, family)
+    return _in_order(sizes, x, lengths, reverse, threads)
 
 
 def backward(
-    cell: str, dh: Any, cache: Any, last: tuple[Any, ...], out: Any, dz: Any, family: Family = HOST
-) -> dict[str, int]:
-    """Check the arguments of a layer's backward op; return the sizes by letter.
+    cell: str, dh: Any, cache: Any, last: tuple[Any, ...], threads: Any, out: Any, dz: Any, family: Family = HOST
+) -> Given:
+    """Check the arguments of a layer's backward op.
 
     `last` are the gradients with respect to the states after the last step.
     """
-    _check_cell(cell, family)
     layer = LAYERS[cell]
-    x, *kept = unpacked("cache", cache, layer.cache)
-    given = (dh, *kept, x, *last, dz, *_gradients(out, layer.grads, x))
-    return _CHECKS[f"{cell}_backward"](given, family)
+    x, *kept, lengths, reverse = unpacked("cache", cache, layer.cache)
+    _check_cell(cell, family, lengths, reverse)
+    given = (dh, *kept, x, lengths, *last, dz, *_gradients(out, layer.grads, x))
+    sizes = _CHECKS[f"{cell}_backward"](given, family)
+    return _in_order(sizes, x, lengths, reverse, threads)
 
 
-def _check_cell(cell: str, family: Family) -> None:
-    """Check that the backend of this array family supports the cell."""
+def _in_order(sizes: dict[str, int], x: Any, lengths: Any, reverse: Any, threads: Any) -> Given:
+    """Check how far, in which direction and by how many threads a layer is run."""
+    given = Given(sizes, lengths, flag("reverse", reverse), number("threads", threads))
+    if lengths is not None:
+        T = sizes["T"]
+        if lengths.min() < 1 or lengths.max() > T:
+            wrong = lengths.min() if lengths.min() < 1 else lengths.max()
+            raise ValueError(f"lengths: expected numbers from 1 to {T} (T), got {wrong}")
+        if x.ndim == 3:
+            beyond = np.arange(T)[:, None] >= lengths
+            if not np.isfinite(x[beyond]).all():  # they are multiplied by zero
+                raise ValueError("x: expected finite numbers beyond lengths, got NaN or inf")
+    return given
+
+
+def step(
+    cell: str, x: Any, states: tuple[Any, ...], W_x: Any, W_h: Any, vectors: tuple[Any, ...], out: Any,
+    family: Family = HOST,
+) -> dict[str, int]:  # fmt: skip
+    """Check the arguments of a layer's op for one step; return the sizes by letter."""
+    _check_cell(cell, family)
+    made = LAYERS[cell].made
+    outs = parts("out", out, *made) if len(made) > 1 else (out,)
+    return _CHECKS[f"{cell}_step"]((*states, W_h, W_x, *vectors, x, *outs), family)
+
+
+def _check_cell(cell: str, family: Family, lengths: Any = None, reverse: Any = False) -> None:
+    """Check that the backend of this array family supports the cell, and the order of its steps."""
     if family is not HOST and not CELLS[cell].on_device:
         has = ", ".join(name for name, row in CELLS.items() if row.on_device)
         raise ValueError(f"cell: expected one of {has} on the cupy backend, got {cell!r}")
+    if family is not HOST and (reverse or lengths is not None):
+        wrong = "reverse: expected False" if lengths is None else "lengths: expected None"
+        raise ValueError(f"{wrong} on the cupy backend, which runs whole sequences forward")
 
 
 def _gradients(out: Any, kind: Any, x: Any) -> tuple[Any, ...]:

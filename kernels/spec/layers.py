@@ -10,7 +10,8 @@ from kernels.spec.cells import CELLS, Cell
 class Cache(tuple[Any, ...]):
     """For annotations: the named tuple that a forward op returns for its backward op; any backend takes any other's.
 
-    It holds the arrays themselves, not copies: x, h (T+1, B, H), c and gates if the cell has them, W_x, W_h, ...
+    It holds the arrays themselves, not copies: x, h (T+1, B, H), c and gates if the cell has them, W_x, W_h, ...; and
+    lengths and reverse, as they were given.
     """
 
     if TYPE_CHECKING:
@@ -29,6 +30,10 @@ class Grads(tuple[Any, ...]):
         def __getattr__(self, name: str) -> Any: ...
 
 
+#: The ops of a layer: ``lstm_forward``, ``lstm_backward``, ``lstm_step`` and so on.
+WAYS = ("forward", "backward", "step")
+
+
 class Layer(NamedTuple):
     """Everything about a layer that follows from its row of CELLS."""
 
@@ -38,20 +43,20 @@ class Layer(NamedTuple):
     grads: Any  # type, see Grads
     states: tuple[str, ...]  # h, and c if the cell has it
     made: tuple[str, ...]  # arrays that a forward op writes: the states, and gates if any are kept
-    signatures: tuple[str, str]  # of the forward and of the backward op
-    arrays: tuple[dict[str, str], dict[str, str]]  # of both ops, in the notation of kernels.spec.arguments
+    signatures: tuple[str, str, str]  # of the ops in WAYS
+    arrays: tuple[dict[str, str], dict[str, str], dict[str, str]]  # of these ops, as in kernels.spec.arguments
     gates: str  # dimensions of the kept gates, in that notation; "" if none are kept
     dz: str  # dimensions of dz
 
 
-def _type(name: str, fields: Iterable[str], what: str) -> Callable[..., Any]:
-    made = namedtuple(name, fields, module="kernels.spec")  # type: ignore[misc]
+def _type(name: str, fields: Iterable[str], what: str, defaults: tuple[Any, ...] = ()) -> Callable[..., Any]:
+    made = namedtuple(name, fields, module="kernels.spec", defaults=defaults)  # type: ignore[misc]
     made.__doc__ = what
     return made
 
 
-def _planes(count: int, columns: str) -> str:
-    return f"{count} T B {columns}" if count > 1 else f"T B {columns}"
+def _planes(count: int, columns: str, rows: str = "T B") -> str:
+    return f"{count} {rows} {columns}" if count > 1 else f"{rows} {columns}"
 
 
 def _layer(cell: str, row: Cell) -> Layer:
@@ -68,12 +73,19 @@ def _layer(cell: str, row: Cell) -> Layer:
     forward |= {
         name: f"float {words}" for name, words in {"W_h": weights["W_h"], "W_x": weights["W_x"], **vectors}.items()
     }
+    step = dict.fromkeys(states, "float B H") | {name: forward[name] for name in ("W_h", "W_x", *vectors)}
+    step["x"] = "ids<D B | float B D"
+    step |= {f"out.{state}" if states + kept != ("h",) else "out": f"out float B H, optional, may hold {state}"
+             for state in states}  # fmt: skip
+    step |= {"out.gates": f"out float {_planes(row.kept, columns, 'B')}, optional"} if row.kept else {}
     forward["x"] = x
+    forward["lengths"] = "int64 B, optional"
     made = {f"out.{state}" if states + kept != ("h",) else "out": f"out float T+1 B H, optional, may hold {state}0"
             for state in states}  # fmt: skip
     forward |= made | ({"out.gates": f"out float {gates}, optional"} if kept else {})
     backward = {"dh": "float T B H"}
     backward |= {f"cache.{name}": f"float {cached[name]}" for name in cached if name != "x"} | {"cache.x": x}
+    backward["cache.lengths"] = "int64 B, optional"
     backward |= dict.fromkeys(last, "float B H, optional") | {"dz": f"out float {dz}, optional"}
     backward |= {"out.dx": "out float T B D, optional"}
     backward |= {f"out.d{state}0": f"out float B H, optional, may hold d{state}_last" for state in states}
@@ -82,14 +94,17 @@ def _layer(cell: str, row: Cell) -> Layer:
         row,
         _type("LayerParams" if cell == "lstm" else f"{title}LayerParams", (*weights, *vectors),
               f"Views of the parameters (or gradients) of one layer: {', '.join((*weights, *vectors))}."),
-        _type(f"{title}Cache", cached, f"What `{cell}_forward` returns for `{cell}_backward`: {', '.join(cached)}."),
+        _type(f"{title}Cache", [*cached, "lengths", "reverse"],
+              f"What `{cell}_forward` returns for `{cell}_backward`: {', '.join(cached)}, lengths, reverse.",
+              (None, False)),
         _type(f"{title}Grads", ["dx", *(f"d{name}" for name in given)],
               f"Gradients of the loss with respect to the arguments of `{cell}_forward`; dx is None for ids."),
         states,
         (*states, *kept),
-        (f"(x, {', '.join(given)}, *, out=None)",
-         f"(dh, cache, {', '.join(f'{name}=None' for name in last)}, *, out=None, dz=None)"),
-        (forward, backward),
+        (f"(x, {', '.join(given)}, *, lengths=None, reverse=False, threads=1, out=None)",
+         f"(dh, cache, {', '.join(f'{name}=None' for name in last)}, *, threads=1, out=None, dz=None)",
+         f"(x, {', '.join((*states, *weights, *vectors))}, *, out=None)"),
+        (forward, backward, step),
         gates,
         dz,
     )  # fmt: skip

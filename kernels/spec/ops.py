@@ -2,7 +2,7 @@
 
 from inspect import Parameter, Signature
 
-from kernels.spec.layers import LAYERS
+from kernels.spec.layers import LAYERS, WAYS
 from kernels.spec.optimizers import OPTIMIZERS, signature
 
 
@@ -16,7 +16,7 @@ OPS = {
     **{
         f"{cell}_{way}": signature
         for cell, layer in LAYERS.items()
-        for way, signature in zip(("forward", "backward"), layer.signatures, strict=True)
+        for way, signature in zip(WAYS, layer.signatures, strict=True)
     },
     "softmax_cross_entropy": "(logits, targets, *, out=None)",
     "clip": "(grad, *, grad_clip=None, grad_clip_norm=None)",

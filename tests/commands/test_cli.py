@@ -376,17 +376,43 @@ def test_a_damaged_checkpoint_is_named(trained, charlstm_command, tmp_path):
 # ------------------------------------------------------------------------------------------------ gradcheck and info
 def test_the_verdict_of_gradcheck(monkeypatch, capsys):
     """tests/kernel/test_chain.py makes the same checks; here they are made up, but for their form."""
-    first = next(testing.gradient_errors(kernels.load("numpy")))
+    first, asked = next(testing.gradient_errors(kernels.load("numpy"))), []
     errors = [1e-9, 3e-8]
-    monkeypatch.setattr(testing, "gradient_errors", lambda ops: [first._replace(error=error) for error in errors])
+
+    def made_up(ops, *how):
+        asked.append(how)
+        return [first._replace(error=error) for error in errors]
+
+    monkeypatch.setattr(testing, "gradient_errors", made_up)
     assert _guarded(["gradcheck", "--backend", "numpy"]) == 0
-    assert capsys.readouterr().out.endswith("worst relative error 3.0e-08 in float64 (limit 1e-06): all correct\n")
+    right = "all correct: 2 gradients in float64, worst relative error 3.0e-08 (limit 1e-06)"
+    assert capsys.readouterr().out.splitlines()[0] == right
     for wrong, told in ((2e-6, "2.0e-06"), (float("nan"), "inf")):
         errors[0] = wrong
         assert _guarded(["gradcheck", "--backend", "numpy"]) == 1
         lines = capsys.readouterr().out.splitlines()
-        assert ["WRONG" in line for line in lines] == [False, True, False, True]
-        assert told in lines[-1]
+        assert ["WRONG" in line for line in lines] == [True, False, True, False]
+        assert told in lines[0]
+    chosen = ["--cell", "gru", "--sizes", "4,3,5,2", "--layers", "2"]
+    assert _guarded(["gradcheck", "--backend", "numpy", *chosen]) == 1
+    assert asked[-1] == (0, ["gru"], testing.Sizes(4, 3, 5, 2), (2,))
+    capsys.readouterr()
+    for option, given, message in (
+        ("--cell", "tree", "--cell: expected one of all, lstm, gru, rnn, lnlstm on the numpy backend, got 'tree'"),
+        ("--sizes", "4,3", "--sizes: expected four whole numbers of at least 1, such as 5,2,7,3, got '4,3'"),
+        ("--sizes", "4,3,x,2", "--sizes: expected four whole numbers of at least 1, such as 5,2,7,3, got '4,3,x,2'"),
+    ):
+        assert _guarded(["gradcheck", "--backend", "numpy", option, given]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_gradcheck_of_one_cell(charlstm_command):
+    done = charlstm_command("gradcheck", "--backend", "numpy", "--cell", "rnn", "--sizes", "3,2,4,2", "--layers", 1)
+    assert done.returncode == 0
+    first, _, *rows = done.stdout.decode().splitlines()
+    assert first.startswith(f"all correct: {len(rows)} gradients in float64")
+    assert all(" rnn " in row or "cross_entropy" in row for row in rows)
+    assert any("lengths reverse" in row for row in rows)
 
 
 @pytest.mark.long
@@ -394,8 +420,8 @@ def test_gradcheck(charlstm_command):
     done = charlstm_command("gradcheck", "--backend", "numpy")
     assert done.returncode == 0
     lines = done.stdout.decode().splitlines()
-    assert lines[-1].endswith("(limit 1e-06): all correct")
-    assert len(lines) == 1 + 73 + 87 + 70 + 140 + 1
+    assert lines[0].endswith("(limit 1e-06)")
+    assert lines[0].startswith(f"all correct: {len(lines) - 2} gradients")
 
 
 def test_info(charlstm_command):

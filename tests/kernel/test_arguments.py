@@ -183,6 +183,11 @@ def test_other_ops_write_no_read_only_array(ops):
         ops.sample(theta, h, c, x[0], np.zeros((3, B)), shape=SHAPE, log_probs=frozen(np.zeros((3, B))))
 
 
+def protected(cache, protect):
+    """Return a cache with each of its arrays protected."""
+    return type(cache)(*map(protect, cache[:-2]), *cache[-2:])
+
+
 def test_what_is_only_read_may_be_read_only(ops, ref, tmp_path):
     """Every backend gives the same result for read-only inputs as for plain arrays."""
     for cell in cells_of(ops):
@@ -192,7 +197,7 @@ def test_what_is_only_read_may_be_read_only(ops, ref, tmp_path):
             for protect in (np.copy, frozen, lambda array: mapped(array, tmp_path)):
                 arrays = {name: protect(array) for name, array in given.items()}
                 *states, cache = getattr(ops, f"{cell}_forward")(**arrays)
-                cache = type(cache)(*map(protect, cache))
+                cache = protected(cache, protect)
                 dh, last = protect(np.ones((T, B, H))), protect(np.ones((B, H)))
                 found = getattr(ops, f"{cell}_backward")(dh, cache, last)
                 outcome.append([a.tobytes() for a in (*states, *found) if a is not None])
@@ -223,7 +228,7 @@ def test_every_field_of_a_cache_is_checked(ops, cell):
     dh = np.ones((T, B, H))
     for ids in (False, True):
         cache = forward(**layer(cell, ids=ids))[-1]
-        for field in cache._fields:
+        for field in cache._fields[:-2]:
             array = getattr(cache, field)
             wrong = [array.astype("int64" if field == "x" and ids else "float32"), array[..., :-1].copy(), None, [1.0]]
             wrong += [
@@ -235,6 +240,15 @@ def test_every_field_of_a_cache_is_checked(ops, cell):
                 with pytest.raises(ValueError, match=r"^(cache\.\w+|dh): expected "):
                     backward(dh, cache._replace(**{field: each}))
         assert np.isfinite(backward(dh, cache).dW_h).all()
+        wrong_order = (
+            {"lengths": np.ones(B)},
+            {"lengths": np.ones(B + 1, int)},
+            {"lengths": [1] * B},
+            {"reverse": None},
+        )
+        for order in wrong_order:
+            with pytest.raises(ValueError, match=r"^(cache\.lengths|lengths|reverse): expected "):
+                backward(dh, cache._replace(**order))
         if ids:
             for wrong_id in (-1, V, 2**31 - 1, -(2**31)):
                 cache.x[1, 1] = wrong_id  # the cache refers to the caller's own array
@@ -646,7 +660,7 @@ def test_nothing_is_compiled_anew_for_other_kinds_of_arrays(tmp_path):
                 arrays = {name: protect(array) for name, array in layer(cell, ids=ids).items()}
                 cache = getattr(ops, f"{cell}_forward")(**arrays)[-1]
                 dh, last = protect(np.ones((T, B, H))), protect(np.ones((B, H)))
-                getattr(ops, f"{cell}_backward")(dh, type(cache)(*map(protect, cache)), last)
+                getattr(ops, f"{cell}_backward")(dh, protected(cache, protect), last)
         theta, h, c = model()
         x = np.zeros((T + 1, B), np.int32)
         ops.softmax_cross_entropy(protect(np.zeros((T, B, V))), protect(x[1:]))

@@ -489,6 +489,23 @@ def test_every_op_has_the_signature_of_all_backends(gpu):
             assert getattr(module, op).__doc__
 
 
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [({"reverse": True}, "reverse: expected False"), ({"lengths": np.array([1])}, "lengths: expected None")],
+)
+def test_layers_refuse_another_order_in_one_line(gpu, order, message):
+    weights = np.ones((3, 2)), np.ones((2, 2)), np.ones(2)
+    with pytest.raises(ValueError, match=f"^{message} on the cupy backend, which runs whole sequences forward$"):
+        gpu.rnn_forward(np.ones((2, 1, 3)), np.ones((1, 2)), *weights, **order)
+
+
+def test_a_step_is_a_layers_step(gpu, ref):
+    x, h, *weights = np.ones((4, 3)), np.ones((4, 2)), np.ones((3, 8)), np.ones((2, 8)), np.ones(8)
+    found, wanted = (ops.lstm_step(x, h, 2 * h, *weights) for ops in (gpu, ref))
+    for got, each in zip(found, wanted, strict=True):
+        assert got == pytest.approx(each, rel=1e-12)
+
+
 def test_products_in_any_arrangement(gpu):
     from kernels.gpu.matmul import product
 

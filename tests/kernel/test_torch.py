@@ -328,3 +328,38 @@ def test_a_usual_training_script_with_another_import():
     theirs, mine = losses(torch.nn.LSTM), losses(ours.LSTM)
     assert np.abs(theirs - mine).max() < 1e-5
     assert theirs[-1] < theirs[0] - 0.5
+
+
+# ------------------------------------------------------------------------------------------------ threads, and the judge
+@pytest.mark.parametrize("name", NAMES)
+def test_any_number_of_threads_gives_the_same_bits(name, monkeypatch):
+    """The module uses as many threads as PyTorch may."""
+    from kernels.cpu import single
+
+    monkeypatch.setattr(single, "_WORK", 0)
+    layer, x = pair(name, bidirectional=True)[1], torch.randn(T, 8, D, dtype=torch.float64)
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            layer.zero_grad()
+            out = layer(x)[0]
+            out.pow(2).sum().backward()
+            found.append(
+                [out.detach().numpy().tobytes(), *(each.grad.numpy().tobytes() for each in layer.parameters())]
+            )
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
+
+
+def test_the_example_judges_pytorchs_lstm_and_finds_the_planted_mistake(capsys):
+    import runpy
+
+    from conftest import ROOT
+
+    runpy.run_path(str(ROOT / "examples" / "judge_a_layer.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    verdicts = [line for line in lines if not line.startswith("  ")]
+    assert verdicts == ["torch.nn.LSTM: correct", "the same, dc forgotten: WRONG"]
+    assert len(lines) == 2 + 2 * 7

@@ -155,9 +155,9 @@ def test_any_bytes_are_refused_in_one_line(data, has_header):
 
 def test_a_newer_format_is_refused_by_its_number(saved):
     data = (saved.folder / "last.safetensors").read_bytes()
-    newer = data.replace(rb"\"format_version\": 1", rb"\"format_version\": 2")
+    newer = data.replace(rb"\"format_version\": 2", rb"\"format_version\": 3")
     assert newer != data
-    with pytest.raises(UserError, match="x: written in format 2; this version of charlstm reads 1"):
+    with pytest.raises(UserError, match="x: written in format 3; this version of charlstm reads 2"):
         Checkpoint.from_bytes(newer, "x")
 
 

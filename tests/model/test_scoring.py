@@ -52,7 +52,7 @@ def test_the_pieces_in_which_a_text_is_read_do_not_matter(model, monkeypatch, st
 def test_bits_of_ids(model, backend):
     text = made_up_text(700, seed=9)
     ops, ids = kernels.load(backend), model.vocabulary.encode(text)
-    found, _ = scoring.bits_per_unit(ops, model.theta, model.shape, model.edges.begin, ids)
+    found = scoring.bits_per_unit([(ops, model.theta, model.shape)], model.edges.begin, ids).net
     assert found == pytest.approx(model.score(text).bits_per_char, rel=1e-5)
 
 

@@ -32,8 +32,8 @@ for progress in run.train():
 class Uninterrupted:
     """Weights, optimizer state and carried states after each iteration of a run that is never stopped."""
 
-    def __init__(self, corpus):
-        self._trainer = Trainer(small(**OPTIONS, iterations=10**6), corpus)
+    def __init__(self, corpus, options):
+        self._trainer = Trainer(small(**options, iterations=10**6), corpus)
         self._run, self._digests = self._trainer.run(), {}
 
     def digest(self, iteration):
@@ -49,11 +49,11 @@ def digest(checkpoint):
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
-def kill_again_and_again(text_file, tmp_path, kills):
+def kill_again_and_again(text_file, tmp_path, kills, **more):
     """Return the last iteration, and how many kills hit while a file was being written."""
-    folder, corpus = tmp_path / "run", Corpus.from_text(made_up_text(), "book")
-    finish(start([text_file], small(**OPTIONS, iterations=2), str(folder)))
-    right, moment = Uninterrupted(corpus), np.random.RandomState(kills)
+    folder, corpus, options = tmp_path / "run", Corpus.from_text(made_up_text(), "book"), {**OPTIONS, **more}
+    finish(start([text_file], small(**options, iterations=2), str(folder)))
+    right, moment = Uninterrupted(corpus, options), np.random.RandomState(kills)
     reached, strays, extra = 2, 0, 0
     for _ in range(kills):
         child = subprocess.Popen([sys.executable, "-c", CHILD, folder], stdout=subprocess.PIPE)
@@ -70,7 +70,7 @@ def kill_again_and_again(text_file, tmp_path, kills):
         extra += found.iteration > reached
         reached = found.iteration
     finish(resume(folder, chosen={"iterations": reached + 5}))
-    finish(start(corpus, small(**OPTIONS, iterations=reached + 5), str(tmp_path / "whole")))
+    finish(start(corpus, small(**options, iterations=reached + 5), str(tmp_path / "whole")))
     resumed, whole = everything(folder), everything(tmp_path / "whole")
     assert resumed[:4] == whole[:4]
     assert extra
@@ -79,6 +79,10 @@ def kill_again_and_again(text_file, tmp_path, kills):
 
 def test_killed_ten_times(text_file, tmp_path):
     kill_again_and_again(text_file, tmp_path, 10)
+
+
+def test_members_killed_three_times(text_file, tmp_path):
+    kill_again_and_again(text_file, tmp_path, 3, members="lstm:5,gru:4")
 
 
 @pytest.mark.long

@@ -23,7 +23,7 @@ function showHeader() {
   if (curves.baseline !== null) said.push(`baseline ${figure(curves.baseline, 4)}`);
   say("summary", said.join(" · "));
   at("mix").hidden = !facts.mix;
-  if (facts.mix) say("mix", `${facts.mix}. The rest of this page, its sampler included, is the net alone.`);
+  if (facts.mix) say("mix", `${facts.mix}. The rest of this page, its sampler included, is ${facts.shown}.`);
   at("fault").hidden = !data.fault;
   if (data.fault) say("fault", `Without the training text this report has no baseline and no novelty: ${data.fault}.`);
 }
