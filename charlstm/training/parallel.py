@@ -14,11 +14,12 @@ from dataclasses import replace
 import numpy as np
 
 from charlstm.errors import RanksDiffer, UserError
+from charlstm.model.memory import Memory
 from charlstm.settings.config import Config
 from charlstm.text.batches import Streams, Windows
 from charlstm.training import dropout
 from charlstm.training.halves import HalfSum
-from charlstm.training.steps import Memory, Steps
+from charlstm.training.steps import Steps
 from charlstm.training.world import ALONE, World
 from kernels import spec
 from kernels.spec import Shape
