@@ -6,19 +6,23 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST = $(VENV)/bin/python -m pytest
 SHARED_OUT = -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo docs site test test-peers test-browser test-compile test-portable gpu-test test-long lint format bench bench-layers clean
+.PHONY: demo docs site test test-peers test-browser test-mpi test-compile test-portable gpu-test test-long lint format bench bench-layers clean
 
 demo: $(VENV)/.installed  ## train on the text inside Python for a minute, and let the model write
 	$(VENV)/bin/charlstm train
 
 test: $(VENV)/.installed-test  ## the whole suite, but for what needs PyTorch, a browser or an hour
-	$(PYTEST) $(SHARED_OUT) -m "not long and not browser"
+	$(PYTEST) $(SHARED_OUT) -m "not long and not browser and not mpi"
 
 test-peers: $(VENV)/.installed-peers  ## what PyTorch, JAX, Keras and onnxruntime judge
 	$(PYTEST) $(SHARED_OUT) -m peers
 
 test-browser: $(VENV)/.installed-test  ## the report in Chromium; skipped where there is none
 	$(PYTEST) -m browser tests/show
+
+test-mpi: $(VENV)/.installed-mpi $(VENV)/.installed-sweep  ## training by 2 and 4 ranks, and sweeps; skipped without mpiexec
+	-$(PIP) mpich
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(PYTEST) -m "long or not long" tests/cluster
 
 test-compile: $(VENV)/.installed-gpu-test  ## the CUDA source through NVIDIA's compiler, for every architecture
 	$(PYTEST) -n auto --maxprocesses 4 tests/kernel/test_gpu_compile.py tests/kernel/test_gpu_ptx.py -m "long or not long"

@@ -12,6 +12,7 @@ import click
 from charlstm.commands import machine, runs, text, train, travel, watch
 from charlstm.commands.compare import compare
 from charlstm.commands.layout import Commands
+from charlstm.commands.sweep import sweep
 from charlstm.errors import RunFailed, UserError
 from charlstm.host import streams
 from kernels import BackendUnavailable, DeviceFailed
@@ -34,8 +35,8 @@ def cli() -> None:
 
 
 for command in (
-    train.train, watch.watch, text.sample, text.score, text.ngram, text.keywords, runs.plot, compare, runs.report,
-    runs.novelty, runs.inspect_run, runs.verify, travel.export, travel.import_net,
+    train.train, watch.watch, text.sample, text.score, text.ngram, text.keywords, runs.plot, compare, sweep,
+    runs.report, runs.novelty, runs.inspect_run, runs.verify, travel.export, travel.import_net,
     machine.gradcheck, machine.bench, machine.data_group, machine.info,
 ):  # fmt: skip
     cli.add_command(command)

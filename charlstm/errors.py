@@ -33,3 +33,15 @@ class RunFailed(RuntimeError):
 
 class Diverged(RunFailed):
     """A loss, weight or logit is not finite."""
+
+
+class RanksDiffer(RunFailed):
+    """The ranks no longer have the same weights; all of them raise this."""
+
+
+class OtherRankFailed(RunFailed):
+    """Another rank has failed, and reports it: this one ends without a message, with the exit code `code`."""
+
+    def __init__(self, code: int = 2) -> None:
+        super().__init__("another rank has failed")
+        self.code = code

@@ -144,7 +144,8 @@ class Ops(Protocol):
     # --------------------------------------------------------------------------------------------------- whole model
     def loss_and_grad(
         self, theta: Floats, h: Floats, c: Floats, x: Ids, *, shape: Shape, last_only: bool = False,
-        dropout: float = 0.0, masks: Ids | None = None, workspace: Workspace | None = None,
+        dropout: float = 0.0, masks: Ids | None = None, bfloat16: bool = False, workspace: Workspace | None = None,
+        threads: int | None = None,
     ) -> tuple[float, Array, Array, Array]:  # fmt: skip
         """Return the loss of a model over one sequence, its gradient, and h and c after the last step."""
 

@@ -77,7 +77,7 @@ def run(variant):
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir(parents=True)
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "CHARLSTM_TEST_BACKEND": "numba", **variant.environment}
-    options = ["-q", "-p", "no:cacheprovider", "-m", "not long and not browser and not peers and not gpu"]
+    options = ["-q", "-p", "no:cacheprovider", "-m", "not long and not browser and not mpi and not peers and not gpu"]
     with variant.file.open("w", encoding="utf-8") as log:
         done = subprocess.run(
             [*variant.python, "-m", "pytest", *options, *variant.tests],

@@ -116,7 +116,8 @@ def test_the_reference_has_every_command_option_and_default():
     for name, command in every.items():
         rows = [re.split(r"(?<!\\) \| ", row[2:-2]) for row in re.findall(r"^\| `-.*", sections[name], re.M)]
         found = {word: row for row in rows for word in re.findall(r"`(-[\w-]+)`", row[0])}
-        options = [each for each in command.get_params(click.Context(command)) if isinstance(each, click.Option)]
+        given = [each for each in command.get_params(click.Context(command)) if isinstance(each, click.Option)]
+        options = [option for option in given if not option.hidden]
         assert len(rows) == len(options), name
         for option in options:
             _, meaning, default = found[option.opts[-1]]

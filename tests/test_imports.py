@@ -18,7 +18,7 @@ FLOORS = (
     {"charlstm.training"},
     {"charlstm.show"},
     {"charlstm.runs"},
-    {"charlstm.measure", "charlstm.travel", "charlstm.api"},
+    {"charlstm.measure", "charlstm.travel", "charlstm.api", "charlstm.cluster"},
     {"charlstm.commands"},
     {"charlstm.cli"},
     {"charlstm.__main__"},
@@ -47,6 +47,8 @@ ONLY_IN = {
     "onnx": ("charlstm/travel/onnx.py",),
     "h5py": ("charlstm/travel/keras.py",),
     "jax": ("kernels/jax.py",),
+    "mpi4py": ("charlstm/training/world.py",),
+    "optuna": ("charlstm/cluster",),
     "keras": (),
 }
 FILES = {
@@ -141,7 +143,9 @@ def test_public_names_are_found_where_they_once_stood():
         ("from charlstm.cli import _guarded; _guarded(['train', '--help'])", "numba cupy numpy rich matplotlib"),
         ("from charlstm.cli import _guarded; _guarded(['--version'])", "numba cupy numpy rich matplotlib"),
         ("from charlstm.cli import _guarded; _guarded(['compare', '--help'])", "numba cupy numpy rich matplotlib"),
-        ("import charlstm.api, charlstm.runs.begin", "matplotlib tensorboardX"),
+        ("import charlstm.api, charlstm.runs.begin", "matplotlib tensorboardX mpi4py"),
+        ("from charlstm.training.world import joined; joined()", "mpi4py"),
+        ("import charlstm.cluster.sweep", "optuna matplotlib"),
         ("import charlstm.travel.files", "torch onnx h5py keras matplotlib"),
         ("import kernels; kernels.available()", "numba cupy numpy"),
         ("import kernels; kernels.load('numpy')", "numba cupy torch jax"),

@@ -25,7 +25,8 @@ GROUPS = {
     ),
     "Learning": (
         "learning_rate", "schedule", "warmup", "optimizer", "momentum", "weight_decay", "grad_clip", "grad_clip_norm",
-        "seq_length", "batch_size", "windows", "seed",
+        "seq_length", "batch_size", "windows", "seed", "sync_every",
+        "sync_dtype",
     ),
     "Budget": ("epochs", "max_chars", "until_loss", "patience"),
     "Evaluation": ("validate_every", "validation_from", "report_every", "diagnostics"),

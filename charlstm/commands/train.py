@@ -12,6 +12,7 @@ import click
 
 from charlstm.commands.layout import Grouped, Place, Source, table, word_option
 from charlstm.commands.options import config_options, write
+from charlstm.commands.ranks import ending_together
 from charlstm.errors import UserError
 from charlstm.settings.config import PRESETS, Config
 from charlstm.show import hints
@@ -106,28 +107,65 @@ def train(
     if from_run is not None and not text:
         raise UserError("--from: needs a TEXT to train on")
     from charlstm.show import display
+    from charlstm.training.world import joined
 
-    with closing(display.choose(quiet, as_json)) as screen:
+    world = joined()
+    with (
+        ending_together(world),
+        closing(display.choose(quiet or world.rank > 0, as_json and world.rank == 0)) as screen,
+    ):
         screen.status("starting ...")
         from charlstm.runs.begin import prepared, start
         from charlstm.runs.begin import resume as resume_run
         from charlstm.show import originals
         from charlstm.text import downloads
 
+        with world.together():
+            if world.size > 1 and (dry_run or "-" in text):
+                what = "--dry-run: shows the plan of" if dry_run else "TEXT -: is read by"
+                raise UserError(f"{what} one process only, not of {world.size} ranks")
         fetch = partial(downloads.fetch, offline=offline, note=None if quiet else screen.note)
+        if world.rank:
+            return _help(world, text, given, from_run, resume, fetch, force_corpus)
         if resume is not None:
             screen.status("reading the run and its text ...")
-            run = resume_run(None if resume == _NEWEST else resume, text, given, fetch, force_corpus=force_corpus)
+            run = resume_run(
+                None if resume == _NEWEST else resume, text, given, fetch, force_corpus=force_corpus, world=world
+            )
         else:
-            text, config, model = _chosen(text, given, from_run, style, screen)
+            with world.together():
+                text, config, model = _chosen(text, given, from_run, style, screen)
             screen.status("reading the text ...")
             if dry_run:
                 return _show_plan(prepared(text, config, model=model, fetch=fetch), screen)
-            run = start(text, config, out, model=model, fetch=fetch)
+            run = start(text, config, out, model=model, fetch=fetch, world=world)
+        if warning := world.bound():
+            screen.note(warning)
         if style == "own":
             return _train(run, screen, began, show_sample=not quiet and not as_json)
         screen.close()
         return _train(run, display.Guarded(originals.style_of(run.config)(run.trainer)), began, show_sample=False)
+
+
+def _help(
+    world: Any, text: tuple[str, ...], given: dict[str, Any], from_run: str | None, resume: str | None, fetch: Any,
+    force_corpus: bool,
+) -> int:  # fmt: skip
+    """Train as a rank other than the first, which shows and writes everything; return the exit code."""
+    from charlstm.runs import begin
+    from charlstm.show import display
+
+    if resume is not None:
+        helper = begin.help_to_resume(text, given, world, fetch, force_corpus=force_corpus)
+    else:
+        with world.together():
+            text, config, model = _chosen(text, given, from_run, "own", display.Silent())
+        helper = begin.help_to_start(text, config, world, model=model, fetch=fetch)
+    world.bound()
+    with _saved_by_signal(helper), Stopping(helper, ENDS, lambda number: None, _leave) as stopping:
+        for _progress in helper.train():
+            pass
+    return 0 if stopping.number is None else 128 + stopping.number
 
 
 def _chosen(
@@ -247,6 +285,8 @@ def _describe(trainer: Any, screen: Any) -> None:
 
     config = trainer.config
     threads = "1 thread" if trainer.threads == 1 else f"up to {trainer.threads} threads"
+    if trainer.world.size > 1:
+        threads = f"{trainer.world.size} ranks of {threads}"
     screen.note(display.text_line(trainer.corpus))
     screen.note(
         f"model   {config.net_in_words} hidden units, {trainer.num_parameters:,} parameters "

@@ -66,6 +66,7 @@ class Checkpoint:
     machine: dict[str, Any] = field(default_factory=dict)
     mix: dict[str, Any] = field(default_factory=dict)
     each: dict[str, list[float]] = field(default_factory=dict)
+    remainders: np.ndarray | None = None  #: of gradients that travel as bfloat16: see charlstm.training.halves
     folder: Path | None = None  #: of the file that it was read from; not in the file
     ngram_fault: str = ""  #: why the n-gram that it names cannot be used; set when `ngram` is first read
 
@@ -135,6 +136,8 @@ class Checkpoint:
         shapes = shapes_of(self.config, len(self.vocabulary))
         tensors = dict(_named(self.theta, shapes)) | {"optimizer": self.state, "h": self.h, "c": self.c}
         tensors["random_key"] = np.asarray(key, np.uint32)
+        if self.remainders is not None:
+            tensors["remainders"] = self.remainders
         rest = {
             "sha256": _BLANK,  # first, so that a later string that looks like a digest cannot be mistaken for it
             "format_version": FORMAT_VERSION,
@@ -219,7 +222,8 @@ class Checkpoint:
                 raise TypeError(f"{item} is {plain[item]!r}")
         speaking(config, plain["each"])  # raises ValueError now rather than when it is needed
         known(plain["corpus"], vocabulary)  # raises ValueError now rather than when it is needed
-        return cls(config, vocabulary, theta, state, h, c, random_state, **plain)
+        remainders = tensors.get("remainders")
+        return cls(config, vocabulary, theta, state, h, c, random_state, **plain, remainders=remainders)
 
 
 def read_ngram(path: Path, named: str) -> NGram:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from charlstm.errors import UserError
+from charlstm.errors import OtherRankFailed, UserError
 from charlstm.model.checkpoint import Checkpoint, find
 from charlstm.runs import disk, events, records, store
 from charlstm.runs.lock import LOCK, Lock
+from charlstm.runs.ranks import Helper
 from charlstm.runs.records import METRICS, SAMPLES
 from charlstm.runs.run import NotSaved, Run
 from charlstm.settings.config import BUDGETS, Config, from_model, from_preset
@@ -20,6 +21,7 @@ from charlstm.text.corpus import Corpus, Fetch, Vocabulary
 from charlstm.text.reading import unescaped
 from charlstm.text.weights import copies_of
 from charlstm.training.trainer import Trainer
+from charlstm.training.world import ALONE, World
 
 #: Options that may change when a run is resumed: they affect neither its sizes nor what it has already done.
 CHANGEABLE = (
@@ -37,6 +39,7 @@ def start(
     *,
     model: Checkpoint | None = None,
     fetch: Fetch = downloads.fetch,
+    world: World = ALONE,
 ) -> Run:
     """Start a run in a new folder: `out`, or runs/NAME, NAME-2, ... after the name of the text.
 
@@ -46,23 +49,20 @@ def start(
     config : by default the preset `fast`, with the sizes of `model`
     model : start from its weights and keep its vocabulary; `config` has its sizes: see `from_model`
     fetch : turns a URL or a built-in name into a file
+    world : the ranks that train it; this is the first one, and the others call :func:`help_to_start`
 
     Raises
     ------
     UserError
         If the text, an option or the folder is not valid; nothing has been written then.
     """
-    trainer = prepared(sources, config, model=model, fetch=fetch)  # before the folder is made: it checks the options
+    with world.together():  # before the folder is made: it checks the options
+        trainer = prepared(sources, config, model=model, fetch=fetch, world=world)
     config, trainer.corpus = trainer.config, corpora.kept(trainer.corpus)
     corpus = trainer.corpus
-    machine = records.bits_depend_on(trainer.backend)
-    try:
-        folder = new_folder(corpus.name) if out is None else empty_folder(Path(out))
-        lock = Lock(folder)
-        empty_folder(folder)  # check again, now that it is locked
-        disk.write(folder / "environment.json", records.environment(machine))
-    except OSError as error:
-        raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
+    machine = records.bits_depend_on(trainer.backend, world.size)
+    with world.together():
+        folder, lock = _made(corpus.name, out, records.environment(machine))
     said = heldout.remark(corpus, config.validation, config.validation_from)
     if config.documents == "lines":
         said = (
@@ -71,12 +71,40 @@ def start(
     return Run(folder, trainer, lock, machine, [said] if said else [])
 
 
+def help_to_start(
+    sources: Sequence[str | os.PathLike[str]],
+    config: Config,
+    world: World,
+    *,
+    model: Checkpoint | None = None,
+    fetch: Fetch = downloads.fetch,
+) -> Helper:
+    """What a rank other than the first does while that one calls :func:`start`, with the same arguments."""
+    with world.together():
+        trainer = prepared(sources, config, model=model, fetch=fetch, world=world)
+    with world.together():  # the first rank makes the folder
+        return Helper(trainer)
+
+
+def _made(name: str, out: str | None, environment: bytes) -> tuple[Path, Lock]:
+    """The new folder of a run, locked, with its environment.json."""
+    try:
+        folder = new_folder(name) if out is None else empty_folder(Path(out))
+        lock = Lock(folder)
+        empty_folder(folder)  # check again, now that it is locked
+        disk.write(folder / "environment.json", environment)
+    except OSError as error:
+        raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
+    return folder, lock
+
+
 def prepared(
     sources: Sequence[str | os.PathLike[str]] | Corpus = (),
     config: Config | None = None,
     *,
     model: Checkpoint | None = None,
     fetch: Fetch = downloads.fetch,
+    world: World = ALONE,
 ) -> Trainer:
     """The training that :func:`start` would begin, with its text and initial weights; writes nothing.
 
@@ -87,8 +115,9 @@ def prepared(
     """
     config = config or (from_model(model.config) if model else from_preset())
     events.see_that_possible(config)
-    corpus = read_corpus(sources, config, model.vocabulary if model else None, fetch)
-    trainer = Trainer(config, corpus)
+    with world.first_rank_first():
+        corpus = read_corpus(sources, config, model.vocabulary if model else None, fetch)
+    trainer = Trainer(config, corpus, world=world)
     if model:
         voices = model.voices if len(model.voices) > 1 else model.voices * len(trainer.members)
         shapes = [member.shape for member in trainer.members]
@@ -106,6 +135,7 @@ def resume(
     fetch: Fetch = downloads.fetch,
     *,
     force_corpus: bool = False,
+    world: World = ALONE,
 ) -> Run:
     """Resume a run from its newest intact checkpoint; by default the newest run in runs/.
 
@@ -117,29 +147,26 @@ def resume(
     fetch : turns a URL or a built-in name into a file
     force_corpus : accept a different text; `unknown`, which may be chosen then, says how to treat characters that the
         run's vocabulary lacks
+    world : the ranks that train it, of any number; this is the first one, and the others call :func:`help_to_resume`
 
     Raises
     ------
     UserError
         If the run has no checkpoint or is in use, the text differs, or an option cannot change.
     """
-    folder = newest() if run is None else _folder_of(Path(run))
-    find(folder, "last")  # before the lock, which would create a file in a folder that is not a run's
+    found = b""
     try:
-        lock = Lock(folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
+        folder, lock, old, notes = _taken(run)
+        found = old.to_bytes() if world.size > 1 else b""
+    finally:
+        world.broadcast_bytes(found)
+        world.has_agreed = not found
     try:
-        old, notes = store.newest(folder)
-        config = _changed(old.config, chosen or {}, (*CHANGEABLE, "unknown") if force_corpus else CHANGEABLE, notes)
-        events.see_that_possible(config)
-        corpus = corpus_of(replace(old, config=config), folder, sources, fetch, is_frozen=force_corpus)
-        if force_corpus and corpus.digest != old.corpus["digest"]:
-            notes.append(f"{corpus.name}: trains on a different text from now on; before: {old.corpus['name']}")
-            old = replace(old, corpus={**old.corpus, "digest": corpus.digest})
-            corpus = corpora.kept(corpus)
-        trainer = Trainer(config, corpus, old)
-        machine = records.bits_depend_on(trainer.backend)
+        with world.together():
+            trainer = _continued(old, folder, sources, chosen or {}, fetch, force_corpus, world, notes)
+        if trainer.corpus.digest != old.corpus["digest"]:
+            trainer.corpus = corpora.kept(trainer.corpus)
+        machine = records.bits_depend_on(trainer.backend, world.size)
         notes += _differences(old.machine, machine) + _missing(folder, old.files)
         is_calibrated = not _has_budget(chosen or {})
         return Run(
@@ -149,6 +176,53 @@ def resume(
     except BaseException:
         lock.release()
         raise
+
+
+def help_to_resume(
+    sources: Sequence[str | os.PathLike[str]],
+    chosen: dict[str, Any],
+    world: World,
+    fetch: Fetch = downloads.fetch,
+    *,
+    force_corpus: bool = False,
+) -> Helper:
+    """What a rank other than the first does while that one calls :func:`resume`, with the same arguments."""
+    if not (found := world.broadcast_bytes(b"")):
+        raise OtherRankFailed
+    old = Checkpoint.from_bytes(found, "the checkpoint of rank 0")
+    with world.together():
+        trainer = _continued(old, "the run", sources, chosen, fetch, force_corpus, world, [])
+    return Helper(trainer, is_calibrated=not _has_budget(chosen))
+
+
+def _taken(run: str | os.PathLike[str] | None) -> tuple[Path, Lock, Checkpoint, list[str]]:
+    """The folder of a run, locked, with its newest checkpoint, and notes about that."""
+    folder = newest() if run is None else _folder_of(Path(run))
+    find(folder, "last")  # before the lock, which would create a file in a folder that is not a run's
+    try:
+        lock = Lock(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    try:
+        return folder, lock, *store.newest(folder)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _continued(
+    old: Checkpoint, folder: str | os.PathLike[str], sources: Sequence[str | os.PathLike[str]] | Corpus,
+    chosen: dict[str, Any], fetch: Fetch, force_corpus: bool, world: World, notes: list[str],
+) -> Trainer:  # fmt: skip
+    """The training that a run resumes from a checkpoint; what has changed is added to `notes`."""
+    config = _changed(old.config, chosen, (*CHANGEABLE, "unknown") if force_corpus else CHANGEABLE, notes)
+    events.see_that_possible(config)
+    with world.first_rank_first():
+        corpus = corpus_of(replace(old, config=config), folder, sources, fetch, is_frozen=force_corpus)
+    if force_corpus and corpus.digest != old.corpus["digest"]:
+        notes.append(f"{corpus.name}: trains on a different text from now on; before: {old.corpus['name']}")
+        old = replace(old, corpus={**old.corpus, "digest": corpus.digest})
+    return Trainer(config, corpus, old, world)
 
 
 def _missing(folder: Path, lengths: dict[str, int]) -> list[str]:
@@ -198,13 +272,18 @@ def _differences(old: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """A warning if anything that the results depend on has changed since the checkpoint was written."""
     if not old:
         return []
-    flat = [{**machine, **machine["versions"], "versions": None} for machine in (old, now)]
+    flat = [{**machine, **machine["versions"], "versions": None, "ranks": None} for machine in (old, now)]
     names = [name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)]
+    before, ranks = old.get("ranks", 1), now.get("ranks", 1)
+    said = [] if ranks == before else [
+        f"ranks   {before} -> {ranks}: the streams are dealt anew, with their states; results may differ in the last "
+        "bits from an uninterrupted run"
+    ]  # fmt: skip
     if not names:
-        return []
+        return said
     changes = ", ".join(f"{flat[0].get(name, 'none')} -> {flat[1].get(name, 'none')}" for name in names)
     what = f"warning: {', '.join(names)} changed ({changes})"
-    return [f"{what}: results may differ in the last bits from an uninterrupted run"]
+    return [*said, f"{what}: results may differ in the last bits from an uninterrupted run"]
 
 
 def corpus_of(

@@ -121,6 +121,7 @@ def environment(machine: dict[str, Any]) -> bytes:
     return json.dumps(facts, indent=2).encode() + b"\n"
 
 
-def bits_depend_on(backend: str) -> dict[str, Any]:
+def bits_depend_on(backend: str, ranks: int = 1) -> dict[str, Any]:
     """Everything that must stay the same for a resumed run to match an uninterrupted run bit for bit."""
-    return {"backend": backend, "processor": processor(), "versions": versions()}
+    found = {"backend": backend, "processor": processor(), "versions": versions()}
+    return found if ranks == 1 else {**found, "ranks": ranks}

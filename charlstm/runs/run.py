@@ -18,7 +18,7 @@ import numpy as np
 from charlstm.errors import Diverged, RunFailed, UserError
 from charlstm.figures import divergence, in_words, noise
 from charlstm.model import mixing
-from charlstm.model.checkpoint import NGRAM, read_ngram
+from charlstm.model.checkpoint import NGRAM, Checkpoint, read_ngram
 from charlstm.model.model import Model, load
 from charlstm.model.scoring import Score
 from charlstm.ngram.beside import MOST_CHARS, NGram, digest
@@ -187,10 +187,14 @@ class Run:
                 self._attempt(logs.flush)
                 if trainer.config is not self._written:  # the plans have changed
                     self._attempt(self._write_config)
-                if self.stop or is_left:
+                stop, save = trainer.world.any(self.stop or is_left, is_best or self.save or perf_counter() >= due)
+                if stop:
+                    if not (self.stop or is_left):
+                        self.notes.append("stopped by a signal to another rank; the run is saved")
+                    self.stop = True
                     break
-                if is_best or self.save or perf_counter() >= due:
-                    saved = trainer.iteration if self._attempt(lambda: self._save(logs, is_best)) else saved  # noqa: B023
+                if save:
+                    saved = trainer.iteration if self._saves(logs, is_best) else saved
                     due = perf_counter() + trainer.config.save_every
                     self.save = is_best = False
                 self._tell(pictures.redraw())
@@ -199,7 +203,7 @@ class Run:
                     yield progress
                 except GeneratorExit:  # a run can only be resumed from a tick: stop at the next one
                     is_left = True
-        if saved != trainer.iteration and not self._attempt(lambda: self._save(logs, is_best)):
+        if trainer.world.any(saved != trainer.iteration)[0] and not self._saves(logs, is_best):
             raise NotSaved(
                 f"{self.folder}: iteration {trainer.iteration:,} could not be saved: {self._disk_fault}; "
                 + self._newest_in_words()
@@ -262,19 +266,22 @@ class Run:
             self.notes.append(f"iteration {progress.iteration:,}: {said}")
         self._warned = kind if said else ""
 
-    def _save(self, logs: Logs, is_best: bool) -> None:
-        """Save a checkpoint; `is_best` says that its validation loss is the best so far."""
-        trainer = self.trainer
+    def _saves(self, logs: Logs, is_best: bool) -> bool:
+        """Save a checkpoint, with the states of all ranks; return whether it could be written."""
+        now = self.trainer.checkpoint()
+        return self._attempt(lambda: self._save(now, logs, is_best))
+
+    def _save(self, now: Checkpoint, logs: Logs, is_best: bool) -> None:
+        """Write a checkpoint; `is_best` says that its validation loss is the best so far."""
         logs.sync()
         if self._ngram_file:
             disk.write(self.folder / NGRAM, self._ngram_file)
             self._ngram_file = b""
-        now = trainer.checkpoint()
         now.files = logs.lengths
         now.machine = self._machine
         if "best_validation" not in now.marks:
             is_best = now.smooth_loss < self._best_loss
-        store.save(self.folder, now.to_bytes(), now.iteration, is_best=is_best, keep=trainer.config.keep)
+        store.save(self.folder, now.to_bytes(), now.iteration, is_best=is_best, keep=now.config.keep)
         self._saved, self._best_loss = now.iteration, now.smooth_loss if is_best else self._best_loss
         if self._disk_fault is not None:
             self.notes.append(f"saved   iteration {now.iteration:,}: the disk is writable again")

@@ -71,6 +71,19 @@ class Config:
         low=0,
         high=65_536,
     )
+    sync_every: int = _option(
+        1,
+        "with several ranks: updates that each rank makes by itself before weights and optimizer state are averaged; "
+        "1: the gradients of every iteration are summed, which is as good as one process",
+        low=1,
+        high=10**6,
+    )
+    sync_dtype: str = _option(
+        "float32",
+        "with several ranks: what gradients travel as; bfloat16: half the bytes, and what rounding loses is added to "
+        "the next gradient",
+        choices=("float32", "bfloat16"),
+    )
     dropout: float | None = _option(
         0.0,
         "dropout rate: fraction of each layer's outputs zeroed during training; none: what suits text and model, "
@@ -275,6 +288,9 @@ class Config:
             object.__setattr__(self, "members", words)
         for name, value in members[0].items():
             object.__setattr__(self, name, value)
+        if self.sync_dtype == "bfloat16" and (self.sync_every > 1 or self.dtype == "float64"):
+            other = "--dtype float64" if self.dtype == "float64" else "--sync-every, which sends no gradients"
+            raise UserError(f"--sync-dtype bfloat16: cannot be combined with {other}")
         for name, needed in (
             ("patience", "validation"),
             ("validate_every", "validation"),

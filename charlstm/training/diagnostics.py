@@ -61,11 +61,12 @@ class Diagnostics:
         outside [-0.9, 0.9].
         """
         batch = self._steps.batch(memory, iteration)
-        grad = self._steps.gradient(memory, iteration, batch)
+        grad = self._steps.gradient(memory, iteration)
         norm = _norm(grad)
         values = {"grad_norm": norm, "clipped": self._clipped(grad, norm)}
         after = memory.copy()
-        self._steps.run(after, iteration, iteration + 1, np.array([rate]))
+        with self._steps.aside():
+            self._steps.run(after, iteration, iteration + 1, np.array([rate]))
         theta, new = kernels.to_host(memory.theta), kernels.to_host(after.theta)
         values["update_ratio"] = _norm(new - theta) / max(_norm(theta), 1e-300)
         h, c = kernels.to_host(batch.h), kernels.to_host(batch.c)

@@ -7,18 +7,19 @@ which training pauses. Each has a thread of its own, or a team of threads if the
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 import kernels
+from charlstm.errors import UserError
 from charlstm.model import initial
 from charlstm.model.checkpoint import shape_of, speaking
 from charlstm.model.memory import Memory, Voice
 from charlstm.settings.config import Config
 from charlstm.text.batches import Resets, Streams, Windows
-from charlstm.training.steps import CALL_SECONDS, Steps
+from charlstm.training.parallel import ALONE, World, share_of, steps_of
+from charlstm.training.steps import CALL_SECONDS
 from kernels import spec
 
 _CALIBRATION_SECONDS = 1.0
@@ -33,16 +34,19 @@ class Member:
     backend : name of the compute backend
     ids : the training text, (M,)
     vocab_size, threads : of the run
+    world : the ranks that train it, all in the same way: each owns some of the streams, with their h and c
     """
 
     memory: Memory
 
-    def __init__(self, config: Config, backend: str, ids: np.ndarray, vocab_size: int, threads: int) -> None:
-        self.config, self._backend = config, backend
+    def __init__(
+        self, config: Config, backend: str, ids: np.ndarray, vocab_size: int, threads: int, world: World = ALONE
+    ) -> None:
+        self.config, self._backend, self._share = config, backend, share_of(config.batch_size, world)
         self.shape = shape_of(config, vocab_size)
         self.batches = _batches(config, len(ids))
         self.resets = Resets(0 if config.windows else config.reset_every, config.batch_size, config.seed)
-        self.steps = Steps(config, backend, self.shape, ids, self.batches, threads)
+        self.steps = steps_of(config, backend, self.shape, ids, self.batches, threads, world)
 
     def begin(self) -> np.random.RandomState:
         """Draw the initial weights; return the generator that they came from."""
@@ -54,13 +58,17 @@ class Member:
         return random
 
     def go_on(self, memory: Memory) -> None:
-        """Continue from these arrays, on the host."""
-        self.memory = Memory(*(kernels.to_device(self._backend, array) for array in memory))
+        """Continue from these arrays of all streams, on the host."""
+        h, c = (np.ascontiguousarray(array[:, self._share]) for array in (memory.h, memory.c))
+        mine = memory._replace(h=h, c=c)
+        self.memory = Memory(*(kernels.to_device(self._backend, array) for array in mine))
 
     def reset(self, iteration: int) -> None:
         """Set the state of the streams that are reset before this iteration to zero."""
         for stream in self.resets.at(iteration).tolist():
-            self.memory.h[:, stream] = self.memory.c[:, stream] = 0
+            if self._share.start <= stream < self._share.stop:
+                mine = stream - self._share.start
+                self.memory.h[:, mine] = self.memory.c[:, mine] = 0
 
 
 class Members:
@@ -69,12 +77,22 @@ class Members:
     Parameters
     ----------
     config, backend, ids, vocab_size, threads : of the run
+    world : the ranks that train it
+
+    Raises
+    ------
+    UserError
+        For several nets on several ranks.
     """
 
-    def __init__(self, config: Config, backend: str, ids: np.ndarray, vocab_size: int, threads: int) -> None:
+    def __init__(
+        self, config: Config, backend: str, ids: np.ndarray, vocab_size: int, threads: int, world: World = ALONE
+    ) -> None:
+        if world.size > 1 and len(config.nets) > 1:
+            raise UserError("--members and --seeds: train in one process only; leave out mpiexec, or train one net")
         self._config, self._backend, self._threads = config, backend, threads
         each = max(1, threads // len(config.nets))
-        self.all = [Member(net, backend, ids, vocab_size, each) for net in config.nets]
+        self.all = [Member(net, backend, ids, vocab_size, each, world) for net in config.nets]
         self.first = self.all[0]
         self._most = min(member.steps.most for member in self.all)
 
@@ -124,14 +142,15 @@ class Members:
         copies, enough = [memory.copy() for memory in self.memories], min(_CALIBRATION_SECONDS, most_seconds)
         rates: list[float] = []
         steps, since = 1, 0.0
-        with self.on_one_blas_thread():
-            while not rates or perf_counter() - since < enough:
-                started = perf_counter()
+        clock = self.first.steps.clock
+        with self.on_one_blas_thread(), self.first.steps.aside():
+            while not rates or clock() - since < enough:
+                started = clock()
                 self.run(copies, begin, begin + steps, np.full(steps, self._config.learning_rate), 0.0, -np.inf)
-                taken = perf_counter() - started
+                taken = clock() - started
                 if since:  # not the first call, which may have compiled
                     rates.append(steps / taken)
-                since = since or perf_counter()
+                since = since or clock()
                 steps = self.fitting(steps, steps, taken)
         return float(np.median(rates))
 

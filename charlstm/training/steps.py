@@ -2,20 +2,28 @@
 
 import math
 import sys
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from time import perf_counter
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 import kernels
 from charlstm.model.memory import Memory
 from charlstm.settings.config import Config
-from charlstm.text.batches import Streams, Windows
 from charlstm.training import dropout
 from kernels import spec
 from kernels.spec import Shape
 
 CALL_SECONDS = 0.1  # target duration of a call
 _MASK_BYTES = 2**22
+
+
+class Plan(Protocol):
+    """Which ids each iteration reads."""
+
+    def plan(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Starts (n, B) int64 and reset (n,) bool for iterations begin to end - 1, as for train_steps."""
 
 
 class Batch(NamedTuple):
@@ -38,7 +46,7 @@ class Steps:
     """
 
     def __init__(
-        self, config: Config, backend: str, shape: Shape, ids: np.ndarray, batches: Streams | Windows, threads: int
+        self, config: Config, backend: str, shape: Shape, ids: np.ndarray, batches: Plan, threads: int
     ) -> None:
         self.ops = kernels.load_for_host(backend)
         self._config, self._backend, self._shape, self._threads = config, backend, shape, threads
@@ -98,54 +106,53 @@ class Steps:
         h, c = (np.zeros_like(a) if reset[0] else a for a in (memory.h, memory.c))
         return Batch(np.stack(pieces, axis=1).astype(np.int32), h, c)
 
-    def gradient(self, memory: Memory, iteration: int, batch: Batch) -> np.ndarray:
+    def gradient(self, memory: Memory, iteration: int) -> np.ndarray:
         """The gradient, (N,), by which an iteration updates the weights, before clipping; nothing is changed."""
-        config, theta, masks = self._config, memory.theta, self._masks(iteration, iteration + 1)
-        if config.is_mixed:
-            return self._mixed_gradient(memory, iteration)
-        rate, factors = config.weight_drop or 0.0, None
-        if rate:
-            factors = spec.factors(self._shape, config.real, rate, config.seed, iteration)
+        _, grad, _, _ = self._pass(memory, iteration)
+        return kernels.to_host(grad) * memory.theta.dtype.type(self._grad_scale)
+
+    def _pass(self, memory: Memory, iteration: int) -> tuple[float, np.ndarray, Any, Any]:
+        """The loss and the gradient of an iteration, and h and c after it, as loss_and_grad returns them."""
+        batch, masks, config = self.batch(memory, iteration), self._masks(iteration, iteration + 1), self._config
+        theta, factors = memory.theta, None
+        if config.weight_drop:
+            factors = spec.factors(self._shape, config.real, config.weight_drop, config.seed, iteration)
             theta = kernels.to_host(theta) * factors
-        if config.dtype == "bfloat16":
-            theta = np.array(kernels.to_host(theta))  # a copy
-            for layer in spec.params(theta, self._shape).layers:
-                layer.W_h[...] = spec.round_to_bfloat16(layer.W_h)
-        _, grad, _, _ = self.ops.loss_and_grad(
+        loss, grad, h, c = self.ops.loss_and_grad(
             theta, batch.h, batch.c, batch.x,
             shape=self._shape,
             last_only=config.windows is not None,
             dropout=self._dropout,
             masks=None if masks is None else masks[0],
-            workspace=self._workspace,
-        )  # fmt: skip
-        grad = kernels.to_host(grad) * theta.dtype.type(self._grad_scale)
-        return grad if factors is None else grad * factors
-
-    def _mixed_gradient(self, memory: Memory, iteration: int) -> np.ndarray:
-        """The gradient that training in mixed precision computes, from an iteration on copies at learning rate 0."""
-        config = self._config
-        assert self._workspace is not None
-        theta, _, h, c = (np.array(array) for array in memory)
-        starts, reset = self._batches.plan(iteration, iteration + 1)
-        grad = self._workspace.grad
-        grad.fill(0)  # plain descent leaves out the rows of W_x that no id of the batch selects
-        self.ops.train_steps(
-            theta, np.empty((0, len(theta)), theta.dtype), h, c, self._text, starts, reset, 0.0,
-            shape=self._shape,
-            seq_length=config.seq_length,
-            step=iteration,
-            optimizer="sgd",
-            dropout=self._dropout,
-            masks=self._masks(iteration, iteration + 1),
-            weight_drop=config.weight_drop or 0.0,
-            seed=config.seed,
-            last_only=config.windows is not None,
-            bfloat16=True,
+            bfloat16=config.dtype == "bfloat16",
             workspace=self._workspace,
             threads=self._threads,
         )  # fmt: skip
-        return grad * theta.dtype.type(self._grad_scale)
+        grad = kernels.to_host(grad)
+        if factors is not None:
+            grad *= factors
+        return loss, grad, h, c
+
+    def aside(self) -> AbstractContextManager[Any]:
+        """A context for runs on copies of the memory: what this object remembers of gradients is as before after it."""
+        return nullcontext()
+
+    @property
+    def remainders(self) -> np.ndarray | None:
+        """What all ranks remember of gradients, for a checkpoint; None for nothing."""
+        return None
+
+    @remainders.setter
+    def remainders(self, kept: np.ndarray | None) -> None:
+        pass
+
+    def end_of_call(self, begin: int, most: int) -> int:
+        """The iteration at which a call that begins with iteration `begin` ends, after at most `most` of them."""
+        return begin + most
+
+    def clock(self) -> float:
+        """A clock, in seconds."""
+        return perf_counter()
 
     @property
     def nbytes(self) -> int:

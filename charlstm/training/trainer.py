@@ -9,18 +9,17 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 import kernels
 from charlstm.errors import Diverged, UserError
-from charlstm.host.machine import usable_cores
 from charlstm.model.backend import choose_backend
 from charlstm.model.checkpoint import Checkpoint, shapes_of
 from charlstm.model.memory import Memory, Voice, joined
 from charlstm.model.model import Model
+from charlstm.model.scoring import Bits
 from charlstm.ngram.beside import NGram
 from charlstm.settings.config import EMBEDDED_FROM, EMBEDDING, Config, fitting_dropout
 from charlstm.settings.presets import is_ours
@@ -33,6 +32,7 @@ from charlstm.training.diagnostics import Diagnostics
 from charlstm.training.evaluation import Evaluations, units_per_char
 from charlstm.training.marks import Marks
 from charlstm.training.members import Members
+from charlstm.training.parallel import ALONE, World, gathered
 from charlstm.training.progress import Progress
 from charlstm.training.samples import Samples, Written, is_due, next_due
 from kernels import spec
@@ -53,18 +53,21 @@ class Trainer:
         budgets but the loss
     corpus : Corpus
     checkpoint : where to resume; it must match the corpus and the sizes
+    world : the ranks that train it, all in the same way: each owns some of the streams, with their h and c
     """
 
-    def __init__(self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(
+        self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None, world: World = ALONE
+    ) -> None:
         [self.backend] = {choose_backend(config.backend, net.cell, net.is_mixed) for net in config.nets}
         if self.backend == "cupy" and len(config.nets) > 1:
             raise UserError("--backend cupy: trains one net; use --backend numba with --members or --seeds")
-        self.corpus = corpus
+        self.corpus, self.world = corpus, world
         config = self._settled(config)
         ids, self.held_out = heldout.split(corpus, config.validation, config.validation_from, config.seed)
         self.ids = repeated(ids, corpus.spans, corpus.vocabulary)
-        self.threads = config.threads or usable_cores()
-        self.members = Members(config, self.backend, self.ids, len(corpus.vocabulary), self.threads)
+        self.threads = config.threads or world.threads()
+        self.members = Members(config, self.backend, self.ids, len(corpus.vocabulary), self.threads, world)
         first = self.members.first
         self.shape, self.batches = first.shape, first.batches
         self._samples = Samples(config, corpus, self.ids, first.steps.ops)
@@ -124,6 +127,7 @@ class Trainer:
         self.iteration, self.seconds, self.smooth_loss = old.iteration, old.seconds, old.smooth_loss
         self._loss_sum, self._loss_count, self.marks = old.loss_sum, old.loss_count, Marks.from_dict(old.marks)
         self.mix, self.each = dict(old.mix), dict(old.each)
+        self.members.first.steps.remainders = old.remainders
 
     def put_beside(self, ngram: NGram, digest: str) -> None:
         """Let checkpoints name an n-gram of the training text, which evaluations mix with the net from now on."""
@@ -219,7 +223,8 @@ class Trainer:
         resets = self.members.first.resets  # those of other seeds may be at the same iterations
         reset = resets.after(self.iteration) if resets.every else sys.maxsize
         sample = next_due(self.config.sample_every, self.iteration)
-        return min(self.iterations, self.iteration + self.call_iterations, change, reset, sample, *pauses)
+        end = self.members.first.steps.end_of_call(self.iteration, self.call_iterations)
+        return min(self.iterations, end, change, reset, sample, *pauses)
 
     @property
     def _evaluate_every(self) -> int:
@@ -254,9 +259,10 @@ class Trainer:
         begin, config, limit = self.iteration, self.config, self._show_below()
         rates = self.learning_rates(begin, end)
         diagnostics = self._diagnose() if self._diagnostics.is_due(begin) else None
-        started = perf_counter()
+        clock = self.members.first.steps.clock
+        started = clock()
         losses = self.train(begin, end, rates, limit) / config.batch_size
-        taken = perf_counter() - started
+        taken = clock() - started
         last, diverged = float(losses[-1]), not math.isfinite(losses[-1])
         if diverged:
             losses = losses[:-1]
@@ -322,7 +328,9 @@ class Trainer:
 
         An evaluation made only because the run ends counts for neither patience nor plateaus: a resumed run ignores it.
         """
-        found = [self._evaluations.bits(group) for group in self.members.groups]
+        # One rank's figures count on all: ranks on different processors might differ in the last bit.
+        groups = self.members.groups if self.world.rank == 0 else []
+        found = [Bits(*each) for each in self.world.broadcast([self._evaluations.bits(group) for group in groups])]
         bits, mixed_bits, _ = min(found, key=lambda one: one.net)
         if len(each := [figure for one in found for figure in one.each]) > 1:
             self.each = {"bits": each}
@@ -435,13 +443,18 @@ class Trainer:
     def checkpoint(self) -> Model:
         """The complete state as of the last tick; the arrays are the trainer's own, so save or copy them.
 
+        All ranks call it, and get the states of all streams.
+
         Raises
         ------
         Diverged
             If a weight is not finite: such a model is useless.
+        RanksDiffer
+            If the ranks no longer agree.
         """
         host = [Memory(*(kernels.to_host(array) for array in memory)) for memory in self.members.memories]
         memory = joined(host)
+        h, c = gathered(self.world, memory)
         if not np.isfinite(memory.theta).all():
             raise Diverged(f"a weight is not finite after {self.iteration} iterations: {_STOPPED}")
         found = Model(
@@ -449,8 +462,8 @@ class Trainer:
             vocabulary=self.corpus.vocabulary,
             theta=memory.theta,
             state=memory.state,
-            h=memory.h,
-            c=memory.c,
+            h=h,
+            c=c,
             random_state=tuple(self.random.get_state()),
             iteration=self.iteration,
             position=self.iteration % self.batches.iterations_per_pass * self.config.seq_length,
@@ -462,6 +475,7 @@ class Trainer:
             corpus=self.corpus.facts(),
             mix=dict(self.mix),
             each=dict(self.each),
+            remainders=self.members.first.steps.remainders,
         )
         if self.ngram is not None:
             found.ngram = self.ngram

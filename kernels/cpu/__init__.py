@@ -87,15 +87,20 @@ def loss_and_grad(
     last_only: bool = False,
     dropout: float = 0.0,
     masks: Any = None,
+    bfloat16: bool = False,
     workspace: Workspace | None = None,
+    threads: int | None = None,
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """Compute loss and gradient of a model over one sequence, as :func:`kernels.reference.loss_and_grad`.
 
-    With `workspace`, only h_last and c_last are allocated, and grad is the workspace's buffer.
+    With `workspace`, little but h_last and c_last is allocated, and grad is the workspace's buffer. With bfloat16 or
+    a number of threads, this is an iteration of :func:`train_steps` without its update.
     """
-    T = checks.loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, workspace)
+    T, threads = checks.loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, bfloat16, workspace, threads)
     with checks.exclusive(workspace):
-        ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype, dropout)
+        ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype, dropout, bfloat16)
+        if bfloat16 or threads is not None:
+            return training.gradient(theta, h, c, x, shape, last_only, dropout, masks, bfloat16, ws, threads or 1)
         _carry_in(h, c, ws.h, ws.c)
         extra = extra_of(ws, None if masks is None else masks[None], dropout)
         net, first = Net(readable(theta), spec.offsets(shape)), T - 1 if last_only else 0

@@ -46,8 +46,11 @@ class Chosen(NamedTuple):
 
 
 def chosen(optimizer: str, hyper: dict[str, float]) -> Chosen:
-    """A row of spec.OPTIMIZERS with its constants, as compiled loops take it."""
-    row, padded = OPTIMIZERS[optimizer], np.zeros(MOST_CONSTANTS)
+    """A row of spec.OPTIMIZERS with its constants, as compiled loops take it; no update for an empty name."""
+    padded = np.zeros(MOST_CONSTANTS)
+    if not optimizer:
+        return Chosen(NO_UPDATE, padded, False, False, False)
+    row = OPTIMIZERS[optimizer]
     padded[: len(hyper)] = list(hyper.values())
     return Chosen(CODES[optimizer], padded, row.skips_zeros, row.in_tile, row.corrects_bias)
 

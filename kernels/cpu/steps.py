@@ -197,7 +197,7 @@ def train_loop(cell: str) -> Any:
                 barrier(counter, threads)  # the sums of squares are complete
                 factor = norm_factor(ws.panels, limits[2])
                 constants(optimizer, recipe.step + n, batches.rates[n], limits[0], limits[1], factor, rule.k)
-            if not at_once:
+            if not at_once and optimizer.code != NO_UPDATE:
                 update(APPLY, net, slots, x[:T], ws, extra, recipe.first, status[1], rule, share)
             barrier(counter, threads)  # all parameters are updated, no thread reads this sequence and its states now
         if hidden >= 0:  # this iteration has ended the call

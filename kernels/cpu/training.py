@@ -13,6 +13,7 @@ from kernels.cpu.teamwork import at_best_pace, known_pace, together
 from kernels.cpu.threads import Plan, teams
 from kernels.cpu.values import Net, extra_of, readable
 from kernels.cpu.weight_drop import Drop
+from kernels.spec import Shape
 from kernels.spec.atomic import assignments
 from kernels.spec.checks import Training
 
@@ -40,6 +41,33 @@ def train(call: Training) -> np.ndarray:
     if at >= 0:
         raise ValueError(f"ids: expected ids in [0, {call.shape.vocab_size}), got {call.ids[at]} at {at}")
     return call.losses[:done]
+
+
+def gradient(
+    theta: Any, h: Any, c: Any, x: Any, shape: Shape, last_only: bool, dropout: float, masks: Any, bfloat16: bool,
+    ws: spec.Workspace, threads: int,
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Return what `loss_and_grad` does: one iteration by a team, whose update is left out."""
+    T, B = x.shape[0] - 1, x.shape[1]
+    # The type that a training text of this vocabulary has, so that both use the same compiled loop.
+    kind = next(kind for kind in (np.uint8, np.uint16, np.uint32) if shape.vocab_size - 1 <= np.iinfo(kind).max)
+    theta = readable(theta)
+    call = Training(
+        theta, np.empty((0, len(theta)), theta.dtype), h.copy(), c.copy(), x.T.astype(kind).ravel(),
+        np.arange(B)[None] * (T + 1), np.zeros(1, bool), np.zeros(1), shape, T, 0, "", {}, 1.0, None, None,
+        last_only, dropout, None if masks is None else masks[None], 0.0, 0, bfloat16, np.inf, -np.inf, ws, threads,
+        np.empty(1),
+    )  # fmt: skip
+    run = _Run(call)
+    if run.team.panelled:  # the loop reads them in another order
+        run = _Run(call._replace(theta=theta.copy()))
+    begin, end = run.arrangements()
+    begin()
+    run.all_stretches()
+    end()
+    if not np.isfinite(call.losses[0]):  # the iteration ended before its backward pass
+        ws.grad.fill(np.nan)
+    return float(call.losses[0]), ws.grad, call.h, call.c
 
 
 class _Run:
@@ -106,9 +134,11 @@ class _Run:
         into += [(cells, call.c[:, :, units]) for t in (0, last) for cells, units in _cells_at(ws.c, self.team, t)]
         back = [(call.h, ws.h[:, 0])]
         back += [(call.c[:, :, units], cells) for cells, units in _cells_at(ws.c, self.team, 0)]
-        panels = self.team, call.theta, call.state, self._offsets, ws.grad
-        into += _rearranged(*panels, into=True)
-        back += _rearranged(*panels, into=False)
+        into += _rearranged(self.team, (call.theta, *call.state), self._offsets, ws.grad, into=True)
+        if call.optimizer:
+            back += _rearranged(self.team, (call.theta, *call.state), self._offsets, ws.grad, into=False)
+        else:
+            back += _rearranged(self.team, (ws.grad,), self._offsets, call.theta, into=False)
         return assignments(into), assignments(back)
 
 
@@ -137,14 +167,14 @@ def _cells_at(c: np.ndarray, who: Plan, t: int) -> list[tuple[np.ndarray, slice]
 
 
 def _rearranged(
-    who: Plan, theta: Any, state: Any, offsets: Any, spare: Any, *, into: bool
+    who: Plan, vectors: tuple[Any, ...], offsets: Any, spare: Any, *, into: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield assignments that reorder the blocks with 4H columns into a plan's contiguous panels, or back.
+    """Yield assignments that reorder the blocks with 4H columns of (N,) vectors into a plan's panels, or back.
 
     spare is (N,) and overwritten.
     """
     H = int(who.pieces[:, 1].sum())
-    for flat in (theta, *state) if who.panelled else ():
+    for flat in vectors if who.panelled else ():
         for begin, end in pairwise(offsets[:-1].tolist()):
             old, rows = flat[begin:end], (end - begin) // (4 * H)
             copy = spare[: end - begin]

@@ -299,12 +299,12 @@ globals().update(
 @_taking_device_arrays
 def loss_and_grad(
     theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, last_only: bool = False, dropout: float = 0.0,
-    masks: Any = None, workspace: Workspace | None = None,
+    masks: Any = None, bfloat16: bool = False, workspace: Workspace | None = None, threads: int | None = None,
 ) -> tuple[float, Any, Any, Any]:  # fmt: skip
     """Compute loss and gradient of a model over one sequence, as :func:`kernels.reference.loss_and_grad`."""
-    T = checks.loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, workspace, DEVICE)
-    grad = cupy.empty_like(theta)
-    model = Model(theta, shape, T, x.shape[1], first=T - 1 if last_only else 0, dropout=dropout, grad=grad)
+    T, _ = checks.loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, bfloat16, workspace, threads, DEVICE)
+    grad, first = cupy.empty_like(theta), T - 1 if last_only else 0
+    model = Model(theta, shape, T, x.shape[1], first=first, dropout=dropout, bfloat16=bfloat16, grad=grad)
     model.x[...] = x
     if masks is not None:
         model.masks[...] = masks

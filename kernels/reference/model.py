@@ -49,7 +49,9 @@ def loss_and_grad(
     last_only: bool = False,
     dropout: float = 0.0,
     masks: Ids | None = None,
+    bfloat16: bool = False,
     workspace: Workspace | None = None,
+    threads: int | None = None,
 ) -> tuple[float, Array, Array, Array]:
     """Compute the loss of a model (L stacked layers and a readout) over one sequence, and its gradient.
 
@@ -62,7 +64,10 @@ def loss_and_grad(
     last_only : count only the last step's loss, as for windows that predict one character
     dropout : dropout rate, the fraction of each layer's outputs that is zeroed; the others are divided by 1 - dropout
     masks : (L, T, B, H) uint8, zero where an output is zeroed; None without dropout; read
-    workspace : Workspace of these sizes; the results may then be views of it
+    bfloat16 : mixed precision, as for :func:`train_steps`
+    workspace : Workspace of these sizes, made for bfloat16 if the call uses it; the results may then be views of it
+    threads : most threads that may be used; any number gives the same bits (the reference uses one). None: one thread,
+        which may be quicker to compile, and whose last bits may be others for one or two streams
 
     Returns
     -------
@@ -75,10 +80,18 @@ def loss_and_grad(
     ValueError
         ``x: expected ids in [0, 71), got 71`` and the like.
     """
-    checks.loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, workspace)
+    checks.loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, bfloat16, workspace, threads)
     with checks.exclusive(workspace):
         grad = np.empty_like(theta) if workspace is None else workspace.grad
-        return _loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, grad)
+        return _in_precision(bfloat16, theta, h, c, x, shape, last_only, dropout, masks, grad)
+
+
+def _in_precision(bfloat16: bool, theta: Any, h: Any, c: Any, x: Any, shape: Shape, *rest: Any) -> Any:
+    """The results of :func:`_loss_and_grad`, with the operands that a bfloat16 call rounds rounded."""
+    B = x.shape[1]
+    read = _rounded(theta, shape, B) if bfloat16 else theta
+    with rounded_operands() if spec.is_mixed(bfloat16, B, shape.cell, shape.embedding_size) else nullcontext():
+        return _loss_and_grad(read, h, c, x, shape, *rest)
 
 
 def _loss_and_grad(
@@ -241,14 +254,10 @@ def _train(given: checks.Training) -> np.ndarray:
         if drops:
             factors = spec.factors(shape, theta.dtype, given.weight_drop, given.seed, given.step + n)
             read = theta * factors
-        if given.bfloat16:
-            read = _rounded(read, shape, len(start))
         masks = None if given.masks is None else given.masks[n]
-        is_mixed = spec.is_mixed(given.bfloat16, len(start), shape.cell, shape.embedding_size)
-        with rounded_operands() if is_mixed else nullcontext():
-            loss, _, h_last, c_last = _loss_and_grad(
-                read, h0, c0, x, shape, given.last_only, given.dropout, masks, grad
-            )  # fmt: skip
+        loss, _, h_last, c_last = _in_precision(
+            given.bfloat16, read, h0, c0, x, shape, given.last_only, given.dropout, masks, grad
+        )
         smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * loss / len(start)
         is_low, is_finite = smooth_loss < given.stop_below, np.isfinite(loss)
         made = [(losses[n : n + 1], loss), (h, h0 if is_low else h_last), (c, c0 if is_low else c_last)]

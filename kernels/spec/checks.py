@@ -207,16 +207,26 @@ def optimizer(
 
 # -------------------------------------------------------------------------------------------------------- whole model
 def loss_and_grad(
-    theta: Any, h: Any, c: Any, x: Any, shape: Any, last_only: Any, dropout: Any, masks: Any, ws: Any,
-    family: Family = HOST,
-) -> int:  # fmt: skip
-    """Check the arguments of :func:`loss_and_grad`; return T."""
-    rate = number("dropout", dropout)
+    theta: Any, h: Any, c: Any, x: Any, shape: Any, last_only: Any, dropout: Any, masks: Any, bfloat16: Any, ws: Any,
+    threads: Any, family: Family = HOST,
+) -> tuple[int, int | None]:  # fmt: skip
+    """Check the arguments of :func:`loss_and_grad`; return T and the number of threads, or None."""
+    rate, bf16 = number("dropout", dropout), flag("bfloat16", bfloat16)
     flag("last_only", last_only)
     _check_masks_given(masks, rate)
     sizes = _CHECKS["loss_and_grad"]((theta, h, c, x, masks), family, **_sizes(shape, family))
-    _check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, (theta, h, c, x, masks), family, rate)
-    return sizes["T"]
+    _check_bfloat16(bf16, shape, sizes["B"], theta.dtype, family)
+    _check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, (theta, h, c, x, masks), family, rate, bf16)
+    return sizes["T"], None if threads is None else number("threads", threads)
+
+
+def _check_bfloat16(bfloat16: bool, shape: Shape, B: int, dtype: Any, family: Family) -> None:
+    """Check that the parameters and the backend allow a pass in mixed precision, if it is asked for."""
+    if bfloat16 and dtype != np.float32:
+        raise ValueError(f"bfloat16: expected parameters of float32, got {dtype}")
+    if bfloat16 and family is not HOST and spec.is_mixed(bfloat16, B, shape.cell, shape.embedding_size):
+        got = f"{B}, {shape.cell}, embedding_size {shape.embedding_size}"
+        raise ValueError(f"bfloat16: expected one stream, lstm, without an embedding, on a GPU, got {got}")
 
 
 class Training(NamedTuple):
@@ -283,11 +293,7 @@ def train_steps(
     if len(wrong):
         raise ValueError(f"learning_rate: expected {VALUES['learning_rate'].allowed}, got {wrong[0]}")
     B, M = sizes["B"], sizes["M"]
-    if bf16 and theta.dtype != np.float32:
-        raise ValueError(f"bfloat16: expected parameters of float32, got {theta.dtype}")
-    if bf16 and family is not HOST and spec.is_mixed(bf16, B, shape.cell, shape.embedding_size):
-        got = f"{B}, {shape.cell}, embedding_size {shape.embedding_size}"
-        raise ValueError(f"bfloat16: expected one stream, lstm, without an embedding, on a GPU, got {got}")
+    _check_bfloat16(bf16, shape, B, theta.dtype, family)
     if max(M, 1) <= T:
         raise ValueError(f"seq_length: expected less than {M} (the number of ids), got {T}")
     if starts.size and (int(starts.min()) < 0 or int(starts.max()) + T >= M):

@@ -21,7 +21,10 @@ OPS = {
     "softmax_cross_entropy": "(logits, targets, *, out=None)",
     "clip": "(grad, *, grad_clip=None, grad_clip_norm=None)",
     **{name: _bare(signature(name)) for name in OPTIMIZERS},
-    "loss_and_grad": "(theta, h, c, x, *, shape, last_only=False, dropout=0.0, masks=None, workspace=None)",
+    "loss_and_grad": (
+        "(theta, h, c, x, *, shape, last_only=False, dropout=0.0, masks=None, bfloat16=False, workspace=None, "
+        "threads=None)"
+    ),
     "train_steps": (
         "(theta, state, h, c, ids, starts, reset, learning_rate, *, shape, seq_length, step=0, optimizer='adagrad', "
         "hyper=None, grad_scale=1.0, grad_clip=None, grad_clip_norm=None, last_only=False, "
