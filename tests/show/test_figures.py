@@ -9,7 +9,7 @@ from conftest import made_up_text
 from small_runs import finish, small
 
 from charlstm import figures
-from charlstm.model.scoring import Score
+from charlstm.model.scoring import Bits, Score
 from charlstm.runs.begin import resume, start
 from charlstm.text.corpus import Corpus
 
@@ -78,8 +78,8 @@ def test_a_run_that_diverged_is_said_saved_goes_on_and_can_be_scored(charlstm_co
 
 
 def test_a_measurement_that_is_noise_is_said_once_until_it_is_none(tmp_path, monkeypatch):
-    measured = iter([9.0, 9.5, 2.0, math.nan])
-    monkeypatch.setattr("charlstm.training.evaluation.bits_per_unit", lambda *_: (next(measured), math.nan))
+    measured = (Bits(bits, math.nan, [bits]) for bits in (9.0, 9.5, 2.0, math.nan))
+    monkeypatch.setattr("charlstm.training.evaluation.bits_per_unit", lambda *_: next(measured))
     run = start(
         Corpus.from_text(made_up_text(), "book"),
         small(iterations=40, validation=0.1, validate_every=10),
