@@ -22,7 +22,7 @@ test-browser: $(VENV)/.installed-test  ## the report in Chromium; skipped where 
 
 test-mpi: $(VENV)/.installed-mpi $(VENV)/.installed-sweep  ## training by 2 and 4 ranks, and sweeps; skipped without mpiexec
 	-$(PIP) mpich
-	PATH="$(abspath $(VENV))/bin:$$PATH" $(PYTEST) -m "long or not long" tests/cluster
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(PYTEST) -m "not long" tests/cluster
 
 test-compile: $(VENV)/.installed-gpu-test  ## the CUDA source through NVIDIA's compiler, for every architecture
 	$(PYTEST) -n auto --maxprocesses 4 tests/kernel/test_gpu_compile.py tests/kernel/test_gpu_ptx.py -m "long or not long"

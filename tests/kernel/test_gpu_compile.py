@@ -34,7 +34,10 @@ BUDGETS = {
     },
     "clipping": {"norm_panels": (15, 14, 2048), "norm_factor": (42, 42, 2048), "clip": (26, 32, 0)},
     "persistent": {"lstm_steps": (138, 196, 0), "lstm_steps_back": (184, 214, 0)},
-    "training": {"begin_iteration": (48, 48, 0), "judge": (32, 32, 0), "carry": (38, 38, 0)},
+    "training": {
+        "begin_iteration": (48, 48, 0), "judge": (32, 32, 0), "carry": (38, 38, 0), "hide_weights": (40, 40, 0),
+        "put_weights_back": (36, 36, 0),
+    },
     "sample": {"draw": (64, 64, 3084)},
 }  # fmt: skip
 #: Limits on the registers of the update kernel, by optimizer: float32 and float64.
