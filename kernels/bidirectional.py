@@ -74,7 +74,9 @@ def backward(
     ValueError
         As the cell's backward op.
     """
-    run = getattr(ops, f"{cell}_backward")
+    run, H = getattr(ops, f"{cell}_backward"), caches[0].h.shape[-1]
+    if np.ndim(dh) != 3 or np.shape(dh)[-1] != 2 * H:
+        raise ValueError(f"dh: expected shape (T, B, {2 * H}), got {np.shape(dh)}")
     ahead, behind = (
         run(np.ascontiguousarray(part), cache, *(() if last is None else last), threads=threads)
         for part, cache, last in zip(np.split(dh, 2, axis=-1), caches, (last_ahead, last_behind), strict=True)

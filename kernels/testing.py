@@ -145,9 +145,11 @@ def judge(layer: Judged, seed: int = 0, name: str = "layer") -> list[GradientErr
     def loss() -> float:
         return float(sum((np.asarray(each) * gradients[key]).sum() for key, each in layer.forward().items()))
 
-    found, errors = layer.backward(gradients), []
+    given = {key: each.copy() for key, each in gradients.items()}  # a backward pass may work in place
+    found = {key: np.array(each) for key, each in layer.backward(given).items()}  # and in buffers of its own
+    errors = []
     for key, array in layer.arrays().items():
-        got, wanted = np.asarray(found.get(key, np.nan)), numerical_gradient(loss, array)
+        got, wanted = found.get(key, np.array(np.nan)), numerical_gradient(loss, array)
         error = relative_error(got, wanted) if got.shape == wanted.shape else float("nan")
         errors.append(GradientError(name, key, error))
     return errors

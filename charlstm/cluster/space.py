@@ -84,15 +84,15 @@ def _check(option: str, table: Any, where: str) -> None:
             raise UserError(f"{where}: is no number, so it needs choices")
     for value in values:
         try:
-            from_preset(**{option: plain(value)})
+            from_preset(**{option: plain(option, value)})
         except UserError as error:
             if str(error).startswith(f"--{option.replace('_', '-')}: expected"):
                 raise UserError(f"{where}: {error}") from None  # other errors may be due to options it goes with
 
 
-def plain(value: Any) -> Any:
-    """A value as Config takes it: the word none unsets an option."""
-    return None if value == "none" else value
+def plain(option: str, value: Any) -> Any:
+    """A value as Config takes it: the word none unsets an option that can be unset."""
+    return None if value == "none" and type(None) in _kinds(option) else value
 
 
 def is_whole(option: str) -> bool:

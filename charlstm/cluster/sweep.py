@@ -48,7 +48,9 @@ class Plan:
         UserError
             If they do not go together.
         """
-        return from_preset(**{"plot": False, **self.options, **{name: plain(value) for name, value in chosen.items()}})
+        return from_preset(
+            **{"plot": False, **self.options, **{name: plain(name, value) for name, value in chosen.items()}}
+        )
 
 
 class Row(NamedTuple):
@@ -63,16 +65,14 @@ class Row(NamedTuple):
     folder: str
 
 
-def create(folder: Path, plan: Plan) -> None:
-    """Write a new sweep into an empty folder.
+def see_that_valid(plan: Plan) -> None:
+    """Check a plan.
 
     Raises
     ------
     UserError
-        If the plan is not valid; nothing has been written then.
+        If Optuna is missing, or options and space do not go together.
     """
-    import tomli_w
-
     _see_that_installed()
     checked(plan.space, "the space")
     for name in plan.space:
@@ -80,6 +80,13 @@ def create(folder: Path, plan: Plan) -> None:
             raise UserError(f"--{name.replace('_', '-')}: is searched, so it cannot be given, too")
     if not plan.options.get("validation"):
         raise UserError("--validation: trials are compared by held-out text; give a fraction above 0")
+
+
+def create(folder: Path, plan: Plan) -> None:
+    """Write a new sweep into an empty folder; UserError, and nothing is written, if it is not valid."""
+    import tomli_w
+
+    see_that_valid(plan)
     values = asdict(plan)
     values["options"] = {name: "none" if value is None else value for name, value in plan.options.items()}
     disk.write(folder / PLAN, tomli_w.dumps(values).encode())
@@ -97,7 +104,7 @@ def read(folder: Path) -> Plan:
 
     try:
         values = tomllib.loads((folder / PLAN).read_text("utf-8"))
-        values["options"] = {name: plain(value) for name, value in values["options"].items()}
+        values["options"] = {name: plain(name, value) for name, value in values["options"].items()}
         return Plan(**values)
     except OSError as error:
         raise UserError(f"{folder}: not the folder of a sweep: {PLAN}: {error.strerror or error}") from None
@@ -146,7 +153,7 @@ class Worker:
         self._threads, self._fetch, self._note = threads, fetch, note
         with self._only_one():
             self._study = study(folder)
-        self._corpus: Corpus | None = None  # the text of all trials, which is read once
+        self._corpus: Corpus | None = None
 
     def work(self) -> None:
         """Run trials, one after another, until as many as planned are finished.
@@ -154,7 +161,7 @@ class Worker:
         Raises
         ------
         UserError
-            If the text cannot be read.
+            If this machine cannot read the text or a checkpoint, or write; the trial stays for others.
         """
         while not self.stop:
             taken = self._take()
@@ -221,10 +228,14 @@ class Worker:
         # Seeded by the number: two workers must not draw the same options, nor one that has been started again.
         self._study.sampler = optuna.samplers.TPESampler(seed=self.plan.seed + trial.number, constant_liar=True)
         chosen = suggested(trial, self.plan.space)
-        try:
-            run = self._run_of(trial.number, self.plan.config(chosen))
-        except UserError as error:  # options that do not go together
-            return self._fail(trial, str(error))
+        run = self._resumed(trial.number)
+        if run is None:
+            folder, corpus = self._new_folder(trial.number), self._text()
+            try:  # only options that do not go together fail a trial, not what is wrong with this machine
+                config = replace(self.plan.config(chosen), threads=self._threads)
+                run = begin.start(corpus, config, str(folder), fetch=self._fetch)
+            except UserError as error:
+                return self._fail(trial, str(error))
         is_pruned, seen = False, set(self._study.trials[trial.number].intermediate_values)
         trial.set_user_attr("folder", run.folder.name)
         self._note(
@@ -264,20 +275,29 @@ class Worker:
         self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         self._note(f"trial {trial.number}  failed: {why}")
 
-    def _run_of(self, number: int, config: Config) -> Run:
-        """The run of a trial: resumed if it has a checkpoint, else begun in a folder of its own."""
-        name = f"trial-{number:04}"
-        named = sorted(self.folder.glob(f"{name}*"))
-        for folder in named:
+    def _resumed(self, number: int) -> Run | None:
+        """The run of a trial that has a checkpoint."""
+        for folder in self._folders(number):
             if (folder / store.LAST).is_file():
                 threads = {} if self._threads is None else {"threads": self._threads}
                 return begin.resume(folder, chosen=threads, fetch=self._fetch)
-        if named:  # its worker ended before the first checkpoint
-            name += f"-{len(named) + 1}"
+        return None
+
+    def _new_folder(self, number: int) -> Path:
+        """A new folder for the run of a trial, numbered if a worker ended before the first checkpoint of another."""
+        before = len(self._folders(number))
+        folder = self.folder / (f"trial-{number:04}" + (f"-{before + 1}" if before else ""))
+        disk.make_folder(folder)
+        return folder
+
+    def _folders(self, number: int) -> list[Path]:
+        return sorted(self.folder.glob(f"trial-{number:04}*"))
+
+    def _text(self) -> Corpus:
+        """The text of all trials, which is read once."""
         if self._corpus is None:
-            self._corpus = begin.read_corpus(self.plan.text, config, None, self._fetch)
-        config = replace(config, threads=self._threads)
-        return begin.start(self._corpus, config, str(self.folder / name), fetch=self._fetch)
+            self._corpus = begin.read_corpus(self.plan.text, self.plan.config({}), None, self._fetch)
+        return self._corpus
 
 
 def _tenth(run: Run, progress: Progress) -> int | None:

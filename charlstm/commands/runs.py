@@ -58,7 +58,8 @@ def inspect_run(run: str, checkpoint: str, as_json: bool) -> int:
         f"{model['vocabulary']} {found['unit']}s, {model['parameters']:,} parameters, {model['dtype']}"
     )
     if found["each"]:
-        click.echo(found["each"].replace("   ", "    ", 1) if found["each"].startswith("seeds") else found["each"])
+        label, words = found["each"].split(maxsplit=1)
+        click.echo(f"{label:9}{words}")
     click.echo(f"preset   {found['preset']}" + (", with" if found["options"] else ""))
     for name, value in found["options"].items():
         click.echo(f"         --{name.replace('_', '-')} {'none' if value is None else value}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from charlstm.commands.layout import Grouped, Place, Source, table
 from charlstm.commands.options import config_options, write
 from charlstm.errors import RunFailed, UserError
 from charlstm.settings.config import Config
+from charlstm.show import hints
 from charlstm.training.stopping import ENDS, Stopping
 
 
@@ -58,8 +60,12 @@ def sweep(
     threads = given.pop("threads", None)
     note = partial(click.echo, err=True) if not quiet else lambda line: None
     if join is not None:
-        if text or space or given or out:
-            raise UserError("--join: the sweep has its text and options; only --jobs and --threads go with it")
+        typed = click.core.ParameterSource.COMMANDLINE
+        others = [name for name in ("trials", "prune") if ctx.get_parameter_source(name) is typed]
+        if text or space or given or out or others:
+            raise UserError(
+                "--join: the sweep has its text and options; only --jobs, --threads and --offline go with it"
+            )
         folder = Path(join)
         sweeps.read(folder)
     else:
@@ -72,7 +78,7 @@ def sweep(
     _show(folder, found, as_json, note)
     left = sum(row.state == "running" for row in found) + sweeps.read(folder).trials - len(found)
     if left:
-        note(f"join    charlstm sweep --join {folder}: {left} trials are left")
+        note(f"join    charlstm sweep {hints.option('join', folder)}: {left} trials are left")
     if not number and left:
         raise RunFailed(f"{folder}: all workers have ended, and {left} trials are left")
     return number
@@ -94,7 +100,11 @@ def _begun(
     sources = [os.path.abspath(source) if os.path.exists(source) else source for source in text]
     if "-" in sources:
         raise UserError("TEXT -: several workers cannot read one pipe; give them a file")
+    if "weight" in options:  # of texts, whose workers may start elsewhere
+        named = [word.rpartition("=") for word in options["weight"]]
+        options["weight"] = [f"{os.path.abspath(n) if os.path.exists(n) else n}={number}" for n, _, number in named]
     plan = sweeps.Plan(sources, options, spaces.read(Path(space)), trials, prune, given.get("seed", 0))
+    sweeps.see_that_valid(plan)
     fetch = partial(downloads.fetch, offline=offline)
     corpus = begin.read_corpus(sources, plan.config({}), None, fetch)
     try:
@@ -135,14 +145,16 @@ def _employ(folder: Path, jobs: int, threads: int | None, offline: bool, quiet: 
     each = threads or max(1, usable_cores() // jobs)
     command = [sys.executable, "-m", "charlstm", "sweep", "--join", str(folder), "--worker", "--threads", str(each)]
     command += ["--offline"] * offline + ["--quiet"] * quiet
-    workers, crew = [subprocess.Popen(command) for _ in range(jobs)], _Crew()  # noqa: S603
+    # Ctrl-C in a terminal reaches its whole foreground group: this process alone, which tells the workers once.
+    group = 0 if os.name == "posix" else None
+    workers, crew = [subprocess.Popen(command, process_group=group) for _ in range(jobs)], _Crew()  # noqa: S603
     with Stopping(crew, ENDS, lambda number: None, _leave) as stopping:
         try:
             while any(worker.poll() is None for worker in workers) and not crew.stop:
                 time.sleep(0.1)
         finally:
             for worker in workers:
-                if worker.poll() is None:
+                if worker.poll() is None and not (os.name == "nt" and stopping.number == signal.SIGINT):
                     worker.terminate()
             codes = [worker.wait() for worker in workers]
     if stopping.number is None and all(code > 0 for code in codes):
@@ -176,12 +188,12 @@ def _show(folder: Path, found: list[Any], as_json: bool, note: Any) -> None:
         note("matters " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()))
     results = [plots.Trial(row.number, row.bits, row.state == "pruned") for row in found if row.bits is not None]
     if results:
-        figure = plots.plot(results, shares)
+        figure = plots.plot(results, shares, "byte" if sweeps.read(folder).options.get("bytes") else "char")
         for kind in ("png", "svg"):
             disk.write(folder / f"sweep.{kind}", image(figure, kind))
         note(f"plot    {folder / 'sweep.png'}")
     if found and found[0].state == "complete":
-        note(f"best    trial {found[0].number}: charlstm sample {folder / found[0].folder}")
+        note(f"best    trial {found[0].number}: {hints.sampling(folder / found[0].folder)}")
 
 
 def _word(value: Any) -> str:

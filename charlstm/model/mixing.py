@@ -118,7 +118,7 @@ def said(model: Checkpoint, mix: float | str | None) -> str:
 
 
 def each_in_words(config: Config, each: dict[str, list[float]], unit: str) -> str:
-    """What a run found about each of its nets, in a line; empty for one net, or without an evaluation."""
+    """What a run found about each of its nets, in a line like ``members ...``; empty for one net or no evaluation."""
     if not (bits := each.get("bits")):
         return ""
     if config.seeds == 1:

@@ -154,13 +154,14 @@ def resume(
     UserError
         If the run has no checkpoint or is in use, the text differs, or an option cannot change.
     """
-    found = b""
     try:
         folder, lock, old, notes = _taken(run)
-        found = old.to_bytes() if world.size > 1 else b""
-    finally:
-        world.broadcast_bytes(found)
-        world.has_agreed = not found
+    except BaseException:
+        world.broadcast_bytes(b"")
+        world.has_agreed = world.size > 1
+        raise
+    if world.size > 1:
+        world.broadcast_bytes(old.to_bytes())
     try:
         with world.together():
             trainer = _continued(old, folder, sources, chosen or {}, fetch, force_corpus, world, notes)

@@ -157,7 +157,7 @@ def _facts(model: Model) -> dict[str, Any]:
         "seconds": round(model.seconds, 1),
         "read": model.iteration * model.config.iteration_chars,
         "best": for_json(marks.get("best_validation")),
-        "mix": "; ".join(filter(None, mix)) if model.mix or count > 1 else "",
+        "mix": "; ".join(filter(None, mix)),
         "shown": first,
         "seqLength": model.config.seq_length,
     }

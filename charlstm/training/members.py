@@ -18,8 +18,9 @@ from charlstm.model.checkpoint import shape_of, speaking
 from charlstm.model.memory import Memory, Voice
 from charlstm.settings.config import Config
 from charlstm.text.batches import Resets, Streams, Windows
-from charlstm.training.parallel import ALONE, World, share_of, steps_of
+from charlstm.training.parallel import share_of, steps_of
 from charlstm.training.steps import CALL_SECONDS
+from charlstm.training.world import ALONE, World
 from kernels import spec
 
 _CALIBRATION_SECONDS = 1.0

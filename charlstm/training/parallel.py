@@ -90,6 +90,7 @@ class ParallelSteps(Steps):
         mine = replace(config, batch_size=config.batch_size // world.size)
         super().__init__(mine, backend, shape, ids, _Dealt(batches, self._share), threads)
         self._all_masks = (*self._mask[:2], config.batch_size, config.hidden_size)
+        self.most = max(1, self.most // world.size)  # masks are drawn for all ranks
         self._sums = spec.aligned_zeros((spec.num_parameters(shape) + 1,), config.real)
         self._half = HalfSum(world, len(self._sums)) if config.sync_dtype == "bfloat16" else None
         if self._workspace is not None:
@@ -135,7 +136,7 @@ class ParallelSteps(Steps):
 
     def _summed(self, loss: float, grad: np.ndarray, way: World | HalfSum) -> np.ndarray:
         """The sum over all ranks of the gradient, and of the loss, which is only good for a look: (N + 1,)."""
-        if grad.base is not self._sums:  # a backend without a workspace
+        if self._workspace is None:
             self._sums[:-1] = grad
         self._sums[-1] = loss
         way.all_reduce(self._sums)
@@ -168,8 +169,12 @@ class ParallelSteps(Steps):
             if at > begin and at % self._every:
                 continue
             stop = min(end, (at // self._every + 1) * self._every)
-            made = super().run(memory, at, stop, rates[at - begin : stop - begin])
-            losses[at - begin : at - begin + len(made)] = made
+            for first in range(at, stop, self.most):  # the masks of all of them could be too large
+                last = min(stop, first + self.most)
+                made = super().run(memory, first, last, rates[first - begin : last - begin])
+                losses[first - begin : first - begin + len(made)] = made
+                if len(made) < last - first:
+                    break
             for shared in (memory.theta, memory.state):
                 self._world.all_reduce(shared)
                 np.divide(shared, self._world.size, out=shared)
@@ -190,7 +195,8 @@ class ParallelSteps(Steps):
     def gradient(self, memory: Memory, iteration: int) -> np.ndarray:
         """The gradient, (N,), by which an iteration updates the weights, before clipping; nothing is changed."""
         loss, grad, _, _ = self._pass(memory, iteration)
-        return self._summed(loss, grad, self._world)[:-1] * memory.theta.dtype.type(self._grad_scale)
+        scale = self._grad_scale / (self._world.size if self._every > 1 else 1)
+        return self._summed(loss, grad, self._world)[:-1] * memory.theta.dtype.type(scale)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -239,6 +245,3 @@ def gathered(world: World, memory: Memory) -> tuple[np.ndarray, np.ndarray]:
         )
     h, c = (np.concatenate(world.gather(array), axis=1) for array in (memory.h, memory.c))
     return h, c
-
-
-__all__ = ["ALONE", "ParallelSteps", "World", "gathered", "share_of", "steps_of"]

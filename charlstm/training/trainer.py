@@ -32,9 +32,10 @@ from charlstm.training.diagnostics import Diagnostics
 from charlstm.training.evaluation import Evaluations, units_per_char
 from charlstm.training.marks import Marks
 from charlstm.training.members import Members
-from charlstm.training.parallel import ALONE, World, gathered
+from charlstm.training.parallel import gathered
 from charlstm.training.progress import Progress
 from charlstm.training.samples import Samples, Written, is_due, next_due
+from charlstm.training.world import ALONE, World
 from kernels import spec
 
 _RECENT = 50_000  # characters whose mean loss has a standard deviation of about 0.01 nats

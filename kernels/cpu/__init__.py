@@ -141,8 +141,8 @@ def train_steps(
 ) -> np.ndarray:
     """Run n iterations, compiled, as :func:`kernels.reference.train_steps`.
 
-    Iterations allocate nothing; with `workspace` and `out` the call allocates little. The call releases the GIL and
-    takes it back about ten times a second, so that Python can run signal handlers.
+    Iterations allocate nothing; with `workspace` and `out` the call allocates little, with weight_drop a copy of each
+    W_h. The call releases the GIL and takes it back about ten times a second, so that Python can run signal handlers.
     """
     given = checks.train_steps(
         theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, step=step,

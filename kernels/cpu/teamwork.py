@@ -157,6 +157,7 @@ def together_or_alone(
         begin()
         done = together(partial(member, team), len(team.members), counter)
         if done is not None:
+            done = done and counter[1] == 0  # a thread may have given up after the first one's last barrier
             _retreat.record(not done, perf_counter())
             if done:
                 return

@@ -322,10 +322,9 @@ def workspace(
     """Return None: CuPy reuses freed memory by itself, so a call on the GPU needs no workspace."""
 
 
-def _at_once(**given: Any) -> Any:
+def _at_once(given: checks.Training) -> Any:
     """Run train_steps for models that each fit in a thread block; return None if they do not."""
-    training = checks.train_steps(**given, family=DEVICE)
-    return _in_blocks(training) if small.fits(training) else None
+    return _in_blocks(given) if small.fits(given) else None
 
 
 def _in_blocks(given: checks.Training) -> Any:

@@ -55,7 +55,8 @@ def train(given: checks.Training, rates: Any) -> Any:
             x = gather(ids, starts[part], T + 1, given.shape.vocab_size)
             masks = None if given.masks is None else given.masks[part]
             by_iteration = np.array(rates[:, part].T, theta.dtype, order="C")  # CuPy would keep the order of .T
-            keys = spec.dropping(given.weight_drop, given.seed, given.step + part.start, len(x)).keys
+            drawn = len(x) if given.weight_drop else 0
+            keys = spec.dropping(given.weight_drop, given.seed, given.step + part.start, drawn).keys
             arrays = (x, given.reset[part], masks, given.losses[part], cupy.asarray(by_iteration), cupy.asarray(keys))
             graph.prepare(arrays)
             for _, count in pace.launches(len(x)):

@@ -122,10 +122,8 @@ def _in_order(sizes: dict[str, int], x: Any, lengths: Any, reverse: Any, threads
         if lengths.min() < 1 or lengths.max() > T:
             wrong = lengths.min() if lengths.min() < 1 else lengths.max()
             raise ValueError(f"lengths: expected numbers from 1 to {T} (T), got {wrong}")
-        if x.ndim == 3:
-            beyond = np.arange(T)[:, None] >= lengths
-            if not np.isfinite(x[beyond]).all():  # they are multiplied by zero
-                raise ValueError("x: expected finite numbers beyond lengths, got NaN or inf")
+        if x.ndim == 3 and not all(np.isfinite(x[n:, b]).all() for b, n in enumerate(lengths.tolist())):
+            raise ValueError("x: expected finite numbers beyond lengths, got NaN or inf")  # they are multiplied by zero
     return given
 
 

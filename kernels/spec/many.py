@@ -15,7 +15,9 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from kernels.spec import checks
 from kernels.spec.arguments import HOST, Family
+from kernels.spec.checks import Training
 from kernels.spec.values import SMOOTHING
 
 Train = TypeVar("Train", bound=Callable[..., Any])
@@ -24,12 +26,12 @@ _SECONDS = 0.1  # of training between two looks at signals
 
 
 def or_several_models(
-    workspace_of: Callable[..., Any], family: Family = HOST, at_once: Callable[..., Any] = lambda **_: None
+    workspace_of: Callable[..., Any], family: Family = HOST, at_once: Callable[[Training], Any] = lambda _: None
 ) -> Callable[[Train], Train]:
     """Decorator of a backend's train_steps that makes it take several models, too.
 
-    workspace_of allocates buffers. at_once takes all arguments by name and trains all models in one launch, or returns
-    None if it cannot.
+    workspace_of allocates buffers. at_once takes the checked call and trains all models in one launch, or returns None
+    if it cannot.
     """
 
     def decorate(train_steps: Train) -> Train:
@@ -42,7 +44,7 @@ def or_several_models(
             given = order.bind(theta, *arrays, **options)
             given.apply_defaults()
             _check_models(given.arguments)
-            losses = at_once(**given.arguments)
+            losses = at_once(checks.train_steps(**given.arguments, family=family))
             if losses is not None:
                 return losses
             named = {name: given.arguments.pop(name) for name in _ARRAYS}
@@ -66,7 +68,7 @@ def _check_models(given: dict[str, Any]) -> None:
         raise ValueError(f"workspace: expected None for {models} models")
     for name in _ARRAYS:
         array = given[name]
-        if array is None or name in ("ids", "out") or (name == "learning_rate" and np.ndim(array) < 2):
+        if not np.ndim(array) or name in ("ids", "out") or (name == "learning_rate" and np.ndim(array) < 2):
             continue
         if len(array) != models:
             raise ValueError(f"{name}: expected {models} models, as in theta, got {np.shape(array)}")

@@ -1,6 +1,7 @@
 """Sweeps: the search space, the study that workers share, and what a killed worker leaves."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 from charlstm.cli import cli
 from charlstm.cluster import space
 from charlstm.errors import UserError
+from charlstm.model.checkpoint import Checkpoint
 from charlstm.settings.config import from_preset
 
 TEXT = "".join(f"{n} men went to mow, went to mow {n * n} meadows; " for n in range(120))
@@ -210,3 +212,24 @@ def test_the_plan_of_a_sweep_is_read_as_written(tmp_path):
     (tmp_path / "sweep.toml").write_text("trials = 3")
     with pytest.raises(UserError, match="damaged"):
         sweeps.read(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs process groups")
+def test_ctrl_c_saves_the_trials_of_all_workers(tmp_path):
+    """In a terminal, the signal reaches the whole foreground group."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "space.toml").write_text(SPACE)
+    long = ("--iterations", "1000000", "--no-prune", "--jobs", "2", "--out", "sweep")
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "charlstm", "sweep", "text.txt", "--space", "space.toml", *OPTIONS, *long],
+        cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
+    )  # fmt: skip
+    metrics = [tmp_path / "sweep" / f"trial-000{n}" / "metrics.jsonl" for n in range(2)]
+    until = time.monotonic() + 120
+    while not all(path.exists() and path.stat().st_size for path in metrics) and time.monotonic() < until:
+        time.sleep(0.1)
+    os.killpg(sweep.pid, signal.SIGINT)
+    told = sweep.communicate(timeout=60)[1]
+    assert sweep.returncode == 130, told
+    for path in metrics:
+        assert Checkpoint.from_file(path.parent / "last.safetensors").iteration > 0

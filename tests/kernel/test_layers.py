@@ -90,8 +90,12 @@ def test_a_ragged_batch_is_its_streams_one_by_one(ref, cell, reverse):
 @pytest.mark.parametrize("dims", [(3, 1, 5, 100), (4, 7, 5, 129), (5, 33, 4, 17), (2, 16, 3, 64)], ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 def test_any_number_of_threads_gives_the_same_bits(numba, cell, dims, monkeypatch):
-    from kernels.cpu import single
+    from kernels.cpu import pace, single, teamwork
 
+    class Patient(pace.Retreat):
+        WAITS = 2**40  # a team that gave up would leave the work to one thread
+
+    monkeypatch.setattr(teamwork, "_retreat", Patient())
     monkeypatch.setattr(single, "_WORK", 0)  # so that small layers have a team, too
     arrays, x, lengths, dh, last = given(cell, dims)
     for order in ({}, {"lengths": lengths, "reverse": True}):

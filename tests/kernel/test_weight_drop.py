@@ -1,5 +1,6 @@
 """Weight drop: what an iteration leaves out of each recurrent matrix, and the gradient of what it reads."""
 
+from contextlib import nullcontext
 from itertools import pairwise
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_one_call_or_several_give_the_same_bits(ops, dtype):
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("why", ["smoothed loss", "not finite"])
+@pytest.mark.parametrize("why", ["smoothed loss", "not finite", "unknown id"])
 @pytest.mark.parametrize(("H", "B"), [(20, 1), (70, 1), (20, 9)])
 def test_an_iteration_that_ends_the_call_leaves_the_weights_whole(ops, why, H, B):
     T, V = 4, 9
@@ -91,13 +92,16 @@ def test_an_iteration_that_ends_the_call_leaves_the_weights_whole(ops, why, H, B
     theta, h, c = (each.copy() for each in arrays[:3])
     if why == "not finite":
         spec.params(theta, shape).b_y[0] = np.nan
-    before = theta.copy()
-    losses = ops.train_steps(
-        theta, np.zeros((1, len(theta))), h, c, np.zeros(99, np.uint8), np.zeros((3, B), np.int64), np.zeros(3, bool),
-        0.1, shape=shape, seq_length=T, weight_drop=RATE, threads=2,
-        smooth_loss=1.0, stop_below=99.0 if why == "smoothed loss" else -np.inf,
-    )  # fmt: skip
-    assert len(losses) == 1
+    before, ids = theta.copy(), np.zeros(99, np.uint8)
+    if why == "unknown id":
+        ids[2] = V
+    with pytest.raises(ValueError, match="ids: expected") if why == "unknown id" else nullcontext():
+        losses = ops.train_steps(
+            theta, np.zeros((1, len(theta))), h, c, ids, np.zeros((3, B), np.int64), np.zeros(3, bool), 0.1,
+            shape=shape, seq_length=T, weight_drop=RATE, threads=2, smooth_loss=1.0,
+            stop_below=99.0 if why == "smoothed loss" else -np.inf,
+        )  # fmt: skip
+        assert len(losses) == 1
     assert theta.tobytes() == before.tobytes()
 
 

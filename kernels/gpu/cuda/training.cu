@@ -1,8 +1,9 @@
 // Begins and ends a training iteration inside a CUDA graph, which is launched many times without a change.
 //
 // plan: addresses of the ids of n iterations x (n, T+1, B), reset (n,), dropout masks (n, ...), losses (n,), the rates
-// (n, 3) and the keys of weight drop (n, 2). progress: the number of iterations with a loss; why training has ended (0: it has not, 1: smoothed loss below
-// the limit, 2: loss not finite); whether the last iteration counts. Once training has ended, nothing more is written.
+// (n, 3) and the keys of weight drop (n, 2). progress: the number of iterations with a loss; why training has ended (0:
+// it has not, 1: smoothed loss below the limit, 2: loss not finite); whether the last iteration counts. Once training
+// has ended, nothing more is written.
 
 // Copies the iteration's ids and masks, and sets the first row of h and c (L, T+1, B, H) to the carried state or to zero.
 KERNEL begin_iteration(const unsigned long long* plan, const int* progress, int* x, unsigned char* masks, const real* h_carried,
@@ -43,7 +44,7 @@ KERNEL carry(const int* progress, const real* h, const real* c, real* h_carried,
     }
 }
 
-// ----------------------------------------------------------------------------------------------------------- weight drop
+// --------------------------------------------------------------------------------------------------------- weight drop
 __device__ __forceinline__ unsigned mixed(unsigned x) {
     x = (x ^ (x >> 16)) * 0x21F0AAADu;
     x = (x ^ (x >> 15)) * 0xD35A2D97u;
