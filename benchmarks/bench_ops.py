@@ -112,7 +112,7 @@ def test_a_call_of_the_smallest_layer(in_turns, backend, with_buffers):
     """Measure the overhead of a call (T = B = 1, H = 16), and the argument checks' share of it."""
     x, h0, c0, W_x, W_h, b = arguments = layer(1, 1, 71, 16)
     out = tuple(np.zeros(each, "float32") for each in ((2, 1, 16), (2, 1, 16), (1, 1, 64))) if with_buffers else None
-    checking = best_time(lambda: checks.forward("lstm", x, (h0, c0), W_x, W_h, (b,), out), 200)
+    checking = best_time(lambda: checks.forward("lstm", x, (h0, c0), W_x, W_h, (b,), None, False, 1, out), 200)
     in_turns("call", lambda ops: lambda: ops.lstm_forward(*arguments, out=out), checks=checking)
 
 

@@ -100,7 +100,7 @@ def cut(arguments):
 def is_only_parsed(arguments):
     """Return whether a line would download, measure for minutes, or need software that may be missing here."""
     fetched = {name for name, text in downloads.BUILT_IN.items() if text.url}
-    return arguments[0] == "bench" or bool(fetched & set(arguments)) or "cupy" in arguments
+    return arguments[0] in ("bench", "sweep") or bool(fetched & set(arguments)) or "cupy" in arguments
 
 
 @pytest.mark.parametrize("block", list(blocks("sh")))

@@ -216,10 +216,22 @@ def test_the_plan_of_a_sweep_is_read_as_written(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="needs process groups")
 def test_ctrl_c_saves_the_trials_of_all_workers(tmp_path):
-    """In a terminal, the signal reaches the whole foreground group."""
+    """In a terminal, the signal reaches the whole foreground group; an iteration takes long enough for a second one."""
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "space.toml").write_text(SPACE)
-    long = ("--iterations", "1000000", "--no-prune", "--jobs", "2", "--out", "sweep")
+    long = (
+        "--seq-length",
+        "1200",
+        "--num-layers",
+        "8",
+        "--iterations",
+        "1000000",
+        "--no-prune",
+        "--jobs",
+        "2",
+        "--out",
+        "sweep",
+    )
     sweep = subprocess.Popen(
         [sys.executable, "-m", "charlstm", "sweep", "text.txt", "--space", "space.toml", *OPTIONS, *long],
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
