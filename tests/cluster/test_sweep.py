@@ -216,7 +216,7 @@ def test_the_plan_of_a_sweep_is_read_as_written(tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="needs process groups")
 def test_ctrl_c_saves_the_trials_of_all_workers(tmp_path):
-    """In a terminal, the signal reaches the whole foreground group; an iteration takes long enough for a second one."""
+    """In a terminal, the signal reaches the whole foreground group."""
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "space.toml").write_text(SPACE)
     long = (

@@ -271,3 +271,26 @@ def test_anybodys_layer_is_judged(ref):
     gru.backward = lambda gradients: {"x": np.zeros(2)}
     assert all(np.isnan(each.error) for each in testing.judge(gru))
     assert not testing.is_correct(testing.judge(gru))
+
+
+def test_a_judged_layer_may_work_in_place_and_reuse_its_buffers(ref):
+    class InPlace(_Adapted):
+        def backward(self, gradients):
+            found = super().backward(gradients)
+            for each in gradients.values():
+                each.fill(0)
+            self.found = found
+            return found
+
+        def forward(self):
+            for each in getattr(self, "found", {}).values():
+                each.fill(np.nan)
+            return super().forward()
+
+    assert testing.is_correct(testing.judge(InPlace(ref, "gru")))
+    nothing = _Adapted(ref, "gru")
+    nothing.backward = lambda gradients: (
+        [each.fill(0) for each in gradients.values()]
+        and {name: np.zeros_like(each) for name, each in nothing.given.items()}
+    )
+    assert not testing.is_correct(testing.judge(nothing))

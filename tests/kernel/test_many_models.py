@@ -78,6 +78,32 @@ def test_an_array_without_the_axis_of_models_is_refused(ops):
         trained(ops, together, ids, starts, reset, 0.01, threads=2)
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("out", np.zeros((M, N_ITERATIONS - 1))),
+        ("out", np.zeros((M, N_ITERATIONS + 1))),
+        ("reset", np.zeros((M, N_ITERATIONS + 2), bool)),
+        ("learning_rate", np.full(N_ITERATIONS - 1, 0.1)),
+        ("state", None),
+        ("threads", 0),
+        ("threads", "2"),
+        ("stop_below", None),
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_is_refused_before_anything_is_trained(ops, name, wrong):
+    (theta, state, h, c), ids, starts, reset = given()
+    before = theta.copy()
+    arguments = {"state": state, "reset": reset, "learning_rate": 0.1, "threads": 2, "out": None, "stop_below": -np.inf}
+    arguments[name] = wrong
+    with pytest.raises((ValueError, TypeError), match=f"^{name}: expected"):
+        ops.train_steps(
+            theta, h=h, c=c, ids=ids, starts=starts, shape=SHAPE, seq_length=T, optimizer="adam", **arguments
+        )
+    assert theta.tobytes() == before.tobytes()
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="sends a signal as POSIX systems do")
 def test_a_signal_ends_the_call_between_iterations():
     import kernels
