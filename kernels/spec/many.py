@@ -44,6 +44,10 @@ def or_several_models(
             given = order.bind(theta, *arrays, **options)
             given.apply_defaults()
             _check_models(given.arguments)
+            for name in ("starts", "reset", "masks"):  # read alone, so a slice of a longer plan will do
+                array = given.arguments[name]
+                if type(array) in family.types and not array.flags.c_contiguous:
+                    given.arguments[name] = family.copied(array)
             losses = at_once(checks.train_steps(**given.arguments, family=family))
             if losses is not None:
                 return losses
