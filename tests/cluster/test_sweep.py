@@ -93,7 +93,7 @@ def test_trials_are_runs_and_the_best_comes_first(begin, tmp_path):
         assert model.iteration == 30
         assert model.marks["best_validation"] == row["bits"]
         assert model.config.hidden_size == row["options"]["hidden_size"]
-        assert model.config.grad_clip_norm == space.plain(row["options"]["grad_clip_norm"])
+        assert model.config.grad_clip_norm == space.plain("grad_clip_norm", row["options"]["grad_clip_norm"])
     assert (tmp_path / "sweep" / "sweep.csv").read_text().startswith("trial,state,bits,hidden_size,learning_rate,")
     assert (tmp_path / "sweep" / "sweep.png").is_file()
     assert len({row["options"]["learning_rate"] for row in rows}) == 6
@@ -245,3 +245,8 @@ def test_ctrl_c_saves_the_trials_of_all_workers(tmp_path):
     assert sweep.returncode == 130, told
     for path in metrics:
         assert Checkpoint.from_file(path.parent / "last.safetensors").iteration > 0
+
+
+def test_the_word_none_unsets_only_options_that_can_be_unset():
+    assert space.plain("grad_clip_norm", "none") is None
+    assert space.plain("epoch_samples", "none") == "none"
