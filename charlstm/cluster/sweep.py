@@ -358,7 +358,9 @@ def write_table(folder: Path, found: list[Row]) -> Path:
 
 
 def _in_words(options: dict[str, Any]) -> str:
-    words = (
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in options.items()
-    )
-    return "  ".join(words)
+    return "  ".join(f"{name} {word(value)}" for name, value in options.items())
+
+
+def word(value: Any) -> str:
+    """The value of an option, for the user."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

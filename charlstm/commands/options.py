@@ -100,3 +100,8 @@ def write(text: str) -> None:
     """Write to stdout and flush it."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def leave(number: int) -> None:
+    """Exit at once, as after a second signal of this number."""
+    raise click.exceptions.Exit(128 + number)

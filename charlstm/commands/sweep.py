@@ -9,12 +9,13 @@ import time
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 
 from charlstm.commands.layout import Grouped, Place, Source, table
-from charlstm.commands.options import config_options, write
+from charlstm.commands.options import config_options, leave, write
 from charlstm.errors import RunFailed, UserError
 from charlstm.settings.config import Config
 from charlstm.show import hints
@@ -107,10 +108,7 @@ def _begun(
     sweeps.see_that_valid(plan)
     fetch = partial(downloads.fetch, offline=offline)
     corpus = begin.read_corpus(sources, plan.config({}), None, fetch)
-    try:
-        folder = begin.new_folder(f"{corpus.name}-sweep") if out is None else begin.empty_folder(Path(out))
-    except OSError as error:
-        raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
+    folder = begin.made_folder(f"{corpus.name}-sweep", out)
     sweeps.create(folder, plan)
     return folder
 
@@ -122,20 +120,9 @@ def _work(folder: Path, threads: int | None, offline: bool, note: Any) -> int:
 
     worker = Worker(folder, threads, partial(downloads.fetch, offline=offline), note)
     told = lambda number: note("stopping after this iteration; press Ctrl-C again to quit immediately")  # noqa: E731
-    with Stopping(worker, ENDS, told, _leave) as stopping:
+    with Stopping(worker, ENDS, told, leave) as stopping:
         worker.work()
     return 0 if stopping.number is None else 128 + stopping.number
-
-
-def _leave(number: int) -> None:
-    raise click.exceptions.Exit(128 + number)
-
-
-class _Crew:
-    """The processes that work on a sweep; `stop` ends them."""
-
-    def __init__(self) -> None:
-        self.stop = False
 
 
 def _employ(folder: Path, jobs: int, threads: int | None, offline: bool, quiet: bool) -> int:
@@ -147,8 +134,8 @@ def _employ(folder: Path, jobs: int, threads: int | None, offline: bool, quiet: 
     command += ["--offline"] * offline + ["--quiet"] * quiet
     # Ctrl-C in a terminal reaches its whole foreground group: this process alone, which tells the workers once.
     group = 0 if os.name == "posix" else None
-    workers, crew = [subprocess.Popen(command, process_group=group) for _ in range(jobs)], _Crew()  # noqa: S603
-    with Stopping(crew, ENDS, lambda number: None, _leave) as stopping:
+    workers, crew = [subprocess.Popen(command, process_group=group) for _ in range(jobs)], SimpleNamespace(stop=False)  # noqa: S603
+    with Stopping(crew, ENDS, lambda number: None, leave) as stopping:
         try:
             while any(worker.poll() is None for worker in workers) and not crew.stop:
                 time.sleep(0.1)
@@ -177,7 +164,7 @@ def _show(folder: Path, found: list[Any], as_json: bool, note: Any) -> None:
         body = [
             (
                 str(row.number), row.state, "" if row.bits is None else f"{row.bits:.4f}",
-                *(_word(row.options.get(name, "")) for name in names), f"{row.chars:,}", f"{row.seconds:.1f}",
+                *(sweeps.word(row.options.get(name, "")) for name in names), f"{row.chars:,}", f"{row.seconds:.1f}",
             )
             for row in found
         ]  # fmt: skip
@@ -194,7 +181,3 @@ def _show(folder: Path, found: list[Any], as_json: bool, note: Any) -> None:
         note(f"plot    {folder / 'sweep.png'}")
     if found and found[0].state == "complete":
         note(f"best    trial {found[0].number}: {hints.sampling(folder / found[0].folder)}")
-
-
-def _word(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

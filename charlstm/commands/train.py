@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from charlstm.commands.layout import Grouped, Place, Source, table, word_option
-from charlstm.commands.options import config_options, write
+from charlstm.commands.options import config_options, leave, write
 from charlstm.commands.ranks import ending_together
 from charlstm.errors import UserError
 from charlstm.settings.config import PRESETS, Config
@@ -162,7 +162,7 @@ def _help(
             text, config, model = _chosen(text, given, from_run, "own", display.Silent())
         helper = begin.help_to_start(text, config, world, model=model, fetch=fetch)
     world.bound()
-    with _saved_by_signal(helper), Stopping(helper, ENDS, lambda number: None, _leave) as stopping:
+    with _saved_by_signal(helper), Stopping(helper, ENDS, lambda number: None, leave) as stopping:
         for _progress in helper.train():
             pass
     return 0 if stopping.number is None else 128 + stopping.number
@@ -253,7 +253,7 @@ def _train(run: Any, screen: Any, began: float, show_sample: bool) -> int:
     live = LiveSamples(trainer)
     screen.status("preparing ...")
     with display.CompileNote(screen):
-        stopping = Stopping(run, ENDS, lambda number: screen.note(_STOPPING), _leave)
+        stopping = Stopping(run, ENDS, lambda number: screen.note(_STOPPING), leave)
         with _saved_by_signal(run), stopping, closing(screen):
             for progress in run.train():
                 screen.show(progress)
@@ -297,10 +297,6 @@ def _describe(trainer: Any, screen: Any) -> None:
     if config.validation:
         screen.status("measuring the n-gram baseline ...")
         _note_baseline(trainer, screen)
-
-
-def _leave(number: int) -> None:
-    raise click.exceptions.Exit(128 + number)
 
 
 @contextmanager

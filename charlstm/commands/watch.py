@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from charlstm.commands.options import RUN, write
+from charlstm.commands.options import RUN, leave, write
 from charlstm.training.stopping import ENDS, Stopping
 
 _SECONDS = 0.5  # between two looks at the files
@@ -30,7 +30,7 @@ def watch(run: str, once: bool) -> int:
         write(_picture(_panel(following)) + _state(following) + "\n")
         return 0
     # Stopping, because an exception in the middle of drawing would leave a part of the panel on the screen
-    stopping = Stopping(following, ENDS, lambda number: None, _leave)
+    stopping = Stopping(following, ENDS, lambda number: None, leave)
     with closing(display.choose(quiet=False, as_json=False)) as screen, stopping:
         _follow(following, screen)
     if stopping.number is not None:
@@ -59,10 +59,6 @@ def _follow(following: Any, screen: Any) -> None:
         is_told = bool(silent)
         screen.status("" if is_begun and not silent else "nothing written for" if silent else "waiting for reports ...")
         sleep(_SECONDS)
-
-
-def _leave(number: int) -> None:
-    raise click.exceptions.Exit(128 + number)
 
 
 def _panel(following: Any) -> Any:

@@ -88,8 +88,8 @@ def help_to_start(
 
 def _made(name: str, out: str | None, environment: bytes) -> tuple[Path, Lock]:
     """The new folder of a run, locked, with its environment.json."""
+    folder = made_folder(name, out)
     try:
-        folder = new_folder(name) if out is None else empty_folder(Path(out))
         lock = Lock(folder)
         empty_folder(folder)  # check again, now that it is locked
         disk.write(folder / "environment.json", environment)
@@ -376,6 +376,20 @@ def _as_asked(corpus: Corpus, config: Config) -> Corpus:
     if config.bytes and not is_bytes:
         raise UserError(f"--bytes: {corpus.name} is a Corpus of characters; create it with Corpus.from_bytes")
     return corpus
+
+
+def made_folder(name: str, out: str | None) -> Path:
+    """Create the folder `out`, which may exist if it is empty, or a new one, runs/NAME, -2, ...
+
+    Raises
+    ------
+    UserError
+        If it cannot be made, or `out` has files.
+    """
+    try:
+        return new_folder(name) if out is None else empty_folder(Path(out))
+    except OSError as error:
+        raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
 
 
 def new_folder(name: str) -> Path:

@@ -157,10 +157,7 @@ def new_folder(corpus: Corpus, out: str | None) -> Path:
     UserError
         If it cannot be made, or `out` has files.
     """
-    try:
-        return begin.new_folder(f"{corpus.name}-compare") if out is None else begin.empty_folder(Path(out))
-    except OSError as error:
-        raise UserError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
+    return begin.made_folder(f"{corpus.name}-compare", out)
 
 
 def named(runs: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[str, Path]]:

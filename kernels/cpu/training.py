@@ -60,7 +60,7 @@ def gradient(
     )  # fmt: skip
     run = _Run(call)
     if run.team.panelled:  # the loop reads them in another order
-        run = _Run(call._replace(theta=theta.copy()))
+        run.call = call._replace(theta=theta.copy())
     begin, end = run.arrangements()
     begin()
     run.all_stretches()

@@ -131,10 +131,9 @@ def test_choices_are_as_frequent_as_said_and_independent(rate):
         assert np.abs((kept[:, by:] & kept[:, :-by]).mean(axis=1) - mean**2).max() < error
 
 
+@pytest.mark.lacking("cupy")
 def test_bfloat16_of_batches_rounds_what_is_left(ops, ref):
     """The distance to the reference, which rounds the same weights, is small beside that of another choice."""
-    if ops.__name__ != "kernels.cpu":
-        pytest.skip("mixed precision of batches is for the CPU")
     path = 4, 8, 9, 40, 2
     got, wanted = (trained(each, path, "float32", 3, bfloat16=True) for each in (ops, ref))
     other = trained(ref, path, "float32", 3, rate=0.0, bfloat16=True)
