@@ -41,7 +41,7 @@ def fuzz(folder, seed, calls, seconds, *backends, package=ROOT):
 
 
 def test_hostile_calls_end_in_a_result_or_a_named_error(tmp_path):
-    done, where = fuzz(tmp_path, 1, 20_000, 20)
+    done, where = fuzz(tmp_path, 1, 20_000, 10)
     assert done.returncode == 0, where
     calls, refused = map(int, re.findall(r"\d+", done.stdout))
     assert 0 < refused < calls
