@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import network
 from charlstm.model.checkpoint import Checkpoint
 
 FAULTY = Path(__file__).parent / "faulty_rank.py"
@@ -27,17 +28,22 @@ pytestmark = pytest.mark.mpi
 
 @pytest.fixture
 def train(tmp_path):
-    """Train in a folder of the test by some ranks; return what the process printed, and its exit code."""
+    """Train in a folder of the test by some ranks, or by one on each host; return what was printed, and the exit code."""
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
 
     def train(ranks, *options, out=None, fault=(), backend="numpy", small=SMALL):
         program = [sys.executable, *([FAULTY, *fault] if fault else ["-m", "charlstm"]), "train"]
-        started = ["mpiexec", "-n", str(ranks)] if ranks else []
+        started, env = ["mpiexec", "-n", str(ranks)] if ranks else [], None
+        if isinstance(ranks, list):
+            started, env = ["mpiexec"], {**os.environ, **network.THROUGH_THE_LINK}
         given = [] if out is None else [text, "--out", tmp_path / out, "--backend", backend, *small]
+        words = [*program, *given, *options]
+        if isinstance(ranks, list):
+            words = [word for host in ranks for word in (":", "-n", "1", *host, *words)][1:]
         return subprocess.run(
-            [str(word) for word in (*started, *program, *given, *options)],
-            cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, check=False,
+            [str(word) for word in (*started, *words)],
+            cwd=tmp_path, env=env, capture_output=True, text=True, timeout=LIMIT, check=False,
         )  # fmt: skip
 
     return train
@@ -45,6 +51,10 @@ def train(tmp_path):
 
 def losses(folder):
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def seconds(folder):
+    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
 
 
 def last(folder):
@@ -150,6 +160,19 @@ def test_a_killed_rank_ends_the_job_and_the_run_resumes(train, tmp_path):
     done = train(2, f"--resume={tmp_path / 'run'}", "--iterations", "25")
     assert done.returncode == 0, done.stderr
     assert last(tmp_path / "run").iteration == 25
+
+
+@mpi
+def test_two_hosts_that_a_slow_link_joins_train_as_one_does(train, tmp_path):
+    if reason := network.missing():
+        pytest.skip(f"two hosts: {reason}")
+    delay, rate = 5e-3, 1e8
+    assert train(0, "--iterations", "20", out="one").returncode == 0
+    with network.two_hosts(delay, rate) as hosts:
+        done = train(hosts, "--iterations", "20", out="two")
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
+    assert seconds(tmp_path / "two") > 20 * delay > seconds(tmp_path / "one")  # the sums went through the link
 
 
 @mpi
