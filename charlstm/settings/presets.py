@@ -44,6 +44,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "seconds": 127.0,
         "validation": 0.1,
     },
+    # The best model after an hour.
+    "best": {
+        "hidden_size": 512,
+        "num_layers": 2,
+        "dropout": None,
+        "weight_drop": 0.3,
+        "batch_size": 32,
+        "seq_length": 64,
+        "learning_rate": 3e-3,
+        "seconds": 3600.0,
+        "validation": 0.1,
+    },
     # Bendersky's min-char-lstm.py, which never stops on a text of under a million characters; this preset does.
     "min-char-lstm": {**_MIN_CHAR, "init": "min-char-lstm"},
     # The same, modified to show samples only at a new lowest smoothed loss, and to save them only if that is low.
@@ -149,6 +161,7 @@ WITH_SCHEDULE: dict[tuple[str, str], dict[str, Any]] = {
 REPLACES = {
     "fast": "-",
     "quality": "-",
+    "best": "-",
     "min-char-lstm": "min-char-lstm.py",
     "min-char-rnn": "min-char-rnn.py",
     "karpathy-min-char-rnn": "min-char-rnn (the gist)",

@@ -111,7 +111,7 @@ def test_a_preset_that_diverges_is_left_out(folder, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["book.txt", "-p", "fast,slow"], "--presets: expected some of fast, quality, "),
+        (["book.txt", "-p", "fast,slow"], "--presets: expected some of fast, quality, best, "),
         (["book.txt", "-p", "fast,fast"], "--presets: fast is there twice"),
         (["book.txt", "--seconds", "1", "--chars", "5"], "--chars: cannot be combined with --seconds"),
         (["book.txt", "--validation", "0"], "--validation: expected more than 0 and less than 1, got 0"),
