@@ -5,9 +5,11 @@ from collections import Counter
 from functools import cache
 
 import pytest
-from device import nvrtc, sass
+from device import emulator, nvrtc, sass, thread
 from test_gpu_compile import BUDGETS, IN_DOUBLE, OPTIONS, SIZES, block, compiled, source
 
+from benchmarks import gpu_model
+from charlstm.measure.bench import WORKS
 from kernels import spec
 from kernels.gpu.block import rule_defines
 
@@ -100,6 +102,35 @@ def test_the_grids_barrier_releases_counts_and_acquires(architecture):
             read = [k for k, each in enumerate(waits) if re.fullmatch(r"LDG?\.E\.STRONG\.GPU", each)]
             assert len(read) == 1, name
             assert "CCTL.IVALL" in waits[read[0] :], name
+
+
+@pytest.mark.skipif(emulator.COMPILER is None, reason=emulator.REASON)
+def test_what_is_counted_is_what_the_compiler_makes():
+    import count_instructions
+
+    device = gpu_model.DEVICES[-1]
+    counts = gpu_model.COUNTS
+    assert counts["compiler"] == nvrtc.wheel()
+    assert count_instructions.block(WORKS["seed"], device) == counts["seed"][device.name]
+    assert count_instructions.steps(WORKS["h256-b16"], device) == counts["h256-b16"][device.name]
+
+
+def test_a_thread_makes_as_many_turns_as_its_arguments_say():
+    text = """
+    extern "C" __global__ void f(const float* a, float* b, int n, int step) {
+        float sum = 0;
+        #pragma unroll 1
+        for (int k = threadIdx.x; k < n; k += step) {
+            sum += a[k] * a[k + 1];
+            __syncthreads();
+        }
+        b[threadIdx.x] = sum;
+    }"""
+    kernel = sass.disassembled(nvrtc.compiled(text, (), 90).code)["f"]
+    constants = {0x210 + 16: 1000, 0x210 + 20: 150}
+    for first, turns in ((0, 7), (99, 7), (100, 6), (1000, 0)):
+        ops = Counter(each.op for each in thread.Thread(kernel, {"SR_TID.X": first}, constants).run())
+        assert (ops["FFMA"], ops["BAR"], ops["LDG"], ops["STG"]) == (turns, turns, 2 * turns, 1)
 
 
 def test_spills_slow_paths_and_unfused_products_are_seen():
