@@ -24,8 +24,8 @@ test-mpi: $(VENV)/.installed-mpi $(VENV)/.installed-sweep  ## training by 2 and 
 	-$(PIP) mpich
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(PYTEST) -m "not long" tests/cluster
 
-test-compile: $(VENV)/.installed-gpu-test  ## the CUDA source through NVIDIA's compiler, for every architecture
-	$(PYTEST) -n auto --maxprocesses 4 tests/kernel/test_gpu_compile.py tests/kernel/test_gpu_ptx.py -m "long or not long"
+test-compile: $(VENV)/.installed-gpu-test  ## the CUDA source through NVIDIA's compiler, for every architecture; CuPy's rules
+	$(PYTEST) -n auto --maxprocesses 4 $(addprefix tests/kernel/test_gpu_,compile.py ptx.py sass.py cupy.py) -m "long or not long"
 
 test-portable: $(VENV)/.installed-test  ## the kernels with older vectors, under other Pythons and on aarch64, where found
 	$(VENV)/bin/python tests/portable.py

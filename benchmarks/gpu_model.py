@@ -1,20 +1,26 @@
-"""Predicts the time per iteration on GPUs from their data sheets; nothing here is measured.
+"""Predicts the time per iteration on GPUs from what they issue and from their data sheets; nothing here is measured.
 
-The small-model block kernel runs on one multiprocessor. Each part of an iteration takes as many cycles as the busiest
-of three: multiply-adds, words of shared memory (32 per cycle), bytes from the L2 cache (64 per cycle); the wait at each
-barrier is added. Larger models take the maximum of the CPU's time for launches and the GPU's time for multiply-adds or
-memory traffic.
+tests/count_instructions.py counts, in SASS, what a block issues between two barriers, in gpu_counts.json. Each stretch
+takes as many cycles as the busiest of the schedulers, the ports of a multiprocessor and its way to the L2 cache, and
+the wait at the barrier. A CUDA graph runs other models: each of its nodes waits for the one before, and takes the
+longer of NODE_SECONDS and the time of its multiply-adds.
 """
 
+import json
+from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import results
 from charlstm.measure.bench import WORKS, in_words
 from kernels import spec
-from kernels.gpu.block import in_registers, sizes
+from kernels.gpu.block import sizes
 
-WORDS, L2_BYTES = 32, 64  # per cycle and multiprocessor
-WAIT_CYCLES = 150  # per barrier: latencies of memory, exp and division before it
-LAUNCH_SECONDS = 6e-6  # per kernel or product, from Python
+COUNTS = json.loads((Path(__file__).parent / "gpu_counts.json").read_text(encoding="utf-8"))
+ISSUED, LANES, SPECIAL, LINE, L2_BYTES = 4, 32, 16, 128, 64  # per cycle and multiprocessor; a line is 128 bytes
+INTEGERS = 64  # lanes for integers
+WAIT_CYCLES = 150  # per barrier of a block: latencies of memory, exp and division before it
+GRID_CYCLES = 1500  # per barrier of a grid: a fence, an atomic addition, a poll and the first read, in the L2 cache
+NODE_SECONDS = 4e-6  # of a graph's node that waits for the one before, about what `keras` took on an H200
 OF_PEAK = 0.5  # fraction of peak throughput that matrix products reach
 
 
@@ -26,61 +32,67 @@ class Device(NamedTuple):
     lanes: int  # float32 multiply-adds per cycle and multiprocessor
     multiprocessors: int
     bandwidth: float  # memory bandwidth, GB/s
+    architecture: int  # compute capability, times ten
+    shared: int  # bytes of shared memory that a block may have
+    doubles: int  # float64 multiply-adds per cycle and multiprocessor
 
 
 DEVICES = (
-    Device("T4", 1.59, 64, 40, 320),
-    Device("A100", 1.41, 64, 108, 1555),
-    Device("RTX 4090", 2.52, 128, 128, 1008),
-    Device("H100", 1.98, 128, 132, 3350),
+    Device("T4", 1.59, 64, 40, 320, 75, 65_536, 2),
+    Device("A100", 1.41, 64, 108, 1555, 80, 166_912, 32),
+    Device("RTX 4090", 2.52, 128, 128, 1008, 89, 101_376, 2),
+    Device("H100", 1.98, 128, 132, 3350, 90, 232_448, 64),
 )
+MEASURED = "nvidia-h200.json"
 SHOWN = ("seed", "h256-b16", "keras", "torch-rnn-128", "torch-rnn-512", "torch-rnn-1024")
 
 
-def block_seconds(work, device):
-    """Predict the seconds per iteration of the small-model block kernel."""
-    H, V, T = work.shape.hidden_size, work.shape.vocab_size, work.seq_length
-    warps, rows, columns = sizes(H)
-    weights = warps * rows * 32 * columns  # including padding
-    slots = spec.OPTIMIZERS[work.optimizer].slots
-    parts = [  # multiply-adds, words of shared memory, bytes from the L2 cache
-        (T * weights, T * 32 * warps * (2 * rows + 2 * columns), 4 * weights),  # forward
-        (T * weights, T * 32 * warps * (2 * columns + 5 * rows), 4 * weights),  # backward, including shuffles
-        (T * weights, T * 32 * warps * (rows + columns), 4 * weights * 2 * (1 + slots)),  # gradient of W_h and update
-        (3 * T * H * V, 6 * T * H * V, 4 * H * V * 2 * slots),  # readout
-        (T * T * 4 * H, 2 * T * T * 4 * H, 4 * T * 4 * H * (1 + 2 * (1 + slots))),  # W_x
-    ]
-    busy = sum(max(adds / device.lanes, words / WORDS, size / L2_BYTES) for adds, words, size in parts)
-    barriers = 5 * T + 6
-    return (busy + barriers * WAIT_CYCLES) / (device.clock * 1e9)
+def cycles(rows, device):
+    """Return the cycles of stretches between barriers, counted as in gpu_counts.json."""
+    total = 0
+    for times, issue, fma, alu, special, doubles, memory, lines in rows:
+        busy = (
+            issue / ISSUED, fma * 32 / device.lanes, alu * 32 / INTEGERS, special * 32 / SPECIAL,
+            doubles * 32 / device.doubles, memory * 32 / LANES, lines * LINE / L2_BYTES,
+        )  # fmt: skip
+        total += times * (max(busy) + WAIT_CYCLES)
+    return total
 
 
 def launch_seconds(work, device):
-    """Predict the seconds per iteration when every op is a separate launch."""
+    """Predict the seconds per iteration of a CUDA graph; if steps were counted, one launch makes all of a layer."""
     V, H, L, *_ = work.shape
     T, B = work.seq_length, work.batch_size
     read = 1 if work.last_only else T
+    peak = OF_PEAK * device.lanes * device.multiprocessors * device.clock * 1e9
+    step = B * 4 * H * H  # multiply-adds
     adds = 3 * B * (T * (4 * H * H * (2 * L - 1) + 4 * H * V) + read * H * V)
-    N = spec.num_parameters(work.shape)
-    size = 4 * (2 * T * L * 4 * H * H + N * (3 + 2 * spec.OPTIMIZERS[work.optimizer].slots) + 12 * T * B * L * 4 * H)
-    calls = 4 * T * L + 10 * L + 20
-    peak = device.lanes * device.multiprocessors * device.clock * 1e9
-    return max(calls * LAUNCH_SECONDS, adds / (OF_PEAK * peak), size / (device.bandwidth * 1e9))
+    steps = COUNTS.get(work.name, {}).get(device.name)
+    if steps:
+        each = sum(cycles(rows, device) + GRID_CYCLES for rows in steps.values())
+        of_steps = L * T * each / (device.clock * 1e9)
+    else:
+        of_steps = 2 * L * T * (max(NODE_SECONDS, step / peak) + NODE_SECONDS)  # a product and a kernel
+    N, slots = spec.num_parameters(work.shape), spec.OPTIMIZERS[work.optimizer].slots
+    moved = 4 * (N * (3 + 2 * slots) + 12 * T * B * L * 4 * H) / (device.bandwidth * 1e9)
+    return of_steps + (10 * L + 20) * NODE_SECONDS + (adds - 2 * L * T * step) / peak + moved
 
 
 def seconds(work, device):
     """Predict the seconds per iteration of a work on a GPU."""
-    shape = work.shape
-    is_small = (work.batch_size, shape.num_layers) == (1, 1) and in_registers(shape.hidden_size, 4)
-    return (block_seconds if is_small else launch_seconds)(work, device)
+    block = COUNTS.get(work.name, {}).get(device.name, {}).get("iteration")
+    return cycles(block, device) / (device.clock * 1e9) if block else launch_seconds(work, device)
 
 
 def table():
-    """Format the predictions as a Markdown table."""
-    lines = [f"| prediction | {' | '.join(device.name for device in DEVICES)} |", "|" + " --- |" * (len(DEVICES) + 1)]
+    """Format the predictions as a Markdown table, beside what an H200 took, whose multiprocessors are an H100's."""
+    took = {row["work"]: row["median"] for row in results.read(results.FOLDER / MEASURED)["gpu"]}
+    head = ["prediction", *(device.name for device in DEVICES), "H200, measured", "of the H100's"]
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for name in SHOWN:
-        row = " | ".join(in_words(seconds(WORKS[name], device)) for device in DEVICES)
-        lines.append(f"| `{name}` | {row} |")
+        found = [seconds(WORKS[name], device) for device in DEVICES]
+        cells = [*map(in_words, found), in_words(took[name]), f"{took[name] / found[-1]:.2f}"]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -5,7 +5,9 @@ Device memory is an ndarray subclass that does not mix with NumPy arrays; kernel
 """
 
 import ctypes
+import os
 import sys
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
@@ -221,14 +223,18 @@ emulator.Function.most_blocks = lambda self, threads, memory: (
     ATTRIBUTES["MultiProcessorCount"] * _resident(self, threads, memory)
 )
 
+#: In the environment: "cupy" for CuPy's own arrays over host memory (real_arrays.py) instead of the ones above.
+ARRAYS = "CHARLSTM_TEST_ARRAYS"
+
 
 def _modules():
     cupy, cuda = ModuleType("cupy"), ModuleType("cupy.cuda")
     cupy.__spec__, cuda.__spec__ = ModuleSpec("cupy", None), ModuleSpec("cupy.cuda", None)
     cupy.__path__ = []
-    cupy.ndarray, cupy.RawModule, cupy.cuda = Array, RawModule, cuda
-    for function in (asarray, empty, empty_like, zeros):
-        setattr(cupy, function.__name__, function)
+    arrays = import_module("device.real_arrays" if os.environ.get(ARRAYS) == "cupy" else __name__)
+    cupy.ndarray, cupy.RawModule, cupy.cuda = arrays.Array, RawModule, cuda
+    for name in ("asarray", "empty", "empty_like", "zeros"):
+        setattr(cupy, name, getattr(arrays, name))
     cuda.cublas, cuda.device = SimpleNamespace(CUBLASError=CUBLASError), SimpleNamespace()
     cuda.nvrtc, cuda.compiler = (
         SimpleNamespace(NVRTCError=NVRTCError),
@@ -248,10 +254,9 @@ def _modules():
 
 def load(name):
     """Import a module of kernels.gpu with this module in place of CuPy, for this caller only."""
-    from importlib import import_module
-
+    modules = _modules()
     real = {key: sys.modules.pop(key) for key in list(sys.modules) if key.partition(".")[0] == "cupy"}
-    sys.modules.update(_modules())
+    sys.modules.update(modules)
     try:
         import_module("kernels.gpu.cublas").load = _cublas
         return import_module(name)

@@ -36,17 +36,18 @@ class Kernel(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """The result of compiling a source: its kernels by name, and its PTX."""
+    """The result of compiling a source: its kernels by name, its PTX, and what a GPU executes (a cubin)."""
 
     kernels: dict[str, Kernel]
     ptx: str
+    code: bytes
 
 
 def compiled(source, options, architecture):
     """Compile a source for an architecture, such as 80."""
-    _, log = _built(source, (*options, *CUPYS, f"-arch=sm_{architecture}", "--ptxas-options=-v"), "CUBIN")
+    code, log = _built(source, (*options, *CUPYS, f"-arch=sm_{architecture}", "--ptxas-options=-v"), "CUBIN")
     ptx, _ = _built(source, (*options, *CUPYS, f"-arch=compute_{architecture}"), "PTX")
-    return Compiled(_kernels_in(log), ptx.rstrip(b"\0").decode())
+    return Compiled(_kernels_in(log), ptx.rstrip(b"\0").decode(), code)
 
 
 def _kernels_in(log):

@@ -38,6 +38,19 @@ def test_more_of_everything_is_no_slower():
             assert gpu_model.seconds(WORKS[name], better) <= gpu_model.seconds(WORKS[name], device)
 
 
+def test_counted_instructions_are_those_of_the_block():
+    """Multiply-adds and memory traffic, as they follow from the sizes, are most of what the ports were counted to do."""
+    _, padded, moved = gpu_model.block_figures(WORKS["seed"])
+    for device in gpu_model.DEVICES:
+        rows = gpu_model.COUNTS["seed"][device.name]["iteration"]
+        total = {kind: sum(row[0] * row[1 + k] for row in rows) for k, kind in enumerate(gpu_model.COUNTS["kinds"])}
+        assert padded < 32e-6 * total["fma"] < 1.6 * padded, device.name
+        most = 1.2 if device.shared > 160_000 else 1.6  # with less, W_y and more are in global memory
+        assert moved < 128e-6 * total["lines"] < most * moved, device.name
+        T = WORKS["seed"].seq_length
+        assert sum(row[0] for row in rows) == 4 * T - 1 + 5  # barriers
+
+
 def test_benchmarks_of_the_gpu_run(monkeypatch, tmp_path, capsys):
     if kernels.missing("cupy") is not None:
         import pytest
