@@ -10,7 +10,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from kernels.cpu.compiler import entry, inner
+from kernels.cpu.compiler import entry, inner, thin
 from kernels.cpu.emit.activations import emit_exp, exp
 from kernels.cpu.emit.vectors import Number, Vectors, for_each_vector, real_type
 from kernels.spec import HALF_LOG_TWO_PI, LOSSES, Goal
@@ -172,7 +172,7 @@ def regression_loss(y, targets, aim, d):
     return loss
 
 
-@inner
+@thin
 def loss_of_row(y, targets, t, r, aim, d):
     """Write the gradient of outputs y (V,) to d, which may be y itself; return the loss for targets[t, r]."""
     if targets.ndim == 3:
@@ -184,7 +184,7 @@ def loss_of_row(y, targets, t, r, aim, d):
     return softmax_loss(y, targets[t, r], d)
 
 
-@inner
+@thin
 def score_of_row(y, targets, t, r, aim):
     """Minus the loss of outputs y (V,) for targets[t, r], in float64; y may be overwritten."""
     if targets.ndim == 3:

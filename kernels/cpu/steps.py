@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kernels.cpu import mixed
-from kernels.cpu.compiler import entry, exact, inner, named
+from kernels.cpu.compiler import entry, exact, inner, named, thin
 from kernels.cpu.emit.denormals import flush_denormals, restore
 from kernels.cpu.gradients import APPLY, BOTH, GRADIENT, apply, norm_factor, square_sums, touched_rows, update_of
 from kernels.cpu.layers import cells_at
@@ -91,7 +91,7 @@ def _copy_rows(source, starts, to):
                 out[begin + k] = rows[at + k]
 
 
-@inner
+@thin
 def _copy_targets(targets, starts, y):
     """Fill y with the targets of the sequences that begin at `starts`, unless they are ids that follow."""
     if targets is not None:

@@ -365,7 +365,7 @@ class Training(NamedTuple):
 def train_steps(
     theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, learning_rate: Any,
     family: Family = HOST, *,
-    shape: Any, seq_length: Any, aim: Aim, step: Any, optimizer: Any, hyper: Any, grad_scale: Any, grad_clip: Any,
+    shape: Any, seq_length: Any, targets: Any, loss: Any, delta: Any, ignore_index: Any, step: Any, optimizer: Any, hyper: Any, grad_scale: Any, grad_clip: Any,
     grad_clip_norm: Any, last_only: Any, dropout: Any, masks: Any, weight_drop: Any, seed: Any, bfloat16: Any,
     smooth_loss: Any, stop_below: Any, workspace: Any, threads: Any, out: Any,
 ) -> Training:  # fmt: skip
@@ -373,6 +373,7 @@ def train_steps(
 
     With a leading axis of models, the vectors of the result have it, too, except rates that all models have.
     """
+    aim = Aim(targets, loss, delta, ignore_index)
     values = {name: number(name, value) for name, value in spec.hyper_values(optimizer, hyper).items()}
     optimizer, values = spec.resolved(optimizer, values)
     row = spec.OPTIMIZERS[optimizer]

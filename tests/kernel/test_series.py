@@ -51,12 +51,13 @@ def options_of(loss):
 
 
 # ------------------------------------------------------------------------------- finite differences, known numbers
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("cell", spec.CELLS)
+@pytest.mark.parametrize(
+    ("cell", "loss"), [*(("lstm", loss) for loss in LOSSES), *((cell, "gaussian") for cell in spec.CELLS if cell != "lstm")]
+)
 def test_every_gradient_by_central_differences(ref, cell, loss):
     for last_only, dropout in ((False, 0.0), (True, 0.4)):
-        shape, theta, h, c, x, targets, options = model(loss, (4, 2, 3, 2, 2), cell)
-        options |= {"last_only": last_only, "dropout": dropout, "masks": masks_for(dropout, 2, 4, 2, 2)}
+        shape, theta, h, c, x, targets, options = model(loss, (4, 2, 2, 3, 2), cell)
+        options |= {"last_only": last_only, "dropout": dropout, "masks": masks_for(dropout, 2, 4, 2, 3)}
         theta = theta.copy()
 
         def run():
@@ -333,7 +334,7 @@ def test_what_is_no_loss_of_this_model(ops, loss, wrong, message):
 def test_arrays_that_do_not_fit(ops):
     shape, theta, h, c, x, targets, options = model("squared")
     for name, value, message in [
-        ("x", x[:, :, :3].copy(), r"x: expected \(T, B, D\) = \(T, 2, 4\), got \(5, 2, 3\)"),
+        ("x", x[:, :, :3].copy(), r"x: expected \(T, B, D\) = \(5, 2, 4\), got \(5, 2, 3\)"),
         ("x", np.zeros((5, 2), np.int32), r"x: expected \(T, B, D\) = \(T, 2, 4\), got \(5, 2\)"),
         ("x", x.astype("f4"), "x: expected float64, got float32"),
         ("targets", targets[:, :, :2].copy(), r"targets: expected \(T, B, Y\) = \(5, 2, 3\), got \(5, 2, 2\)"),
