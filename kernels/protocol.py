@@ -98,8 +98,15 @@ class Ops(Protocol):
         """Run one step of a layer-normalised LSTM layer, without a T axis; return h and c after it."""
 
     # ------------------------------------------------------------------------------------------- loss and optimizers
-    def softmax_cross_entropy(self, logits: Floats, targets: Ids, *, out: Floats | None = None) -> tuple[float, Array]:
+    def softmax_cross_entropy(
+        self, logits: Floats, targets: Ids, *, ignore_index: int | None = None, out: Floats | None = None
+    ) -> tuple[float, Array]:
         """Return the summed cross entropy of softmax(logits) against the targets, in nats, and its gradient."""
+
+    def regression_loss(
+        self, outputs: Floats, targets: Floats, *, loss: str = "squared", delta: float = 1.0, out: Floats | None = None
+    ) -> tuple[float, Array]:
+        """Return a summed loss of real numbers (squared, huber or gaussian), and its gradient."""
 
     def clip(self, grad: Floats, *, grad_clip: float | None = None, grad_clip_norm: float | None = None) -> None:
         """Clip a flat gradient in place, by element and then by norm."""
@@ -143,15 +150,18 @@ class Ops(Protocol):
 
     # --------------------------------------------------------------------------------------------------- whole model
     def loss_and_grad(
-        self, theta: Floats, h: Floats, c: Floats, x: Ids, *, shape: Shape, last_only: bool = False,
+        self, theta: Floats, h: Floats, c: Floats, x: Array, *, shape: Shape, targets: Array | None = None,
+        loss: str = "cross_entropy", delta: float = 1.0, ignore_index: int | None = None, last_only: bool = False,
         dropout: float = 0.0, masks: Ids | None = None, bfloat16: bool = False, workspace: Workspace | None = None,
         threads: int | None = None,
     ) -> tuple[float, Array, Array, Array]:  # fmt: skip
         """Return the loss of a model over one sequence, its gradient, and h and c after the last step."""
 
     def train_steps(
-        self, theta: Floats, state: Floats, h: Floats, c: Floats, ids: Ids, starts: Ids, reset: Array,
-        learning_rate: Floats | float, *, shape: Shape, seq_length: int, step: int = 0, optimizer: str = "adagrad",
+        self, theta: Floats, state: Floats, h: Floats, c: Floats, ids: Array, starts: Ids, reset: Array,
+        learning_rate: Floats | float, *, shape: Shape, seq_length: int, targets: Array | None = None,
+        loss: str = "cross_entropy", delta: float = 1.0, ignore_index: int | None = None, step: int = 0,
+        optimizer: str = "adagrad",
         hyper: dict[str, float] | None = None, grad_scale: float = 1.0, grad_clip: float | None = None,
         grad_clip_norm: float | None = None, last_only: bool = False, dropout: float = 0.0, masks: Ids | None = None,
         weight_drop: float = 0.0, seed: int = 0, bfloat16: bool = False, smooth_loss: float = inf,
@@ -160,8 +170,9 @@ class Ops(Protocol):
         """Run n iterations of truncated backpropagation through time, in place; return the loss of each."""
 
     def score(
-        self, theta: Floats, h: Floats, c: Floats, x: Ids, *, shape: Shape, workspace: Workspace | None = None,
-        threads: int = 1, out: Floats | None = None,
+        self, theta: Floats, h: Floats, c: Floats, x: Array, *, shape: Shape, targets: Array | None = None,
+        loss: str = "cross_entropy", delta: float = 1.0, ignore_index: int | None = None,
+        workspace: Workspace | None = None, threads: int = 1, out: Floats | None = None,
     ) -> Array:  # fmt: skip
         """Return the log probability of each character of a text, given the characters before it."""
 

@@ -5,17 +5,18 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 from conftest import BACKENDS, ROOT, made_up_text
 
-ONE_SITTING = ROOT / "examples" / "train_in_one_sitting.py"
+ONE_SITTING, FORECASTING = (ROOT / "examples" / f"{name}.py" for name in ("train_in_one_sitting", "forecasting"))
 
 
-def run(folder, *arguments):
+def run(folder, *arguments, example=ONE_SITTING):
     """Run an example in a process that may import NumPy and kernels but not charlstm; return its output."""
     program = (
-        f"import sys, runpy; sys.modules['charlstm'] = None; runpy.run_path({str(ONE_SITTING)!r}, run_name='__main__')"
+        f"import sys, runpy; sys.modules['charlstm'] = None; runpy.run_path({str(example)!r}, run_name='__main__')"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
     return subprocess.run(
@@ -54,3 +55,19 @@ def test_one_sitting_is_read_in_one_sitting():
     lines = ONE_SITTING.read_text().splitlines()
     assert len(lines) < 120
     assert not [line for line in lines if re.match(r"(def|class) ", line)]  # the script has no functions and no classes
+
+
+@pytest.mark.skipif("numpy" not in BACKENDS, reason="it is run with the reference")
+def test_a_forecast_is_better_than_the_last_value_and_knows_by_how_much(tmp_path):
+    drawn = ("--plot", "forecast.png") if find_spec("matplotlib") else ()
+    done = run(tmp_path, "--backend", "numpy", "--iterations", "60", *drawn, example=FORECASTING)
+    assert (done.returncode, done.stderr) == (0, "")
+    ours, theirs, noise = map(float, re.search(
+        r"^held out: error ([\d.]+), last value ([\d.]+), the noise alone ([\d.]+)$", done.stdout, re.M
+    ).groups())  # fmt: skip
+    assert noise < ours < 0.8 * theirs
+    inside, nats = map(float, re.search(r"^([\d.]+) % lie in the band of 95 %; (.+) nats", done.stdout, re.M).groups())
+    assert 92 < inside < 98
+    gaussian = math.log(ours) + 0.5 * math.log(2 * math.pi * math.e)  # of the error itself
+    assert nats == pytest.approx(gaussian, abs=0.05)
+    assert not drawn or (tmp_path / "forecast.png").read_bytes()[:4] == b"\x89PNG"

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from kernels import spec
-from kernels.cpu import loss, mixtures, optimizers, sampling, steps, training
+from kernels.cpu import loss as losses
+from kernels.cpu import mixtures, optimizers, sampling, steps, training
 from kernels.cpu.gru import gru_backward, gru_forward, gru_step
 from kernels.cpu.lnlstm import lnlstm_backward, lnlstm_forward, lnlstm_step
 from kernels.cpu.lstm import lstm_backward, lstm_forward, lstm_step
@@ -30,11 +31,23 @@ from kernels.spec.many import or_several_models
 from kernels.spec.updates import optimizer_ops
 
 
-def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tuple[float, np.ndarray]:
+def softmax_cross_entropy(
+    logits: Any, targets: Any, *, ignore_index: int | None = None, out: Any = None
+) -> tuple[float, np.ndarray]:
     """Compute loss and gradient of a softmax readout, as :func:`kernels.reference.softmax_cross_entropy`."""
-    checks.softmax_cross_entropy(logits, targets, out)
-    dlogits = np.empty_like(logits) if out is None else out
-    return loss.cross_entropy(readable(logits), readable(targets), dlogits), dlogits
+    return _loss_of(logits, targets, checks.softmax_cross_entropy(logits, targets, ignore_index, out), out)
+
+
+def regression_loss(
+    outputs: Any, targets: Any, *, loss: str = "squared", delta: float = 1.0, out: Any = None
+) -> tuple[float, np.ndarray]:
+    """Compute a loss of real numbers, and its gradient, as :func:`kernels.reference.regression_loss`."""
+    return _loss_of(outputs, targets, checks.regression_loss(outputs, targets, loss, delta, out), out)
+
+
+def _loss_of(outputs: Any, targets: Any, goal: spec.Goal, out: Any) -> tuple[float, np.ndarray]:
+    gradient = np.empty_like(outputs) if out is None else out
+    return losses.loss_of_all(readable(outputs), readable(targets), losses.aim_of(goal), gradient), gradient
 
 
 def clip(grad: Any, *, grad_clip: float | None = None, grad_clip_norm: float | None = None) -> None:
@@ -84,6 +97,10 @@ def loss_and_grad(
     x: Any,
     *,
     shape: Shape,
+    targets: Any = None,
+    loss: str = "cross_entropy",
+    delta: float = 1.0,
+    ignore_index: int | None = None,
     last_only: bool = False,
     dropout: float = 0.0,
     masks: Any = None,
@@ -96,16 +113,21 @@ def loss_and_grad(
     With `workspace`, little but h_last and c_last is allocated, and grad is the workspace's buffer. With bfloat16 or
     a number of threads, this is an iteration of :func:`train_steps` without its update.
     """
-    T, threads = checks.loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, bfloat16, workspace, threads)
+    aim = checks.Aim(targets, loss, delta, ignore_index)
+    given = checks.loss_and_grad(theta, h, c, x, shape, aim, last_only, dropout, masks, bfloat16, workspace, threads)
+    T = given.T
     with checks.exclusive(workspace):
         ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype, dropout, bfloat16)
-        if bfloat16 or threads is not None:
-            return training.gradient(theta, h, c, x, shape, last_only, dropout, masks, bfloat16, ws, threads or 1)
+        if bfloat16 or given.threads is not None:
+            return training.gradient(theta, h, c, given, shape, last_only, dropout, masks, bfloat16, ws)
         _carry_in(h, c, ws.h, ws.c)
         extra = extra_of(ws, None if masks is None else masks[None], dropout)
         net, first = Net(readable(theta), spec.offsets(shape)), T - 1 if last_only else 0
-        loss = steps.model_pass(shape.cell)(net, readable(x), extra, _alone(ws), first, whole(shape.hidden_size))
-        return loss, ws.grad, ws.h[:, T].copy(), (ws.c[:, T] if ws.c.size else c).copy()
+        total = steps.model_pass(shape.cell)(
+            net, readable(given.x), readable(given.targets), losses.aim_of(given.goal), extra, _alone(ws), first,
+            whole(shape.hidden_size),
+        )  # fmt: skip
+        return total, ws.grad, ws.h[:, T].copy(), (ws.c[:, T] if ws.c.size else c).copy()
 
 
 @or_several_models(spec.workspace)
@@ -121,6 +143,10 @@ def train_steps(
     *,
     shape: Shape,
     seq_length: int,
+    targets: Any = None,
+    loss: str = "cross_entropy",
+    delta: float = 1.0,
+    ignore_index: int | None = None,
     step: int = 0,
     optimizer: str = "adagrad",
     hyper: dict[str, float] | None = None,
@@ -145,8 +171,8 @@ def train_steps(
     W_h. The call releases the GIL and takes it back about ten times a second, so that Python can run signal handlers.
     """
     given = checks.train_steps(
-        theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, step=step,
-        optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
+        theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, targets=targets,
+        loss=loss, delta=delta, ignore_index=ignore_index, step=step, optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
         last_only=last_only, dropout=dropout, masks=masks, weight_drop=weight_drop, seed=seed, bfloat16=bfloat16,
         smooth_loss=smooth_loss, stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip
@@ -155,24 +181,28 @@ def train_steps(
 
 
 def score(
-    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, threads: int = 1,
+    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, targets: Any = None, loss: str = "cross_entropy",
+    delta: float = 1.0, ignore_index: int | None = None, workspace: Workspace | None = None, threads: int = 1,
     out: Any = None,
 ) -> np.ndarray:  # fmt: skip
     """Compute the log probability of each character of a text, as :func:`kernels.reference.score`.
 
     With `workspace` and `out`, no buffers are allocated.
     """
-    T, threads = checks.score(theta, h, c, x, shape, workspace, threads, out)
+    aim = checks.Aim(targets, loss, delta, ignore_index)
+    given = checks.score(theta, h, c, x, shape, aim, workspace, threads, out)
+    T, B = given.T, x.shape[1]
     with checks.exclusive(workspace):
-        ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype)
-        log_probs = np.empty((T, x.shape[1])) if out is None else out
+        ws = workspace or spec.workspace(shape, T, B, theta.dtype)
+        log_probs = np.empty((T, B)) if out is None else out
         _carry_in(h, c, ws.h, ws.c)
         net, extra = Net(readable(theta), spec.offsets(shape)), extra_of(ws)
-        read, given = sampling.score_pass(shape.cell), (net, readable(x), extra, _alone(ws))
-        team, single = (reading_plan(shape.hidden_size, x.shape[1], n, shape.cell) for n in (threads, 1))
+        read = sampling.score_pass(shape.cell)
+        sequence = readable(given.x), readable(given.targets), losses.aim_of(given.goal)
+        team, single = (reading_plan(shape.hidden_size, B, n, shape.cell) for n in (given.threads or 1, 1))
 
         def member(who: Plan, thread: int) -> bool:
-            return bool(read(*given, who.members, who.pieces, log_probs, thread))
+            return bool(read(net, *sequence, extra, _alone(ws), who.members, who.pieces, log_probs, thread))
 
         together_or_alone(member, team, single, ws.counter)
         _carry_out(ws.h, ws.c, T, h, c)
@@ -233,6 +263,7 @@ __all__ = [
     "lstm_backward",
     "lstm_forward",
     "lstm_step",
+    "regression_loss",
     "rnn_backward",
     "rnn_forward",
     "rnn_step",

@@ -90,11 +90,15 @@ def _vector(phase, d, R, block, slots, rule):
 
 
 @thin
-def _input_rows(phase, x, d, block, rows, count, slots, rule):
-    """Gradient and update of columns of W_x, for ids x (T, B): of rows[:count] only, or of all rows if count < 0.
+def _input(phase, x, d, R, block, rows, count, slots, rule):
+    """Gradient and update of columns of W_x, for floats x (T, B, D), or for ids x (T, B).
 
-    The other rows have a zero gradient, which does not change them.
+    For ids: of rows[:count] only, or of all rows if count < 0. The other rows have a zero gradient, which does not
+    change them.
     """
+    if x.ndim == 3:
+        _weight(phase, Matrix(flat(x), 0, x.shape[2]), d, R, block, slots, rule, None)
+        return
     V, N, n0, n1 = rows.shape[0] // 2, block.row, block.n0, block.n1
     if phase != APPLY:
         for n in range(V if count < 0 else count):
@@ -162,8 +166,9 @@ def update_of(cell: str) -> Any:
                 to = Block(offsets[at + 1] + H * before, width, 0, H, n0, n1)
                 _weight(phase, below, from_h, R, to, slots, rule, mixed.outer_state(ws.rounded_h, ws, layer))
                 if layer == 0 and not has_embedding(extra):
-                    to = Block(offsets[at] + V * before, width, 0, V, n0, n1)
-                    _input_rows(phase, x, from_x, to, ws.rows, count, slots, rule)
+                    inputs = (offsets[at + 1] - offsets[at]) // N
+                    to = Block(offsets[at] + inputs * before, width, 0, inputs, n0, n1)
+                    _input(phase, x, from_x, R, to, ws.rows, count, slots, rule)
                 elif layer > 0:
                     to = Block(offsets[at] + H * before, width, 0, H, n0, n1)
                     outer = mixed.outer_below(ws.rounded_h, ws, layer)

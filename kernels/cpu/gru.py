@@ -167,7 +167,7 @@ def prepare(net, ws, share):
 @thin
 def layer_forward(net, x, ws, extra, layer, share):
     """Run the thread's part of a layer over all steps."""
-    T, B = x.shape
+    T, B = x.shape[0], x.shape[1]
     z, steps = flat(ws.gates[layer]), stretch_of(T, B)
     weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None, mixed.of_state(ws.rounded_h, ws, layer))
     b_x, b_h = block(net, BLOCKS * layer + 2), block(net, BLOCKS * layer + 3)

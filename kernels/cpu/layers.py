@@ -126,12 +126,15 @@ def project(G, x, weights, b, z, z_at, t0, t1, share):
 
 @thin
 def read_below(net, b, x, ws, extra, layer, z, z_at, t0, t1, share):
-    """As :func:`project`, for a layer of a model; x W_x comes from ids, the embedding's table, or the layer below."""
+    """As :func:`project`, for a layer of a model; x W_x comes from x, the embedding's table, or the layer below."""
     G, L = ws.gates.shape[4] // ws.h.shape[3], ws.h.shape[0]
-    W_x, ids = block(net, (net.offsets.shape[0] - 2) // L * layer), x
-    if extra is not None and extra.table.size > 0 and layer == 0:
-        W_x, ids = flat(extra.table), extra.places
-    if layer == 0:
+    W_x = block(net, (net.offsets.shape[0] - 2) // L * layer)
+    if layer == 0 and x.ndim == 3:
+        project(G, x, Weights(W_x, ws.packed[layer, 2, :0], None, None), b, z, z_at, t0, t1, share)
+    elif layer == 0:
+        ids = x
+        if extra is not None and extra.table.size > 0:
+            W_x, ids = flat(extra.table), extra.places
         project(G, ids, Weights(W_x, ws.packed[layer, 2], None, None), b, z, z_at, t0, t1, share)
     else:
         below = ws.h[layer - 1, 1:]

@@ -199,7 +199,7 @@ def _gains(net, layer):
 @thin
 def layer_forward(net, x, ws, extra, layer, share):
     """Run the thread's part of a layer over all steps."""
-    T, B = x.shape
+    T, B = x.shape[0], x.shape[1]
     z, gains, steps = flat(ws.gates[layer]), _gains(net, layer), stretch_of(T, B)
     weights = Weights(block(net, BLOCKS * layer + 1), z[:0], None, mixed.of_state(ws.rounded_h, ws, layer))
     for t0 in range(0, T, steps):

@@ -1,8 +1,8 @@
-"""The softmax readout's loss and its gradient, row by row; and log probabilities."""
+"""The losses of a readout (spec/losses.py) and their gradients, row by row; and log probabilities."""
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -10,9 +10,25 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from kernels.cpu.compiler import entry, inner
-from kernels.cpu.emit.activations import emit_exp
+from kernels.cpu.compiler import entry, inner, thin
+from kernels.cpu.emit.activations import emit_exp, exp
 from kernels.cpu.emit.vectors import Number, Vectors, for_each_vector, real_type
+from kernels.spec import HALF_LOG_TWO_PI, LOSSES, Goal
+
+SQUARED, HUBER, GAUSSIAN = map(LOSSES.index, ("squared", "huber", "gaussian"))
+
+
+class Aim(NamedTuple):
+    """A spec.Goal for compiled code, which tells cross entropy by its targets, which are ids."""
+
+    loss: int  # index in LOSSES
+    delta: float
+    ignored: int  # no int32 if no id is ignored
+
+
+def aim_of(goal: Goal) -> Aim:
+    """The Aim of a checked loss."""
+    return Aim(LOSSES.index(goal.loss), goal.delta, -(2**62) if goal.ignore_index is None else goal.ignore_index)
 
 
 def _reduced(vec: Any, value: Any, join: Callable[[Any, Any], Any]) -> Any:
@@ -128,11 +144,59 @@ def log_prob(logits, target):
     return float(logits[target]) - largest - math.log(total)
 
 
+@inner
+def regression_loss(y, targets, aim, d):
+    """Write the gradient of one row of outputs y (V,) to d, which may be y itself; return the loss."""
+    real, loss = y.dtype.type, 0.0
+    if aim.loss == GAUSSIAN:
+        Y = y.shape[0] // 2
+        for k in range(Y):
+            error, log_deviation = float(y[k]) - float(targets[k]), float(y[Y + k])
+            precision = exp(-2.0 * log_deviation)
+            square = error * error * precision
+            loss += log_deviation + 0.5 * square + HALF_LOG_TWO_PI
+            d[k] = real(error * precision)
+            d[Y + k] = real(1.0 - square)
+        return loss
+    for k in range(y.shape[0]):
+        error = float(y[k]) - float(targets[k])
+        if aim.loss == SQUARED:
+            loss += error * error
+            d[k] = real(2.0 * error)
+        elif abs(error) > aim.delta:
+            loss += aim.delta * (abs(error) - 0.5 * aim.delta)
+            d[k] = real(math.copysign(aim.delta, error))
+        else:
+            loss += 0.5 * error * error
+            d[k] = real(error)
+    return loss
+
+
+@thin
+def loss_of_row(y, targets, t, r, aim, d):
+    """Write the gradient of outputs y (V,) to d, which may be y itself; return the loss for targets[t, r]."""
+    if targets.ndim == 3:
+        return regression_loss(y, targets[t, r], aim, d)
+    if targets[t, r] == aim.ignored:
+        for j in range(d.shape[0]):
+            d[j] = 0
+        return 0.0
+    return softmax_loss(y, targets[t, r], d)
+
+
+@thin
+def score_of_row(y, targets, t, r, aim):
+    """Minus the loss of outputs y (V,) for targets[t, r], in float64; y may be overwritten."""
+    if targets.ndim == 3:
+        return 0.0 - regression_loss(y, targets[t, r], aim, y)
+    return 0.0 if targets[t, r] == aim.ignored else log_prob(y, targets[t, r])
+
+
 @entry
-def cross_entropy(logits, targets, dlogits):
-    """Return the loss of logits (T, B, V), summed in float64; write its gradient to dlogits."""
+def loss_of_all(outputs, targets, aim, d):
+    """Return the loss of outputs (T, B, V), summed in float64; write its gradient to d."""
     loss = 0.0
-    for t in range(logits.shape[0]):
-        for r in range(logits.shape[1]):
-            loss += softmax_loss(logits[t, r], targets[t, r], dlogits[t, r])
+    for t in range(outputs.shape[0]):
+        for r in range(outputs.shape[1]):
+            loss += loss_of_row(outputs[t, r], targets, t, r, aim, d[t, r])
     return loss

@@ -275,7 +275,7 @@ def pack_for_flow(W, packed, H, share):
 @thin
 def layer_forward(net, x, ws, extra, layer, share):
     """Run the thread's part of a layer over all steps."""
-    T, B = x.shape
+    T, B = x.shape[0], x.shape[1]
     z, cells, b, steps = flat(ws.gates[layer]), flat(ws.c[layer]), block(net, BLOCKS * layer + 2), stretch_of(T, B)
     weights = Weights(
         block(net, BLOCKS * layer + 1),

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from kernels.cpu.compiler import inner, thin
 from kernels.cpu.emit.rounding import LANES
-from kernels.cpu.loss import softmax_loss
+from kernels.cpu.loss import loss_of_row
 from kernels.cpu.matmul import address, clear_rows, copy_to_rows
 from kernels.cpu.mixed_matmul import (
     clear_rest,
@@ -268,7 +268,7 @@ def transpose(rounded_h, ws, thread, threads):
 
 # -------------------------------------------------------------------------------------------------------- readout
 @thin
-def readout(rounded_h, net, targets, ws, first, share):
+def readout(rounded_h, net, targets, aim, ws, first, share):
     """Like model.readout; do nothing and return False if the call is not mixed.
 
     If there are enough steps, threads split these, so that each product has many rows: its weights are read often.
@@ -286,14 +286,14 @@ def readout(rounded_h, net, targets, ws, first, share):
     steps = max(_ROWS, _LOGITS // V) // B if b1 - b0 == B else 1
     b_y = net.theta[net.offsets[last] : net.offsets[last] + V]
     for t in range(t0, t1, max(1, steps)):
-        _readout_steps(b_y, targets, ws, first, t, min(t + max(1, steps), t1), b0, b1)
+        _readout_steps(b_y, targets, aim, ws, first, t, min(t + max(1, steps), t1), b0, b1)
     if share.thread == 0:
         clear_rest(ws.pairs_of_logits, V, (T - first) * even(B))
     return True
 
 
 @thin
-def _readout_steps(b_y, targets, ws, first, t0, t1, b0, b1):
+def _readout_steps(b_y, targets, aim, ws, first, t0, t1, b0, b1):
     """The readout of streams b0:b1 of steps t0:t1: one step, or all streams."""
     L, _, B, H = ws.h.shape
     T, _, V = ws.logits.shape
@@ -307,7 +307,7 @@ def _readout_steps(b_y, targets, ws, first, t0, t1, b0, b1):
     product(a, top.shape[1], address(w, 0), to, V, R, depth_of(H), V)
     for t in range(t0, t1):
         for b in range(b0, b1):
-            ws.row_loss[t, b] = softmax_loss(ws.logits[t, b], targets[t, b], ws.logits[t, b])
+            ws.row_loss[t, b] = loss_of_row(ws.logits[t, b], targets, t, b, aim, ws.logits[t, b])
         pair, K = ((t - first) * even(B) + b0) // 2, depth_of((T - first) * even(B))
         at = t * B + b0
         keep_pairs(logits, at * V, V, rows, at * stride, stride, ws.pairs_of_logits, pair, 0, K, b1 - b0, V)

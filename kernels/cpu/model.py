@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from kernels.cpu import mixed
 from kernels.cpu.compiler import inner, thin
 from kernels.cpu.layers import add_gradient_ids, drop
-from kernels.cpu.loss import softmax_loss
+from kernels.cpu.loss import loss_of_row
 from kernels.cpu.matmul import add_product, clear_rows, copy_to_rows, product_transposed
 from kernels.cpu.threads import barrier, column_ranges, part_of, rows_of, shares_units
 from kernels.cpu.values import Matrix, block, flat
@@ -38,7 +38,7 @@ def passes(cell: str) -> Passes:
 
     @thin
     def forward(net, x, ws, extra, n, share):
-        """Run all layers over inputs x (T, B) from ws.h[:, 0] and ws.c[:, 0], with the masks of iteration n."""
+        """Run all layers over ids x (T, B) or floats x (T, B, D) from ws.h[:, 0] and ws.c[:, 0], with the masks of iteration n."""
         for layer in range(ws.h.shape[0]):
             layer_forward(net, x, ws, extra, layer, share)
             if extra is not None and extra.dropped.size > 0:
@@ -71,6 +71,8 @@ def find_places(net, x, rows, extra):
     The order of additions in the gradient of W_x follows from that order, not from the text's. The rows of the
     embedding are copied to extra.embedded[0].
     """
+    if x.ndim == 3:  # floats, which have no embedding
+        return 0
     V, E = rows.shape[0] // 2, extra.embedded.shape[2]
     rows[V:] = 0
     for t in range(x.shape[0]):
@@ -122,10 +124,10 @@ def passed_up(h, extra, layer):
 
 
 @thin
-def readout(net, targets, ws, extra, first, share):
+def readout(net, targets, aim, ws, extra, first, share):
     """Compute the logits, ws.row_loss (T, B), dlogits in place of the logits, and ws.dh of the last layer's output.
 
-    Steps before `first` do not count: their loss and dh are zero. A thread that owns some of the streams handles their
+    targets are (T, B) ids or (T, B, Y) floats, aim is a loss.Aim. Steps before `first` do not count: their loss and dh are zero. A thread that owns some of the streams handles their
     rows, which no other thread writes; otherwise it handles a share of all rows.
     """
     T, B, _ = ws.logits.shape
@@ -134,18 +136,18 @@ def readout(net, targets, ws, extra, first, share):
         for r in range(b0, b1):
             ws.row_loss[t, r] = 0
             ws.dh[t, r] = 0
-    if mixed.readout(ws.rounded_h, net, targets, ws, first, share):
+    if mixed.readout(ws.rounded_h, net, targets, aim, ws, first, share):
         return
     if b1 - b0 == B:
         r0, r1 = rows_of((T - first) * B, share.thread, share.threads)
-        _readout_rows(net, targets, ws, extra, first * B + r0, r1 - r0)
+        _readout_rows(net, targets, aim, ws, extra, first * B + r0, r1 - r0)
     else:
         for t in range(first, T):
-            _readout_rows(net, targets, ws, extra, t * B + b0, b1 - b0)
+            _readout_rows(net, targets, aim, ws, extra, t * B + b0, b1 - b0)
 
 
 @thin
-def _readout_rows(net, targets, ws, extra, row, R):
+def _readout_rows(net, targets, aim, ws, extra, row, R):
     """Like :func:`readout`, for R of the T B rows, from `row` on."""
     L, _, B, H = ws.h.shape
     logits = ws.logits
@@ -156,7 +158,7 @@ def _readout_rows(net, targets, ws, extra, row, R):
     add_product(top.flat, top.at + row * H, H, W_y, 0, V, logits, row * V, V, R, H, V)
     for r in range(row, row + R):
         t, stream = r // B, r % B
-        ws.row_loss[t, stream] = softmax_loss(logits[t, stream], targets[t, stream], logits[t, stream])
+        ws.row_loss[t, stream] = loss_of_row(logits[t, stream], targets, t, stream, aim, logits[t, stream])
     product_transposed(logits, row * V, V, W_y, 0, V, ws.dh, row * H, H, R, H, V)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from kernels.cpu.compiler import entry, inner, named, thin
 from kernels.cpu.emit.activations import exp
-from kernels.cpu.loss import log_prob
+from kernels.cpu.loss import log_prob, score_of_row
 from kernels.cpu.matmul import add_product, copy_to_rows
 from kernels.cpu.mixtures import mix, remember
 from kernels.cpu.model import find_places, look_up, passes
@@ -43,8 +43,8 @@ def score_pass(cell: str) -> Any:
 
     @entry
     @named(f"score_pass_{cell}")
-    def score_pass(net, x, extra, ws, members, pieces, log_probs, thread):
-        """Write a thread's share of the log probabilities (T, B) of x[1:]; return whether the team has not ended.
+    def score_pass(net, x, targets, aim, extra, ws, members, pieces, log_probs, thread):
+        """Write a thread's share of the log probabilities (T, B) of targets; return whether the team has not ended.
 
         All threads get the same arrays. ws.h[:, 0], ws.c[:, 0] hold the initial state and stay as they are.
         """
@@ -52,24 +52,24 @@ def score_pass(cell: str) -> Any:
         share = Share(thread, threads, own[0], own[1], own[2], own[3], pieces, ws.counter)
         if extra is not None and extra.table.size > 0:
             if thread == 0:
-                ws.status[2] = find_places(net, x[:T], ws.rows, extra)
+                ws.status[2] = find_places(net, x, ws.rows, extra)
             barrier(ws.counter, threads)  # the rows of the embedding are complete
             if ws.counter[1] != 0:
                 return False
             look_up(net, extra, ws.status[2], share)
             barrier(ws.counter, threads)  # the table is complete
-        forward(net, x[:T], ws, extra, 0, share)
+        forward(net, x, ws, extra, 0, share)
         barrier(ws.counter, threads)  # h of all steps is complete
         first, last = rows_of(x.shape[1] * T, thread, threads)
         for row in range(first, last, _ROWS):
-            _score_rows(net, x, ws, first, row, min(_ROWS, last - row), log_probs)
+            _score_rows(net, targets, aim, ws, first, row, min(_ROWS, last - row), log_probs)
         return ws.counter[1] == 0
 
     return score_pass
 
 
 @thin
-def _score_rows(net, x, ws, spare, row, R, log_probs):
+def _score_rows(net, targets, aim, ws, spare, row, R, log_probs):
     """Write the log probabilities of R rows of log_probs (T, B), from `row` on; logits go to the rows from `spare` on.
 
     So they stay in the cache.
@@ -82,7 +82,8 @@ def _score_rows(net, x, ws, spare, row, R, log_probs):
     add_product(ws.h, top + row * H, H, block(net, last - 1), 0, V, logits, spare * V, V, R, H, V)
     for r in range(R):
         t, stream = (row + r) // B, (row + r) % B
-        log_probs[t, stream] = log_prob(logits[(spare + r) * V : (spare + r + 1) * V], x[t + 1, stream])
+        at = (spare + r) * V
+        log_probs[t, stream] = score_of_row(logits[at : at + V], targets, t, stream, aim)
 
 
 @inner

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kernels.cpu import mixed
-from kernels.cpu.compiler import entry, exact, inner, named
+from kernels.cpu.compiler import entry, exact, inner, named, thin
 from kernels.cpu.emit.denormals import flush_denormals, restore
 from kernels.cpu.gradients import APPLY, BOTH, GRADIENT, apply, norm_factor, square_sums, touched_rows, update_of
 from kernels.cpu.layers import cells_at
+from kernels.cpu.loss import Aim
 from kernels.cpu.model import find_places, look_up, look_up_gradient, passes, readout, total
 from kernels.cpu.optimizers import CONSTANTS, NO_UPDATE, Chosen, constants
 from kernels.cpu.threads import Share, alone, barrier
@@ -26,6 +27,9 @@ class Batches(NamedTuple):
     """The input of a stretch of iterations: see train_steps."""
 
     ids: Any
+    targets: Any  # None if they are the ids that follow, as for a text
+    x: Any  # buffer for a sequence: ws.x, or (T, B, D)
+    y: Any  # buffer for its targets: (T, B) or (T, B, Y); ws.x[1:] if they follow
     starts: Any
     reset: Any
     rates: Any
@@ -38,6 +42,7 @@ class Recipe(NamedTuple):
     limits: Any  # (grad_scale, grad_clip, grad_clip_norm), infinite for no limit
     first: int  # first step whose loss counts
     step: int  # number of updates made before this stretch
+    aim: Aim
 
 
 class Team(NamedTuple):
@@ -76,8 +81,32 @@ def carry_state(h, c, zero, share):
 
 
 @inner
+def _copy_rows(source, starts, to):
+    """Fill `to` (T, B) or (T, B, K) with the rows of source (M,) or (M, K) from `starts` on."""
+    K, rows, out, T, B = source.size // source.shape[0], flat(source), flat(to), to.shape[0], to.shape[1]
+    for r in range(B):
+        for t in range(T):
+            at, begin = (starts[r] + t) * K, (t * B + r) * K
+            for k in range(K):
+                out[begin + k] = rows[at + k]
+
+
+@thin
+def _copy_targets(targets, starts, y):
+    """Fill y with the targets of the sequences that begin at `starts`, unless they are ids that follow."""
+    if targets is not None:
+        _copy_rows(targets, starts, y)
+
+
+@inner
 def _read(ids, starts, x, V):
-    """Fill x (T+1, B) with the sequences that begin at `starts`; return -1, or the position of an id not below V."""
+    """Fill x (T+1, B) with the sequences that begin at `starts`; return -1, or the position of an id not below V.
+
+    A series has no ids; x is (T, B, D) then.
+    """
+    if ids.ndim == 2:
+        _copy_rows(ids, starts, x)
+        return -1
     for r in range(x.shape[1]):
         for t in range(x.shape[0]):
             value = np.int32(ids[starts[r] + t])
@@ -111,8 +140,8 @@ def train_loop(cell: str) -> Any:
         ends the call; ws.status[0] is then its position, otherwise -1. theta and state are in the order of the team's
         panels. The rest is as in reference.train_steps and spec.Workspace.
         """
-        x, V, status, counter, limits = ws.x, ws.logits.shape[2], ws.status, ws.counter, recipe.limits
-        T, B = x.shape[0] - 1, x.shape[1]
+        x, y, V, status, counter, limits = batches.x, batches.y, ws.logits.shape[2], ws.status, ws.counter, recipe.limits
+        T, B = ws.row_loss.shape
         theta, optimizer, threads = net.theta, recipe.optimizer, team.members.shape[0]
         own = team.members[thread]
         share = Share(thread, threads, own[0], own[1], own[2], own[3], team.pieces, counter)
@@ -122,7 +151,7 @@ def train_loop(cell: str) -> Any:
         has_norm = limits[2] < np.inf
         # With some optimizers a zero gradient changes neither parameters nor state: most rows of W_x can be skipped.
         embeds = has_embedding(extra)
-        sparse = optimizer.skips_zeros and not has_norm and T * B < 2 * V and not embeds
+        sparse = optimizer.skips_zeros and not has_norm and T * B < 2 * V and not embeds and batches.ids.ndim == 1
         # If dz fits in the first-level cache, one pass over the weights computes gradient and update.
         is_mixed = ws.rounded_h is not None
         at_once = not has_norm and T * B <= AT_ONCE_ROWS and optimizer.in_tile and not embeds and not is_mixed
@@ -139,8 +168,9 @@ def train_loop(cell: str) -> Any:
             carry_state(ws.h, ws.c, batches.reset[n], share)
             if thread == 0:
                 status[0] = _read(batches.ids, batches.starts[n], x, V)
+                _copy_targets(batches.targets, batches.starts[n], y)
                 if sparse and status[0] < 0:
-                    status[1] = touched_rows(x[:T], ws.rows, status[1])
+                    status[1] = touched_rows(ws.x[:T], ws.rows, status[1])
                 if extra is not None and extra.table.size > 0 and status[0] < 0:
                     status[2] = find_places(net, x[:T], ws.rows, extra)
             if drops:
@@ -160,7 +190,7 @@ def train_loop(cell: str) -> Any:
 
             # forward: states, logits, loss
             forward(net, x[:T], ws, extra, n, share)
-            readout(net, x[1:], ws, extra, recipe.first, share)
+            readout(net, y, recipe.aim, ws, extra, recipe.first, share)
             barrier(counter, threads)  # the losses of all rows and dh are complete
             loss = total(ws.row_loss)
             if thread == 0:
@@ -221,14 +251,17 @@ def model_pass(cell: str) -> Any:
 
     @entry
     @named(f"model_pass_{cell}")
-    def model_pass(net, x, extra, ws, first, pieces):
-        """Return the loss of one sequence x (T+1, B), write ws.grad; ws.h[:, 0], ws.c[:, 0] hold the initial state."""
-        T, theta, share = x.shape[0] - 1, net.theta, alone(x.shape[1], pieces, ws.counter)
+    def model_pass(net, x, targets, aim, extra, ws, first, pieces):
+        """Return the loss of one sequence x (T, B) or (T, B, D), write ws.grad.
+
+        ws.h[:, 0], ws.c[:, 0] hold the initial state.
+        """
+        theta, share = net.theta, alone(x.shape[1], pieces, ws.counter)
         if extra is not None and extra.table.size > 0:
-            ws.status[2] = find_places(net, x[:T], ws.rows, extra)
+            ws.status[2] = find_places(net, x, ws.rows, extra)
             look_up(net, extra, ws.status[2], share)
-        forward(net, x[:T], ws, extra, 0, share)
-        readout(net, x[1:], ws, extra, first, share)
+        forward(net, x, ws, extra, 0, share)
+        readout(net, targets, aim, ws, extra, first, share)
         backward(net, ws, extra, 0, share)
         if extra is not None and extra.table.size > 0:
             look_up_gradient(ws.dz, extra, ws.status[2], 0, 1)
@@ -236,7 +269,7 @@ def model_pass(cell: str) -> Any:
             Slots(theta, ws.grad, theta, theta),
             Rule(NO_UPDATE, ws.carry[0, 0]),
         )  # GRADIENT does not read these
-        update(GRADIENT, net, slots, x[:T], ws, extra, first, -1, rule, share)
+        update(GRADIENT, net, slots, x, ws, extra, first, -1, rule, share)
         return total(ws.row_loss)
 
     return model_pass

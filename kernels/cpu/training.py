@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kernels import spec
+from kernels.cpu.loss import aim_of
 from kernels.cpu.optimizers import chosen
 from kernels.cpu.steps import Batches, Recipe, Team, train_loop
 from kernels.cpu.teamwork import at_best_pace, known_pace, together
@@ -15,7 +16,7 @@ from kernels.cpu.values import Net, extra_of, readable
 from kernels.cpu.weight_drop import Drop
 from kernels.spec import Shape
 from kernels.spec.atomic import assignments
-from kernels.spec.checks import Training
+from kernels.spec.checks import Pass, Training
 
 
 def train(call: Training) -> np.ndarray:
@@ -44,19 +45,24 @@ def train(call: Training) -> np.ndarray:
 
 
 def gradient(
-    theta: Any, h: Any, c: Any, x: Any, shape: Shape, last_only: bool, dropout: float, masks: Any, bfloat16: bool,
-    ws: spec.Workspace, threads: int,
+    theta: Any, h: Any, c: Any, given: Pass, shape: Shape, last_only: bool, dropout: float, masks: Any, bfloat16: bool,
+    ws: spec.Workspace,
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """Return what `loss_and_grad` does: one iteration by a team, whose update is left out."""
-    T, B = x.shape[0] - 1, x.shape[1]
-    # The type that a training text of this vocabulary has, so that both use the same compiled loop.
-    kind = next(kind for kind in (np.uint8, np.uint16, np.uint32) if shape.vocab_size - 1 <= np.iinfo(kind).max)
+    T, B = given.x.shape[:2]
     theta = readable(theta)
+    x, targets = given.x, given.targets
+    if not shape.input_size:
+        # The type that a training text of this vocabulary has, so that both use the same compiled loop.
+        kind = next(kind for kind in (np.uint8, np.uint16, np.uint32) if shape.vocab_size - 1 <= np.iinfo(kind).max)
+        x = (x if given.has_targets else np.concatenate([x, targets[-1:]])).astype(kind)
+    stride = len(x)
+    x, targets = (np.ascontiguousarray(a.swapaxes(0, 1)).reshape(-1, *a.shape[2:]) for a in (x, targets))
     call = Training(
-        theta, np.empty((0, len(theta)), theta.dtype), h.copy(), c.copy(), x.T.astype(kind).ravel(),
-        np.arange(B)[None] * (T + 1), np.zeros(1, bool), np.zeros(1), shape, T, 0, "", {}, 1.0, None, None,
-        last_only, dropout, None if masks is None else masks[None], 0.0, 0, bfloat16, np.inf, -np.inf, ws, threads,
-        np.empty(1),
+        theta, np.empty((0, len(theta)), theta.dtype), h.copy(), c.copy(), x, targets,
+        np.arange(B)[None] * stride, np.zeros(1, bool), np.zeros(1), shape, T, 0, "", {}, 1.0, None, None,
+        last_only, dropout, None if masks is None else masks[None], 0.0, 0, bfloat16, np.inf, -np.inf, ws, given.threads or 1,
+        np.empty(1), given.goal, given.has_targets or shape.input_size > 0,
     )  # fmt: skip
     run = _Run(call)
     if run.team.panelled:  # the loop reads them in another order
@@ -86,8 +92,8 @@ class _Run:
         first = call.seq_length - 1 if call.last_only else 0
         clips = (np.inf if limit is None else limit for limit in (call.grad_clip, call.grad_clip_norm))
         limits = np.array([call.grad_scale, *clips])
-        self._recipe = Recipe(chosen(call.optimizer, call.hyper), limits, first, call.step)
-        self._batches = Batches(*map(readable, (call.ids, call.starts, call.reset, call.learning_rate)))
+        self._recipe = Recipe(chosen(call.optimizer, call.hyper), limits, first, call.step, aim_of(call.goal))
+        self._batches = _batches(call, ws)
         self._drop = _drop_of(call, self._offsets)
         self._loop = train_loop(shape.cell)
 
@@ -104,7 +110,7 @@ class _Run:
         call = self.call
         return (
             call.shape, call.starts.shape[1], call.seq_length, call.optimizer, call.theta.dtype.char,
-            call.ids.dtype.char, len(self.team.members), call.last_only, call.dropout, call.bfloat16,
+            call.ids.dtype.char, call.targets.dtype.char, call.goal.loss, len(self.team.members), call.last_only, call.dropout, call.bfloat16,
             call.weight_drop > 0,
         )  # fmt: skip
 
@@ -113,9 +119,9 @@ class _Run:
         call, ws = self.call, self.ws
         ws.counter[:], ws.status[:] = 0, -1
         masks = None if call.masks is None else call.masks[begin:end]
-        ids, *each = self._batches
+        part = {name: getattr(self._batches, name)[begin:end] for name in ("starts", "reset", "rates")}
         shared = (
-            Net(call.theta, self._offsets), call.state, Batches(ids, *(array[begin:end] for array in each)),
+            Net(call.theta, self._offsets), call.state, self._batches._replace(**part),
             self._recipe._replace(step=call.step + begin), extra_of(ws, masks, call.dropout),
             self._drop._replace(keys=self._drop.keys[begin:end]), ws, self._watch, call.losses[begin:end],
             Team(who.members, who.pieces, self._numbers),
@@ -140,6 +146,17 @@ class _Run:
         else:
             back += _rearranged(self.team, (ws.grad,), self._offsets, call.theta, into=False)
         return assignments(into), assignments(back)
+
+
+def _batches(call: Training, ws: spec.Workspace) -> Batches:
+    """The input of a call. A text is read into the workspace; a series, and targets that are given, into new buffers."""
+    given = tuple(map(readable, (call.starts, call.reset, call.learning_rate)))
+    ids, targets, dims = readable(call.ids), readable(call.targets), ws.row_loss.shape
+    is_text = call.ids.ndim == 1
+    if is_text and not call.has_targets:
+        return Batches(ids, None, ws.x, ws.x[1:], *given)
+    x = ws.x[:-1] if is_text else np.empty((*dims, *ids.shape[1:]), ids.dtype)
+    return Batches(ids, targets, x, np.empty((*dims, *targets.shape[1:]), targets.dtype), *given)
 
 
 def _drop_of(call: Training, offsets: np.ndarray) -> Drop:

@@ -263,9 +263,11 @@ def _backward(
 
 # ------------------------------------------------------------------------------------------------ loss and optimizers
 @_taking_device_arrays
-def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tuple[float, Any]:
+def softmax_cross_entropy(
+    logits: Any, targets: Any, *, ignore_index: int | None = None, out: Any = None
+) -> tuple[float, Any]:
     """Compute loss and gradient of a softmax readout, as :func:`kernels.reference.softmax_cross_entropy`."""
-    checks.softmax_cross_entropy(logits, targets, out, DEVICE)
+    checks.softmax_cross_entropy(logits, targets, ignore_index, out, DEVICE)
     dlogits = cupy.empty_like(logits) if out is None else out
     dlogits[...] = logits
     rows, V = targets.size, logits.shape[2]
@@ -273,6 +275,13 @@ def softmax_cross_entropy(logits: Any, targets: Any, *, out: Any = None) -> tupl
     launch("model", "cross_entropy", logits.dtype, -(-rows // 8), dlogits, targets, row_loss, rows, V)()
     launch("model", "sum_in_double", logits.dtype, 1, row_loss, loss, rows)()
     return float(loss.get()[0]), dlogits
+
+
+def regression_loss(
+    outputs: Any, targets: Any, *, loss: str = "squared", delta: float = 1.0, out: Any = None
+) -> Any:  # fmt: skip
+    """Raise ValueError: this backend has no losses of real numbers."""
+    return checks.regression_loss(outputs, targets, loss, delta, out, DEVICE)
 
 
 @_taking_device_arrays
@@ -298,11 +307,15 @@ globals().update(
 # ------------------------------------------------------------------------------------------------------- whole model
 @_taking_device_arrays
 def loss_and_grad(
-    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, last_only: bool = False, dropout: float = 0.0,
+    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, targets: Any = None, loss: str = "cross_entropy",
+    delta: float = 1.0, ignore_index: int | None = None, last_only: bool = False, dropout: float = 0.0,
     masks: Any = None, bfloat16: bool = False, workspace: Workspace | None = None, threads: int | None = None,
 ) -> tuple[float, Any, Any, Any]:  # fmt: skip
     """Compute loss and gradient of a model over one sequence, as :func:`kernels.reference.loss_and_grad`."""
-    T, _ = checks.loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, bfloat16, workspace, threads, DEVICE)
+    aim = checks.Aim(targets, loss, delta, ignore_index)
+    T = checks.loss_and_grad(
+        theta, h, c, x, shape, aim, last_only, dropout, masks, bfloat16, workspace, threads, DEVICE
+    ).T
     grad, first = cupy.empty_like(theta), T - 1 if last_only else 0
     model = Model(theta, shape, T, x.shape[1], first=first, dropout=dropout, bfloat16=bfloat16, grad=grad)
     model.x[...] = x
@@ -340,7 +353,8 @@ def _rates(given: checks.Training) -> Any:
 @or_several_models(workspace, DEVICE, _at_once)
 def train_steps(
     theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, learning_rate: Any, *, shape: Shape,
-    seq_length: int, step: int = 0, optimizer: str = "adagrad", hyper: dict[str, float] | None = None,
+    seq_length: int, targets: Any = None, loss: str = "cross_entropy", delta: float = 1.0,
+    ignore_index: int | None = None, step: int = 0, optimizer: str = "adagrad", hyper: dict[str, float] | None = None,
     grad_scale: float = 1.0, grad_clip: float | None = None, grad_clip_norm: float | None = None,
     last_only: bool = False, dropout: float = 0.0, masks: Any = None, weight_drop: float = 0.0, seed: int = 0,
     bfloat16: bool = False, smooth_loss: float = np.inf, stop_below: float = -np.inf,
@@ -353,8 +367,8 @@ def train_steps(
     take turns.
     """
     given = checks.train_steps(
-        theta, state, h, c, ids, starts, reset, learning_rate, DEVICE, shape=shape, seq_length=seq_length, step=step,
-        optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
+        theta, state, h, c, ids, starts, reset, learning_rate, DEVICE, shape=shape, seq_length=seq_length, targets=targets,
+        loss=loss, delta=delta, ignore_index=ignore_index, step=step, optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
         last_only=last_only, dropout=dropout, masks=masks, weight_drop=weight_drop, seed=seed, bfloat16=bfloat16,
         smooth_loss=smooth_loss, stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip
@@ -366,11 +380,14 @@ def train_steps(
 
 @_taking_device_arrays
 def score(
-    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, workspace: Workspace | None = None, threads: int = 1,
+    theta: Any, h: Any, c: Any, x: Any, *, shape: Shape, targets: Any = None, loss: str = "cross_entropy",
+    delta: float = 1.0, ignore_index: int | None = None, workspace: Workspace | None = None, threads: int = 1,
     out: Any = None,
 ) -> Any:  # fmt: skip
     """Compute the log probability of each character of a text, as :func:`kernels.reference.score`."""
-    checks.score(theta, h, c, x, shape, workspace, threads, out, DEVICE)
+    checks.score(
+        theta, h, c, x, shape, checks.Aim(targets, loss, delta, ignore_index), workspace, threads, out, DEVICE
+    )
     T, B = len(x) - 1, x.shape[1]
     log_probs = empty((T, B), np.float64) if out is None else out
     model = Model(theta, shape, T, B)

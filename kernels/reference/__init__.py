@@ -8,7 +8,7 @@ arguments and take any C-contiguous float32 or float64 arrays; each docstring sa
 from kernels.reference import optimizers
 from kernels.reference.gru import gru_backward, gru_forward, gru_step
 from kernels.reference.lnlstm import lnlstm_backward, lnlstm_forward, lnlstm_step
-from kernels.reference.loss import softmax_cross_entropy
+from kernels.reference.loss import regression_loss, softmax_cross_entropy
 from kernels.reference.lstm import lstm_backward, lstm_forward, lstm_step
 from kernels.reference.model import loss_and_grad, score, train_steps
 from kernels.reference.optimizers import clip
@@ -30,6 +30,7 @@ __all__ = [
     "lstm_backward",
     "lstm_forward",
     "lstm_step",
+    "regression_loss",
     "rnn_backward",
     "rnn_forward",
     "rnn_step",

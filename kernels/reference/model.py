@@ -9,11 +9,11 @@ from kernels import spec
 from kernels.reference.gru import gru_backward, gru_forward
 from kernels.reference.layer import operand, rounded_operands
 from kernels.reference.lnlstm import lnlstm_backward, lnlstm_forward
-from kernels.reference.loss import log_prob, softmax_cross_entropy
+from kernels.reference.loss import loss_of, score_of
 from kernels.reference.lstm import lstm_backward, lstm_forward
 from kernels.reference.optimizers import UPDATES, clip_checked
 from kernels.reference.rnn import rnn_backward, rnn_forward
-from kernels.spec import CELLS, Array, Floats, Ids, Shape, Workspace, checks
+from kernels.spec import CELLS, Array, Floats, Goal, Ids, Shape, Workspace, checks
 from kernels.spec.atomic import assignments
 from kernels.spec.many import or_several_models
 
@@ -43,9 +43,13 @@ def loss_and_grad(
     theta: Floats,
     h: Floats,
     c: Floats,
-    x: Ids,
+    x: Array,
     *,
     shape: Shape,
+    targets: Array | None = None,
+    loss: str = "cross_entropy",
+    delta: float = 1.0,
+    ignore_index: int | None = None,
     last_only: bool = False,
     dropout: float = 0.0,
     masks: Ids | None = None,
@@ -59,8 +63,12 @@ def loss_and_grad(
     ----------
     theta : (N,) parameters; read
     h, c : (L, B, H) initial state; read (cells without a cell state ignore c, here and below)
-    x : (T+1, B) int32 ids: inputs x[:-1], targets x[1:]; read
+    x : (T+1, B) int32 ids, or (T+1, B, D) floats if the shape has an input_size: inputs x[:-1], targets x[1:]; with
+        `targets`, all T rows are inputs; read
     shape : Shape
+    targets : (T, B) int32 ids for cross_entropy, else (T, B, Y) floats, in units of your own; read
+    loss, delta : a name of spec.LOSSES, and the delta of huber (spec/losses.py); a model of ids has cross_entropy alone
+    ignore_index : targets of this id add nothing to the loss and no gradient, as torch.nn's; None for no such id
     last_only : count only the last step's loss, as for windows that predict one character
     dropout : dropout rate, the fraction of each layer's outputs that is zeroed; the others are divided by 1 - dropout
     masks : (L, T, B, H) uint8, zero where an output is zeroed; None without dropout; read
@@ -71,7 +79,7 @@ def loss_and_grad(
 
     Returns
     -------
-    loss : float, nats, summed over T and B
+    loss : float, nats, summed over T and B (with squared and huber, the units of the targets squared)
     grad : (N,)
     h_last, c_last : (L, B, H), the state after the last step; no gradient flows back through it (truncated BPTT)
 
@@ -80,27 +88,31 @@ def loss_and_grad(
     ValueError
         ``x: expected ids in [0, 71), got 71`` and the like.
     """
-    checks.loss_and_grad(theta, h, c, x, shape, last_only, dropout, masks, bfloat16, workspace, threads)
+    aim = checks.Aim(targets, loss, delta, ignore_index)
+    given = checks.loss_and_grad(theta, h, c, x, shape, aim, last_only, dropout, masks, bfloat16, workspace, threads)
     with checks.exclusive(workspace):
         grad = np.empty_like(theta) if workspace is None else workspace.grad
-        return _in_precision(bfloat16, theta, h, c, x, shape, last_only, dropout, masks, grad)
+        return _in_precision(bfloat16, theta, h, c, *given[:3], shape, last_only, dropout, masks, grad)
 
 
-def _in_precision(bfloat16: bool, theta: Any, h: Any, c: Any, x: Any, shape: Shape, *rest: Any) -> Any:
+def _in_precision(
+    bfloat16: bool, theta: Any, h: Any, c: Any, x: Any, targets: Any, goal: Goal, shape: Shape, *rest: Any
+) -> Any:
     """The results of :func:`_loss_and_grad`, with the operands that a bfloat16 call rounds rounded."""
     B = x.shape[1]
     read = _rounded(theta, shape, B) if bfloat16 else theta
     with rounded_operands() if spec.is_mixed(bfloat16, B, shape.cell, shape.embedding_size) else nullcontext():
-        return _loss_and_grad(read, h, c, x, shape, *rest)
+        return _loss_and_grad(read, h, c, x, targets, goal, shape, *rest)
 
 
 def _loss_and_grad(
-    theta: Any, h: Any, c: Any, x: Any, shape: Shape, last_only: bool, dropout: float, masks: Any, grad: Any
-) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    theta: Any, h: Any, c: Any, x: Any, targets: Any, goal: Goal, shape: Shape, last_only: bool, dropout: float,
+    masks: Any, grad: Any,
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """Write the gradient into grad (N,); return the results of :func:`loss_and_grad`."""
-    V, H, first = shape.vocab_size, shape.hidden_size, len(x) - 2 if last_only else 0
+    V, H, first = shape.vocab_size, shape.hidden_size, len(x) - 1 if last_only else 0
     views, masks = spec.params(theta, shape), [None] * shape.num_layers if masks is None else masks
-    caches, c_all, below = [], [], x[:-1] if views.embedding is None else views.embedding[x[:-1]]
+    caches, c_all, below = [], [], x if views.embedding is None else views.embedding[x]
     for layer, h0, c0, mask in zip(views.layers, h, c, masks, strict=True):
         h_all, c_last, cache = _layer_forward(shape.cell, below, h0, c0, layer)
         caches.append(cache)
@@ -108,8 +120,8 @@ def _loss_and_grad(
         below = operand(_dropped(h_all[1:], mask, dropout))
     read = below[first:]
     logits = read @ views.W_y + views.b_y
-    loss, dlogits = softmax_cross_entropy(logits, x[1:][first:])
-    dlogits = operand(dlogits)
+    losses, dlogits = loss_of(logits, targets[first:], goal, logits)
+    loss, dlogits = float(losses.sum(dtype=np.float64)), operand(dlogits)
 
     grads = spec.params(grad, shape)
     flat_dlogits = dlogits.reshape(-1, V)
@@ -124,7 +136,7 @@ def _loss_and_grad(
         dh = found.dx
     if views.embedding is not None:
         grads.embedding[...] = 0
-        np.add.at(grads.embedding, x[:-1], dh)
+        np.add.at(grads.embedding, x, dh)
     return loss, grad, np.stack([cache.h[-1] for cache in caches]), np.stack(c_all)
 
 
@@ -146,13 +158,17 @@ def train_steps(
     state: Floats,
     h: Floats,
     c: Floats,
-    ids: Ids,
+    ids: Array,
     starts: Ids,
     reset: Array,
     learning_rate: Floats | float,
     *,
     shape: Shape,
     seq_length: int,
+    targets: Array | None = None,
+    loss: str = "cross_entropy",
+    delta: float = 1.0,
+    ignore_index: int | None = None,
     step: int = 0,
     optimizer: str = "adagrad",
     hyper: dict[str, float] | None = None,
@@ -178,12 +194,14 @@ def train_steps(
     theta : (N,) parameters; written
     state : (S, N) optimizer state, S from spec.slots; written
     h, c : (L, B, H) state, carried from one iteration to the next; written (c stays unchanged for cells without one)
-    ids : (M,) uint8, uint16 or uint32, the text; read
+    ids : (M,) uint8, uint16 or uint32, the text; or (M, D) floats, a series, if the shape has an input_size; read
     starts : (n, B) int64, start of each stream's sequence: inputs ids[start : start+T], targets one later; read
     reset : (n,) bool, whether h and c are set to zero before the iteration; read
     learning_rate : (n,) float64, one learning rate per iteration, or one number for all; read
     shape : Shape
     seq_length : T, the truncated-BPTT length
+    targets : (M,) int32 ids for cross_entropy, else (M, Y) floats: row k for row k of `ids`. None: the next row of it
+    loss, delta, ignore_index : as for :func:`loss_and_grad`
     step : number of updates made before this call, for Adam's bias correction
     optimizer, hyper : a name of spec.OPTIMIZERS, and those of its constants that differ from the defaults
     grad_scale : factor applied first to the gradient of the summed loss (1 / (T B) for the mean)
@@ -231,8 +249,8 @@ def train_steps(
     out of range ends a call in the same way.
     """
     given = checks.train_steps(
-        theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, step=step,
-        optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
+        theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, targets=targets,
+        loss=loss, delta=delta, ignore_index=ignore_index, step=step, optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
         last_only=last_only, dropout=dropout, masks=masks, weight_drop=weight_drop, seed=seed, bfloat16=bfloat16,
         smooth_loss=smooth_loss, stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip
@@ -242,21 +260,21 @@ def train_steps(
 
 def _train(given: checks.Training) -> np.ndarray:
     """Run the iterations of a checked call; return their losses."""
-    theta, state, h, c, ids, starts, reset, rates, shape, T, *_ = given
+    theta, state, h, c, ids, _, starts, reset, rates, shape, T, *_ = given
     losses, smooth_loss = given.losses, given.smooth_loss
     losses.fill(np.nan)
     grad = np.empty_like(theta) if given.workspace is None else given.workspace.grad
     new_theta, new_state = theta.copy(), state.copy()
     for n, (start, zero, rate) in enumerate(zip(starts, reset, rates, strict=True)):
         h0, c0 = np.zeros_like(h) if zero else h, np.zeros_like(c) if zero and CELLS[shape.cell].has_c else c
-        x = _sequence(ids, start + np.arange(T + 1)[:, None], shape.vocab_size)
+        x, targets = _sequence(given, start + np.arange(T)[:, None])
         read, drops = theta, given.weight_drop > 0
         if drops:
             factors = spec.factors(shape, theta.dtype, given.weight_drop, given.seed, given.step + n)
             read = theta * factors
         masks = None if given.masks is None else given.masks[n]
         loss, _, h_last, c_last = _in_precision(
-            given.bfloat16, read, h0, c0, x, shape, given.last_only, given.dropout, masks, grad
+            given.bfloat16, read, h0, c0, x, targets, given.goal, shape, given.last_only, given.dropout, masks, grad
         )
         smooth_loss = spec.SMOOTHING * smooth_loss + (1 - spec.SMOOTHING) * loss / len(start)
         is_low, is_finite = smooth_loss < given.stop_below, np.isfinite(loss)
@@ -274,13 +292,16 @@ def _train(given: checks.Training) -> np.ndarray:
     return losses
 
 
-def _sequence(ids: Any, at: np.ndarray, V: int) -> np.ndarray:
-    """Return the ids at the positions `at` as int32, after checking them."""
-    x = ids[at]
-    if x.max() >= V:
-        wrong = at.T[x.T >= V][0]  # the first one of the first stream
+def _sequence(given: checks.Training, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the inputs and targets at the positions `at` (T, B), ids as int32, after checking those of a text."""
+    ids, V = given.ids, given.shape.vocab_size
+    if ids.ndim == 2:
+        return ids[at], given.targets[at]
+    read = at if given.has_targets else np.concatenate([at, at[-1:] + 1])
+    if ids[read].max() >= V:
+        wrong = read.T[ids[read].T >= V][0]  # the first one of the first stream
         raise ValueError(f"ids: expected ids in [0, {V}), got {ids[wrong]} at {wrong}")
-    return np.asarray(x.astype(np.int32))
+    return ids[at].astype(np.int32), given.targets[at].astype(np.int32)
 
 
 def read(theta: Any, shape: Shape, h: Any, c: Any, x: Any) -> np.ndarray:
@@ -297,30 +318,37 @@ def score(
     theta: Floats,
     h: Floats,
     c: Floats,
-    x: Ids,
+    x: Array,
     *,
     shape: Shape,
+    targets: Array | None = None,
+    loss: str = "cross_entropy",
+    delta: float = 1.0,
+    ignore_index: int | None = None,
     workspace: Workspace | None = None,
     threads: int = 1,
     out: Floats | None = None,
 ) -> Array:
     """Compute the log probability of each character of a text, given the characters before it.
 
-    These are ``log softmax(logits)[target]`` of spec/cells.py: the terms of the loss with the opposite sign.
+    These are ``log softmax(logits)[target]`` of spec/cells.py: the terms of the loss with the opposite sign. So they
+    are with any other loss, too: the log likelihood of each step with gaussian, minus its error with squared and huber.
 
     Parameters
     ----------
     theta : (N,) parameters; read
     h, c : (L, B, H) initial state; overwritten with the last one, so that the next call continues the text
-    x : (T+1, B) int32 ids: inputs x[:-1], targets x[1:]; read. The next call's x begins with this one's last row
+    x : (T+1, B) int32 ids, or (T+1, B, D) floats: inputs x[:-1], targets x[1:]; read. The next call's x begins with
+        this one's last row. With `targets`, all T rows are inputs
     shape : Shape
+    targets, loss, delta, ignore_index : as for :func:`loss_and_grad`; zero is the result for a target that is ignored
     workspace : Workspace of these sizes
     threads : most threads that may be used; any number gives the same bits (the reference uses one)
     out : (T, B) float64 buffer for the result, overwritten
 
     Returns
     -------
-    log_probs : (T, B) float64, nats; computed from the logits in float64 for either dtype
+    log_probs : (T, B) float64, nats, or the targets' units squared; computed from the logits in float64 for either dtype
 
     Raises
     ------
@@ -331,7 +359,8 @@ def score(
     -----
     Scoring a text in one call or in several gives the same numbers up to rounding.
     """
-    checks.score(theta, h, c, x, shape, workspace, threads, out)
-    log_probs = np.empty((len(x) - 1, x.shape[1])) if out is None else out
-    log_probs[...] = log_prob(read(theta, shape, h, c, x[:-1]), x[1:])
+    aim = checks.Aim(targets, loss, delta, ignore_index)
+    inputs, aims, goal, T, *_ = checks.score(theta, h, c, x, shape, aim, workspace, threads, out)
+    log_probs = np.empty((T, x.shape[1])) if out is None else out
+    log_probs[...] = score_of(read(theta, shape, h, c, inputs), aims, goal)
     return log_probs

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from kernels.spec.layers import LAYERS, Cache, Grads
     from kernels.spec.layouts import LAYOUTS, LayerWeights, from_layout, to_layout
+    from kernels.spec.losses import HALF_LOG_TWO_PI, LOSSES, Goal
     from kernels.spec.mixtures import Mixture
     from kernels.spec.ops import OPS
     from kernels.spec.optimizers import MOST_CONSTANTS, OPTIMIZERS, Optimizer, hyper_values, resolved, slots, takers
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
 #: The light ones come first: a name is looked for in one after the other.
 _FILES = (
-    "cells", "layers", "ops", "optimizers", "parameters", "mixtures", "layouts", "types", "values", "weight_drop",
+    "cells", "layers", "ops", "optimizers", "parameters", "mixtures", "layouts", "losses", "types", "values", "weight_drop",
     "workspaces",
 )  # fmt: skip
 
@@ -82,10 +83,12 @@ __all__ = [
     "GATE_O",
     "GATE_R",
     "GATE_Z",
+    "HALF_LOG_TWO_PI",
     "ID_DTYPES",
     "LAYERS",
     "LAYER_NORM_EPSILON",
     "LAYOUTS",
+    "LOSSES",
     "MOST_CONSTANTS",
     "NORM_PANEL",
     "NOT_ROUNDED",
@@ -97,6 +100,7 @@ __all__ = [
     "Cell",
     "Dropping",
     "Floats",
+    "Goal",
     "Grads",
     "Ids",
     "LayerWeights",

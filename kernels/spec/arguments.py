@@ -346,6 +346,7 @@ _CLIP = Value("None, or a number of at least 0", lambda value: value >= 0, may_b
 _DECAY = Value("a number of at least 0 and less than 1", lambda value: 0 <= value < 1)
 _COUNT = Value("a whole number of at least 1", lambda value: value >= 1, is_whole=True)
 _SIZE = Value("a whole number from 1 to 2147483647", lambda value: 1 <= value < 2**31, is_whole=True)  # ids are int32
+_SIZE_OR_0 = Value("a whole number from 0 to 2147483647", lambda value: 0 <= value < 2**31, is_whole=True)
 
 #: Every number that an op takes, by name.
 VALUES: dict[str, Value] = {
@@ -367,6 +368,11 @@ VALUES: dict[str, Value] = {
     "seed": Value("a whole number from 0 to 2**64 - 1", lambda value: 0 <= value < 2**64, is_whole=True),
     "smooth_loss": Value("a number or inf", lambda value: value > -math.inf),
     "stop_below": Value("a number or -inf", lambda value: value < math.inf),
+    "delta": Value("a finite number of more than 0", lambda value: 0 < value < math.inf),
+    "ignore_index": Value(
+        "None, or a whole number from -2147483648 to 2147483647", lambda value: -(2**31) <= value < 2**31, is_whole=True,
+        may_be_none=True,
+    ),  # fmt: skip
     "temperature": Value(
         "0, or a finite number of at least 1e-300", lambda value: value == 0 or 1e-300 <= value < math.inf
     ),
@@ -375,7 +381,8 @@ VALUES: dict[str, Value] = {
     "vocab_size": _SIZE,
     "hidden_size": _SIZE,
     "num_layers": _SIZE,
-    "embedding_size": Value("a whole number from 0 to 2147483647", lambda value: 0 <= value < 2**31, is_whole=True),
+    "embedding_size": _SIZE_OR_0,
+    "input_size": _SIZE_OR_0,
     "seq_length": _COUNT,
     "batch_size": _COUNT,
     "threads": _COUNT,

@@ -10,7 +10,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from threading import Lock
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from kernels.spec.arguments import (
 )
 from kernels.spec.cells import CELLS
 from kernels.spec.layers import LAYERS, WAYS
+from kernels.spec.losses import LOSSES, Goal, check_target_ids, checked, goal_of, refuse_on_device
 from kernels.spec.mixtures import MIXTURE, Mixture
 from kernels.spec.parameters import Shape
 from kernels.spec.workspaces import Workspace
@@ -41,6 +42,7 @@ from kernels.spec.workspaces import Workspace
 _OPTIMIZER = {"theta": "out float N", "grad": "float N", "state": "out float S N"}
 _STATE = {"h": "float L B H", "c": "float L B H"}
 _STATE_OUT = {"h": "out float L B H", "c": "out float L B H"}
+_READ = {"x": "ids<V T+1 B | float T+1 B D, T rows with targets", "targets": "ids T B | float T B Y, optional"}
 
 
 #: Arrays of each op by name, in the order of their checks; :mod:`kernels.spec.arguments` explains the notation.
@@ -55,25 +57,54 @@ ARRAYS: dict[str, dict[str, str]] = {
         "targets": "ids<V T B",
         "out": "out float T B V, optional, may hold logits",
     },
+    "regression_loss": {
+        "outputs": "float T B Y, 2Y with gaussian",
+        "targets": "float T B Y",
+        "out": "out float T B Y, optional, may hold outputs, 2Y with gaussian",
+    },
     "clip": {"grad": "out float N"},
     **dict.fromkeys(spec.OPTIMIZERS, _OPTIMIZER),
-    "loss_and_grad": {"theta": "float N"} | _STATE | {"x": "ids<V T+1 B", "masks": "mask L T B H, optional"},
+    "loss_and_grad": {"theta": "float N"} | _STATE | _READ | {"masks": "mask L T B H, optional"},
     "train_steps": {"theta": "out float N", "state": "out float S N"}
     | _STATE_OUT
-    | {"ids": "text M", "starts": "int64 K B", "reset": "bool K", "learning_rate": "double K, or a number"}
+    | {"ids": "text M | float M D", "targets": "ids M | float M Y, optional", "starts": "int64 K B", "reset": "bool K", "learning_rate": "double K, or a number"}
     | {"masks": "mask K L T B H, optional", "out": "out double K, optional"},
-    "score": {"theta": "float N"} | _STATE_OUT | {"x": "ids<V T+1 B", "out": "out double T B, optional"},
+    "score": {"theta": "float N"} | _STATE_OUT | _READ | {"out": "out double T B, optional"},
     "sample": {"theta": "float N"}
     | _STATE_OUT
     | {"x": "ids<V B", "uniforms": "double K B", "log_probs": "out double K B, optional"},
 }
 _CHECKS = {op: Arrays(patterns) for op, patterns in ARRAYS.items()}
-#: train_steps for several models, G of them.
-_SEVERAL = Arrays(
-    {name: re.sub(r"((?:out )?\w+) ", r"\1 G ", pattern, count=1) for name, pattern in ARRAYS["train_steps"].items()}
-    | {"ids": ARRAYS["train_steps"]["ids"], "learning_rate": "double G K | double K, or a number"}
-)
 _MIXED = Arrays({**ARRAYS["sample"], **MIXTURE})
+_IGNORING = Arrays({**ARRAYS["softmax_cross_entropy"], "targets": "ids T B"})
+_GAUSSIAN = Arrays(
+    {name: each.replace("T B Y", f"T B {'' if name == 'targets' else '2'}Y")
+     for name, each in ARRAYS["regression_loss"].items()}
+)  # fmt: skip
+
+
+@cache
+def _of_model(op: str, is_series: bool, targets: str, several: bool = False) -> Arrays:
+    """The arrays of a model's op: of ids or a series, with targets "ids" or "float", or "" if they follow from it.
+
+    Several models, G of them, share these.
+    """
+    arrays, source = dict(ARRAYS[op]), "ids" if op == "train_steps" else "x"
+    arrays[source] = _form(arrays[source], is_series)
+    if targets:
+        arrays |= {source: arrays[source].replace("T+1", "T"), "targets": _form(arrays["targets"], targets == "float")}
+    else:
+        del arrays["targets"]
+    if several:
+        for name in arrays.keys() - {source, "targets"}:
+            arrays[name] = re.sub(r"((?:out )?\w+) ", r"\1 G ", arrays[name], count=1)
+        arrays["learning_rate"] = "double G K | double K, or a number"
+    return Arrays(arrays)
+
+
+def _form(pattern: str, second: bool) -> str:
+    """The first or the second of two forms, as a pattern without notes."""
+    return pattern.partition(", ")[0].split(" | ")[second]
 
 
 # ------------------------------------------------------------------------------------------------------------- layers
@@ -162,9 +193,29 @@ def _gradients(out: Any, kind: Any, x: Any) -> tuple[Any, ...]:
 
 
 # ------------------------------------------------------------------------------------------------ loss and optimizers
-def softmax_cross_entropy(logits: Any, targets: Any, out: Any, family: Family = HOST) -> None:
+def softmax_cross_entropy(logits: Any, targets: Any, ignore_index: Any, out: Any, family: Family = HOST) -> Goal:
     """Check the arguments of :func:`softmax_cross_entropy`."""
-    _CHECKS["softmax_cross_entropy"]((logits, targets, out), family)
+    goal = checked("cross_entropy", 1.0, ignore_index)
+    if family is not HOST:
+        refuse_on_device(None, ignore_index)
+    if ignore_index is None:
+        _CHECKS["softmax_cross_entropy"]((logits, targets, out), family)
+    else:
+        check_target_ids(targets, _IGNORING((logits, targets, out))["V"], goal.ignore_index)
+    return goal
+
+
+def regression_loss(
+    outputs: Any, targets: Any, loss: Any, delta: Any, out: Any, family: Family = HOST
+) -> Goal:  # fmt: skip
+    """Check the arguments of :func:`regression_loss`."""
+    goal = checked(loss, delta, None)
+    if family is not HOST:
+        raise ValueError(f"loss: expected cross_entropy on the cupy backend, got {loss!r}")
+    if goal.loss == "cross_entropy":
+        raise ValueError(f"loss: expected one of {', '.join(LOSSES[1:])}, got {loss!r}")
+    (_GAUSSIAN if goal.loss == "gaussian" else _CHECKS["regression_loss"])((outputs, targets, out))
+    return _held(goal, outputs)
 
 
 def clip(grad: Any, grad_clip: Any, grad_clip_norm: Any, family: Family = HOST) -> tuple[Any, Any]:
@@ -204,18 +255,67 @@ def optimizer(
 
 
 # -------------------------------------------------------------------------------------------------------- whole model
+class Aim(NamedTuple):
+    """What a model is to predict, as a caller says it."""
+
+    targets: Any
+    loss: Any
+    delta: Any
+    ignore_index: Any
+
+
+class Pass(NamedTuple):
+    """The checked arguments of a pass over one sequence."""
+
+    x: Any  # (T, B) int32, or (T, B, D): the inputs
+    targets: Any  # (T, B) int32, or (T, B, Y)
+    goal: Goal
+    T: int
+    threads: int | None
+    has_targets: bool  # whether the caller gave them
+
+
 def loss_and_grad(
-    theta: Any, h: Any, c: Any, x: Any, shape: Any, last_only: Any, dropout: Any, masks: Any, bfloat16: Any, ws: Any,
-    threads: Any, family: Family = HOST,
-) -> tuple[int, int | None]:  # fmt: skip
-    """Check the arguments of :func:`loss_and_grad`; return T and the number of threads, or None."""
+    theta: Any, h: Any, c: Any, x: Any, shape: Any, aim: Aim, last_only: Any, dropout: Any, masks: Any, bfloat16: Any,
+    ws: Any, threads: Any, family: Family = HOST,
+) -> Pass:  # fmt: skip
+    """Check the arguments of :func:`loss_and_grad`."""
     rate, bf16 = number("dropout", dropout), flag("bfloat16", bfloat16)
     flag("last_only", last_only)
     _check_masks_given(masks, rate)
-    sizes = _CHECKS["loss_and_grad"]((theta, h, c, x, masks), family, **_sizes(shape, family))
+    given = (theta, h, c, x, *_own(aim), masks)
+    goal, sizes = _check_model("loss_and_grad", given, shape, aim, family)
     _check_bfloat16(bf16, shape, sizes["B"], theta.dtype, family)
-    _check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, (theta, h, c, x, masks), family, rate, bf16)
-    return sizes["T"], None if threads is None else number("threads", threads)
+    _check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, given, family, rate, bf16)
+    return Pass(*_with_targets(x, aim), goal, sizes["T"], None if threads is None else number("threads", threads), aim.targets is not None)
+
+
+def _own(aim: Aim) -> tuple[Any, ...]:
+    return () if aim.targets is None else (aim.targets,)
+
+
+def _held(goal: Goal, real: Any) -> Goal:
+    return goal._replace(delta=held(real.dtype, goal.delta))
+
+
+def _with_targets(x: Any, aim: Aim) -> tuple[Any, Any]:
+    """The inputs and the targets of a sequence."""
+    return (x[:-1], x[1:]) if aim.targets is None else (x, aim.targets)
+
+
+def _check_model(
+    op: str, given: tuple[Any, ...], shape: Any, aim: Aim, family: Family, models: tuple[int, ...] = (), **known: int
+) -> tuple[Goal, dict[str, int]]:
+    """Check the arrays of a model's op, and its goal; return the goal and the sizes by letter."""
+    known |= _sizes(shape, family)
+    goal = goal_of(shape, *aim, family)
+    kind = "" if aim.targets is None else "ids" if goal.loss == "cross_entropy" else "float"
+    if shape.input_size:
+        known |= {"D": shape.input_size, "Y": goal.targets(shape.vocab_size)}
+    sizes = _of_model(op, shape.input_size > 0, kind, bool(models))(given, family, **known)
+    if kind == "ids":
+        check_target_ids(aim.targets, shape.vocab_size, goal.ignore_index)
+    return _held(goal, given[0]), sizes
 
 
 def _check_bfloat16(bfloat16: bool, shape: Shape, B: int, dtype: Any, family: Family) -> None:
@@ -234,7 +334,8 @@ class Training(NamedTuple):
     state: Any  # (S, N), written
     h: Any  # (L, B, H), written
     c: Any  # (L, B, H), written
-    ids: Any  # (M,); each id is checked when it is read
+    ids: Any  # (M,); each id is checked when it is read; or (M, D)
+    targets: Any  # (M,) int32 or (M, Y), row k for that of ids; ids[1:], if the caller gives none
     starts: Any  # (K, B) int64
     reset: Any  # (K,) bool, C-contiguous
     learning_rate: Any  # (K,) float64, C-contiguous, in host memory
@@ -257,12 +358,14 @@ class Training(NamedTuple):
     workspace: Workspace | None
     threads: int
     losses: Any  # (K,) float64, written
+    goal: Goal
+    has_targets: bool  # whether the caller gave them
 
 
 def train_steps(
     theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, learning_rate: Any,
     family: Family = HOST, *,
-    shape: Any, seq_length: Any, step: Any, optimizer: Any, hyper: Any, grad_scale: Any, grad_clip: Any,
+    shape: Any, seq_length: Any, targets: Any, loss: Any, delta: Any, ignore_index: Any, step: Any, optimizer: Any, hyper: Any, grad_scale: Any, grad_clip: Any,
     grad_clip_norm: Any, last_only: Any, dropout: Any, masks: Any, weight_drop: Any, seed: Any, bfloat16: Any,
     smooth_loss: Any, stop_below: Any, workspace: Any, threads: Any, out: Any,
 ) -> Training:  # fmt: skip
@@ -270,6 +373,7 @@ def train_steps(
 
     With a leading axis of models, the vectors of the result have it, too, except rates that all models have.
     """
+    aim = Aim(targets, loss, delta, ignore_index)
     values = {name: number(name, value) for name, value in spec.hyper_values(optimizer, hyper).items()}
     optimizer, values = spec.resolved(optimizer, values)
     row = spec.OPTIMIZERS[optimizer]
@@ -277,49 +381,51 @@ def train_steps(
         # an element whose gradient has always been zero gives 0 / 0, unless a backend skips such rows
         raise ValueError(f"epsilon: expected at least 1.2e-38 in train_steps with {optimizer}, got 0")
     T, rate, bf16 = number("seq_length", seq_length), number("dropout", dropout), flag("bfloat16", bfloat16)
-    known = _sizes(shape, family) | {"S": row.slots, "T": T}
     is_one_rate = not hasattr(learning_rate, "shape") or isinstance(learning_rate, np.generic)
     if is_one_rate:
         rate_of_all = number("learning_rate", learning_rate)
     _check_masks_given(masks, rate)
     reset, rates = _contiguous(reset, family), None if is_one_rate else _contiguous(learning_rate, family)
-    given = (theta, state, h, c, ids, starts, reset, rates, masks, out)
+    given = (theta, state, h, c, ids, *_own(aim), starts, reset, rates, masks, out)
     models = () if getattr(theta, "ndim", 1) != 2 else (len(theta),)
-    sizes = (_SEVERAL if models else _CHECKS["train_steps"])(given, family, **known)
+    goal, sizes = _check_model("train_steps", given, shape, aim, family, models, S=row.slots, T=T)
     rates = np.full(sizes["K"], rate_of_all) if is_one_rate else family.to_host(rates)
     wrong = rates[~((rates >= 0) & (rates < np.inf))]
     if len(wrong):
         raise ValueError(f"learning_rate: expected {VALUES['learning_rate'].allowed}, got {wrong[0]}")
     B, M = sizes["B"], sizes["M"]
     _check_bfloat16(bf16, shape, B, theta.dtype, family)
-    if max(M, 1) <= T:
-        raise ValueError(f"seq_length: expected less than {M} (the number of ids), got {T}")
-    if starts.size and (int(starts.min()) < 0 or int(starts.max()) + T >= M):
+    end = M if aim.targets is None else M + 1  # the targets of a sequence lie before it
+    what = f"{'' if aim.targets is None else 'one more than '}the number of {'rows' if shape.input_size else 'ids'}"
+    if end <= max(T, 1):
+        raise ValueError(f"seq_length: expected less than {end} ({what}), got {T}")
+    if starts.size and (int(starts.min()) < 0 or int(starts.max()) + T >= end):
         raise ValueError(
-            f"starts: expected 0 <= start and start + {T} < {M} (the number of ids), "
+            f"starts: expected 0 <= start and start + {T} < {end} ({what}), "
             f"got {int(starts.min())} to {int(starts.max())}"
         )
     scale, rates = number("grad_scale", grad_scale), held(theta.dtype, rates)
     values = {key: held(theta.dtype, value) for key, value in values.items()}
     training = Training(
-        theta, state, h, c, ids, starts, reset, rates, shape, T, number("step", step), optimizer, values,
+        theta, state, h, c, ids, ids[1:] if aim.targets is None else aim.targets, starts, reset, rates, shape, T,
+        number("step", step), optimizer, values,
         held(theta.dtype, scale), number("grad_clip", grad_clip), number("grad_clip_norm", grad_clip_norm),
         flag("last_only", last_only), rate, masks, number("weight_drop", weight_drop), number("seed", seed), bf16,
         number("smooth_loss", smooth_loss), number("stop_below", stop_below), workspace, number("threads", threads),
-        family.empty((*models, sizes["K"])) if out is None else out,
+        family.empty((*models, sizes["K"])) if out is None else out, goal, aim.targets is not None,
     )  # fmt: skip
     _check_workspace(workspace, shape, T, B, theta.dtype, given, family, rate, bf16)
     return training
 
 
 def score(
-    theta: Any, h: Any, c: Any, x: Any, shape: Any, ws: Any, threads: Any, out: Any, family: Family = HOST
-) -> tuple[int, int]:
-    """Check the arguments of :func:`score`; return T and the number of threads."""
-    given = (theta, h, c, x, out)
-    sizes = _CHECKS["score"](given, family, **_sizes(shape, family))
+    theta: Any, h: Any, c: Any, x: Any, shape: Any, aim: Aim, ws: Any, threads: Any, out: Any, family: Family = HOST
+) -> Pass:
+    """Check the arguments of :func:`score`."""
+    given = (theta, h, c, x, *_own(aim), out)
+    goal, sizes = _check_model("score", given, shape, aim, family)
     _check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, given, family)
-    return sizes["T"], number("threads", threads)
+    return Pass(*_with_targets(x, aim), goal, sizes["T"], number("threads", threads), aim.targets is not None)
 
 
 class Sampling(NamedTuple):
@@ -338,6 +444,8 @@ def sample(
     """Check the arguments of :func:`sample`."""
     how = number("temperature", temperature), number("top_k", top_k), number("top_p", top_p)
     known = _sizes(shape, family)
+    if shape.input_size:
+        raise ValueError(f"shape: expected input_size 0, as only ids can be drawn, got {shape.input_size}")
     uniforms = _contiguous(uniforms, family)
     given = (theta, h, c, x, uniforms, log_probs)
     if mixture is None:

@@ -17,6 +17,7 @@ class _Sizes(NamedTuple):
     num_layers: int = 1
     cell: str = "lstm"  # of CELLS
     embedding_size: int = 0  # 0: no embedding, an id selects a row of the first W_x
+    input_size: int = 0  # 0: inputs are ids
 
 
 class Shape(_Sizes):
@@ -24,9 +25,11 @@ class Shape(_Sizes):
 
     Parameters
     ----------
-    vocab_size, hidden_size, num_layers : V, H, L, at least 1
+    vocab_size, hidden_size, num_layers : V, H, L, at least 1; V is also the number of outputs
     cell : a name of CELLS
     embedding_size : E, or 0 for no embedding: an id then selects a row of the first W_x
+    input_size : D, for a model of real-valued series, whose inputs are D numbers a step and whose first W_x is
+        (D, ...); 0 for a model of ids. There is no embedding then
 
     Raises
     ------
@@ -37,18 +40,22 @@ class Shape(_Sizes):
     __slots__ = ()
 
     def __new__(
-        cls, vocab_size: int, hidden_size: int, num_layers: int = 1, cell: str = "lstm", embedding_size: int = 0
-    ) -> Self:
+        cls, vocab_size: int, hidden_size: int, num_layers: int = 1, cell: str = "lstm", embedding_size: int = 0,
+        input_size: int = 0,
+    ) -> Self:  # fmt: skip
         """Check the sizes, so that every Shape is valid."""
         if not isinstance(cell, str) or cell not in CELLS:
             raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r:.60}")
+        sizes = number("embedding_size", embedding_size), number("input_size", input_size)
+        if all(sizes):
+            raise ValueError(f"embedding_size: expected 0 with input_size {input_size}, got {embedding_size}")
         return super().__new__(
             cls,
             number("vocab_size", vocab_size),
             number("hidden_size", hidden_size),
             number("num_layers", num_layers),
             cell,
-            number("embedding_size", embedding_size),
+            *sizes,
         )
 
     @classmethod
@@ -68,12 +75,12 @@ class Params(NamedTuple):
 
 def blocks(shape: Shape) -> list[tuple[str, int, tuple[int, ...]]]:
     """Name, offset and dimensions of every block of the flat vector, in order."""
-    V, H, L, cell, E = shape
+    V, H, L, cell, E, D = shape
     row = CELLS[cell]
     columns = row.gates * H
     dims: list[tuple[str, tuple[int, ...]]] = [("embedding", (V, E))] if E else []
     for layer in range(L):
-        dims += [(f"W_x_l{layer}", (H if layer > 0 else E or V, columns)), (f"W_h_l{layer}", (H, columns))]
+        dims += [(f"W_x_l{layer}", (H if layer > 0 else D or E or V, columns)), (f"W_h_l{layer}", (H, columns))]
         dims += [(f"{name}_l{layer}", (vector.width * H,)) for name, vector in row.vectors.items()]
     dims += [("W_y", (H, V)), ("b_y", (V,))]
     out, offset = [], 0
