@@ -18,7 +18,7 @@ from kernels.spec import GATE_F, Shape, num_parameters, params, slots
 parser = argparse.ArgumentParser()
 parser.add_argument("--iterations", type=int, default=400)
 parser.add_argument("--hidden-size", type=int, default=24)
-parser.add_argument("--noise", type=float, default=0.3, help="standard deviation, where the wave swells from 0.5 to 1.5")
+parser.add_argument("--noise", type=float, default=0.3, help="standard deviation; the wave swells from 0.5 to 1.5")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--backend", choices=("numpy", "numba"), default="numba")
 parser.add_argument("--plot", metavar="FILE", help="write a picture, PNG or SVG")
@@ -56,7 +56,8 @@ for at in range(0, n, max(1, n // 5)):
 x, zero = series[4900:-1, None], np.zeros((1, H))  # (T, 1, 1): the hundred steps before the future lead in
 outputs = ops.lstm_forward(x, zero, zero, *layer[0])[0][1:, 0] @ W_y + b_y
 mean, deviation = outputs[99:, 0], np.exp(outputs[99:, 1])  # of future[k], from all before it
-log_likelihoods = ops.score(theta, zero[None].copy(), zero[None].copy(), series[4900:, None], shape=shape, loss="gaussian")
+states = zero[None].copy(), zero[None].copy()
+log_likelihoods = ops.score(theta, *states, series[4900:, None], shape=shape, loss="gaussian")
 truth, last_value = future[:, 0], series[4999:-1, 0]
 
 

@@ -23,6 +23,7 @@ from kernels.spec import checks
 
 PAGE, CANARY = mmap.PAGESIZE, 0xA5
 NAMED = re.compile(r"^[A-Za-z_0-9.]+: .")
+MODELS = ("loss_and_grad", "train_steps", "score")
 _KINDS = {"float": None, "double": "f8", "ids": "i4", "text": "u1", "mask": "u1", "int64": "i8", "bool": "?"}
 
 
@@ -84,21 +85,26 @@ class Call:
         self.is_wild = False
         pick = random.randint
         cell = str(random.choice(list(spec.CELLS)))
-        self.shape = spec.Shape(pick(1, 8), pick(1, 9), pick(1, 3), cell, pick(1, 4) if pick(4) == 0 else 0)
+        self.loss = "cross_entropy"
+        if self.op == "regression_loss" or pick(4) == 0:
+            self.loss = str(random.choice(spec.LOSSES[1:]))
+        input_size = pick(1, 5) if self.loss != "cross_entropy" or pick(8) == 0 else 0
+        V, Y = pick(1, 8), pick(1, 4)
+        if self.loss != "cross_entropy":
+            V = 2 * Y if self.loss == "gaussian" else Y
+        embedding_size = pick(1, 4) if pick(4) == 0 and not input_size else 0
+        self.shape = spec.Shape(V, pick(1, 9), pick(1, 3), cell, embedding_size, input_size)
         sizes = {
             "T": pick(1, 4),
             "B": pick(1, 4),
-            "D": pick(1, 6),
+            "D": input_size if self.op in MODELS and input_size else pick(1, 6),
+            "Y": Y,
             "K": pick(0, 3),
             "M": 60,
             "V": self.shape.vocab_size,
         }
         self.sizes = {**sizes, "H": self.shape.hidden_size, "L": self.shape.num_layers, "": 1}
-        self.sizes["N"] = (
-            spec.num_parameters(self.shape)
-            if self.op in ("loss_and_grad", "train_steps", "score", "sample")
-            else pick(1, 40)
-        )
+        self.sizes["N"] = spec.num_parameters(self.shape) if self.op in (*MODELS, "sample") else pick(1, 40)
         self.given = self._numbers()
         hyper = {
             k: v for k, v in self.given.items() if self.op in spec.OPTIMIZERS and k in spec.OPTIMIZERS[self.op].hyper
@@ -106,12 +112,24 @@ class Call:
         optimizer = self.given.get("optimizer", self.op)
         self.sizes["S"] = spec.slots(optimizer, hyper or self.given.get("hyper")) if optimizer in spec.OPTIMIZERS else 0
         self._is_ids = bool(pick(2))
-        arrays = {name: self._array(name, pattern) for name, pattern in checks.ARRAYS[self.op].items()}
+        arrays = {name: self._array(name, pattern) for name, pattern in self._patterns().items()}
         for _ in range(pick(4)):
             self._spoil(arrays)
         self._assemble(arrays)
 
     # ------------------------------------------------------------------------------------------- valid arguments
+    def _patterns(self):
+        """The descriptions of the arrays: those of the loss, and of a text or a series, with or without targets."""
+        patterns, shape = checks.ARRAYS[self.op], self.shape
+        if self.op == "regression_loss" and self.loss == "gaussian":
+            return {each.name: each.pattern for each in checks._GAUSSIAN.arrays}
+        if self.op not in MODELS:
+            return patterns
+        needs = shape.input_size and (self.loss == "cross_entropy" or self.sizes["Y"] != shape.input_size)
+        kind = ("ids" if self.loss == "cross_entropy" else "float") if needs or self.random.randint(3) == 0 else ""
+        chosen = checks._of_model(self.op, shape.input_size > 0, kind)
+        return {each.name: each.pattern for each in chosen.arrays}
+
     def _numbers(self):
         random, op = self.random, self.op
         given = {}
@@ -125,8 +143,12 @@ class Call:
             given["reverse"] = bool(random.randint(2))
         if op == "clip":
             given = {"grad_clip": None, "grad_clip_norm": None}
-        if op in ("loss_and_grad", "train_steps", "score", "sample"):
+        if op in (*MODELS, "sample"):
             given["shape"] = self.shape
+        if op in (*MODELS, "regression_loss"):
+            given |= {"loss": self.loss, "delta": float(random.choice([0.3, 1.0]))}
+        if op in (*MODELS, "softmax_cross_entropy") and self.loss == "cross_entropy" and random.randint(3) == 0:
+            given["ignore_index"] = int(random.choice([-100, 0, 1]))
         if op in ("loss_and_grad", "train_steps"):
             given |= {"last_only": bool(random.randint(2)), "dropout": float(random.choice([0, 0, 0.5]))}
         if op == "train_steps":
@@ -159,7 +181,9 @@ class Call:
             values = random.random_sample(dims) if kind == "double" else random.randn(*dims) * 0.5
             values = values.astype(_KINDS[kind] or self.dtype)
         else:
-            high = {"ids": self.sizes.get(limit), "text": self.sizes["V"], "int64": 60 - self.sizes["T"]}.get(kind, 2)
+            high = {"ids": self.sizes[limit or "V"], "text": self.sizes["V"], "int64": 60 - self.sizes["T"]}.get(
+                kind, 2
+            )
             values = random.randint(0, high, dims).astype(_KINDS[kind])
         if name.endswith("lengths"):
             values = random.randint(1, self.sizes["T"] + 1, dims)
@@ -306,7 +330,7 @@ class Call:
             if random.randint(12) == 0:
                 other = spec.GRUCache(*range(5)), (), [], 3, "x", np.ones(3), None
                 given[head] = other[random.randint(len(other))]
-        if self.op in ("loss_and_grad", "train_steps", "score") and random.randint(3) == 0:
+        if self.op in MODELS and random.randint(3) == 0:
             given["workspace"] = self._workspace()
 
     def _workspace(self):

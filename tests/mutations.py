@@ -27,8 +27,8 @@ MUTATIONS = (
     Mutation("unwritten dW", "numba", _GRADIENTS, "    add_outer(", "    # add_outer("),
     Mutation("wrong tanh branch", "numpy", "reference/lstm.py", "(1 - tanh_c**2)", "(1 - tanh_c)"),
     Mutation("wrong tanh branch", "numba", _LSTM, "(1.0 - tanh_c * tanh_c)", "(1.0 - tanh_c)"),
-    Mutation("off-by-one target", "numpy", "reference/model.py", "(logits, x[1:][first:])", "(logits, x[:-1][first:])"),
-    Mutation("off-by-one target", "numba", "cpu/steps.py", "readout(net, x[1:], ws", "readout(net, x[:T], ws"),
+    Mutation("off-by-one target", "numpy", "reference/model.py", "(logits, targets[first:]", "(logits, np.roll(targets, 1, 0)[first:]"),
+    Mutation("off-by-one target", "numba", "cpu/steps.py", "readout(net, y, recipe", "readout(net, x[:T], recipe"),
     Mutation("skipped clip", "numpy", "reference/optimizers.py", "np.clip(grad, -grad_clip, grad_clip", "np.clip(grad, -np.inf, np.inf"),
     Mutation("skipped clip", "numba", _UPDATES, "return g.at_most(limit).at_least(-limit)", "return g"),
 )  # fmt: skip
@@ -91,6 +91,19 @@ MORE_MUTATIONS = (
     Mutation("gradient kept beyond the end of a stream", "numpy", "reference/layer.py", "dz[..., t, over, :] = 0", "pass"),
     Mutation("gradient lost beyond the end of a stream", "numba", "cpu/lstm.py", "put_back(dh_next", "set_aside(dh_next"),
     Mutation("reverse begun from the wrong state", "numba", "cpu/order.py", "return 0 if t == T - 1 else t + 2", "return t"),
+    *(
+        Mutation(name, backend, f"{folder}/loss.py", right, wrong)
+        for name, *places in (
+            ("half of the gradient of a square", ("2 * error\n", "error\n"), ("real(2.0 * error)", "real(error)")),
+            ("Huber's gradient without a limit", ("np.clip(error, -delta, delta)", "error"),
+             ("math.copysign(aim.delta, error)", "error")),
+            ("a Gaussian's deviation that only grows", ("1 - squares\n", "0 - squares\n"), ("1.0 - square)", "0.0 - square)")),
+            ("gradient of an ignored target", ("dlogits[~counts] = 0", "pass"), ("            d[j] = 0\n", "            pass\n")),
+        )
+        for backend, folder, (right, wrong) in zip(("numpy", "numba"), ("reference", "cpu"), places, strict=True)
+    ),
+    Mutation("first row of a series for all", "numba", _GRADIENTS, "Matrix(flat(x), 0, x.shape[2])",
+             "Matrix(flat(x), 0, 0)"),
     Mutation("weight decay left out", "numpy", "reference/optimizers.py", "real(learning_rate * weight_decay)", "real(0)"),
     Mutation("weight decay left out", "numba", _UPDATES, "theta - k.learning_rate * k.d * theta", "theta"),
     Mutation("weight decay left out", "cupy", "gpu/cuda/common.cu", "theta - rule.learning_rate * rule.d * theta", "theta"),

@@ -171,8 +171,9 @@ def train_steps(
     W_h. The call releases the GIL and takes it back about ten times a second, so that Python can run signal handlers.
     """
     given = checks.train_steps(
-        theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, targets=targets,
-        loss=loss, delta=delta, ignore_index=ignore_index, step=step, optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
+        theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length,
+        targets=targets, loss=loss, delta=delta, ignore_index=ignore_index, step=step, optimizer=optimizer, hyper=hyper,
+        grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
         last_only=last_only, dropout=dropout, masks=masks, weight_drop=weight_drop, seed=seed, bfloat16=bfloat16,
         smooth_loss=smooth_loss, stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip

@@ -38,7 +38,7 @@ def passes(cell: str) -> Passes:
 
     @thin
     def forward(net, x, ws, extra, n, share):
-        """Run all layers over ids x (T, B) or floats x (T, B, D) from ws.h[:, 0] and ws.c[:, 0], with the masks of iteration n."""
+        """Run all layers over ids x (T, B) or floats x (T, B, D) from ws.h[:, 0] and ws.c[:, 0]; masks of iteration n."""
         for layer in range(ws.h.shape[0]):
             layer_forward(net, x, ws, extra, layer, share)
             if extra is not None and extra.dropped.size > 0:
@@ -127,8 +127,9 @@ def passed_up(h, extra, layer):
 def readout(net, targets, aim, ws, extra, first, share):
     """Compute the logits, ws.row_loss (T, B), dlogits in place of the logits, and ws.dh of the last layer's output.
 
-    targets are (T, B) ids or (T, B, Y) floats, aim is a loss.Aim. Steps before `first` do not count: their loss and dh are zero. A thread that owns some of the streams handles their
-    rows, which no other thread writes; otherwise it handles a share of all rows.
+    targets are (T, B) ids or (T, B, Y) floats, aim is a loss.Aim. Steps before `first` do not count: their loss and dh
+    are zero. A thread that owns some of the streams handles their rows, which no other thread writes; otherwise it
+    handles a share of all rows.
     """
     T, B, _ = ws.logits.shape
     b0, b1 = share.b0, share.b1

@@ -140,7 +140,8 @@ def train_loop(cell: str) -> Any:
         ends the call; ws.status[0] is then its position, otherwise -1. theta and state are in the order of the team's
         panels. The rest is as in reference.train_steps and spec.Workspace.
         """
-        x, y, V, status, counter, limits = batches.x, batches.y, ws.logits.shape[2], ws.status, ws.counter, recipe.limits
+        x, y, V = batches.x, batches.y, ws.logits.shape[2]
+        status, counter, limits = ws.status, ws.counter, recipe.limits
         T, B = ws.row_loss.shape
         theta, optimizer, threads = net.theta, recipe.optimizer, team.members.shape[0]
         own = team.members[thread]

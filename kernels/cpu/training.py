@@ -61,8 +61,8 @@ def gradient(
     call = Training(
         theta, np.empty((0, len(theta)), theta.dtype), h.copy(), c.copy(), x, targets,
         np.arange(B)[None] * stride, np.zeros(1, bool), np.zeros(1), shape, T, 0, "", {}, 1.0, None, None,
-        last_only, dropout, None if masks is None else masks[None], 0.0, 0, bfloat16, np.inf, -np.inf, ws, given.threads or 1,
-        np.empty(1), given.goal, given.has_targets or shape.input_size > 0,
+        last_only, dropout, None if masks is None else masks[None], 0.0, 0, bfloat16, np.inf, -np.inf, ws,
+        given.threads or 1, np.empty(1), given.goal, given.has_targets or shape.input_size > 0,
     )  # fmt: skip
     run = _Run(call)
     if run.team.panelled:  # the loop reads them in another order
@@ -110,8 +110,8 @@ class _Run:
         call = self.call
         return (
             call.shape, call.starts.shape[1], call.seq_length, call.optimizer, call.theta.dtype.char,
-            call.ids.dtype.char, call.targets.dtype.char, call.goal.loss, len(self.team.members), call.last_only, call.dropout, call.bfloat16,
-            call.weight_drop > 0,
+            call.ids.dtype.char, call.targets.dtype.char, call.goal.loss, len(self.team.members), call.last_only,
+            call.dropout, call.bfloat16, call.weight_drop > 0,
         )  # fmt: skip
 
     def stretch(self, begin: int, end: int, who: Plan) -> int:
@@ -149,7 +149,7 @@ class _Run:
 
 
 def _batches(call: Training, ws: spec.Workspace) -> Batches:
-    """The input of a call. A text is read into the workspace; a series, and targets that are given, into new buffers."""
+    """The input of a call: a text is read into the workspace; a series, and given targets, into new buffers."""
     given = tuple(map(readable, (call.starts, call.reset, call.learning_rate)))
     ids, targets, dims = readable(call.ids), readable(call.targets), ws.row_loss.shape
     is_text = call.ids.ndim == 1

@@ -367,8 +367,9 @@ def train_steps(
     take turns.
     """
     given = checks.train_steps(
-        theta, state, h, c, ids, starts, reset, learning_rate, DEVICE, shape=shape, seq_length=seq_length, targets=targets,
-        loss=loss, delta=delta, ignore_index=ignore_index, step=step, optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
+        theta, state, h, c, ids, starts, reset, learning_rate, DEVICE, shape=shape, seq_length=seq_length,
+        targets=targets, loss=loss, delta=delta, ignore_index=ignore_index, step=step, optimizer=optimizer, hyper=hyper,
+        grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
         last_only=last_only, dropout=dropout, masks=masks, weight_drop=weight_drop, seed=seed, bfloat16=bfloat16,
         smooth_loss=smooth_loss, stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip
@@ -385,9 +386,7 @@ def score(
     out: Any = None,
 ) -> Any:  # fmt: skip
     """Compute the log probability of each character of a text, as :func:`kernels.reference.score`."""
-    checks.score(
-        theta, h, c, x, shape, checks.Aim(targets, loss, delta, ignore_index), workspace, threads, out, DEVICE
-    )
+    checks.score(theta, h, c, x, shape, checks.Aim(targets, loss, delta, ignore_index), workspace, threads, out, DEVICE)
     T, B = len(x) - 1, x.shape[1]
     log_probs = empty((T, B), np.float64) if out is None else out
     model = Model(theta, shape, T, B)

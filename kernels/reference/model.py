@@ -249,8 +249,9 @@ def train_steps(
     out of range ends a call in the same way.
     """
     given = checks.train_steps(
-        theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length, targets=targets,
-        loss=loss, delta=delta, ignore_index=ignore_index, step=step, optimizer=optimizer, hyper=hyper, grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
+        theta, state, h, c, ids, starts, reset, learning_rate, shape=shape, seq_length=seq_length,
+        targets=targets, loss=loss, delta=delta, ignore_index=ignore_index, step=step, optimizer=optimizer, hyper=hyper,
+        grad_scale=grad_scale, grad_clip=grad_clip, grad_clip_norm=grad_clip_norm,
         last_only=last_only, dropout=dropout, masks=masks, weight_drop=weight_drop, seed=seed, bfloat16=bfloat16,
         smooth_loss=smooth_loss, stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip
@@ -260,7 +261,7 @@ def train_steps(
 
 def _train(given: checks.Training) -> np.ndarray:
     """Run the iterations of a checked call; return their losses."""
-    theta, state, h, c, ids, _, starts, reset, rates, shape, T, *_ = given
+    theta, state, h, c, _, _, starts, reset, rates, shape, T, *_ = given
     losses, smooth_loss = given.losses, given.smooth_loss
     losses.fill(np.nan)
     grad = np.empty_like(theta) if given.workspace is None else given.workspace.grad
@@ -348,7 +349,7 @@ def score(
 
     Returns
     -------
-    log_probs : (T, B) float64, nats, or the targets' units squared; computed from the logits in float64 for either dtype
+    log_probs : (T, B) float64, nats, or the targets' units squared; computed in float64 for either dtype
 
     Raises
     ------

@@ -53,8 +53,8 @@ if TYPE_CHECKING:
 
 #: The light ones come first: a name is looked for in one after the other.
 _FILES = (
-    "cells", "layers", "ops", "optimizers", "parameters", "mixtures", "layouts", "losses", "types", "values", "weight_drop",
-    "workspaces",
+    "cells", "layers", "ops", "optimizers", "parameters", "mixtures", "layouts", "losses", "types", "values",
+    "weight_drop", "workspaces",
 )  # fmt: skip
 
 

@@ -370,9 +370,11 @@ VALUES: dict[str, Value] = {
     "stop_below": Value("a number or -inf", lambda value: value < math.inf),
     "delta": Value("a finite number of more than 0", lambda value: 0 < value < math.inf),
     "ignore_index": Value(
-        "None, or a whole number from -2147483648 to 2147483647", lambda value: -(2**31) <= value < 2**31, is_whole=True,
+        "None, or a whole number from -2147483648 to 2147483647",
+        lambda value: -(2**31) <= value < 2**31,
+        is_whole=True,
         may_be_none=True,
-    ),  # fmt: skip
+    ),
     "temperature": Value(
         "0, or a finite number of at least 1e-300", lambda value: value == 0 or 1e-300 <= value < math.inf
     ),

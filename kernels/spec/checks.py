@@ -67,7 +67,8 @@ ARRAYS: dict[str, dict[str, str]] = {
     "loss_and_grad": {"theta": "float N"} | _STATE | _READ | {"masks": "mask L T B H, optional"},
     "train_steps": {"theta": "out float N", "state": "out float S N"}
     | _STATE_OUT
-    | {"ids": "text M | float M D", "targets": "ids M | float M Y, optional", "starts": "int64 K B", "reset": "bool K", "learning_rate": "double K, or a number"}
+    | {"ids": "text M | float M D", "targets": "ids M | float M Y, optional", "starts": "int64 K B", "reset": "bool K"}
+    | {"learning_rate": "double K, or a number"}
     | {"masks": "mask K L T B H, optional", "out": "out double K, optional"},
     "score": {"theta": "float N"} | _STATE_OUT | _READ | {"out": "out double T B, optional"},
     "sample": {"theta": "float N"}
@@ -287,7 +288,8 @@ def loss_and_grad(
     goal, sizes = _check_model("loss_and_grad", given, shape, aim, family)
     _check_bfloat16(bf16, shape, sizes["B"], theta.dtype, family)
     _check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, given, family, rate, bf16)
-    return Pass(*_with_targets(x, aim), goal, sizes["T"], None if threads is None else number("threads", threads), aim.targets is not None)
+    most = None if threads is None else number("threads", threads)
+    return Pass(*_with_targets(x, aim), goal, sizes["T"], most, aim.targets is not None)
 
 
 def _own(aim: Aim) -> tuple[Any, ...]:
@@ -365,8 +367,8 @@ class Training(NamedTuple):
 def train_steps(
     theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, learning_rate: Any,
     family: Family = HOST, *,
-    shape: Any, seq_length: Any, targets: Any, loss: Any, delta: Any, ignore_index: Any, step: Any, optimizer: Any, hyper: Any, grad_scale: Any, grad_clip: Any,
-    grad_clip_norm: Any, last_only: Any, dropout: Any, masks: Any, weight_drop: Any, seed: Any, bfloat16: Any,
+    shape: Any, seq_length: Any, targets: Any, loss: Any, delta: Any, ignore_index: Any, step: Any, optimizer: Any,
+    hyper: Any, grad_scale: Any, grad_clip: Any, grad_clip_norm: Any, last_only: Any, dropout: Any, masks: Any, weight_drop: Any, seed: Any, bfloat16: Any,
     smooth_loss: Any, stop_below: Any, workspace: Any, threads: Any, out: Any,
 ) -> Training:  # fmt: skip
     """Check the arguments of :func:`train_steps`, except the ids, which are checked when they are read.

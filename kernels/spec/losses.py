@@ -5,8 +5,8 @@ these, T and B, in nats where it is a likelihood; d y is its gradient. Each is r
 
 * ``cross_entropy``, of an id: ``-log softmax(y)[t]``; ``dy = softmax(y) - onehot(t)``.
 * ``squared``, Y = V: ``(y - t)^2``; ``dy = 2 (y - t)``.
-* ``huber``, Y = V: with ``e = y - t``, ``e^2 / 2`` where ``|e| <= delta``, else ``delta (|e| - delta / 2)``, which grows
-  like the absolute error; ``dy = e`` within -delta and delta.
+* ``huber``, Y = V: with ``e = y - t``, ``e^2 / 2`` where ``|e| <= delta``, else ``delta (|e| - delta / 2)``, which
+  grows like the absolute error; ``dy = e`` within -delta and delta.
 * ``gaussian``, V = 2 Y: the first Y outputs are means m, the others logarithms s of standard deviations:
   ``s + ((t - m) / exp(s))^2 / 2 + log(2 pi) / 2``; ``dm = (m - t) exp(-2 s)``; ``ds = 1 - (m - t)^2 exp(-2 s)``.
 
@@ -80,7 +80,8 @@ def goal_of(shape: Shape, targets: Any, loss: Any, delta: Any, ignore_index: Any
     if goal.loss == "gaussian" and V % 2:
         raise ValueError(f"shape: expected an even vocab_size, a mean and a deviation for each target, got {V}")
     if targets is None and goal.targets(V) != D:
-        raise ValueError(f"targets: expected (..., {goal.targets(V)}), as a series of {D} columns does not fit, got None")
+        Y = goal.targets(V)
+        raise ValueError(f"targets: expected (..., {Y}), as a series of {D} columns does not fit, got None")
     return goal
 
 

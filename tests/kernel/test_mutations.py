@@ -33,6 +33,7 @@ def run_chain(mutation, folder):
     options = ["-c", folder / "pytest.ini", "-p", "no:cacheprovider", "-x", "-q"]
     file = "test_gpu.py" if mutation.backend == "cupy" else "test_chain.py"
     file = "test_weight_drop.py" if mutation.file.endswith("weight_drop.py") else file
+    file = "test_series.py" if mutation.file.endswith("/loss.py") or "series" in mutation.name else file
     is_mixed = mutation.file in ("cpu/mixed.py", "cpu/emit/rounding.py")
     tests = "mixed" if is_mixed else "not float32 and not original and not works_that and not mixed"
     chosen = ["-k", tests, ROOT / "tests" / "kernel" / file]

@@ -148,6 +148,48 @@ def test_one_layer_of_the_other_cells(ops, cell):
         assert relative_error(getattr(grads, f"d{name}"), theirs_of.grad.numpy()) < TOLERANCE, name
 
 
+@pytest.mark.lacking("cupy")
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("loss", spec.LOSSES)
+def test_losses_of_a_series(ops, loss, cell):
+    """PyTorch's own losses on its own layers, with dense inputs and, for ids, its ignore_index."""
+    functional, (T, B, D, Y) = torch.nn.functional, (6, 3, 4, 2)
+    V = {"cross_entropy": 5, "gaussian": 2 * Y}.get(loss, Y)
+    shape, random = Shape(V, 5, 2, cell, input_size=D), np.random.RandomState(7)
+    theta, h, c, _ = start(shape, T, B)
+    x, targets = random.randn(T, B, D), random.standard_t(2, (T, B, Y))
+    if loss == "cross_entropy":
+        targets = np.where(random.randint(0, 3, (T, B)) == 0, -100, random.randint(0, V, (T, B))).astype(np.int32)
+    flat = torch.from_numpy(theta.copy()).requires_grad_()
+    params, below, aim = spec.params(flat, shape), torch.from_numpy(x), torch.from_numpy(targets)
+    for k, layer in enumerate(params.layers):
+        states, zeros = [torch.from_numpy(a[k : k + 1]) for a in (h, c)], torch.zeros(20, dtype=torch.float64)
+        if cell == "lstm":
+            below = torch.lstm(
+                below, states, (layer[0].T, layer[1].T, layer[2], zeros), True, 1, 0.0, False, False, False
+            )[0]
+        else:
+            weights = (layer[0].T, layer[1].T, *layer[2:])
+            below = torch.gru(below, states[0], weights, True, 1, 0.0, False, False, False)[0]
+    y = below @ params.W_y + params.b_y
+    losses = {
+        "cross_entropy": lambda: functional.cross_entropy(y.flatten(0, 1), aim.flatten().long(), reduction="sum"),
+        "squared": lambda: functional.mse_loss(y, aim, reduction="sum"),
+        "huber": lambda: functional.huber_loss(y, aim, reduction="sum", delta=0.7),
+        "gaussian": lambda: functional.gaussian_nll_loss(
+            y[..., :Y], aim, torch.exp(2 * y[..., Y:]), full=True, eps=1e-300, reduction="sum"
+        ),
+    }
+    expected = losses[loss]()
+    expected.backward()
+    options = {"loss": loss, "delta": 0.7, "ignore_index": -100 if loss == "cross_entropy" else None}
+    got, grad, *_ = ops.loss_and_grad(theta, h, c, x, shape=shape, targets=targets, **options)
+    assert got == pytest.approx(expected.item(), rel=TOLERANCE)
+    wanted = spec.named(flat.grad.numpy(), shape)
+    for name, each in spec.named(grad, shape).items():
+        assert relative_error(each, wanted[name]) < TOLERANCE, name
+
+
 @pytest.mark.parametrize("layers", [1, 3])
 def test_scores_and_the_state_after_them(ops, layers):
     shape = Shape(7, 5, layers)

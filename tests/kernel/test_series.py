@@ -52,7 +52,8 @@ def options_of(loss):
 
 # ------------------------------------------------------------------------------- finite differences, known numbers
 @pytest.mark.parametrize(
-    ("cell", "loss"), [*(("lstm", loss) for loss in LOSSES), *((cell, "gaussian") for cell in spec.CELLS if cell != "lstm")]
+    ("cell", "loss"),
+    [*(("lstm", loss) for loss in LOSSES), *((cell, "gaussian") for cell in spec.CELLS if cell != "lstm")],
 )
 def test_every_gradient_by_central_differences(ref, cell, loss):
     for last_only, dropout in ((False, 0.0), (True, 0.4)):
@@ -142,7 +143,7 @@ PATHS = [  # T, B, D, H, L: each way to split the work (threads.py), and both wa
 
 def trained(ops, loss, sizes, dtype="float64", cell="lstm", optimizer="adam", n=4, **options):
     """Train on a series; return the losses and all that is written."""
-    T, B, D, H, L = sizes
+    T, B, D, *_ = sizes
     shape, theta, h, c, *_ = model(loss, sizes, cell)
     random, M = np.random.RandomState(3), 50
     series, targets = random.randn(M, D).astype(dtype), aims(random, loss, (M,))
@@ -239,7 +240,9 @@ def test_training_in_parts_and_one_gradient_at_a_time(ops):
     assert losses[0] == loss_at
     assert arrays[0] == pytest.approx(theta - grad, rel=1e-14)
     assert (arrays[2] == h_last).all()
-    assert -ops.score(theta, h.copy(), c.copy(), x, shape=shape, targets=targets, **options).sum() == pytest.approx(loss_at)
+    assert -ops.score(theta, h.copy(), c.copy(), x, shape=shape, targets=targets, **options).sum() == pytest.approx(
+        loss_at
+    )
 
 
 def test_ids_that_are_ignored_are_as_if_they_were_not_there(ops):
@@ -346,7 +349,10 @@ def test_arrays_that_do_not_fit(ops):
         given = {"x": x, "targets": targets, **{name: value}}
         with pytest.raises(ValueError, match=f"^{message}$"):
             ops.loss_and_grad(theta, h, c, shape=shape, **given, **options)
-    with pytest.raises(ValueError, match=r"^starts: expected 0 <= start and start \+ 5 < 51 \(one more than the number of rows\), got 0 to 46"):
+    with pytest.raises(
+        ValueError,
+        match=r"^starts: expected 0 <= start and start \+ 5 < 51 \(one more than the number of rows\), got 0 to 46",
+    ):
         arrays = theta.copy(), np.zeros((1, len(theta))), h.copy(), c.copy(), np.zeros((50, 4))
         ops.train_steps(*arrays, np.array([[0, 46]]), np.zeros(1, bool), 0.1, shape=shape, seq_length=5,
                         targets=np.zeros((50, 3)), loss="squared")  # fmt: skip
@@ -372,7 +378,9 @@ def test_the_cupy_backend_refuses_series_in_one_line():
     theta = np.zeros(spec.num_parameters(shape))
     with pytest.raises(ValueError, match="^ignore_index: expected None on the cupy backend, got 3$"):
         ops.score(theta, h.copy(), c.copy(), x, shape=shape, ignore_index=3)
-    with pytest.raises(ValueError, match="^targets: expected None on the cupy backend, which predicts the id that follows$"):
+    with pytest.raises(
+        ValueError, match="^targets: expected None on the cupy backend, which predicts the id that follows$"
+    ):
         ops.score(theta, h.copy(), c.copy(), x[1:].copy(), shape=shape, targets=x[1:].copy())
     with pytest.raises(ValueError, match="^ignore_index: expected None on the cupy backend, got 3$"):
         ops.softmax_cross_entropy(np.zeros((6, 2, 7)), x, ignore_index=3)
