@@ -38,7 +38,7 @@ def passes(cell: str) -> Passes:
 
     @thin
     def forward(net, x, ws, extra, n, share):
-        """Run all layers over ids x (T, B) or floats x (T, B, D) from ws.h[:, 0] and ws.c[:, 0]; masks of iteration n."""
+        """Run all layers over x, ids (T, B) or floats (T, B, D), from ws.h[:, 0], ws.c[:, 0]; masks of iteration n."""
         for layer in range(ws.h.shape[0]):
             layer_forward(net, x, ws, extra, layer, share)
             if extra is not None and extra.dropped.size > 0:

@@ -368,7 +368,8 @@ def train_steps(
     theta: Any, state: Any, h: Any, c: Any, ids: Any, starts: Any, reset: Any, learning_rate: Any,
     family: Family = HOST, *,
     shape: Any, seq_length: Any, targets: Any, loss: Any, delta: Any, ignore_index: Any, step: Any, optimizer: Any,
-    hyper: Any, grad_scale: Any, grad_clip: Any, grad_clip_norm: Any, last_only: Any, dropout: Any, masks: Any, weight_drop: Any, seed: Any, bfloat16: Any,
+    hyper: Any, grad_scale: Any, grad_clip: Any, grad_clip_norm: Any,
+    last_only: Any, dropout: Any, masks: Any, weight_drop: Any, seed: Any, bfloat16: Any,
     smooth_loss: Any, stop_below: Any, workspace: Any, threads: Any, out: Any,
 ) -> Training:  # fmt: skip
     """Check the arguments of :func:`train_steps`, except the ids, which are checked when they are read.

@@ -360,7 +360,7 @@ def test_arrays_that_do_not_fit(ops):
         ops.sample(theta, h.copy(), c.copy(), np.zeros(2, np.int32), np.zeros((3, 2)), shape=shape)
     with pytest.raises(ValueError, match="^loss: expected one of squared, huber, gaussian, got 'cross_entropy'$"):
         ops.regression_loss(targets, targets, loss="cross_entropy")
-    with pytest.raises(ValueError, match=r"^outputs: expected \(T, B, 2Y\), got \(5, 2, 3\)$"):
+    with pytest.raises(ValueError, match=r"^outputs: expected \(T, B, 2Y\) = \(5, 2, 2Y\), got \(5, 2, 3\)$"):
         ops.regression_loss(targets, targets, loss="gaussian")
     with pytest.raises(ValueError, match="^embedding_size: expected 0 with input_size 3, got 2$"):
         Shape(3, 3, embedding_size=2, input_size=3)
