@@ -41,7 +41,7 @@ class _Settings(NamedTuple):
 
 def train(given: checks.Training, rates: Any) -> Any:
     """Run the iterations of a checked call; rates (3, n), from optimizers.rates, in host memory."""
-    theta, state, h, c, ids, starts, *_ = given
+    theta, state, h, c, ids, _, starts, *_ = given
     n, B, T = len(starts), starts.shape[1], given.seq_length
     graph = _graph_for(given)
     own = (graph.theta, graph.state, graph.h, graph.c)
