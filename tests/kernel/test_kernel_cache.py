@@ -54,7 +54,7 @@ LN4 = "1.386294"
 
 
 def test_the_second_run_loads_what_the_first_compiled(package):
-    assert package() == [LN4, "cross_entropy"]
+    assert package() == [LN4, "loss_of_all"]
     assert package() == [LN4, "-"]
     assert len(package.files()) == 1
 
@@ -66,7 +66,7 @@ def test_an_edit_in_a_helper_of_another_file_recompiles(package):
     right = "    s, p = _reduce(x.at_least(_format(x).lowest))\n    return s + s * p"
     assert source.count(right) == 1
     helper.write_text(source.replace(right, right.replace("s + s * p", "2.0 * (s + s * p)")))
-    assert package() == ["2.079442", "cross_entropy"]  # the edit doubles exp, which gives ln(8)
+    assert package() == ["2.079442", "loss_of_all"]  # the edit doubles exp, which gives ln(8)
     helper.write_text(source)
     assert package() == [LN4, "-"]  # the original source gives the original result again
 
@@ -104,7 +104,7 @@ def test_a_damaged_or_foreign_file_is_thrown_away_and_made_anew(package, damage)
             "renamed": data[: len(compiler.MAGIC)] + compiler.hashlib.sha256(b"k" * 32 + data[-99:]).digest() + b"k" * 32 + data[-99:],
         }[damage]
     )  # fmt: skip
-    assert package() == [LN4, "cross_entropy"]
+    assert package() == [LN4, "loss_of_all"]
     assert package() == [LN4, "-"]
     assert package.files()[0].read_bytes()[: len(compiler.MAGIC)] == compiler.MAGIC
 
@@ -117,13 +117,13 @@ def test_without_a_writable_folder_it_falls_back_to_a_private_one_then_to_none(p
     environment = {
         "NUMBA_CACHE_DIR": str(blocked / "cache"), "XDG_CACHE_HOME": str(blocked), "TMPDIR": str(temporary)
     }  # fmt: skip
-    assert package(**environment) == [LN4, "cross_entropy"]
+    assert package(**environment) == [LN4, "loss_of_all"]
     (private,) = temporary.glob("charlstm-kernels-*")
     assert private.stat().st_mode & 0o777 == 0o700
     assert package(**environment) == [LN4, "-"]
     private.chmod(0o777)  # other users can write here now, so no file of it may be loaded
-    assert package(**environment) == [LN4, "cross_entropy"]
-    assert package(**environment, TMP=str(blocked), TEMP=str(blocked)) == [LN4, "cross_entropy"]
+    assert package(**environment) == [LN4, "loss_of_all"]
+    assert package(**environment, TMP=str(blocked), TEMP=str(blocked)) == [LN4, "loss_of_all"]
 
 
 @pytest.mark.parametrize(
@@ -198,14 +198,15 @@ AS_SOMEBODY_ELSE = """
 import os, sys, numpy as np, kernels
 from kernels.cpu import loss
 from kernels.cpu import compiler
+AIM = loss.aim_of(kernels.spec.Goal("cross_entropy", 1.0, None))
 compiled = []
 kernels.compile_listeners.append(compiled.append)
 def call(is_cached):
-    entry = compiler.entry(loss.cross_entropy.py_func)
+    entry = compiler.entry(loss.loss_of_all.py_func)
     entry._cache._enabled = is_cached
     compiled.clear()
     logits = np.zeros((1, 1, 4))
-    print(f"{entry(logits, np.zeros((1, 1), np.int32), logits):.6f}", ",".join(compiled) or "-")
+    print(f"{entry(logits, np.zeros((1, 1), np.int32), AIM, logits):.6f}", ",".join(compiled) or "-")
 call(False)  # imports all that compiling needs: the other user may not be allowed to
 os.setgroups([])
 os.setgid(65534)
@@ -224,7 +225,7 @@ def test_what_root_has_compiled_another_user_loads(package):
         home.mkdir()
         os.chown(home, 65534, 65534)
         before = os.umask(0o002)
-        assert package(NUMBA_CACHE_DIR=str(image)) == [LN4, "cross_entropy"]
+        assert package(NUMBA_CACHE_DIR=str(image)) == [LN4, "loss_of_all"]
         os.umask(before)
         copytree(image, shared)
         (shared / "charlstm").chmod(0o775)
@@ -233,7 +234,7 @@ def test_what_root_has_compiled_another_user_loads(package):
             text=True, timeout=120, check=False, env={**os.environ, "XDG_CACHE_HOME": str(home)},
         )  # fmt: skip
         assert done.stderr == ""
-        assert done.stdout.split() == [LN4, "cross_entropy", LN4, "-", LN4, "cross_entropy", LN4, "-"]
+        assert done.stdout.split() == [LN4, "loss_of_all", LN4, "-", LN4, "loss_of_all", LN4, "-"]
         (kept,) = home.rglob(f"*{compiler.SUFFIX}")
         assert kept.stat().st_uid == 65534
 
@@ -263,10 +264,12 @@ def test_an_entry_is_optimized_though_a_thin_function_has_its_name(monkeypatch):
 def test_an_entry_calls_the_functions_of_its_own_object_code():
     """Otherwise it would call functions compiled earlier, and its last bits would differ from a loaded entry's."""
     from kernels.cpu import loss
+    from kernels.spec.losses import Goal
 
-    entry = compiler.entry(loss.cross_entropy.py_func)
+    entry = compiler.entry(loss.loss_of_all.py_func)
     entry._cache.disable()
-    entry(np.zeros((1, 1, 4)), np.zeros((1, 1), np.int32), np.zeros((1, 1, 4)))
+    aim = loss.aim_of(Goal("cross_entropy", 1.0, None))
+    entry(np.zeros((1, 1, 4)), np.zeros((1, 1), np.int32), aim, np.zeros((1, 1, 4)))
     (compiled,) = entry.overloads.values()
     found = [each for each in compiled.library._final_module.functions if not each.is_declaration]
     assert {each.linkage.name for each in found} == {"external", "internal"}
@@ -355,4 +358,4 @@ def test_clearing(package, charlstm_command):
     done = charlstm_command("info", "--clear-cache", env=environment)
     assert done.stdout.decode().startswith("removed 1 compiled kernels, ")
     assert package.files() == []
-    assert package() == [LN4, "cross_entropy"]
+    assert package() == [LN4, "loss_of_all"]
