@@ -186,7 +186,7 @@ def _start_of_random() -> tuple[Any, ...]:
 
 def _checkpoint(net: Net, file: Path) -> Checkpoint:
     """A checkpoint with a net, and the state of a training that has not begun."""
-    V, H, L, cell, E, _ = net.shape
+    V, H, L, cell, E = net.shape
     config = from_preset(
         cell=cell, hidden_size=H, num_layers=L, embedding_size=E, dtype=net.theta.dtype.name,
         optimizer="sgd", batch_size=1, iterations=0, lower=net.lower, bytes=net.vocabulary.kind == "bytes",

@@ -69,7 +69,7 @@ def to_keras(net: Net) -> bytes:
 
 def _config(net: Net) -> bytes:
     """The configuration of a Sequential model."""
-    V, H, L, cell, E, _ = net.shape
+    V, H, L, cell, E = net.shape
     dtype = net.theta.dtype.name
     ends: list[int | None] = [None, None]
     layers = [_layer("InputLayer", name="text", dtype="int32" if E else dtype, batch_shape=ends if E else [*ends, V])]

@@ -56,7 +56,7 @@ class Net:
     @property
     def facts(self) -> dict[str, str]:
         """The vocabulary, a JSON list in the order of the ids, and the other facts, a JSON object."""
-        V, H, L, cell, E, _ = self.shape
+        V, H, L, cell, E = self.shape
         facts = {
             "format": "charlstm",
             "cell": cell,

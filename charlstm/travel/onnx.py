@@ -29,7 +29,7 @@ def to_onnx(net: Net) -> bytes:
     """
     onnx = library("onnx", "--to onnx")
     helper, numpy_helper, kinds = onnx.helper, onnx.numpy_helper, onnx.TensorProto
-    V, H, L, cell, *_ = net.shape
+    V, H, L, cell, _ = net.shape
     layers, params, constants, nodes = net.layers("onnx"), net.params, [], []
     states = ("h", "c") if CELLS[cell].has_c else ("h",)
 

@@ -32,7 +32,7 @@ class Model:
     ) -> None:  # fmt: skip
         self.shape, self.grad = shape, grad
         self._real, self._first, self._scale = theta.dtype, first, theta.dtype.type(1 / (1 - dropout))
-        V, H, L, cell, E, _ = shape
+        V, H, L, cell, E = shape
         self.x = zeros((T + 1, B), np.int32)
         self.h = empty((L, T + 1, B, H), theta.dtype)
         row = spec.CELLS[cell]

@@ -28,7 +28,7 @@ def fits(given: Training) -> bool:
     shape, real = given.shape, given.theta.dtype
     extras = (given.last_only, given.dropout, given.weight_drop, given.bfloat16, given.grad_clip_norm is not None)
     is_indexed = max(given.theta.size, given.state.size) < 2**31  # the kernel counts with int
-    if any(extras) or not is_indexed or (given.starts.shape[-1], *shape[2:]) != (1, 1, "lstm", 0, 0):
+    if any(extras) or not is_indexed or (given.starts.shape[-1], *shape[2:]) != (1, 1, "lstm", 0):
         return False
     return in_registers(shape.hidden_size, real.itemsize) and _memory(given) is not None
 

@@ -17,7 +17,6 @@ class _Sizes(NamedTuple):
     num_layers: int = 1
     cell: str = "lstm"  # of CELLS
     embedding_size: int = 0  # 0: no embedding, an id selects a row of the first W_x
-    input_size: int = 0  # 0: inputs are ids
 
 
 class Shape(_Sizes):
@@ -37,7 +36,7 @@ class Shape(_Sizes):
         ``hidden_size: expected a whole number from 1 to 2147483647, got 0`` and the like.
     """
 
-    __slots__ = ()
+    input_size: int  # an attribute beside the five fields, so that whoever unpacks a shape gets as many as ever
 
     def __new__(
         cls, vocab_size: int, hidden_size: int, num_layers: int = 1, cell: str = "lstm", embedding_size: int = 0,
@@ -46,22 +45,40 @@ class Shape(_Sizes):
         """Check the sizes, so that every Shape is valid."""
         if not isinstance(cell, str) or cell not in CELLS:
             raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r:.60}")
-        sizes = number("embedding_size", embedding_size), number("input_size", input_size)
-        if all(sizes):
-            raise ValueError(f"embedding_size: expected 0 with input_size {input_size}, got {embedding_size}")
-        return super().__new__(
+        made = super().__new__(
             cls,
             number("vocab_size", vocab_size),
             number("hidden_size", hidden_size),
             number("num_layers", num_layers),
             cell,
-            *sizes,
+            number("embedding_size", embedding_size),
         )
+        made.input_size = number("input_size", input_size)
+        if made.embedding_size and made.input_size:
+            raise ValueError(f"embedding_size: expected 0 with input_size {input_size}, got {embedding_size}")
+        return made
 
     @classmethod
     def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]
-        """Like the method of any named tuple (_replace calls it), but checks the sizes."""
+        """Like the method of any named tuple, but checks the sizes."""
         return cls(*iterable)
+
+    def _replace(self, **sizes: Any) -> Self:
+        """Like the method of any named tuple, but checks the sizes; input_size is one of them."""
+        return type(self)(**{**self._asdict(), "input_size": self.input_size, **sizes})
+
+    def __eq__(self, other: object) -> bool:
+        return tuple.__eq__(self, other) is True and self.input_size == getattr(other, "input_size", 0)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((*self, self.input_size)) if self.input_size else tuple.__hash__(self)
+
+    def __repr__(self) -> str:
+        named = {**self._asdict(), **({"input_size": self.input_size} if self.input_size else {})}
+        return f"Shape({', '.join(f'{name}={value!r}' for name, value in named.items())})"
 
 
 class Params(NamedTuple):
@@ -75,12 +92,15 @@ class Params(NamedTuple):
 
 def blocks(shape: Shape) -> list[tuple[str, int, tuple[int, ...]]]:
     """Name, offset and dimensions of every block of the flat vector, in order."""
-    V, H, L, cell, E, D = shape
+    V, H, L, cell, E = shape
     row = CELLS[cell]
     columns = row.gates * H
     dims: list[tuple[str, tuple[int, ...]]] = [("embedding", (V, E))] if E else []
     for layer in range(L):
-        dims += [(f"W_x_l{layer}", (H if layer > 0 else D or E or V, columns)), (f"W_h_l{layer}", (H, columns))]
+        dims += [
+            (f"W_x_l{layer}", (H if layer > 0 else shape.input_size or E or V, columns)),
+            (f"W_h_l{layer}", (H, columns)),
+        ]
         dims += [(f"{name}_l{layer}", (vector.width * H,)) for name, vector in row.vectors.items()]
     dims += [("W_y", (H, V)), ("b_y", (V,))]
     out, offset = [], 0

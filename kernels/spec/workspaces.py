@@ -53,7 +53,7 @@ def row_of(length: int) -> int:
 
 def _rounded_layout(shape: Shape, T: int, B: int, has_dropout: bool) -> dict[str, tuple[Any, np.dtype]]:
     """Dimensions of the buffers of bfloat16 for a batch; columns are padded to any backend's panels."""
-    V, H, L, cell, *_ = shape
+    V, H, L, cell, _ = shape
     G, planes, even = CELLS[cell].gates, 2 if CELLS[cell].state else 1, (B + 1) // 2 * 2
     columns = {n: (n + 95) // 96 * 96 for n in (V, H, G * H)}
     dims: dict[str, Any] = {
@@ -123,7 +123,7 @@ def workspace_layout(
 
     `dropout` above 0 and `bfloat16` add the buffers that these need; those of bfloat16 do not exist without it.
     """
-    V, H, L, cell, E, _ = shape
+    V, H, L, cell, E = shape
     T, B, N = seq_length, batch_size, num_parameters(shape)
     real, double, whole = np.dtype(dtype), np.dtype(np.float64), np.dtype(np.int64)
     panels, mixed = unit_panels(H, B, cell, bfloat16, E), is_mixed(bfloat16, B, cell, E)

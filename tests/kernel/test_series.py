@@ -4,6 +4,9 @@ Finite differences check the reference, the reference checks the numba backend, 
 (test_peers.py). test_mutations.py runs this file against losses with a planted mistake.
 """
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from conftest import BACKENDS, load
@@ -384,3 +387,20 @@ def test_the_cupy_backend_refuses_series_in_one_line():
         ops.score(theta, h.copy(), c.copy(), x[1:].copy(), shape=shape, targets=x[1:].copy())
     with pytest.raises(ValueError, match="^ignore_index: expected None on the cupy backend, got 3$"):
         ops.softmax_cross_entropy(np.zeros((6, 2, 7)), x, ignore_index=3)
+
+
+def test_a_shape_of_a_series_is_another_than_that_of_a_text():
+    text, series = Shape(7, 3, 2), Shape(7, 3, 2, input_size=4)
+    assert text == (7, 3, 2, "lstm", 0) != series
+    assert {text: 1, series: 2}[series] == 2
+    assert hash(text) == hash((7, 3, 2, "lstm", 0))
+    V, H, L, cell, E = series  # as ever
+    assert (V, H, L, cell, E) == text
+    assert series._replace(hidden_size=5) == Shape(7, 5, 2, input_size=4)
+    assert series._replace(input_size=0) == text
+    for copied in (copy.copy(series), copy.deepcopy(series), pickle.loads(pickle.dumps(series))):  # noqa: S301
+        assert copied == series
+    assert (
+        repr(series) == "Shape(vocab_size=7, hidden_size=3, num_layers=2, cell='lstm', embedding_size=0, input_size=4)"
+    )
+    assert spec.num_parameters(series) == spec.num_parameters(text) - 3 * 4 * 3
