@@ -29,6 +29,7 @@ from kernels.cpu.values import Net, extra_of, readable
 from kernels.spec import Mixture, Shape, Workspace, checks, workspace
 from kernels.spec.many import or_several_models
 from kernels.spec.updates import optimizer_ops
+from kernels.spec.workspace_checks import exclusive
 
 
 def softmax_cross_entropy(
@@ -116,7 +117,7 @@ def loss_and_grad(
     aim = checks.Aim(targets, loss, delta, ignore_index)
     given = checks.loss_and_grad(theta, h, c, x, shape, aim, last_only, dropout, masks, bfloat16, workspace, threads)
     T = given.T
-    with checks.exclusive(workspace):
+    with exclusive(workspace):
         ws = workspace or spec.workspace(shape, T, x.shape[1], theta.dtype, dropout, bfloat16)
         if bfloat16 or given.threads is not None:
             return training.gradient(theta, h, c, given, shape, last_only, dropout, masks, bfloat16, ws)
@@ -177,7 +178,7 @@ def train_steps(
         last_only=last_only, dropout=dropout, masks=masks, weight_drop=weight_drop, seed=seed, bfloat16=bfloat16,
         smooth_loss=smooth_loss, stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip
-    with checks.exclusive(workspace):
+    with exclusive(workspace):
         return training.train(given)
 
 
@@ -193,7 +194,7 @@ def score(
     aim = checks.Aim(targets, loss, delta, ignore_index)
     given = checks.score(theta, h, c, x, shape, aim, workspace, threads, out)
     T, B = given.T, x.shape[1]
-    with checks.exclusive(workspace):
+    with exclusive(workspace):
         ws = workspace or spec.workspace(shape, T, B, theta.dtype)
         log_probs = np.empty((T, B)) if out is None else out
         _carry_in(h, c, ws.h, ws.c)

@@ -277,9 +277,7 @@ def softmax_cross_entropy(
     return float(loss.get()[0]), dlogits
 
 
-def regression_loss(
-    outputs: Any, targets: Any, *, loss: str = "squared", delta: float = 1.0, out: Any = None
-) -> Any:  # fmt: skip
+def regression_loss(outputs: Any, targets: Any, *, loss: str = "squared", delta: float = 1.0, out: Any = None) -> Any:
     """Raise ValueError: this backend has no losses of real numbers."""
     return checks.regression_loss(outputs, targets, loss, delta, out, DEVICE)
 

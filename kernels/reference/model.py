@@ -16,6 +16,7 @@ from kernels.reference.rnn import rnn_backward, rnn_forward
 from kernels.spec import CELLS, Array, Floats, Goal, Ids, Shape, Workspace, checks
 from kernels.spec.atomic import assignments
 from kernels.spec.many import or_several_models
+from kernels.spec.workspace_checks import exclusive
 
 #: Forward and backward op of a layer, by kind of cell.
 _LAYERS: dict[str, Any] = {
@@ -90,7 +91,7 @@ def loss_and_grad(
     """
     aim = checks.Aim(targets, loss, delta, ignore_index)
     given = checks.loss_and_grad(theta, h, c, x, shape, aim, last_only, dropout, masks, bfloat16, workspace, threads)
-    with checks.exclusive(workspace):
+    with exclusive(workspace):
         grad = np.empty_like(theta) if workspace is None else workspace.grad
         return _in_precision(bfloat16, theta, h, c, *given[:3], shape, last_only, dropout, masks, grad)
 
@@ -255,7 +256,7 @@ def train_steps(
         last_only=last_only, dropout=dropout, masks=masks, weight_drop=weight_drop, seed=seed, bfloat16=bfloat16,
         smooth_loss=smooth_loss, stop_below=stop_below, workspace=workspace, threads=threads, out=out,
     )  # fmt: skip
-    with checks.exclusive(workspace), np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite
+    with exclusive(workspace), np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite
         return _train(given)  # is returned, without a warning
 
 

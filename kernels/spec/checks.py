@@ -5,14 +5,8 @@ docs/kernels.md are made from both. Each function checks one call and returns wh
 numbers, C-contiguous vectors. `family` is the memory that the arrays are in.
 """
 
-import os
 import re
-from bisect import bisect_left
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache, lru_cache
-from itertools import pairwise
-from threading import Lock
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +18,6 @@ from kernels.spec.arguments import (
     VALUES,
     Arrays,
     Family,
-    check_layout,
-    check_type,
     flag,
     held,
     number,
@@ -37,6 +29,7 @@ from kernels.spec.layers import LAYERS, WAYS
 from kernels.spec.losses import LOSSES, Goal, check_target_ids, checked, goal_of, refuse_on_device
 from kernels.spec.mixtures import MIXTURE, Mixture
 from kernels.spec.parameters import Shape
+from kernels.spec.workspace_checks import check_workspace
 from kernels.spec.workspaces import Workspace
 
 _OPTIMIZER = {"theta": "out float N", "grad": "float N", "state": "out float S N"}
@@ -206,9 +199,7 @@ def softmax_cross_entropy(logits: Any, targets: Any, ignore_index: Any, out: Any
     return goal
 
 
-def regression_loss(
-    outputs: Any, targets: Any, loss: Any, delta: Any, out: Any, family: Family = HOST
-) -> Goal:  # fmt: skip
+def regression_loss(outputs: Any, targets: Any, loss: Any, delta: Any, out: Any, family: Family = HOST) -> Goal:
     """Check the arguments of :func:`regression_loss`."""
     goal = checked(loss, delta, None)
     if family is not HOST:
@@ -287,7 +278,7 @@ def loss_and_grad(
     given = (theta, h, c, x, *_own(aim), masks)
     goal, sizes = _check_model("loss_and_grad", given, shape, aim, family)
     _check_bfloat16(bf16, shape, sizes["B"], theta.dtype, family)
-    _check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, given, family, rate, bf16)
+    check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, given, family, rate, bf16)
     most = None if threads is None else number("threads", threads)
     return Pass(*_with_targets(x, aim), goal, sizes["T"], most, aim.targets is not None)
 
@@ -417,7 +408,7 @@ def train_steps(
         number("smooth_loss", smooth_loss), number("stop_below", stop_below), workspace, number("threads", threads),
         family.empty((*models, sizes["K"])) if out is None else out, goal, aim.targets is not None,
     )  # fmt: skip
-    _check_workspace(workspace, shape, T, B, theta.dtype, given, family, rate, bf16)
+    check_workspace(workspace, shape, T, B, theta.dtype, given, family, rate, bf16)
     return training
 
 
@@ -427,7 +418,7 @@ def score(
     """Check the arguments of :func:`score`."""
     given = (theta, h, c, x, *_own(aim), out)
     goal, sizes = _check_model("score", given, shape, aim, family)
-    _check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, given, family)
+    check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, given, family)
     return Pass(*_with_targets(x, aim), goal, sizes["T"], number("threads", threads), aim.targets is not None)
 
 
@@ -484,103 +475,6 @@ def _check_masks_given(masks: Any, dropout: float) -> None:
     """Check that masks are given if and only if there is dropout."""
     if (masks is None) != (dropout == 0):
         raise ValueError(f"masks: expected {'None' if dropout == 0 else 'an array'} with dropout {dropout}")
-
-
-# ---------------------------------------------------------------------------------------------------------- workspaces
-def _check_workspace(
-    ws: Any, shape: Shape, T: int, B: int, dtype: Any, arrays: tuple[Any, ...], family: Family, dropout: float = 0.0,
-    bfloat16: bool = False,
-) -> None:  # fmt: skip
-    """Check that a workspace has the right sizes, and that none of its buffers overlaps an argument."""
-    if ws is None:
-        return
-    if not isinstance(ws, Workspace):
-        raise WrongType(f"workspace: expected kernels.spec.Workspace, got {type(ws).__name__}")
-    for name, (dims, kind) in _layout(shape, T, B, np.dtype(dtype), dropout > 0, bfloat16).items():
-        buffer = getattr(ws, name)
-        if buffer is None:
-            raise ValueError(f"workspace.{name}: expected {dims}, got None: make it for bfloat16")
-        check_type(f"workspace.{name}", buffer)
-        if buffer.shape != dims:
-            raise ValueError(f"workspace.{name}: expected {dims}, got {buffer.shape}")
-        if buffer.dtype != kind:
-            raise ValueError(f"workspace.{name}: expected {kind}, got {buffer.dtype}")
-        check_layout(f"workspace.{name}", buffer, True)
-    if family is HOST:  # a workspace is in host memory, so it cannot overlap arrays on a GPU
-        spans = _spans(ws)
-        for array in arrays:
-            if array is not None and _meets(spans, HOST.span(array)):
-                raise ValueError("workspace: expected memory of its own, got buffers that overlap an argument")
-
-
-@lru_cache(64)
-def _layout(
-    shape: Shape, T: int, B: int, dtype: np.dtype, has_dropout: bool, bfloat16: bool
-) -> dict[str, tuple[Any, np.dtype]]:
-    return spec.workspace_layout(shape, T, B, dtype, 0.5 if has_dropout else 0.0, bfloat16)
-
-
-def _spans(ws: Workspace) -> list[tuple[int, int]]:
-    """Addresses (begin, end) of a workspace's buffers, sorted; raises ValueError if two of them overlap."""
-    spans = ws.__dict__.get("spans")
-    if spans is None:
-        spans = sorted(HOST.span(buffer) for buffer in ws if buffer is not None and buffer.size)
-        if any(begin < end for (_, end), (begin, _) in pairwise(spans)):
-            raise ValueError("workspace: expected buffers of their own memory, got two that overlap")
-        ws.__dict__["spans"] = spans  # can be kept: the buffers' addresses do not change
-    return spans
-
-
-def _meets(spans: list[tuple[int, int]], span: tuple[int, int]) -> bool:
-    """Whether a span has a byte in common with one of `spans`, which are sorted."""
-    at = bisect_left(spans, (span[1], 0)) - 1  # the last of `spans` that begins before the end of `span`
-    return span[0] < span[1] and at >= 0 and spans[at][1] > span[0]
-
-
-class _InUse:
-    """The memory of the workspaces that are in use by running calls of this process."""
-
-    def __init__(self) -> None:
-        self._forget()
-        if hasattr(os, "register_at_fork"):  # the threads that use the workspaces do not exist in a forked child
-            os.register_at_fork(after_in_child=self._forget)
-
-    def _forget(self) -> None:
-        self._lock = Lock()
-        self._spans: list[list[tuple[int, int]]] = []
-
-    def take(self, spans: list[tuple[int, int]]) -> None:
-        with self._lock:
-            if any(_meets(used, span) for used in self._spans for span in spans):
-                raise ValueError("workspace: expected one that no other call uses now; each thread needs its own")
-            self._spans.append(spans)
-
-    def give_back(self, spans: list[tuple[int, int]]) -> None:
-        with self._lock:
-            self._spans[:] = [used for used in self._spans if used is not spans]
-
-
-_in_use = _InUse()
-
-
-@contextmanager
-def exclusive(ws: Workspace | None) -> Iterator[None]:
-    """Reserve a checked workspace for one call, as a context manager; do nothing if it is None.
-
-    Raises
-    ------
-    ValueError
-        If another running call uses this workspace, or one that shares a buffer with it.
-    """
-    if ws is None:
-        yield
-        return
-    spans = _spans(ws)
-    try:
-        _in_use.take(spans)
-        yield
-    finally:
-        _in_use.give_back(spans)
 
 
 # ------------------------------------------------------------------------------------------------------- documentation

@@ -633,10 +633,10 @@ def test_a_workspace_is_for_one_call_at_a_time(name):
 
 @pytest.mark.lacking("cupy")
 def test_a_workspace_in_use_is_refused(ops):
-    from kernels.spec import checks
+    from kernels.spec.workspace_checks import exclusive
 
     ws = spec.workspace(SHAPE, T, B, "float64")
-    with checks.exclusive(ws), pytest.raises(ValueError, match="^workspace: expected one that no other call uses now"):
+    with exclusive(ws), pytest.raises(ValueError, match="^workspace: expected one that no other call uses now"):
         train(ops, training(), workspace=ws._replace(pairs=None))
     train(ops, training(), workspace=ws)
 
