@@ -2,9 +2,10 @@
 
 import ctypes
 import re
-from functools import cache
-from importlib.metadata import PackageNotFoundError, files, version
+from functools import cache, partial
 from typing import NamedTuple
+
+from device import wheels
 
 PACKAGE = "nvidia-cuda-nvrtc"
 REASON = f"needs the compiler's wheel: pip install {PACKAGE} (extra gpu-test)"
@@ -12,18 +13,12 @@ REASON = f"needs the compiler's wheel: pip install {PACKAGE} (extra gpu-test)"
 CUPYS = ("-ftz=true", "--device-as-default-execution-space")
 
 
-def wheel():
-    """Return the version of the compiler's wheel, or None if it is not installed."""
-    try:
-        return version(PACKAGE)
-    except PackageNotFoundError:
-        return None
+wheel = partial(wheels.installed, PACKAGE)
 
 
 @cache
 def _library():
-    paths = [file.locate() for file in files(PACKAGE) if re.fullmatch(r"libnvrtc\.so\.\d+", file.name)]
-    return ctypes.CDLL(str(paths[0]))
+    return ctypes.CDLL(wheels.path_of(PACKAGE, r"libnvrtc\.so\.\d+"))
 
 
 class Kernel(NamedTuple):

@@ -5,11 +5,12 @@ NVIDIA's disassembler is a wheel (extra gpu-test) and needs no GPU.
 
 import re
 import subprocess
-from functools import cache
-from importlib.metadata import PackageNotFoundError, files, version
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
+
+from device import wheels
 
 PACKAGE = "nvidia-cuda-nvdisasm"
 REASON = f"needs the disassembler's wheel: pip install {PACKAGE} (extra gpu-test)"
@@ -18,18 +19,7 @@ _LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*(
 _LABEL = re.compile(r"(\.L_x_\d+|\$[\w$]+):")
 
 
-def wheel():
-    """Return the version of the disassembler's wheel, or None if it is not installed."""
-    try:
-        return version(PACKAGE)
-    except PackageNotFoundError:
-        return None
-
-
-@cache
-def _program():
-    (path,) = (file.locate() for file in files(PACKAGE) if file.name in ("nvdisasm", "nvdisasm.exe"))
-    return str(path)
+wheel = partial(wheels.installed, PACKAGE)
 
 
 class Instruction(NamedTuple):
@@ -74,7 +64,9 @@ def disassembled(cubin):
     with TemporaryDirectory() as folder:
         path = Path(folder, "kernels.cubin")
         path.write_bytes(cubin)
-        text = subprocess.run([_program(), "-c", path], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(
+            [wheels.path_of(PACKAGE, r"nvdisasm(\.exe)?"), "-c", path], capture_output=True, text=True, check=True
+        ).stdout
     return {name: _kernel(lines) for name, lines in _sections(text)}
 
 
