@@ -14,7 +14,7 @@ from time import perf_counter
 import numpy as np
 
 import kernels
-from benchmarks import results, works
+from benchmarks import pages, results, works
 from benchmarks.rivals import pytorch
 from charlstm.host import machine
 from charlstm.measure.bench import SHORT, WORKS, Ours, in_words, iterations_for
@@ -107,21 +107,21 @@ def summary(rounds):
 
 def table(found):
     """Format the results of a device as a Markdown table."""
-    lines = ["| work | ours | characters/s | PyTorch (cuDNN) | ours is faster by |", "|" + " --- |" * 5]
+    rows = []
     for row in found["gpu"]:
         cells = [f"`{row['work']}`", in_words(row["median"]), f"{row['chars_per_second']:,.0f}"]
         other = row.get("pytorch", {}).get("median")
         cells += [in_words(other), f"{other / row['median']:.2f}"] if other else ["", ""]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return pages.table(["work", "ours", "characters/s", "PyTorch (cuDNN)", "ours is faster by"], rows)
 
 
 def table_of_many(found):
     """Format the results of a device with many models as a Markdown table."""
-    lines = ["| models of `seed` | one iteration of all | iterations/s, all together |", "|" + " --- |" * 3]
-    for row in found["many"]:
-        lines.append(f"| {row['models']} | {in_words(row['median'])} | {row['iterations_per_second']:,.0f} |")
-    return "\n".join(lines)
+    rows = [
+        [str(row["models"]), in_words(row["median"]), f"{row['iterations_per_second']:,.0f}"] for row in found["many"]
+    ]
+    return pages.table(["models of `seed`", "one iteration of all", "iterations/s, all together"], rows)
 
 
 def pytorch_has_gpu():

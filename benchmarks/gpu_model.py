@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import results
+from benchmarks import pages, results
 from charlstm.measure.bench import WORKS, in_words
 from kernels import spec
 from kernels.gpu.block import sizes
@@ -88,12 +88,11 @@ def table():
     """Format the predictions as a Markdown table, beside what an H200 took, whose multiprocessors are an H100's."""
     took = {row["work"]: row["median"] for row in results.read(results.FOLDER / MEASURED)["gpu"]}
     head = ["prediction", *(device.name for device in DEVICES), "H200, measured", "of the H100's"]
-    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    rows = []
     for name in SHOWN:
         found = [seconds(WORKS[name], device) for device in DEVICES]
-        cells = [*map(in_words, found), in_words(took[name]), f"{took[name] / found[-1]:.2f}"]
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([f"`{name}`", *map(in_words, found), in_words(took[name]), f"{took[name] / found[-1]:.2f}"])
+    return pages.table(head, rows)
 
 
 def block_figures(work):

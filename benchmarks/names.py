@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 
 import charlstm
-from benchmarks.report import table
+from benchmarks.pages import table
 
 SEEDS = (1, 2, 3)
 OPTIONS = {

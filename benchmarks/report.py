@@ -9,6 +9,7 @@ import hashlib
 import re
 
 from benchmarks import results as read
+from benchmarks.pages import filled, table
 from benchmarks.process import ROOT
 from benchmarks.results import RIVALS
 from charlstm.measure.bench import in_words
@@ -36,11 +37,6 @@ IN_README = ("seed", "h256-b16", "torch-rnn-512", "sample")
 
 def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def table(head, rows):
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def speed_table(results):
@@ -228,6 +224,5 @@ def write(path):
 
     charts.draw(read.read(path), digest(path), *CHARTS)
     for page, make in ((PAGE, section), (README, summary)):
-        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-        text = f"{before}{BEGIN}\n{expected(path, make)}\n{END}{rest.partition(END)[2]}"
+        text = filled(page.read_text(encoding="utf-8"), BEGIN, END, expected(path, make))
         page.write_text(text, encoding="utf-8", newline="\n")

@@ -16,10 +16,12 @@ from time import perf_counter
 
 import numpy as np
 
+from benchmarks import results
 from benchmarks.network import THROUGH_THE_LINK, missing, two_hosts
+from benchmarks.pages import filled, table
 
 ROOT = Path(__file__).parents[1]
-RESULTS, PAGE = ROOT / "benchmarks/results/scaling.json", ROOT / "docs/scaling.md"
+RESULTS, PAGE = results.FOLDER / "scaling.json", ROOT / "docs" / "scaling.md"
 VOCAB_SIZE, SEQ_LENGTH = 65, 32
 SLOTS = 2  # of Adam
 #: hidden size, layers, batch size
@@ -189,47 +191,40 @@ def reach(model, spread, network, sizes, way):
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
-def _row(*words):
-    return "| " + " | ".join(words) + " |"
-
-
 def checked_table(found):
     """What the model predicts for the points that it was not fitted to, beside what was measured."""
-    lines = [
-        _row("H", "layers", "B", "ranks", "between them", "every", "gradients", "measured", "predicted", "error"),
-        _row(*["---"] * 10),
-    ]
+    rows = []
     for line in halves(found["points"])[1]:
         point = point_of(line)
         guess, took = predicted(found["model"], point), line["seconds"]
         sizes = map(str, (point.hidden_size, point.num_layers, point.batch_size, point.ranks))
         between = "memory" if line["link"] == "-" else line["link"]
         way = (between, str(point.sync_every), point.sync_dtype) if point.ranks > 1 else ("-", "-", "-")
-        lines.append(_row(*sizes, *way, f"{took * 1e3:.2f} ms", f"{guess * 1e3:.2f} ms", f"{guess / took - 1:+.0%}"))
-    return "\n".join(lines)
+        rows.append([*sizes, *way, f"{took * 1e3:.2f} ms", f"{guess * 1e3:.2f} ms", f"{guess / took - 1:+.0%}"])
+    head = ["H", "layers", "B", "ranks", "between them", "every", "gradients", "measured", "predicted", "error"]
+    return table(head, rows)
 
 
 def model_table(found):
     """The fitted costs, and the errors."""
-    lines = [_row("cost of one", "seconds"), _row("---", "---")]
-    lines += [_row(name, f"{value:.3g}") for name, value in found["model"].items()]
     errors = [
         [abs(predicted(found["model"], point_of(line)) / line["seconds"] - 1) for line in half]
         for half in halves(found["points"])
     ]
     words = [f"median {np.median(half):.0%}, largest {max(half):.0%}" for half in errors]
     tail = f"Errors on the half that was fitted: {words[0]}; on the other half: {words[1]}."
-    return "\n".join(lines) + "\n\n" + tail
+    costs = table(["cost of one", "seconds"], [[name, f"{value:.3g}"] for name, value in found["model"].items()])
+    return f"{costs}\n\n{tail}"
 
 
 def reach_table(found):
     """Where more ranks stop to pay, for some models and networks."""
-    lines = [_row("network", "H", "layers", "B", *(f"every {k}, {kind}" for k, kind in WAYS)), _row(*["---"] * 7)]
+    rows = []
     for network in NETWORKS:
         for sizes in SIMULATED:
             ends = [reach(found["model"], found["spread"], network, sizes, way) for way in WAYS]
-            lines.append(_row(network, *map(str, sizes), *(f"{ranks:,} ({times:.1f}x)" for ranks, times in ends)))
-    return "\n".join(lines)
+            rows.append([network, *map(str, sizes), *(f"{ranks:,} ({times:.1f}x)" for ranks, times in ends)])
+    return table(["network", "H", "layers", "B", *(f"every {k}, {kind}" for k, kind in WAYS)], rows)
 
 
 TABLES = {"model": model_table, "checked": checked_table, "reach": reach_table}
@@ -237,10 +232,8 @@ TABLES = {"model": model_table, "checked": checked_table, "reach": reach_table}
 
 def with_tables(page, found):
     """The page with the tables remade; each stands between two comments of its name."""
-    for name, table in TABLES.items():
-        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        head, _, rest = page.partition(begin)
-        page = head + begin + table(found) + "\n" + end + rest.partition(end)[2]
+    for name, made in TABLES.items():
+        page = filled(page, f"<!-- {name} -->", "<!-- end -->", made(found))
     return page
 
 
@@ -252,18 +245,16 @@ def main(words):
         from charlstm.host.machine import processor
         from charlstm.measure.bench import load_average
 
-        before = load_average()
-        lines = measure()
-        alone = [line["spread"] for line in lines if line["ranks"] == 1]
+        before, lines = load_average(), measure()
+        spreads = [line.pop("spread") for line in lines]
+        alone = [spread for spread, line in zip(spreads, lines, strict=True) if line["ranks"] == 1]
         found = {
             "machine": processor(), "load": before, "points": lines,
             "spread": np.median(alone, axis=0).tolist(), "model": fitted(halves(lines)[0]),
         }  # fmt: skip
-        for line in lines:
-            del line["spread"]
-        RESULTS.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    found = json.loads(RESULTS.read_text(encoding="utf-8"))
-    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
+        results.write(found, RESULTS)
+    found = results.read(RESULTS)
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

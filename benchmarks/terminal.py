@@ -19,6 +19,7 @@ from fcntl import ioctl
 from rich.console import Console
 from rich.text import Text
 
+from benchmarks.pages import filled
 from benchmarks.process import ROOT
 
 PICTURE, README = ROOT / "docs" / "terminal.svg", ROOT / "README.md"
@@ -157,9 +158,8 @@ def main():
         halfway, after = train(folder)
         PICTURE.write_text(picture(halfway, after, sample(SAMPLE, folder)), "utf-8", newline="\n")
         lines = sample(IN_README, folder)[:LINES_IN_README]
-    before, _, rest = README.read_text("utf-8").partition(BEGIN)
-    text = "\n".join(["```text", *lines, "```"])
-    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", "utf-8", newline="\n")
+    page = filled(README.read_text("utf-8"), BEGIN, END, "\n".join(["```text", *lines, "```"]))
+    README.write_text(page, "utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ The model is that of `fast`: without an embedding up to 1,000 kinds of character
 all cores and take turns. This is the table in docs/benchmarks.md.
 """
 
+from benchmarks.pages import table
 from benchmarks.process import Contestant, Race
-from benchmarks.report import table
 from benchmarks.results import title_of
 from benchmarks.rivals import pytorch_bf16
 from charlstm.host.machine import usable_cores

@@ -1,17 +1,16 @@
 """The cost model of docs/scaling.md: its tables are those of the measurements, and the fit finds what costs were."""
 
-import json
 from dataclasses import replace
 
 import pytest
 
-from benchmarks import scaling
+from benchmarks import results, scaling
 from benchmarks.scaling import Point
 
 
 @pytest.fixture(scope="module")
 def found():
-    return json.loads(scaling.RESULTS.read_text(encoding="utf-8"))
+    return results.read(scaling.RESULTS)
 
 
 def test_the_page_has_the_tables_of_what_was_measured(found):
