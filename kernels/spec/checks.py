@@ -136,19 +136,20 @@ def backward(
     _check_cell(cell, family, lengths, reverse)
     given = (dh, *kept, x, lengths, *last, dz, *_gradients(out, layer.grads, x))
     sizes = _CHECKS[f"{cell}_backward"](given, family)
-    return _in_order(sizes, x, lengths, reverse, threads)
+    return _in_order(sizes, x, lengths, reverse, threads, "cache.")
 
 
-def _in_order(sizes: dict[str, int], x: Any, lengths: Any, reverse: Any, threads: Any) -> Given:
-    """Check how far, in which direction and by how many threads a layer is run."""
-    given = Given(sizes, lengths, flag("reverse", reverse), number("threads", threads))
+def _in_order(sizes: dict[str, int], x: Any, lengths: Any, reverse: Any, threads: Any, owner: str = "") -> Given:
+    """Check how far, in which direction and by how many threads a layer is run; `owner` is part of the names."""
+    given = Given(sizes, lengths, flag(f"{owner}reverse", reverse), number("threads", threads))
     if lengths is not None:
         T = sizes["T"]
         if lengths.min() < 1 or lengths.max() > T:
             wrong = lengths.min() if lengths.min() < 1 else lengths.max()
-            raise ValueError(f"lengths: expected numbers from 1 to {T} (T), got {wrong}")
+            raise ValueError(f"{owner}lengths: expected numbers from 1 to {T} (T), got {wrong}")
+        # what is beyond a stream's end is multiplied by zero
         if x.ndim == 3 and not all(np.isfinite(x[n:, b]).all() for b, n in enumerate(lengths.tolist())):
-            raise ValueError("x: expected finite numbers beyond lengths, got NaN or inf")  # they are multiplied by zero
+            raise ValueError(f"{owner}x: expected finite numbers beyond lengths, got NaN or inf")
     return given
 
 

@@ -222,13 +222,13 @@ def test_what_lengths_must_be(numba, ref):
                 ops.lstm_forward(x, **arrays, lengths=wrong)
         spoilt = x.copy()
         spoilt[lengths[0], 0] = np.nan
-        with pytest.raises(ValueError, match="x: expected finite numbers beyond lengths, got NaN or inf"):
+        with pytest.raises(ValueError, match="^x: expected finite numbers beyond lengths, got NaN or inf"):
             ops.lstm_forward(spoilt, **arrays, lengths=lengths)
-        with pytest.raises(ValueError, match="reverse: expected True or False, got 'yes'"):
+        with pytest.raises(ValueError, match="^reverse: expected True or False, got 'yes'"):
             ops.lstm_forward(x, **arrays, reverse="yes")
         cache = ops.lstm_forward(x, **arrays, lengths=lengths.copy())[-1]
         cache.lengths[1] = 9
-        with pytest.raises(ValueError, match="lengths: expected numbers from 1 to 6"):
+        with pytest.raises(ValueError, match="^cache.lengths: expected numbers from 1 to 6"):
             ops.lstm_backward(dh, cache)
 
 
