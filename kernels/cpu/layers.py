@@ -129,13 +129,14 @@ def read_below(net, b, x, ws, extra, layer, z, z_at, t0, t1, share):
     """As :func:`project`, for a layer of a model; x W_x comes from x, the embedding's table, or the layer below."""
     G, L = ws.gates.shape[4] // ws.h.shape[3], ws.h.shape[0]
     W_x = block(net, (net.offsets.shape[0] - 2) // L * layer)
-    if layer == 0 and x.ndim == 3:
-        project(G, x, Weights(W_x, ws.packed[layer, 2, :0], None, None), b, z, z_at, t0, t1, share)
-    elif layer == 0:
-        ids = x
-        if extra is not None and extra.table.size > 0:
-            W_x, ids = flat(extra.table), extra.places
-        project(G, ids, Weights(W_x, ws.packed[layer, 2], None, None), b, z, z_at, t0, t1, share)
+    if layer == 0:
+        if x.ndim == 3:
+            project(G, x, Weights(W_x, ws.packed[layer, 2, :0], None, None), b, z, z_at, t0, t1, share)
+        else:
+            ids = x
+            if extra is not None and extra.table.size > 0:
+                W_x, ids = flat(extra.table), extra.places
+            project(G, ids, Weights(W_x, ws.packed[layer, 2], None, None), b, z, z_at, t0, t1, share)
     else:
         below = ws.h[layer - 1, 1:]
         if extra is not None and extra.dropped.size > 0:

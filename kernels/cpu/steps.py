@@ -26,7 +26,8 @@ AT_ONCE_ROWS = 64
 class Batches(NamedTuple):
     """The input of a stretch of iterations: see train_steps."""
 
-    ids: Any
+    ids: Any  # bytes of a text, so that all texts share a compiled loop; or a series (M, D)
+    width: int  # bytes of an id
     targets: Any  # None if they are the ids that follow, as for a text
     x: Any  # buffer for a sequence: ws.x, or (T, B, D)
     y: Any  # buffer for its targets: (T, B) or (T, B, Y); ws.x[1:] if they follow
@@ -99,18 +100,21 @@ def _copy_targets(targets, starts, y):
 
 
 @inner
-def _read(ids, starts, x, V):
+def _read(ids, width, starts, x, V):
     """Fill x (T+1, B) with the sequences that begin at `starts`; return -1, or the position of an id not below V.
 
-    A series has no ids; x is (T, B, D) then.
+    The bytes of an id begin with the lowest. A series has no ids; x is (T, B, D) then.
     """
     if ids.ndim == 2:
         _copy_rows(ids, starts, x)
         return -1
     for r in range(x.shape[1]):
         for t in range(x.shape[0]):
-            value = np.int32(ids[starts[r] + t])
-            if value < 0 or value >= V:
+            at = (starts[r] + t) * width
+            value = np.int64(ids[at])
+            for k in range(1, width):
+                value |= np.int64(ids[at + k]) << (8 * k)
+            if value >= V:
                 return starts[r] + t
             x[t, r] = value
     return -1
@@ -168,7 +172,7 @@ def train_loop(cell: str) -> Any:
             # read: the sequence, the state before it, and the weights in the order in which products read them
             carry_state(ws.h, ws.c, batches.reset[n], share)
             if thread == 0:
-                status[0] = _read(batches.ids, batches.starts[n], x, V)
+                status[0] = _read(batches.ids, batches.width, batches.starts[n], x, V)
                 _copy_targets(batches.targets, batches.starts[n], y)
                 if sparse and status[0] < 0:
                     status[1] = touched_rows(ws.x[:T], ws.rows, status[1])

@@ -52,10 +52,8 @@ def gradient(
     T, B = given.x.shape[:2]
     theta = readable(theta)
     x, targets = given.x, given.targets
-    if not shape.input_size:
-        # The type that a training text of this vocabulary has, so that both use the same compiled loop.
-        kind = next(kind for kind in (np.uint8, np.uint16, np.uint32) if shape.vocab_size - 1 <= np.iinfo(kind).max)
-        x = (x if given.has_targets else np.concatenate([x, targets[-1:]])).astype(kind)
+    if not shape.input_size and not given.has_targets:
+        x = np.concatenate([x, targets[-1:]])
     stride = len(x)
     x, targets = (np.ascontiguousarray(a.swapaxes(0, 1)).reshape(-1, *a.shape[2:]) for a in (x, targets))
     call = Training(
@@ -153,10 +151,13 @@ def _batches(call: Training, ws: spec.Workspace) -> Batches:
     given = tuple(map(readable, (call.starts, call.reset, call.learning_rate)))
     ids, targets, dims = readable(call.ids), readable(call.targets), ws.row_loss.shape
     is_text = call.ids.ndim == 1
+    width = ids.itemsize
+    if is_text:
+        ids = ids.astype(ids.dtype.newbyteorder("<"), copy=False).view(np.uint8)
     if is_text and not call.has_targets:
-        return Batches(ids, None, ws.x, ws.x[1:], *given)
+        return Batches(ids, width, None, ws.x, ws.x[1:], *given)
     x = ws.x[:-1] if is_text else np.empty((*dims, *ids.shape[1:]), ids.dtype)
-    return Batches(ids, targets, x, np.empty((*dims, *targets.shape[1:]), targets.dtype), *given)
+    return Batches(ids, width, targets, x, np.empty((*dims, *targets.shape[1:]), targets.dtype), *given)
 
 
 def _drop_of(call: Training, offsets: np.ndarray) -> Drop:
