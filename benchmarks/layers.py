@@ -1,14 +1,16 @@
 """One LSTM layer beside PyTorch's nn.LSTM, and one step beside nn.LSTMCell: ``make bench-layers``.
 
 Each figure is the ratio of PyTorch's time to ours: above 1, ours is faster. Both run in turns in one process, so that
-another program slows both; the median of the ratios is shown, and both medians of times. Buffers are passed to our ops,
-as in a training loop. The first lines tell the processor and the load.
+another program slows both; the median of the ratios is shown, and both medians of times. Between two turns is a pause
+and a call that is not timed, since threads of the one library go on spinning for a while after its last call and would
+take a core from the other. Buffers are passed to our ops, as in a training loop. The first lines tell the processor and
+the load.
 """
 
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import numpy as np
 SIZES = ((100, 32, 64, 256), (50, 1, 32, 128), (20, 256, 128, 512), (1000, 1, 8, 64))  # T, B, D, H
 STEPS = (16, 128)  # H of one step for one stream, with as many inputs
 MODULES = ((50, 1, 128, 128), (50, 32, 128, 128))  # T, B, D, H of kernels.torch.LSTM beside nn.LSTM
+PAUSE = 0.02  # seconds
 Calls = tuple[str, Callable[[], Any], Callable[[], Any]]
 
 
@@ -30,6 +33,8 @@ def in_turns(ours: Callable[[], Any], theirs: Callable[[], Any], seconds: float)
     while len(times) < 5 or (perf_counter() - begun < seconds and len(times) < 200):
         pair = []
         for call in (ours, theirs):
+            sleep(PAUSE)
+            call()
             start = perf_counter()
             for _ in range(repeat):
                 call()
