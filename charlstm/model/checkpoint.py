@@ -44,7 +44,9 @@ class Checkpoint:
     so far (see :class:`charlstm.training.marks.Marks`), and `machine` what the exact bits depend on: processor,
     versions and backend. `mix` names the n-gram beside the net: the `digest` of its file, its default `weight`, and, if
     text was held out, the bits per id of `net`, `ngram` and `mixture`; it is empty without an n-gram. `each` has, of
-    several nets, the held-out `bits` per id of each by itself; it is empty without an evaluation.
+    several nets, the held-out `bits` per id of each by itself; it is empty without an evaluation. `average` (N,) is
+    the mean of the weights over the last part of the run, which speaks instead of theta: see
+    :mod:`charlstm.training.averages`.
     """
 
     config: Config
@@ -66,6 +68,7 @@ class Checkpoint:
     machine: dict[str, Any] = field(default_factory=dict)
     mix: dict[str, Any] = field(default_factory=dict)
     each: dict[str, list[float]] = field(default_factory=dict)
+    average: np.ndarray | None = None
     remainders: np.ndarray | None = None  #: of gradients that travel as bfloat16: see charlstm.training.halves
     folder: Path | None = None  #: of the file that it was read from; not in the file
     ngram_fault: str = ""  #: why the n-gram that it names cannot be used; set when `ngram` is first read
@@ -107,10 +110,18 @@ class Checkpoint:
         return split(Memory(self.theta, self.state, self.h, self.c), shapes_of(self.config, len(self.vocabulary)))
 
     @property
+    def averages(self) -> list[np.ndarray | None]:
+        """The mean weights of each net; None without."""
+        if self.average is None:
+            return [None] * len(self.config.nets)
+        return [each.theta for each in replace(self, theta=self.average).memories]
+
+    @property
     def voices(self) -> list[Voice]:
         """The nets that speak, by the mean of their probabilities; of several seeds the best one."""
         shapes = shapes_of(self.config, len(self.vocabulary))
-        found = [Voice(each.theta, shape) for each, shape in zip(self.memories, shapes, strict=True)]
+        nets = zip(self.memories, self.averages, shapes, strict=True)
+        found = [Voice(each.theta if mean is None else mean, shape) for each, mean, shape in nets]
         return [found[place] for place in speaking(self.config, self.each)]
 
     def alone(self, number: int = 1) -> Self:
@@ -125,8 +136,8 @@ class Checkpoint:
         if not 1 <= number <= len(places):
             raise UserError(f"--member: expected 1 to {len(places)}, as many as speak together, got {number}")
         place = places[number - 1]
-        config, memory = self.config.nets[place], self.memories[place]
-        return replace(self, config=config, mix={}, each={}, **memory._asdict())
+        config, memory = self.config.nets[place], self.memories[place]._replace(theta=self.voices[number - 1].theta)
+        return replace(self, config=config, mix={}, each={}, average=None, **memory._asdict())
 
     def to_bytes(self) -> bytes:
         """The content of the checkpoint file."""
@@ -136,8 +147,7 @@ class Checkpoint:
         shapes = shapes_of(self.config, len(self.vocabulary))
         tensors = dict(_named(self.theta, shapes)) | {"optimizer": self.state, "h": self.h, "c": self.c}
         tensors["random_key"] = np.asarray(key, np.uint32)
-        if self.remainders is not None:
-            tensors["remainders"] = self.remainders
+        tensors |= {name: array for name in _OPTIONAL if (array := getattr(self, name)) is not None}
         rest = {
             "sha256": _BLANK,  # first, so that a later string that looks like a digest cannot be mistaken for it
             "format_version": FORMAT_VERSION,
@@ -222,8 +232,11 @@ class Checkpoint:
                 raise TypeError(f"{item} is {plain[item]!r}")
         speaking(config, plain["each"])  # raises ValueError now rather than when it is needed
         known(plain["corpus"], vocabulary)  # raises ValueError now rather than when it is needed
-        remainders = tensors.get("remainders")
-        return cls(config, vocabulary, theta, state, h, c, random_state, **plain, remainders=remainders)
+        optional: dict[str, Any] = {name: tensors.get(name) for name in _OPTIONAL}
+        if (average := optional["average"]) is not None:
+            optional["average"] = np.empty_like(theta)
+            _fill(optional["average"], average, "average")
+        return cls(config, vocabulary, theta, state, h, c, random_state, **plain, **optional)
 
 
 def read_ngram(path: Path, named: str) -> NGram:
@@ -280,11 +293,14 @@ def _fill(array: np.ndarray, tensor: np.ndarray, name: str) -> None:
 
 
 #: Options missing from the oldest files whose default has changed since, with the value they had then.
-_BEFORE: dict[str, Any] = {"reset_every": 0, "dtype": "float32", "embedding_size": 0, "mix": 0.0, "documents": "texts"}
+_BEFORE: dict[str, Any] = {
+    "reset_every": 0, "dtype": "float32", "embedding_size": 0, "mix": 0.0, "documents": "texts", "average": 0.0
+}  # fmt: skip
 _PLAIN: dict[str, Any] = {
     "iteration": int, "position": int, "seconds": int | float, "smooth_loss": int | float, "loss_sum": int | float,
     "loss_count": int, "corpus": dict, "files": dict,
 }  # fmt: skip
+_OPTIONAL = ("average", "remainders")  # arrays that only some runs have
 _LATER: dict[str, Any] = {"marks": dict, "machine": dict, "mix": dict, "each": dict}  # missing from the oldest files
 
 

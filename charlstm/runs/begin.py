@@ -124,7 +124,7 @@ def prepared(
         if (shapes, corpus.vocabulary) != ([voice.shape for voice in voices], model.vocabulary):
             raise UserError(f"{corpus.name}: the model of --from has a different vocabulary or sizes")
         for member, voice in zip(trainer.members, voices, strict=True):
-            member.memory.theta[...] = voice.theta
+            member.start_from(voice.theta)
     return trainer
 
 

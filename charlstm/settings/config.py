@@ -139,6 +139,13 @@ class Config:
     optimizer: str = _option("adam", "update rule", choices=tuple(OPTIMIZERS))
     learning_rate: float = _option(8e-3, "initial learning rate", above=0, high=3e38)
     schedule: str = _option("cosine", "learning rate schedule", choices=("constant", "decay", "plateau", "cosine"))
+    average: float = _option(
+        0.05,
+        "let the mean of the weights over this last part of the run so far speak, 0.05 for a twentieth, instead of the "
+        "newest weights; 0: the newest weights",
+        low=0,
+        high=1,
+    )
     warmup: int = _option(0, "iterations over which the learning rate rises from zero", low=0)
     decay_factor: float = _option(
         0.5, "decay, plateau: factor applied to the learning rate at each drop", above=0, high=1

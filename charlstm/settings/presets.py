@@ -2,9 +2,11 @@
 
 from typing import Any
 
-#: The original programs do not reset streams at random (docs/training.md says why charlstm does), and have float32.
+#: The original programs do not reset streams at random (docs/training.md says why charlstm does), do not average
+#: weights, and have float32.
 _AS_THE_ORIGINAL: dict[str, Any] = {
     "reset_every": 0,
+    "average": 0.0,
     "dtype": "float32",
     "embedding_size": 0,
     "mix": 0.0,

@@ -4,6 +4,7 @@ Each is trained as a run of its own would train it, from its own seed; they shar
 which training pauses. Each has a thread of its own, or a team of threads if there are enough.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +19,7 @@ from charlstm.model.checkpoint import shape_of, speaking
 from charlstm.model.memory import Memory, Voice
 from charlstm.settings.config import Config
 from charlstm.text.batches import Resets, Streams, Windows
+from charlstm.training import averages
 from charlstm.training.parallel import share_of, steps_of
 from charlstm.training.steps import CALL_SECONDS
 from charlstm.training.world import ALONE, World
@@ -29,6 +31,8 @@ _CALIBRATION_SECONDS = 1.0
 class Member:
     """One net, and what its training needs; `memory` is set by :meth:`begin` or :meth:`go_on`.
 
+    `average` (N,) is the mean of its weights, None without ``--average``.
+
     Parameters
     ----------
     config : of this net
@@ -39,6 +43,7 @@ class Member:
     """
 
     memory: Memory
+    average: Any | None
 
     def __init__(
         self, config: Config, backend: str, ids: np.ndarray, vocab_size: int, threads: int, world: World = ALONE
@@ -58,11 +63,35 @@ class Member:
         self.go_on(Memory(theta, state, h, np.zeros_like(h)))
         return random
 
-    def go_on(self, memory: Memory) -> None:
-        """Continue from these arrays of all streams, on the host."""
+    def go_on(self, memory: Memory, average: np.ndarray | None = None) -> None:
+        """Continue from these arrays of all streams, and from this mean of weights, on the host."""
         h, c = (np.ascontiguousarray(array[:, self._share]) for array in (memory.h, memory.c))
         mine = memory._replace(h=h, c=c)
         self.memory = Memory(*(kernels.to_device(self._backend, array) for array in mine))
+        self.average = None
+        if self.config.average:
+            self.average = kernels.to_device(self._backend, memory.theta if average is None else average).copy()
+
+    def start_from(self, theta: np.ndarray) -> None:
+        """Begin with these weights instead of the drawn ones."""
+        for weights in (self.memory.theta, self.average):
+            if weights is not None:
+                weights[...] = theta
+
+    def next_point(self, iteration: int) -> int:
+        """The iteration after which the weights next enter their mean."""
+        return averages.next_point(iteration, self.config.sync_every) if self.config.average else sys.maxsize
+
+    def average_weights(self, iteration: int) -> None:
+        """Let the weights after an iteration enter their mean, if it is time."""
+        if self.average is not None:
+            config = self.config
+            averages.enter(self.average, self.memory.theta, iteration, config.average, config.sync_every)
+
+    @property
+    def voice(self) -> Voice:
+        """The net as it speaks."""
+        return Voice(self.memory.theta if self.average is None else self.average, self.shape)
 
     def reset(self, iteration: int) -> None:
         """Set the state of the streams that are reset before this iteration to zero."""
@@ -105,7 +134,7 @@ class Members:
     @property
     def groups(self) -> list[list[Voice]]:
         """The nets that could speak: all members together, or each seed by itself."""
-        voices = [Voice(member.memory.theta, member.shape) for member in self.all]
+        voices = [member.voice for member in self.all]
         return [voices] if self._config.seeds == 1 else [[voice] for voice in voices]
 
     def voices(self, each: dict[str, list[float]]) -> list[Voice]:
@@ -134,6 +163,11 @@ class Members:
         mean: np.ndarray = np.stack([each[:made] for each in losses]).mean(axis=0)
         return mean
 
+    def average_weights(self, iteration: int) -> None:
+        """Let the weights of each net after an iteration enter their mean, if it is time."""
+        for member in self.all:
+            member.average_weights(iteration)
+
     def fitting(self, now: int, made: int, seconds: float) -> int:
         """The maximum for the next call, after one of at most `now` iterations that made `made` in `seconds` s."""
         return max(1, min(2 * now, int(made * CALL_SECONDS / seconds), self._most))
@@ -159,6 +193,7 @@ class Members:
     def nbytes(self) -> int:
         """Bytes of the parameters, the optimizer states, the nets' states and the kernels' buffers."""
         arrays = [array for memory in self.memories for array in memory]
+        arrays += [member.average for member in self.all if member.average is not None]
         return sum(array.nbytes for array in arrays) + sum(member.steps.nbytes for member in self.all)
 
     def on_one_blas_thread(self) -> AbstractContextManager[Any]:

@@ -123,8 +123,8 @@ class Trainer:
             )
         self.random = np.random.RandomState()
         self.random.set_state(old.random_state)
-        for member, memory in zip(self.members, old.memories, strict=True):
-            member.go_on(memory)
+        for member, memory, mean in zip(self.members, old.memories, old.averages, strict=True):
+            member.go_on(memory, mean)
         self.iteration, self.seconds, self.smooth_loss = old.iteration, old.seconds, old.smooth_loss
         self._loss_sum, self._loss_count, self.marks = old.loss_sum, old.loss_count, Marks.from_dict(old.marks)
         self.mix, self.each = dict(old.mix), dict(old.each)
@@ -225,7 +225,8 @@ class Trainer:
         reset = resets.after(self.iteration) if resets.every else sys.maxsize
         sample = next_due(self.config.sample_every, self.iteration)
         end = self.members.first.steps.end_of_call(self.iteration, self.call_iterations)
-        return min(self.iterations, end, change, reset, sample, *pauses)
+        point = self.members.first.next_point(self.iteration)
+        return min(self.iterations, end, change, reset, sample, point, *pauses)
 
     @property
     def _evaluate_every(self) -> int:
@@ -282,8 +283,11 @@ class Trainer:
                 bits, self.marks.untold_bits = self.marks.untold_bits, None
                 reports.append(report if bits is None else self._evaluations.told(report, bits))
         self.seconds += taken
+        is_below = self.smooth_loss < limit and not diverged
+        if not diverged and not is_below:  # else the last update is still to be made
+            self.members.average_weights(self.iteration)
         yield from reports
-        if self.smooth_loss < limit and not diverged:
+        if is_below:
             yield from self._below(rates[len(losses) - 1 :][:1])
         if diverged:
             raise Diverged(f"the loss of iteration {self.iteration} is {last}: {_STOPPED}")
@@ -394,6 +398,7 @@ class Trainer:
         """
         begin, voice, config = self.iteration - 1, Voice(self.theta.copy(), self.shape), self.config
         self.train(begin, self.iteration, rate)
+        self.members.average_weights(self.iteration)
         self.marks.best_shown = self.smooth_loss
         starts, _ = self.batches.plan(begin, self.iteration)
         h, c = self.h[:, :1].copy(), self.c[:, :1].copy()
@@ -441,6 +446,11 @@ class Trainer:
             chars_per_second=self._rate,
         )
 
+    def _average(self) -> np.ndarray | None:
+        """The mean weights of all nets, on the host, as a checkpoint holds them; None without."""
+        means = [kernels.to_host(member.average) for member in self.members if member.average is not None]
+        return np.concatenate(means) if means else None
+
     def checkpoint(self) -> Model:
         """The complete state as of the last tick; the arrays are the trainer's own, so save or copy them.
 
@@ -476,6 +486,7 @@ class Trainer:
             corpus=self.corpus.facts(),
             mix=dict(self.mix),
             each=dict(self.each),
+            average=self._average(),
             remainders=self.members.first.steps.remainders,
         )
         if self.ngram is not None:

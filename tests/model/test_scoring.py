@@ -14,7 +14,7 @@ from kernels import spec
 
 def plain_log_probs(model, text):
     """ln p character by character in plain NumPy, from a zero state and a line break."""
-    theta = model.theta.astype(np.float64)
+    theta = model.voices[0].theta.astype(np.float64)
     params, H = spec.params(theta, model.shape), model.shape.hidden_size
     [layer] = params.layers
     h, c, last, out = np.zeros(H), np.zeros(H), "\n", []
@@ -52,7 +52,7 @@ def test_the_pieces_in_which_a_text_is_read_do_not_matter(model, monkeypatch, st
 def test_bits_of_ids(model, backend):
     text = made_up_text(700, seed=9)
     ops, ids = kernels.load(backend), model.vocabulary.encode(text)
-    found = scoring.bits_per_unit([(ops, model.theta, model.shape)], model.edges.begin, ids).net
+    found = scoring.bits_per_unit([(ops, *model.voices[0])], model.edges.begin, ids).net
     assert found == pytest.approx(model.score(text).bits_per_char, rel=1e-5)
 
 

@@ -103,7 +103,7 @@ def test_they_write_what_they_would_score(both, mix, backend):
 
 
 def test_a_resumed_run_is_that_of_one_that_was_not_stopped(folder):
-    options = {**MEMBERS, "validate_every": 10, "mix": 0.5, "schedule": "constant"}
+    options = {**MEMBERS, "validate_every": 10, "mix": 0.5, "average": 0.3, "schedule": "constant"}
     trained(folder / "whole", **options, iterations=40)
     trained(folder / "parts", **options, iterations=17)
     run = resume(folder / "parts", CORPUS, {"iterations": 40})

@@ -158,7 +158,7 @@ def test_the_end_of_the_text_is_kept_back_and_measured(corpus, backend):
     assert trainer.theta.tobytes() == without.theta.tobytes()  # nothing was learned from the end, no state was changed
     x = np.concatenate([[0], corpus.ids[2400:]]).astype(np.int32)[:, None]  # a text begins after a line break
     h, c = np.zeros((2, 1, 1, 11))
-    loss = kernels.load("numpy").loss_and_grad(trainer.theta, h, c, x, shape=trainer.shape)[0]
+    loss = kernels.load("numpy").loss_and_grad(trainer.voices[0].theta, h, c, x, shape=trainer.shape)[0]
     assert evaluations[-1].val_bits_per_char == pytest.approx(loss / 600 / math.log(2), rel=1e-12)
 
 
