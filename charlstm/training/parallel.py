@@ -2,7 +2,8 @@
 
 One Allreduce per iteration sums the flat gradient; clipping and the update follow it, the same on every rank. With
 ``sync_every`` K above 1, each rank makes K updates of its own, and then parameters and optimizer state are averaged
-(Zinkevich et al. 2010, Parallelized stochastic gradient descent; Stich 2019, Local SGD converges fast).
+(Zinkevich et al. 2010, Parallelized stochastic gradient descent; Stich 2019, Local SGD converges fast). On GPUs, arrays
+travel through the host's memory, which any MPI can send.
 """
 
 import hashlib
@@ -10,9 +11,11 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+import kernels
 from charlstm.errors import RanksDiffer, UserError
 from charlstm.model.memory import Memory
 from charlstm.settings.config import Config
@@ -82,8 +85,6 @@ class ParallelSteps(Steps):
         self, config: Config, backend: str, shape: Shape, ids: np.ndarray, batches: Streams | Windows, threads: int,
         world: World,
     ) -> None:  # fmt: skip
-        if backend == "cupy":
-            raise UserError("--backend cupy: trains in one process only; several ranks need --backend numba or numpy")
         if config.sync_every > 1 and config.show_below is not None:
             raise UserError("--sync-every: cannot be combined with --show-below")
         self._world, self._share, self._every = world, share_of(config.batch_size, world), config.sync_every
@@ -130,7 +131,8 @@ class ParallelSteps(Steps):
                 losses = losses[: n + 1]
                 break
             self._update(memory, sums[:-1], begin + n, rate)
-            memory.h[...], memory.c[...] = h, c
+            self._keep(memory.h, h)
+            self._keep(memory.c, c)
         self._world.all_reduce(losses)
         return losses
 
@@ -162,6 +164,11 @@ class ParallelSteps(Steps):
         clip = config.grad_clip if config.grad_clip_norm is None else None
         update(memory.theta, grad, memory.state, iteration, learning_rate=rate, grad_clip=clip, **config.hyper)
 
+    def _keep(self, array: Any, host: np.ndarray) -> None:
+        """Write what is on the host to an array of the backend."""
+        if host is not array:
+            array[...] = kernels.to_device(self._backend, host)
+
     def _apart(self, memory: Memory, begin: int, end: int, rates: np.ndarray) -> np.ndarray:
         """Run iterations in which each rank updates parameters of its own, averaged every `sync_every` and at `end`."""
         losses = np.full(end - begin, np.nan)
@@ -176,8 +183,9 @@ class ParallelSteps(Steps):
                 if len(made) < last - first:
                     break
             for shared in (memory.theta, memory.state):
-                self._world.all_reduce(shared)
-                np.divide(shared, self._world.size, out=shared)
+                host = kernels.to_host(shared)
+                self._world.all_reduce(host)
+                self._keep(shared, np.divide(host, self._world.size, out=host))
         self._world.all_reduce(losses)
         wrong = np.flatnonzero(~np.isfinite(losses))
         return losses[: wrong[0] + 1] if len(wrong) else losses
@@ -189,8 +197,8 @@ class ParallelSteps(Steps):
                 super().run(memory.copy(), iteration, iteration, np.empty(0))
             else:
                 self._pass(memory, iteration)
-                few = Memory(*(np.ascontiguousarray(array[..., :1]) for array in memory))
-                self._update(few, np.zeros_like(few.theta), iteration, 0.0)
+                few = Memory(*(array[..., :1].copy() for array in memory))
+                self._update(few, np.zeros(1, memory.theta.dtype), iteration, 0.0)
 
     def gradient(self, memory: Memory, iteration: int) -> np.ndarray:
         """The gradient, (N,), by which an iteration updates the weights, before clipping; nothing is changed."""

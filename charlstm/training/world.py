@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter
 from typing import Any, NoReturn
 
@@ -20,6 +21,8 @@ from charlstm.host.machine import cpu_quota, usable_cores
 
 #: Environment variables in which launchers tell each process how many there are.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS", "WORLD_SIZE")
+#: Where NVIDIA's driver on Linux lists the GPUs of this machine.
+_GPUS = Path("/proc/driver/nvidia/gpus")
 _INSTALL = 'pip install "charlstm[mpi]", and mpich where the machine has no MPI'
 
 
@@ -186,6 +189,16 @@ class Ranks(World):
         near._comm.Free()
         return [masks.pop(near.rank), *masks]
 
+    def take_gpu(self) -> None:
+        """Let CUDA see one of this machine's GPUs, in turn, unless the launcher has dealt them; before CUDA starts."""
+        count = len(list(_GPUS.glob("*")))
+        if count > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
+            from mpi4py import MPI
+
+            near = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(near.Get_rank() % count)
+            near.Free()
+
     def abort(self, code: int) -> NoReturn:
         """End all ranks at once."""
         sys.stdout.flush()
@@ -238,4 +251,6 @@ def joined() -> World:
             f"{name} tells of {count} processes, but MPI connects only one, so each would train alone: start them with "
             "mpiexec or srun of the MPI that mpi4py finds, or unset " + name
         )
-    return Ranks(found)
+    ranks = Ranks(found)
+    ranks.take_gpu()
+    return ranks

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import network
 from charlstm.model.checkpoint import Checkpoint
 
-FAULTY = Path(__file__).parent / "faulty_rank.py"
+FAULTY, ON_GPU = (Path(__file__).parent / name for name in ("faulty_rank.py", "gpu_rank.py"))
 TEXT = "".join(f"{n} men went to mow, went to mow {n * n} meadows; " for n in range(120))
 SIZES = "--hidden-size 7 --batch-size 4 --seq-length 6"
 SMALL = [*SIZES.split(), "--report-every", "1", "--sample-every", "0", "--no-plot", "--mix", "0"]
@@ -34,6 +34,8 @@ def train(tmp_path):
 
     def train(ranks, *options, out=None, fault=(), backend="numpy", small=SMALL):
         program = [sys.executable, *([FAULTY, *fault] if fault else ["-m", "charlstm"]), "train"]
+        if backend == "cupy":
+            program = [sys.executable, ON_GPU, tmp_path, "train"]
         started, env = ["mpiexec", "-n", str(ranks)] if ranks else [], None
         if isinstance(ranks, list):
             started, env = ["mpiexec"], {**os.environ, **network.THROUGH_THE_LINK}
@@ -62,7 +64,8 @@ def last(folder):
 
 
 def same_state(a, b):
-    return all(getattr(a, name).tobytes() == getattr(b, name).tobytes() for name in ("theta", "state", "h", "c"))
+    names = ("theta", "state", "h", "c", "average")
+    return all(getattr(a, name).tobytes() == getattr(b, name).tobytes() for name in names)
 
 
 @mpi
@@ -102,6 +105,22 @@ def test_a_run_resumes_exactly_with_as_many_ranks(train, tmp_path, options):
     else:
         assert losses(tmp_path / "whole")[:17] == losses(tmp_path / "parts")[:17]
         assert np.isfinite(losses(tmp_path / "parts")).all()
+
+
+@mpi
+@pytest.mark.parametrize("options", ["--num-layers 2 --dropout 0.2", "--sync-every 4 --optimizer sgd"])
+def test_each_rank_has_a_gpu_and_all_train_as_on_processors(train, tmp_path, options):
+    """On GPUs that are emulated where there are none: two in this machine, which the ranks take in turn."""
+    common = ["--iterations", "12", "--dtype", "float64", *options.split()]
+    for backend in ("numpy", "cupy"):
+        done = train(2, *common, out=backend, backend=backend)
+        assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(losses(tmp_path / "cupy"), losses(tmp_path / "numpy"), rtol=1e-9)
+    np.testing.assert_allclose(last(tmp_path / "cupy").theta, last(tmp_path / "numpy").theta, rtol=1e-7, atol=1e-9)
+    if (tmp_path / "gpus").is_dir():
+        assert {(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)} == {"0", "1"}
+    done = train(2, f"--resume={tmp_path / 'cupy'}", "--iterations", "14", backend="cupy")
+    assert done.returncode == 0, done.stderr
 
 
 @mpi
