@@ -16,6 +16,7 @@ from charlstm.model.model import load
 from charlstm.settings.config import from_preset
 from charlstm.text import corpus, idcache, reading
 from charlstm.text.corpus import Corpus, Vocabulary
+from charlstm.text.encoder import Encoder
 from charlstm.training.trainer import Trainer
 
 
@@ -159,14 +160,14 @@ def test_a_disk_that_gets_full_stops_nothing(tmp_path, id_cache, monkeypatch, fa
 
 
 def test_an_unfinished_file_that_somebody_cuts_is_one_line(tmp_path, id_cache, monkeypatch):
-    finish = corpus.Encoder.finish
+    finish = Encoder.finish
 
     def cut(encoder):
         [path] = id_cache.iterdir()
         os.truncate(path, 1000)
         return finish(encoder)
 
-    monkeypatch.setattr(corpus.Encoder, "finish", cut)
+    monkeypatch.setattr(Encoder, "finish", cut)
     (tmp_path / "t.txt").write_text(made_up_text(5000))
     with pytest.raises(UserError, match=r"new-.*\.tmp was truncated while it was being written"):
         corpus.load([tmp_path / "t.txt"])
