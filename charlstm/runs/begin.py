@@ -115,8 +115,7 @@ def prepared(
     """
     config = config or (from_model(model.config) if model else from_preset())
     events.see_that_possible(config)
-    with world.first_rank_first():
-        corpus = read_corpus(sources, config, model.vocabulary if model else None, fetch)
+    corpus = read_corpus(sources, config, model.vocabulary if model else None, fetch, world=world)
     trainer = Trainer(config, corpus, world=world)
     if model:
         voices = model.voices if len(model.voices) > 1 else model.voices * len(trainer.members)
@@ -218,8 +217,7 @@ def _continued(
     """The training that a run resumes from a checkpoint; what has changed is added to `notes`."""
     config = _changed(old.config, chosen, (*CHANGEABLE, "unknown") if force_corpus else CHANGEABLE, notes)
     events.see_that_possible(config)
-    with world.first_rank_first():
-        corpus = corpus_of(replace(old, config=config), folder, sources, fetch, is_frozen=force_corpus)
+    corpus = corpus_of(replace(old, config=config), folder, sources, fetch, is_frozen=force_corpus, world=world)
     if force_corpus and corpus.digest != old.corpus["digest"]:
         notes.append(f"{corpus.name}: trains on a different text from now on; before: {old.corpus['name']}")
         old = replace(old, corpus={**old.corpus, "digest": corpus.digest})
@@ -293,6 +291,7 @@ def corpus_of(
     sources: Sequence[str | os.PathLike[str]] | Corpus = (),
     fetch: Fetch = downloads.fetch,
     is_frozen: bool = False,
+    world: World = ALONE,
 ) -> Corpus:
     """The text that a run was trained on: from `sources`, its original place, or the copy in the cache.
 
@@ -302,6 +301,7 @@ def corpus_of(
     sources : the text, if it is no longer where it was
     fetch : turns a URL or a built-in name into a file
     is_frozen : read it with the run's vocabulary instead of its own
+    world : the ranks that make this call together
 
     Raises
     ------
@@ -310,7 +310,8 @@ def corpus_of(
     """
     vocabulary = old.vocabulary if is_frozen or old.corpus.get("is_frozen") else None
     if not sources and not corpora.can_be_read_again(old.corpus["sources"]):
-        copy = corpora.cached(old.corpus, old.vocabulary)
+        with world.first_rank_first():
+            copy = corpora.cached(old.corpus, old.vocabulary)
         if copy is None:
             raise UserError(
                 f"{folder}: its text came from {', '.join(old.corpus['sources']) or old.corpus['name']}, which no "
@@ -318,7 +319,7 @@ def corpus_of(
             )
         return copy
     copies = None if is_frozen else [count for _, count in old.corpus.get("spans", ())]
-    return read_corpus(sources or old.corpus["sources"], old.config, vocabulary, fetch, copies)
+    return read_corpus(sources or old.corpus["sources"], old.config, vocabulary, fetch, copies, world)
 
 
 def training_text(old: Checkpoint, run: str | os.PathLike[str], fetch: Fetch = downloads.fetch) -> Corpus:
@@ -341,10 +342,12 @@ def read_corpus(
     vocabulary: Vocabulary | None,
     fetch: Fetch,
     copies: Sequence[int] | None = None,
+    world: World = ALONE,
 ) -> Corpus:
     """Read the text with the options in `config`, with the vocabulary of a model if one is given.
 
     `copies` says how often each text is read, for a resumed run; by default this follows from the weights in `config`.
+    `world` are the ranks that make this call together.
     """
     if isinstance(sources, Corpus):
         return _as_asked(sources, config)
@@ -363,6 +366,7 @@ def read_corpus(
         unknown=config.unknown,
         copies=copies,
         fetch=fetch,
+        world=world if world.size > 1 else None,
     )
 
 

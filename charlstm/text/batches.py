@@ -55,6 +55,11 @@ class Streams:
         """Number of iterations until the streams start over."""
         return (self.stream_length - self.seq_length - 2) // self.seq_length + 1
 
+    def extent(self, share: slice) -> slice:
+        """The ids that some neighbouring streams read: from the first of the first one to the last of the last one."""
+        last = (share.stop - 1) * self.stream_length + self.iterations_per_pass * self.seq_length
+        return slice(share.start * self.stream_length, last + 1)
+
     def plan(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Starts (n, B) int64 and reset (n,) bool for iterations begin to end - 1, as for train_steps."""
         turn = np.arange(begin, end) % self.iterations_per_pass

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from charlstm.errors import UserError
-from charlstm.text import downloads, formats, idcache
+from charlstm.text import downloads, formats, idcache, shards
 from charlstm.text.archives import not_read
 from charlstm.text.edges import Edges, edges_of, known
 from charlstm.text.encodings import normalised
-from charlstm.text.reading import Fetch, How, Part, joined
+from charlstm.text.reading import Fetch, How, Joined, Part
 from charlstm.text.source import Source
 from charlstm.text.vocabulary import ByteVocabulary, UnknownCharacters, Vocabulary, utf8
 from charlstm.text.weights import Spans, in_words
@@ -92,7 +93,7 @@ class Corpus:
         if wrong is not None:
             raise UserError(f"texts: expected strings, got {wrong!r:.60}")
         own = ByteVocabulary() if as_bytes else vocabulary or Vocabulary("")
-        text = "".join(joined(([own.as_read(text, lower)] for text in texts), separator))
+        text = "".join(Joined(([own.as_read(text, lower)] for text in texts), separator))
         found = cls.from_bytes(utf8(text), name) if as_bytes else cls.from_text(text, name, (), vocabulary, unknown)
         return replace(found, separator=separator, documents=len(texts))
 
@@ -140,7 +141,7 @@ class Corpus:
 
 def _differ(ids: np.ndarray) -> bool:
     """Whether there are two different ids; in pieces, since one comparison of all ids would double the memory."""
-    return any((ids[at : at + 2**20] != ids[0]).any() for at in range(0, len(ids), 2**20))
+    return any((np.asarray(ids[at : at + 2**20]) != ids[0]).any() for at in range(0, len(ids), 2**20))
 
 
 def load(
@@ -158,6 +159,7 @@ def load(
     copies: Sequence[int] = (),
     to_learn: bool = True,
     fetch: Fetch = downloads.fetch,
+    world: shards.World | None = None,
 ) -> Corpus:
     """Read text in pieces, each byte once, and encode it.
 
@@ -178,6 +180,8 @@ def load(
     copies : how often a pass reads each source, each of which then ends in the separator; none: once each
     to_learn : for training: the text must have two distinct characters, and the column or field must be used
     fetch : turns a URL or a built-in name into a file
+    world : the ranks that make this call together, if there are several: each reads a share of the files of a large
+        text (see `charlstm.text.shards`); of other texts the first rank reads all before the others do
 
     Raises
     ------
@@ -187,29 +191,47 @@ def load(
             If a download failed.
     """
     names, how = [os.fspath(source) for source in sources] or ["python-docs"], How(encoding, format, column, field)
-    found_in = [_expand(name, how) for name in names]
-    parts = [[Part(part, fetch) for part in places] for places, _ in found_in]
     if copies and len(copies) != len(names):
         raise UserError(f"--weight: this run has weights for {len(copies)} texts, got {len(names)}")
-    origins = tuple(str(Path(name).resolve()) if _exists(name) else name for name in names)
-    name, vocabulary = _name(names[0]), None if as_bytes else vocabulary
-    source = Source(parts, bool(copies), to_learn, separator, how, lower, as_bytes, vocabulary, unknown)
+    vocabulary = None if as_bytes else vocabulary
+    options = bool(copies), to_learn, separator, how, lower, as_bytes, vocabulary, unknown
+    found = None
+    if world is not None and vocabulary is None and not copies and shards.are_separate(separator, lower):
+        listed = shards.listed(world, lambda: [_expand(name, how) for name in names])
+        if listed is not None:
+            found_in = listed.names
+            found = shards.load(Source(_parts(found_in, fetch), *options), listed.sizes, world)
+    is_dealt = found is not None
     try:
-        found = source.recalled() or source.encoded()
+        if found is None:
+            with nullcontext() if world is None else world.first_rank_first():
+                found_in = [_expand(name, how) for name in names]
+                source = Source(_parts(found_in, fetch), *options)
+                found = source.recalled() or source.encoded()
     except UnknownCharacters as error:
         raise UserError(
-            f"{name}: {error}; --unknown skip leaves such characters out, --unknown replace:CHAR reads CHAR instead"
+            f"{_name(names[0])}: {error}; --unknown skip leaves such characters out, --unknown replace:CHAR reads CHAR "
+            "instead"
         ) from None
     except OSError as error:  # of the cache, for example because its folder was removed
         raise UserError(f"{idcache.folder()}: {error.strerror or error}") from None
     used, ids, digest, facts, trouble = found
     stays = f"the text stays in memory: {trouble}" if trouble else ""
     remarks = [*(remark for _, remark in found_in), *facts.told, in_words(copies, names), stays]
-    return Corpus(
-        name, used, ids, origins, vocabulary is not None or not to_learn, digest, "\n".join(filter(None, remarks)),
+    corpus = Corpus(
+        _name(names[0]), used, ids, tuple(str(Path(name).resolve()) if _exists(name) else name for name in names),
+        vocabulary is not None or not to_learn, digest, "\n".join(filter(None, remarks)),
         separator=separator, documents=facts.documents,
         spans=tuple(zip(facts.ends, copies, strict=True)) if copies else (),
     )  # fmt: skip
+    if world is None or not is_dealt:
+        return corpus
+    edges = world.broadcast(astuple(corpus.edges) if world.rank == 0 else None)  # finding them may take the whole text
+    return replace(corpus, known_edges=Edges(*map(tuple, edges)))
+
+
+def _parts(found_in: Sequence[tuple[Sequence[str | Path], str]], fetch: Fetch) -> list[list[Part]]:
+    return [[Part(part, fetch) for part in places] for places, _ in found_in]
 
 
 def can_be_read_again(sources: Sequence[str]) -> bool:

@@ -43,6 +43,11 @@ class Encoder:
                 self.spool = self.spool.widened(dtype)
         self.spool.append(numbers)
 
+    @property
+    def kinds(self) -> np.ndarray:
+        """The code point of each number, (n,) uint32."""
+        return np.array(self._kinds, np.uint32)
+
     def mark(self) -> None:
         """Record the end of a text in `ends`."""
         self.ends.append(len(self.spool))
@@ -55,8 +60,7 @@ class Encoder:
         UserError
             For characters that the vocabulary lacks, or an invalid `unknown`.
         """
-        kinds = np.array(self._kinds, np.uint32)
-        vocabulary = self._vocabulary
+        kinds, vocabulary = self.kinds, self._vocabulary
         if vocabulary is None:
             vocabulary = Vocabulary("".join(map(chr, np.sort(kinds))))
         places, lacking = vocabulary.places(kinds, self._unknown)

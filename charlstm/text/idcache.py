@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +27,7 @@ from charlstm.text.vocabulary import Vocabulary
 #: Ids up to this many bytes stay in memory: less than Python and its libraries take, and encoded in under a second.
 IN_MEMORY = 2**24
 MOST_BYTES, MOST_FILES = 2**32, 1000
+PIECE = 2**26  #: bytes of ids that ranks check by themselves
 _PIECE = 2**20
 _STALE = 86_400  # an unfinished file older than this many seconds belongs to a process that died
 
@@ -104,21 +105,21 @@ class Spool:
             return np.frombuffer(self._held.getvalue(), self.dtype)
         self._file.close()
         try:
-            os.replace(self._path, _place(digest))
+            os.replace(self._path, place(digest))
         except OSError as error:  # Windows: another process has mapped the file of that name
-            self.trouble = _reason(error)
+            self.trouble = reason(error)
             ids = np.fromfile(self._path, self.dtype)
             ids.flags.writeable = False
             self.discard()
             return ids
-        prune(_place(digest))
-        return _mapped(_place(digest), self.dtype)
+        prune(place(digest))
+        return mapped(place(digest), self.dtype)
 
     def discard(self) -> None:
         """Close and remove an unfinished file."""
         self._file.close()
         if self._path is not None:
-            _remove(self._path)
+            remove(self._path)
 
     def _read(self, at: int) -> bytes:
         self._file.seek(at)
@@ -144,7 +145,7 @@ class Spool:
             folder().mkdir(parents=True, exist_ok=True)
             number, name = tempfile.mkstemp(".tmp", "new-", folder())
         except OSError as error:
-            self.trouble = _reason(error)
+            self.trouble = reason(error)
             return
         held, self._held = self._held, io.BytesIO()
         self._path, self._file = Path(name), io.FileIO(number, "r+")
@@ -155,7 +156,7 @@ class Spool:
         for at in range(0, self.size, _PIECE):
             self._held.write(self._read(at))
         self.discard()
-        self._path, self._file, self.trouble = None, self._held, _reason(error)
+        self._path, self._file, self.trouble = None, self._held, reason(error)
 
 
 # ------------------------------------------------------------------------------------------------------------ by digest
@@ -163,10 +164,10 @@ def find(digest: str, vocabulary: Vocabulary) -> np.ndarray | None:
     """The ids of a text, read-only, mapped if many; None if the cache lacks them or they do not match the digest."""
     if not re.fullmatch("[0-9a-f]{64}", digest):
         return None
-    path = _place(digest)
+    path = place(digest)
     try:
         if path.stat().st_size > IN_MEMORY:
-            ids = _mapped(path, vocabulary.id_dtype)
+            ids = mapped(path, vocabulary.id_dtype)
         else:
             ids = np.frombuffer(path.read_bytes(), vocabulary.id_dtype)
         matches = digest_of(vocabulary, ids) == digest
@@ -174,7 +175,7 @@ def find(digest: str, vocabulary: Vocabulary) -> np.ndarray | None:
         return None
     if not matches:
         del ids  # Windows cannot remove a mapped file
-        _remove(path)
+        remove(path)
         return None
     _touch(path)
     return ids
@@ -182,7 +183,7 @@ def find(digest: str, vocabulary: Vocabulary) -> np.ndarray | None:
 
 def keep(ids: np.ndarray, vocabulary: Vocabulary, digest: str) -> str:
     """Store these ids in the cache, unless they are mapped from it; return why that failed, or ""."""
-    path = _place(digest)
+    path = place(digest)
     if ids.nbytes > IN_MEMORY and _size(path) == ids.nbytes:
         _touch(path)
         return ""
@@ -202,27 +203,33 @@ def _put(path: Path, content: bytes | memoryview) -> str:
         os.replace(name, path)
     except OSError as error:
         if name:
-            _remove(Path(name))
-        return _reason(error)
+            remove(Path(name))
+        return reason(error)
     prune(path)
     return ""
 
 
-def _place(digest: str) -> Path:
+def place(digest: str) -> Path:
+    """The file of a text's ids; it may not exist."""
     return folder() / f"{digest}.ids"
 
 
-def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
+def mapped(path: Path, dtype: np.dtype) -> np.ndarray:
+    """All ids of a file, read-only, mapped."""
     return np.asarray(np.memmap(path, dtype, "r"))
 
 
 # --------------------------------------------------------------------------------------------------------- by content
 class Facts(NamedTuple):
-    """What is known of a text that was read: remarks for the reader, its documents, and where its sources end."""
+    """What is known of a text that was read: remarks for the reader, its documents, and where its sources end.
+
+    `pieces` has the SHA-256 of each piece of PIECE bytes of its ids, in hexadecimal, if several ranks encoded it.
+    """
 
     told: list[str]
     documents: int
     ends: list[int]
+    pieces: Sequence[str] = ()
 
 
 def remember(size: int, key: str, digest: str, vocabulary: Vocabulary, facts: Facts) -> None:
@@ -240,7 +247,8 @@ def recall(size: int, key: str) -> tuple[str, str, Facts] | None:
     """The digest, the vocabulary's characters and the facts recorded for an input, or None."""
     try:
         noted = json.loads(_note(size, key).read_bytes())
-        facts = Facts(list(map(str, noted["told"])), int(noted["documents"]), list(map(int, noted["ends"])))
+        pieces = list(map(str, noted.get("pieces", [])))
+        facts = Facts(list(map(str, noted["told"])), int(noted["documents"]), list(map(int, noted["ends"])), pieces)
         found = str(noted["digest"]), str(noted["vocabulary"]), facts
     except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: the text is read again
         return None
@@ -254,7 +262,10 @@ def _note(size: int, key: str) -> Path:
 
 # ------------------------------------------------------------------------------------------------------------- bounds
 def prune(spared: Path) -> None:
-    """Remove the least recently used files beyond MOST_BYTES and MOST_FILES, and unfinished files of dead processes."""
+    """Remove the least recently used files beyond MOST_BYTES and MOST_FILES, and unfinished files of dead processes.
+
+    Of the texts that are larger than MOST_BYTES by themselves, the most recently used one stays.
+    """
     found, now = [], time.time()
     for path in _files():
         try:
@@ -264,12 +275,15 @@ def prune(spared: Path) -> None:
         if path.suffix in (".ids", ".json"):
             found.append((path != spared, -facts.st_mtime_ns, facts.st_size, path))
         elif path.suffix == ".tmp" and now - facts.st_mtime > _STALE:
-            _remove(path)
-    total = 0
+            remove(path)
+    total, has_large = 0, False
     for number, (_, _, size, path) in enumerate(sorted(found)):
         total += size
-        if number and (total > MOST_BYTES or number >= MOST_FILES):
-            _remove(path)
+        is_text = path.suffix == ".ids"
+        if is_text and size > MOST_BYTES and not has_large:
+            has_large = True
+        elif number and ((is_text and total > MOST_BYTES) or number >= MOST_FILES):
+            remove(path)
 
 
 def _files() -> list[Path]:
@@ -279,7 +293,7 @@ def _files() -> list[Path]:
         return []
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Remove a file; one that is in use (Windows) or belongs to another user stays."""
     with suppress(OSError):
         path.unlink()
@@ -298,5 +312,6 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """Why the cache cannot be written, in a line."""
     return f"{folder()}: cannot be written: {error.strerror or error}; {downloads.FOLDER_VARIABLE} names another folder"

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import AnyStr, BinaryIO
+from typing import AnyStr, BinaryIO, Generic
 
 from charlstm.errors import UserError
 from charlstm.text import downloads, formats
@@ -109,16 +109,24 @@ def unescaped(text: str) -> str:
     return re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t"}.get(found[1], "\\"), text)
 
 
-def joined(texts: Iterable[Iterable[AnyStr]], separator: AnyStr) -> Iterator[AnyStr]:
-    """Join texts, each in pieces: the separator follows every text but the last, unless the text ends in it."""
-    end, size = separator, len(separator)
-    for text in texts:
-        if not end.endswith(separator):
-            yield separator
-        end = separator[:0]
-        for piece in text:
-            yield piece
-            end = (end + piece[-size:])[-size:] if size else end
+class Joined(Generic[AnyStr]):
+    """Texts, each in pieces, joined: the separator follows every text but the last, unless the text ends in it."""
+
+    def __init__(self, texts: Iterable[Iterable[AnyStr]], separator: AnyStr) -> None:
+        self._texts: Iterable[Iterable[AnyStr]] = texts
+        self._separator: AnyStr = separator
+        self.is_closed = True  #: whether no separator is needed before another text
+
+    def __iter__(self) -> Iterator[AnyStr]:
+        separator, size = self._separator, len(self._separator)
+        for text in self._texts:
+            if not self.is_closed:
+                yield separator
+            end = separator[:0]
+            for piece in text:
+                yield piece
+                end = (end + piece[-size:])[-size:] if size else end
+            self.is_closed = end.endswith(separator)
 
 
 def gathered(text: Iterable[str]) -> Iterator[str]:

@@ -55,15 +55,16 @@ def steps_of(
 
 
 class _Dealt:
-    """The part of a plan of batches that one rank reads."""
+    """The part of a plan of batches that one rank reads: `extent` of the ids, from whose begin `plan` counts."""
 
-    def __init__(self, batches: Streams | Windows, share: slice) -> None:
+    def __init__(self, batches: Streams | Windows, share: slice, num_ids: int) -> None:
         self._batches, self._share = batches, share
+        self.extent = batches.extent(share) if isinstance(batches, Streams) else slice(0, num_ids)
 
     def plan(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Starts (n, B of this rank) int64 and reset (n,) bool, as for train_steps."""
         starts, reset = self._batches.plan(begin, end)
-        return np.ascontiguousarray(starts[:, self._share]), reset
+        return starts[:, self._share] - self.extent.start, reset
 
 
 class ParallelSteps(Steps):
@@ -89,7 +90,8 @@ class ParallelSteps(Steps):
             raise UserError("--sync-every: cannot be combined with --show-below")
         self._world, self._share, self._every = world, share_of(config.batch_size, world), config.sync_every
         mine = replace(config, batch_size=config.batch_size // world.size)
-        super().__init__(mine, backend, shape, ids, _Dealt(batches, self._share), threads)
+        dealt = _Dealt(batches, self._share, len(ids))
+        super().__init__(mine, backend, shape, np.asarray(ids[dealt.extent]), dealt, threads)
         self._all_masks = (*self._mask[:2], config.batch_size, config.hidden_size)
         self.most = max(1, self.most // world.size)  # masks are drawn for all ranks
         self._sums = spec.aligned_zeros((spec.num_parameters(shape) + 1,), config.real)

@@ -76,7 +76,9 @@ class Trainer:
         self._evaluations = Evaluations(config, corpus, self.ids, self.held_out, first.steps.ops)
         self.ngram: NGram | None = None  #: beside the net: see :meth:`put_beside`
         self.start_loss = math.log(self.shape.vocab_size) * config.loss_chars
-        self._units_per_char = units_per_char(corpus.vocabulary, self.ids)
+        self._units_per_char = 1.0
+        if self.is_of_bytes:  # it takes the whole text
+            self._units_per_char = world.broadcast(world.rank or units_per_char(corpus.vocabulary, self.ids))
         self.call_iterations = 1
         self._rate = 0.0  # characters per second
         if checkpoint is None:

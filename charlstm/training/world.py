@@ -47,6 +47,10 @@ class World:
         """The arrays of all ranks, which have the same shape, in their order."""
         return [array]
 
+    def gather_values(self, value: Any) -> list[Any]:
+        """The values of all ranks, of a kind that JSON can hold, in their order."""
+        return [value]
+
     def exchange(self, array: np.ndarray) -> np.ndarray:
         """Send row k of an array (ranks, n) to rank k; return the rows that this rank gets, in the ranks' order."""
         return array
@@ -136,6 +140,15 @@ class Ranks(World):
         self._comm.Allgather(np.ascontiguousarray(array), found)
         return list(found)
 
+    def gather_values(self, value: Any) -> list[Any]:
+        """The values of all ranks, by two Allgathers."""
+        data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+        lengths = [int(each[0]) for each in self.gather(np.array([len(data)]))]
+        padded = np.zeros(max(lengths), np.uint8)
+        padded[: len(data)] = data
+        found = zip(self.gather(padded), lengths, strict=True)
+        return [json.loads(each[:length].tobytes()) for each, length in found]
+
     def exchange(self, array: np.ndarray) -> np.ndarray:
         """Send row k of an array (ranks, n) to rank k, by one Alltoall."""
         found = np.empty_like(array)
@@ -213,6 +226,8 @@ class Ranks(World):
         try:
             yield
         except (UserError, RunFailed) as error:
+            if self.has_agreed:  # it ended a block inside this one, on all ranks
+                raise
             failure = error
         code = 0 if failure is None else 2 if isinstance(failure, UserError) else 1
         codes = [int(each[0]) for each in self.gather(np.array([code]))]

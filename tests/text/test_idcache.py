@@ -219,7 +219,7 @@ def test_what_is_mapped_outlives_its_file(tmp_path, id_cache):
     found = corpus.load([tmp_path / "t.txt"])
     expected = found.ids.copy()
     for path in id_cache.iterdir():
-        idcache._remove(path)  # Windows refuses to remove a mapped file
+        idcache.remove(path)  # Windows refuses to remove a mapped file
     np.testing.assert_array_equal(found.ids, expected)
 
 
