@@ -1,8 +1,8 @@
 """``python -m benchmarks.corpora`` times encoding a large folder of text by one process and by two ranks.
 
-It makes the text (``--gigabytes``) in a temporary folder of ``--folder``, loads it twice by each, the second time from the
-cache, and removes it all: three times its size must be free. It writes benchmarks/results/corpora.json and the tables of
-docs/scaling.md; ``--tables`` only remakes these. Linux only.
+It makes the text (``--gigabytes``) in a temporary folder of ``--folder``, loads it twice by each, the second time from
+the cache, and removes it all: three times its size must be free. It writes benchmarks/results/corpora.json and the
+tables of docs/scaling.md; ``--tables`` only remakes these. Linux only.
 """
 
 import argparse
@@ -33,13 +33,15 @@ def make(folder, size):
     random, letters = np.random.default_rng(0), np.array(list("etaoinshrdlcumwfgypbvkjxqzé"))
     frequent = np.array([12, 9, 8, 8, 7, 7, 6, 6, 6, 4, 4, 3, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 0.2, 0.2, 0.1, 0.1, 0.3])
     words = ["".join(random.choice(letters, n, p=frequent / frequent.sum())) for n in random.integers(2, 10, 5000)]
+    lines = [" ".join(words[k] for k in random.zipf(1.3, 12) % len(words)) + ".\n" for _ in range(20_000)]
+    lines = [line.encode() for line in lines]
     folder.mkdir()
-    for number in range(-(-size // FILE)):
-        picked = random.zipf(1.3, FILE // 40) % len(words)
-        ends = np.where(random.random(len(picked)) < 0.1, ".\n", " ")
-        part = "".join(words[k] + end for k, end in zip(picked.tolist(), ends.tolist(), strict=True)).encode()
-        content = (part * -(-FILE // len(part)))[: min(FILE, size - number * FILE)]
-        (folder / f"{number:04}.txt").write_bytes(content.decode("utf-8", "ignore").encode())  # no half letter
+    for number, at in enumerate(range(0, size, FILE)):
+        left = min(FILE, size - at)
+        with open(folder / f"{number:04}.txt", "wb") as file:
+            while left > 0:
+                first = int(random.integers(len(lines)))
+                left -= file.write(b"".join(lines[first:] + lines[:first]))
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring
@@ -139,22 +141,101 @@ def measure(size, folder, each=(1, 2)):
     return found
 
 
+# -------------------------------------------------------------------------------------------------------------- tables
+def rates(found):
+    """Bytes per second of one rank: reading and encoding, writing ids, and digests of ids, on the quietest machine."""
+    lines = [line for line in found["idle"]["lines"] if line["ranks"] == 2 and line["start"] == "first"]
+    size, stages = lines[0]["bytes"], [line["stages"] for line in lines]
+    read, digests = (max(stage[name] for stage in stages) for name in ("read", "digests"))
+    write = max(line["seconds"] for line in lines) - read - digests
+    return {"read": size / 2 / read, "write": size / 2 / write, "digests": size / digests}
+
+
+def measured_table(found):
+    """What was measured: one row for each number of ranks and each start."""
+    rows = []
+    for name, one in found.items():
+        for ranks, start in dict.fromkeys((line["ranks"], line["start"]) for line in one["lines"]):
+            lines = [line for line in one["lines"] if (line["ranks"], line["start"]) == (ranks, start)]
+            size, seconds = lines[0]["bytes"], max(line["seconds"] for line in lines)
+            stages = [max(line["stages"].get(stage, 0) for line in lines) for stage in ("read", "digests")]
+            split = (
+                [f"{each:.1f} s" for each in (stages[0], seconds - sum(stages), stages[1])] if stages[0] else ["-"] * 3
+            )
+            about = f"{size / GIGA:g} GB, {name}"
+            rows.append([
+                about, str(ranks), start, f"{seconds:.1f} s", f"{size / seconds / 1e6:.0f} MB/s", *split,
+                f"{max(line['anonymous'] for line in lines) / 2**20:.0f} MiB",
+                ", ".join(f"{line['mapped'] / GIGA:.2f} GB" for line in lines),
+            ])  # fmt: skip
+    head = [
+        "text, machine",
+        "ranks",
+        "start",
+        "ready after",
+        "rate",
+        "encode",
+        "write",
+        "check",
+        "memory",
+        "mapped by each",
+    ]
+    return table(head, rows)
+
+
+FILE_SYSTEM = 5e9  # bytes per second that all ranks together get
+
+
+def terabyte(found, ranks, whole=TERA):
+    """Seconds to a first start and to a second one, for a text of `whole` bytes and ids of one byte."""
+    rate, wait = rates(found), 2 * whole / FILE_SYSTEM  # each stage reads and writes, or reads twice
+    each = whole / ranks
+    first = max(each / rate["read"], wait) + max(each / rate["write"], wait) + max(whole / rate["digests"], wait)
+    return first, max(2 * each / rate["digests"], wait)
+
+
+def terabyte_table(found):
+    """The terabyte on paper."""
+    rows = []
+    for ranks in (1, 16, 64, 256, 1024):
+        first, second = terabyte(found, ranks)
+        rows.append(
+            [f"{ranks:,}", f"{TERA / ranks / GIGA:,.1f} GB", f"{first / 60:,.0f} min", f"{second / 60:,.0f} min"]
+        )
+    return table(["ranks", "text, and ids mapped, a rank", "first start", "later starts"], rows)
+
+
+TABLES = {"corpora": measured_table, "terabyte": terabyte_table}
+
+
+def with_tables(page, found):
+    """The page with the tables remade; each stands between two comments of its name."""
+    for name, made in TABLES.items():
+        page = filled(page, f"<!-- {name} -->", "<!-- end -->", made(found))
+    return page
+
+
 def main(words):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.corpora", description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=10.0)
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="where there is room")
-    parser.add_argument("--name", default="shared", help="what the results are kept under: shared or idle machine")
+    parser.add_argument("--name", default="shared", choices=["shared", "idle"], help="what the machine is")
+    parser.add_argument("--tables", action="store_true", help="only remake the tables")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     given = parser.parse_args(words)
     if given.work:
         work(given.work)
         return
-    from charlstm.host.machine import processor
-    from charlstm.measure.bench import load_average
+    found = results.read(RESULTS) if RESULTS.exists() else {}
+    if not given.tables:
+        from charlstm.host.machine import processor
+        from charlstm.measure.bench import load_average
 
-    before, lines = load_average(), measure(round(given.gigabytes * GIGA), given.folder)
-    kept = results.read(RESULTS) if RESULTS.exists() else {}
-    results.write({**kept, given.name: {"machine": processor(), "load": before, "lines": lines}}, RESULTS)
+        before, lines = load_average(), measure(round(given.gigabytes * GIGA), given.folder)
+        found[given.name] = {"machine": processor(), "load": before, "lines": lines}
+        results.write(found, RESULTS)
+    if "idle" in found:
+        PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

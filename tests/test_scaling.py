@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import results, scaling
+from benchmarks import corpora, results, scaling
 from benchmarks.scaling import Point
 
 
@@ -50,3 +50,26 @@ def test_more_ranks_pay_on_faster_networks_and_with_larger_batches(found):
     slow, _, fast = scaling.NETWORKS
     assert reach(slow, (512, 2, 256)) < reach(fast, (512, 2, 256)) < reach(fast, (512, 2, 4096))
     assert reach(slow, (512, 2, 256)) < reach(slow, (512, 2, 256), (16, "float32"))
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return results.read(corpora.RESULTS)
+
+
+def test_the_page_has_the_tables_of_loaded_texts(loaded):
+    page = corpora.PAGE.read_text(encoding="utf-8")
+    assert corpora.with_tables(page, loaded) == page
+
+
+def test_a_terabyte_takes_what_its_rates_say(loaded, monkeypatch):
+    found = corpora.rates(loaded)
+    assert all(1e7 < rate < 1e10 for rate in found.values())
+    monkeypatch.setattr(corpora, "FILE_SYSTEM", 1e15)
+    first, second = corpora.terabyte(loaded, 4)
+    assert second == pytest.approx(2 * 1e12 / 4 / found["digests"])
+    assert corpora.terabyte(loaded, 1e9)[0] == pytest.approx(1e12 / found["digests"])  # the work of one rank
+    parts = 1e12 / 4 / found["read"] + 1e12 / 4 / found["write"]
+    assert first == pytest.approx(parts + 1e12 / found["digests"])
+    monkeypatch.setattr(corpora, "FILE_SYSTEM", 1e9)
+    assert corpora.terabyte(loaded, 1e9) == (6000, 2000)

@@ -207,7 +207,7 @@ class _Shard:
         with self._together():
             if source.to_learn:
                 source.see_that_all_was_used()
-            with open(draft, "r+b") as file:
+            with open(draft, "wb", opener=_as_it_is) as file:
                 file.seek(ends[world.rank] * vocabulary.id_dtype.itemsize)
                 file.write(first.tobytes())
                 for piece in _as_ids(encoder, vocabulary):
@@ -282,6 +282,14 @@ class _Shard:
         for at in whole[len(whole) * (self._world.rank - 1) // others : len(whole) * self._world.rank // others]:
             pieces[at] = np.frombuffer(bytes.fromhex(_sha256(path, at)), np.uint8)
         return pieces, ""
+
+
+def _as_it_is(name: str, flags: int) -> int:
+    """Open a file that exists for writing, as an opener.
+
+    Not for reading, too: then an NFS client would fill up pages in which two ranks' stretches meet, and write them back.
+    """
+    return os.open(name, flags & ~os.O_TRUNC & ~os.O_CREAT)
 
 
 def _as_ids(encoder: Any, vocabulary: Vocabulary) -> Iterator[np.ndarray]:

@@ -4,7 +4,9 @@ import os
 import signal
 import sys
 
+from benchmarks.corpora import mapped_bytes
 from charlstm import cli
+from charlstm.text.shards import _Shard
 from charlstm.training.parallel import ParallelSteps
 
 
@@ -19,12 +21,22 @@ def main(fault, rank, iteration, *arguments):
                 os.kill(os.getpid(), signal.SIGKILL)
             if fault in ("SIGTERM", "SIGUSR1"):
                 os.kill(os.getpid(), getattr(signal, fault))
+            if fault == "maps":
+                print(f"rank {rank} maps {mapped_bytes()} bytes", file=sys.stderr)
             if fault == "differ":
                 memory.theta[0] += 1
         loss, *rest = whole(steps, memory, at)
         if fault == "nan" and steps._world.rank == int(rank) and at == int(iteration):
             loss = float("nan")
         return loss, *rest
+
+    read = _Shard._read
+
+    def read_with_fault(shard, encoder):
+        closes = read(shard, encoder)
+        if fault == "kill reading" and shard._world.rank == int(rank):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return closes
 
     apart = ParallelSteps._apart
 
@@ -33,7 +45,7 @@ def main(fault, rank, iteration, *arguments):
             os.kill(os.getpid(), signal.SIGTERM)
         return apart(steps, memory, begin, end, rates)
 
-    ParallelSteps._pass, ParallelSteps._apart = with_fault, apart_with_fault
+    ParallelSteps._pass, ParallelSteps._apart, _Shard._read = with_fault, apart_with_fault, read_with_fault
     cli.main(list(arguments))
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import network
 from charlstm.model.checkpoint import Checkpoint
+from charlstm.text import corpus
 
 FAULTY, ON_GPU = (Path(__file__).parent / name for name in ("faulty_rank.py", "gpu_rank.py"))
 TEXT = "".join(f"{n} men went to mow, went to mow {n * n} meadows; " for n in range(120))
@@ -241,6 +242,51 @@ def test_mistakes_are_told_once(train, tmp_path):
     done = train(2, "--resume=nowhere")
     assert (done.returncode, done.stderr) == (2, "charlstm: nowhere: no such run folder\n")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """Provide a folder whose ids are so many that they go to the cache, which is empty."""
+    monkeypatch.setenv("CHARLSTM_DATA_DIR", str(tmp_path / "cache"))
+    (tmp_path / "large").mkdir()
+    for n in range(3):
+        (tmp_path / "large" / f"{n}.txt").write_text(f"{n}: {TEXT}" * (1000 + 300 * n))
+    return tmp_path / "large"
+
+
+def cached(tmp_path):
+    return sorted(path.suffix for path in (tmp_path / "cache" / "ids").iterdir())
+
+
+@mpi
+def test_ranks_encode_a_folder_together_and_each_maps_its_part(train, tmp_path, large, monkeypatch):
+    options = [large, "--iterations", "3", "--backend", "numpy", *SMALL, "--out"]
+    done = train(2, *options, tmp_path / "run", fault=("maps", 1, 2))
+    assert done.returncode == 0, done.stderr
+    assert cached(tmp_path) == [".ids", ".json"]
+    monkeypatch.setenv("CHARLSTM_DATA_DIR", str(tmp_path / "alone"))
+    alone, recorded = corpus.load([large]), last(tmp_path / "run").corpus
+    assert (recorded["digest"], recorded["num_ids"]) == (alone.digest, len(alone.ids))
+    if sys.platform == "linux":
+        bytes_mapped = int(done.stderr.split("rank 1 maps ")[1].split()[0])
+        assert 0.49 * alone.ids.nbytes < bytes_mapped < 0.51 * alone.ids.nbytes
+    monkeypatch.setenv("CHARLSTM_DATA_DIR", str(tmp_path / "cache"))
+    done = train(4, f"--resume={tmp_path / 'run'}", "--iterations", "6", fault=("kill reading", 1, 0))  # reads nothing
+    assert done.returncode == 0, done.stderr
+    assert train(0, *options, tmp_path / "one").returncode == 0
+    np.testing.assert_allclose(losses(tmp_path / "one"), losses(tmp_path / "run")[:3], rtol=1e-5)
+
+
+@mpi
+def test_a_rank_that_fails_while_it_encodes_leaves_no_cache(train, tmp_path, large):
+    options = [large, "--iterations", "3", "--backend", "numpy", *SMALL, "--out", tmp_path / "run"]
+    assert train(2, *options, fault=("kill reading", 1, 0)).returncode != 0
+    assert set(cached(tmp_path)) <= {".tmp"}
+    (large / "3.txt").write_bytes(b"text\xff")
+    done = train(2, *options)
+    assert done.returncode == 2
+    assert done.stderr.count("3.txt: byte 4 is not utf-8") == done.stderr.count("charlstm:") == 1
+    assert set(cached(tmp_path)) <= {".tmp"}
 
 
 @mpi
