@@ -199,7 +199,7 @@ class _Shard:
         world, source = self._world, self._source
         with self._together():
             is_closed = self._read(encoder)
-        documents, before = self._agreed(is_closed, encoder)
+        before = self._separator_before(is_closed)
         vocabulary = self._vocabulary(encoder, before)
         first = vocabulary.encode(before)
         sizes = world.gather_values(len(first) + len(encoder.spool))
@@ -217,7 +217,9 @@ class _Shard:
             pieces, digest = self._digests(draft, ends[-1] * vocabulary.id_dtype.itemsize, vocabulary)
         world.all_reduce(pieces)
         digest = world.broadcast(digest)
-        facts = idcache.Facts(source.told(), documents, [ends[-1]], [row.tobytes().hex() for row in pieces])
+        facts = idcache.Facts(
+            source.told(), source.joined["texts"], [ends[-1]], [row.tobytes().hex() for row in pieces]
+        )
         key = self._key()
         with self._together():
             if self._is_first:
@@ -243,24 +245,20 @@ class _Shard:
                 raise UserError(encoder.spool.trouble)
         return joint.is_closed
 
-    def _agreed(self, is_closed: bool, encoder: Any) -> tuple[int, str]:
-        """The number of texts of all ranks, and the separator if one is needed before this rank's first text.
-
-        What all ranks counted is added up in the source.
-        """
-        source, counters = self._source, (self._source.joined, self._source.found, self._source.left_out)
-        told = self._world.gather_values([is_closed, *map(dict, counters)])
-        for counter, values in zip(counters, zip(*(each[1:] for each in told), strict=True), strict=True):
+    def _separator_before(self, is_closed: bool) -> str:
+        """The separator if one is needed before this rank's first text; the source gets what all ranks have counted."""
+        source = self._source
+        counters = source.joined, source.found, source.left_out
+        told = self._world.gather_values([is_closed, *counters])
+        for counter, counts in zip(counters, zip(*(each[1:] for each in told), strict=True), strict=True):
             counter.clear()
-            for each in values:
+            for each in counts:
                 counter.update(each)
-        was_closed, is_needed = True, False
-        for rank, (closes, joined, *_) in enumerate(told):
-            if joined.get("texts"):
-                is_needed = is_needed or (rank == self._world.rank and not was_closed)
-                was_closed = closes
-        separator = source.separator.lower() if source.lower else source.separator
-        return source.joined["texts"], separator if is_needed else ""
+        with_texts = [rank for rank, (_, joined, *_) in enumerate(told) if joined.get("texts")]
+        before = [rank for rank in with_texts if rank < self._world.rank]
+        if self._world.rank not in with_texts or not before or told[before[-1]][0]:
+            return ""
+        return source.separator.lower() if source.lower and not source.as_bytes else source.separator
 
     def _vocabulary(self, encoder: Any, before: str) -> Vocabulary:
         """The characters that any rank has read."""
@@ -287,7 +285,7 @@ class _Shard:
 def _as_it_is(name: str, flags: int) -> int:
     """Open a file that exists for writing, as an opener.
 
-    Not for reading, too: then an NFS client would fill up pages in which two ranks' stretches meet, and write them back.
+    Not for reading, too: then an NFS client would read a page in which two ranks' stretches meet, and write all of it.
     """
     return os.open(name, flags & ~os.O_TRUNC & ~os.O_CREAT)
 

@@ -61,11 +61,20 @@ def same(found, expected):
         assert getattr(found, name) == getattr(expected, name), name
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 12])
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"lower": True}, {"as_bytes": True}, {"separator": ""}, {"separator": "\n--\n"}, {"column": "text"}],
-    ids="-".join,
+    ("ranks", "options"),
+    [
+        (2, {}),
+        (3, {}),
+        (12, {}),
+        (4, {"lower": True}),
+        (3, {"as_bytes": True}),
+        (3, {"as_bytes": True, "lower": True, "separator": "\nÄ\n"}),
+        (3, {"lower": True, "separator": "\nÄ\n"}),
+        (5, {"separator": ""}),
+        (5, {"separator": "\n--\n"}),
+        (7, {"column": "text"}),
+    ],
 )
 def test_ranks_encode_what_one_process_does(texts, id_cache, alone, monkeypatch, ranks, options):
     monkeypatch.setattr(idcache, "PIECE", 300)
