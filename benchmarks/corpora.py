@@ -29,7 +29,7 @@ GIGA, TERA = 10**9, 10**12
 
 # ---------------------------------------------------------------------------------------------------------------- text
 def make(folder, size):
-    """Write files of made-up words, `size` bytes in all; one letter in about 300 is not ASCII."""
+    """Write files of made-up words, `size` bytes in all or a few more; one letter in about 300 is not ASCII."""
     random, letters = np.random.default_rng(0), np.array(list("etaoinshrdlcumwfgypbvkjxqzé"))
     frequent = np.array([12, 9, 8, 8, 7, 7, 6, 6, 6, 4, 4, 3, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 0.2, 0.2, 0.1, 0.1, 0.3])
     words = ["".join(random.choice(letters, n, p=frequent / frequent.sum())) for n in random.integers(2, 10, 5000)]
@@ -125,11 +125,12 @@ def measure(size, folder, each=(1, 2)):
     """Make a text, let each number of ranks encode it and find it again; return the lines of all ranks."""
     found = []
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        make(Path(place) / "texts", size)
+        make(texts := Path(place) / "texts", size)
+        size = sum(path.stat().st_size for path in texts.iterdir())
         for ranks in each:
             cache = Path(place) / "cache"
             for start in ("first", "second"):
-                words = [sys.executable, "-m", "benchmarks.corpora", "--work", str(Path(place) / "texts")]
+                words = [sys.executable, "-m", "benchmarks.corpora", "--work", str(texts)]
                 started = words if ranks == 1 else ["mpiexec", "-n", str(ranks), *words]
                 env = {**os.environ, "CHARLSTM_DATA_DIR": str(cache)}
                 done = subprocess.run(started, env=env, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)

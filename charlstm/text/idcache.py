@@ -91,7 +91,7 @@ class Spool:
         """
         sha256, at, every = begun_digest(vocabulary), 0, bool(kept.all())
         for piece in self.pieces():
-            content = table[piece if every else piece[kept[piece]]].tobytes()
+            content = np.take(table, piece if every else piece[kept[piece]]).tobytes()
             sha256.update(content)
             self._write(at, content)
             at += len(content)

@@ -295,7 +295,7 @@ def _as_ids(encoder: Any, vocabulary: Vocabulary) -> Iterator[np.ndarray]:
     if isinstance(encoder, ByteEncoder):
         return encoder.spool.pieces()
     table = vocabulary.places(encoder.kinds)[0].astype(vocabulary.id_dtype)
-    return (table[piece] for piece in encoder.spool.pieces())
+    return (np.take(table, piece) for piece in encoder.spool.pieces())
 
 
 def _sha256(path: Path, number: int) -> str:
