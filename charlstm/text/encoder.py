@@ -31,13 +31,13 @@ class Encoder:
     def add(self, text: str) -> None:
         """Add the next piece of text."""
         codes = np.frombuffer(text.encode("ascii"), np.uint8) if text.isascii() else code_points(text)
-        numbers = np.take(self._numbers, codes)
+        numbers = self._numbers[codes]
         if len(numbers) and numbers.max() == _UNSEEN:
             kinds, first = np.unique(codes[numbers == _UNSEEN], return_index=True)
             kinds, known = kinds[np.argsort(first)], len(self._kinds)
             self._kinds += kinds.tolist()
             self._numbers[kinds] = np.arange(known, len(self._kinds))
-            numbers = np.take(self._numbers, codes)
+            numbers = self._numbers[codes]
             dtype = np.min_scalar_type(len(self._kinds) - 1)
             if dtype.itemsize > self.spool.dtype.itemsize:
                 self.spool = self.spool.widened(dtype)

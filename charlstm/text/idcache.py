@@ -76,6 +76,14 @@ class Spool:
         for at in range(0, self.size, _PIECE):
             yield np.frombuffer(self._read(at), self.dtype)
 
+    def drained(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield all ids, (n,) at a time with the place of each piece, from the last piece on; each frees its space."""
+        for at in range((self.size - 1) // _PIECE * _PIECE, -1, -_PIECE):
+            piece = np.frombuffer(self._read(at), self.dtype)
+            self._file.truncate(at)
+            self.size = at
+            yield len(self), piece
+
     def widened(self, dtype: np.dtype) -> "Spool":
         """A new Spool with the same ids in a larger type; this one must not be used any more."""
         wide = Spool(dtype, self.trouble)
@@ -91,7 +99,7 @@ class Spool:
         """
         sha256, at, every = begun_digest(vocabulary), 0, bool(kept.all())
         for piece in self.pieces():
-            content = np.take(table, piece if every else piece[kept[piece]]).tobytes()
+            content = table[piece if every else piece[kept[piece]]].tobytes()
             sha256.update(content)
             self._write(at, content)
             at += len(content)

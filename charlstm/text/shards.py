@@ -2,7 +2,7 @@
 
 Vocabulary, ids and digest are those of one process. Files are dealt in their order, so each rank's ids are one stretch:
 every rank encodes its share to a file of its own; then the ranks agree on the vocabulary and on where each stretch
-begins, and write them to one file in the cache, which they must share. Each text is read once, in pieces.
+begins, and move them to one file in the cache, which they must share. Each text is read once, in pieces.
 
 A rank maps the ids that it reads; the first one, which evaluates, may map all of them. The cache's note has a digest of
 every piece of the ids, so that a second start checks them in parallel, too.
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -204,15 +204,14 @@ class _Shard:
         first = vocabulary.encode(before)
         sizes = world.gather_values(len(first) + len(encoder.spool))
         ends = list(accumulate(sizes, initial=0))
+        begin = ends[world.rank] + len(first)
         with self._together():
             if source.to_learn:
                 source.see_that_all_was_used()
             with open(draft, "wb", opener=_as_it_is) as file:
-                file.seek(ends[world.rank] * vocabulary.id_dtype.itemsize)
-                file.write(first.tobytes())
-                for piece in _as_ids(encoder, vocabulary):
-                    file.write(piece.tobytes())
-        encoder.spool.discard()
+                for at, ids in chain([(-len(first), first)], _as_ids(encoder, vocabulary)):
+                    file.seek((begin + at) * vocabulary.id_dtype.itemsize)
+                    file.write(ids.tobytes())
         with self._together():
             pieces, digest = self._digests(draft, ends[-1] * vocabulary.id_dtype.itemsize, vocabulary)
         world.all_reduce(pieces)
@@ -290,12 +289,12 @@ def _as_it_is(name: str, flags: int) -> int:
     return os.open(name, flags & ~os.O_TRUNC & ~os.O_CREAT)
 
 
-def _as_ids(encoder: Any, vocabulary: Vocabulary) -> Iterator[np.ndarray]:
-    """What an encoder holds, as ids of the vocabulary of all ranks."""
+def _as_ids(encoder: Any, vocabulary: Vocabulary) -> Iterator[tuple[int, np.ndarray]]:
+    """What an encoder holds, piece by piece with its place, as ids of the vocabulary of all ranks; it is empty then."""
     if isinstance(encoder, ByteEncoder):
-        return encoder.spool.pieces()
+        return encoder.spool.drained()
     table = vocabulary.places(encoder.kinds)[0].astype(vocabulary.id_dtype)
-    return (np.take(table, piece) for piece in encoder.spool.pieces())
+    return ((at, table[piece]) for at, piece in encoder.spool.drained())
 
 
 def _sha256(path: Path, number: int) -> str:

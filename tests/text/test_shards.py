@@ -172,6 +172,23 @@ def test_ranks_without_a_common_cache_read_all_by_themselves(texts, tmp_path, al
     assert [names(tmp_path / f"cache-{rank}") for rank in range(2)] == [[".ids", ".json"]] * 2
 
 
+@pytest.mark.parametrize("limit", [100, 2**24])
+def test_a_spool_is_drained_from_its_end_and_shrinks(id_cache, monkeypatch, limit):
+    monkeypatch.setattr(idcache, "IN_MEMORY", limit)
+    monkeypatch.setattr(idcache, "_PIECE", 300)
+    for count in (0, 150, 1000):
+        expected, spool = np.arange(count), idcache.Spool(np.dtype(np.uint16))
+        spool.append(expected)
+        found, sizes = np.zeros(count, int), []
+        for at, piece in spool.drained():
+            found[at : at + len(piece)] = piece
+            sizes += [path.stat().st_size for path in id_cache.iterdir()] if limit == 100 else [2 * at]
+        np.testing.assert_array_equal(found, expected)
+        assert sizes == list(range((2 * count - 1) // 300 * 300, -1, -300))
+        assert len(spool) == 0
+        spool.discard()
+
+
 @pytest.mark.parametrize("options", [{"copies": (2, 1)}, {"separator": "'", "lower": True}, {"vocabulary": True}])
 def test_what_is_not_dealt_is_read_by_the_first_rank_first(texts, id_cache, alone, monkeypatch, options):
     sources = [texts / "d.txt", texts / "f.txt"]
