@@ -47,7 +47,7 @@ def make(folder, size):
 
 # ----------------------------------------------------------------------------------------------------------- measuring
 class Peak:
-    """The most anonymous memory of this process and the most room in the cache, in bytes, looked at 20 times a second."""
+    """The most anonymous memory of this process and the most room that the cache takes, in bytes; it looks often."""
 
     def __enter__(self):
         self.bytes, self.room, self._ended = 0, 0, threading.Event()
