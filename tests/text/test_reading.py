@@ -15,7 +15,7 @@ from texts import digest_of, names
 from charlstm.errors import UserError
 from charlstm.text import corpus, encodings, reading
 from charlstm.text.corpus import Corpus
-from charlstm.text.reading import joined, lowered
+from charlstm.text.reading import Joined, lowered
 
 SETTINGS = settings(derandomize=True, max_examples=60, deadline=None, database=None)
 PIECES = (1, 2, 3, 7, 64)
@@ -162,7 +162,7 @@ def test_lower_case_after_signs_of_any_number():
 def test_the_separator_comes_where_a_text_does_not_end_in_it(texts, separator):
     whole = ["".join(pieces) for pieces in texts]
     ended = [text if text.endswith(separator) else text + separator for text in whole[:-1]]
-    assert "".join(joined(iter(texts), separator)) == "".join(ended) + whole[-1]
+    assert "".join(Joined(iter(texts), separator)) == "".join(ended) + whole[-1]
 
 
 @SETTINGS
