@@ -65,7 +65,7 @@ def test_the_page_has_the_tables_of_loaded_texts(loaded):
 def test_a_terabyte_takes_what_its_rates_say(loaded, monkeypatch):
     found = corpora.rates(loaded)
     assert all(1e7 < rate < 1e10 for rate in found.values())
-    monkeypatch.setattr(corpora, "FILE_SYSTEM", 1e15)
+    monkeypatch.setattr(corpora, "FILE_SYSTEM", 1e18)
     first, second = corpora.terabyte(loaded, 4)
     assert second == pytest.approx(2 * 1e12 / 4 / found["digests"])
     assert corpora.terabyte(loaded, 1e9)[0] == pytest.approx(1e12 / found["digests"])  # the work of one rank
