@@ -185,8 +185,8 @@ def measured_table(found):
                 f"{max(line['room'] for line in lines) / GIGA:.1f} GB",
                 ", ".join(f"{line['mapped'] / GIGA:.2f} GB" for line in lines),
             ])  # fmt: skip
-    head = "text, machine|ranks|start|ready after|rate|encode|write|check|memory|room|mapped by each".split("|")
-    return table(head, rows)
+    figures = ["ready after", "rate", "encode", "write", "check", "memory", "room", "mapped by each"]
+    return table(["text, machine", "ranks", "start", *figures], rows)
 
 
 FILE_SYSTEM = 20e9  # bytes per second that all ranks together get

@@ -3,8 +3,8 @@
 The cache's folder ``ids`` holds plain files: ``DIGEST.ids``, a text's ids as they are in memory, named by the text's
 digest; and ``SIZE-KEY.json``, which names the text that a large input was encoded to. A file appears there by renaming,
 complete or not at all, so several processes may share the folder; a file that does not match its digest is removed and
-never used. The most recently used files stay, up to MOST_BYTES and MOST_FILES. Removing a file that a process has
-mapped does not disturb that process.
+never used. The most recently used files stay, up to MOST_BYTES and MOST_FILES, and one larger text. Removing a
+file that a process has mapped does not disturb that process.
 """
 
 import hashlib
