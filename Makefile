@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PYTEST = $(VENV)/bin/python -m pytest
+ON_GPU = CHARLSTM_REQUIRE_GPU=1 CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -o addopts=-ra
+GPU_TESTS = build/gpu-device.xml build/gpu-chain.xml
 SHARED_OUT = -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo docs site test test-peers test-browser test-mpi test-compile test-portable gpu-test test-long lint format bench bench-layers clean
@@ -31,9 +33,11 @@ test-portable: $(VENV)/.installed-test  ## the kernels with older vectors, under
 	$(VENV)/bin/python tests/portable.py
 
 gpu-test:  ## on a machine with a GPU, with the CuPy that PYTHON has: the tests of the device, then its benchmarks
-	CHARLSTM_REQUIRE_GPU=1 CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -m gpu tests/kernel/test_gpu_device.py
-	CHARLSTM_REQUIRE_GPU=1 CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -m "long or not long" tests/kernel/test_gpu.py tests/kernel/test_chain.py tests/kernel/test_ops.py
-	$(PYTHON) -m benchmarks.gpu
+	rm -f $(GPU_TESTS)
+	-$(ON_GPU) --junitxml=$(word 1,$(GPU_TESTS)) -m gpu tests/kernel/test_gpu_device.py
+	-$(ON_GPU) --junitxml=$(word 2,$(GPU_TESTS)) -m "long or not long" tests/kernel/test_gpu.py tests/kernel/test_chain.py tests/kernel/test_ops.py
+	$(PYTHON) -m benchmarks.gpu $(GPU_TESTS)
+	$(PYTHON) -m benchmarks.choice
 
 test-long: $(VENV)/.installed-test  ## what is too heavy for every run
 	$(PYTEST) -m long

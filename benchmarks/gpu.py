@@ -3,13 +3,18 @@
 It needs only the packages of the GPU backend. If PyTorch finds the GPU, its cuDNN runs the same works beside ours. Each
 contestant takes its turn in rounds of about a third of a second; we keep the medians. Many models of `seed` then train
 in one call, each with a learning rate of its own.
+
+Arguments name the JUnit files of the tests on this GPU, which ``make gpu-test`` has pytest write. Their counts are kept
+with the results; without arguments, those of the last time are. If a test failed, nothing is measured.
 """
 
 import sys
 from datetime import UTC, datetime
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 from time import perf_counter
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -24,20 +29,37 @@ ROUNDS, ROUND_SECONDS = 7, 0.3
 MODELS = (1, 16, 132, 264)  # an H100 has 132 multiprocessors
 
 
-def main():
+def main(files=()):
     reason = kernels.missing("cupy")
     if reason is not None:
         print(reason, file=sys.stderr)
         return 1
     device = kernels.load_for_host("cupy").device_name()
+    name = "-".join("".join(c if c.isalnum() else " " for c in device.lower()).split())
+    path, today = results.FOLDER / f"{name}.json", datetime.now(UTC).date().isoformat()
+    old = results.read(path) if path.exists() else {}
+    tests = {"tests": {"date": today, **counted(files)}} if files else {k: old[k] for k in ("tests",) if k in old}
+    if tests and tests["tests"]["failed"]:
+        if old:
+            results.write({**old, **tests}, path)
+        print(f"{tests['tests']['failed']} tests failed on {device}: nothing is measured", file=sys.stderr)
+        return 1
     rows = [measured(WORKS[name]) for name in SHORT]
     many = [several(WORKS["seed"], models) for models in MODELS]
-    name = "-".join("".join(c if c.isalnum() else " " for c in device.lower()).split())
-    path = results.FOLDER / f"{name}.json"
     about = {"device": device, "processor": machine.processor(), "versions": machine.versions()}
-    results.write({"date": datetime.now(UTC).date().isoformat(), "machine": about, "gpu": rows, "many": many}, path)
+    results.write({"date": today, "machine": about, **tests, "gpu": rows, "many": many}, path)
     print(f"results in {path}")
     return 0
+
+
+def counted(files):
+    """Count the tests in JUnit files; a file that is missing, because pytest did not end, counts as a failed test."""
+    there = [path for path in map(Path, files) if path.exists()]
+    trees = map(ElementTree.parse, there)  # noqa: S314 - pytest wrote them
+    suites = [suite for tree in trees for suite in tree.getroot().iter("testsuite")]
+    every, skipped = (sum(int(suite.get(kind)) for suite in suites) for kind in ("tests", "skipped"))
+    failed = sum(int(suite.get(kind)) for suite in suites for kind in ("failures", "errors"))
+    return {"passed": every - skipped - failed, "failed": failed + len(files) - len(there), "skipped": skipped}
 
 
 def measured(work):
@@ -133,4 +155,4 @@ def pytorch_has_gpu():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

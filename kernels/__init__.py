@@ -15,6 +15,7 @@ Importing this package loads neither Numba nor CuPy; :func:`load` imports only w
 
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -184,6 +185,42 @@ def gains_by_bfloat16(shape: Any, batch_size: int) -> bool:
     return is_large and cast(bool, _load("numba", {"numba": "kernels.cpu.emit.pairs"}).IS_FASTER)
 
 
+def gains_by_gpu(
+    shape: Any, seq_length: int, batch_size: int, cores: int, trains_in_bfloat16: Callable[[], bool], *,
+    last_only: bool = False, has_dropout: bool = False,
+) -> tuple[bool, str]:  # fmt: skip
+    """Return whether this machine's GPU is predicted to train a model faster than its processor, and why, in words.
+
+    The answer depends on sizes, kind of GPU and number of cores alone (docs/gpu.md). CuPy is not imported, and CUDA is
+    not started if the sizes decide.
+
+    Parameters
+    ----------
+    shape, seq_length, batch_size, last_only : as for train_steps
+    cores : the number that the processor would use
+    trains_in_bfloat16 : tells whether the processor would train in bfloat16; asked only if that matters
+    has_dropout : whether the host draws dropout masks
+    """
+    from kernels.gpu import choice
+
+    work = choice.Work(shape, seq_length, batch_size, last_only, has_dropout)
+    return choice.gains(work, cores, trains_in_bfloat16)
+
+
+def has_cupy() -> bool:
+    """Return whether CuPy is installed. Does not import it."""
+    from kernels.gpu import presence
+
+    return presence.is_installed()
+
+
+def chosen_gpu() -> tuple[str | None, str]:
+    """Return the name of the GPU that :func:`gains_by_gpu` may choose, or None and why there is none, in words."""
+    from kernels.gpu import choice
+
+    return choice.device()
+
+
 def vectors() -> str:
     """Return the width of the vectors of CPU kernels, and the features of the processor that they use. Loads Numba.
 
@@ -219,10 +256,13 @@ __all__ = [
     "Ops",
     "__version__",
     "available",
+    "chosen_gpu",
     "clear_kernel_cache",
     "compile_listeners",
     "fastest",
     "gains_by_bfloat16",
+    "gains_by_gpu",
+    "has_cupy",
     "kernel_cache_dir",
     "load",
     "load_for_host",

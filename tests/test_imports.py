@@ -26,7 +26,7 @@ FLOORS = (
 #: charlstm may import kernels, kernels.spec and kernels.testing; kernels import neither charlstm nor other backends.
 KERNELS = {
     "charlstm": {"kernels", "kernels.spec", "kernels.testing"},
-    "kernels": {"kernels.shared", "kernels.protocol", "kernels.gpu.presence"},
+    "kernels": {"kernels.shared", "kernels.protocol", "kernels.gpu.presence", "kernels.gpu.choice"},
     "kernels.protocol": {"kernels.spec"},
     "kernels.shared": set(),
     "kernels.spec": {"kernels.shared"},

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import kernels
 from charlstm.cluster.space import Space, checked, plain, suggested
 from charlstm.errors import Diverged, UserError
 from charlstm.runs import begin, disk, store
@@ -233,6 +234,8 @@ class Worker:
             folder, corpus = self._new_folder(trial.number), self._text()
             try:  # only options that do not go together fail a trial, not what is wrong with this machine
                 config = replace(self.plan.config(chosen), threads=self._threads)
+                if config.backend == "auto":  # trials that run at the same time would share a GPU
+                    config = replace(config, backend=kernels.fastest())
                 run = begin.start(corpus, config, str(folder), fetch=self._fetch)
             except UserError as error:
                 return self._fail(trial, str(error))

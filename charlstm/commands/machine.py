@@ -158,6 +158,9 @@ def info(clear_cache: bool) -> int:
     click.echo(f"{'processor':12} {processor()}, {usable_cores()} usable cores")
     for name in kernels.BACKENDS:
         click.echo(f"{'backend':12} {name}: {kernels.missing(name) or 'available'}")
+    gpu, why = kernels.chosen_gpu() if kernels.missing("cupy") is None else (None, "")
+    gains = f"cupy for what {gpu} is predicted to train faster, else " if gpu else ""
+    click.echo(f"{'auto':12} {gains}{kernels.fastest()}" + (f": {why}" if why else ""))
     has_kernels = kernels.missing("numba") is None
     folder = kernels.kernel_cache_dir() if has_kernels else None
     size = sum(path.stat().st_size for path in folder.iterdir()) if folder else 0

@@ -292,7 +292,9 @@ def _describe(trainer: Any, screen: Any) -> None:
         f"model   {config.net_in_words} hidden units, {trainer.num_parameters:,} parameters "
         f"({trainer.backend}, {config.dtype}, {threads}); preset {config.preset}"
     )
-    if config.backend == "auto" and (reason := kernels.missing("numba")) is not None:
+    if trainer.why_backend:
+        screen.note(f"        backend {trainer.backend}: {trainer.why_backend}")
+    if trainer.backend == "numpy" and (reason := kernels.missing("numba")) is not None:
         screen.note(f"        warning: training will be slow: {reason}")
     if config.validation:
         screen.status("measuring the n-gram baseline ...")

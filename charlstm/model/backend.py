@@ -6,9 +6,9 @@ from kernels.spec import CELLS
 
 
 def choose_backend(name: str, cell: str = "lstm", is_mixed: bool = False) -> str:
-    """The backend that `name` selects; "auto" is the fastest one on the CPU: a GPU is used only when named.
+    """The backend that `name` selects; "auto" is the fastest one on the CPU, as only training gains by a GPU.
 
-    With `is_mixed` it must train batches in bfloat16.
+    With `is_mixed` it must train batches in bfloat16. For "auto" in training, see :mod:`charlstm.training.backend`.
 
     Raises
     ------

@@ -49,7 +49,11 @@ class Config:
     """
 
     preset: str = _option("fast", "recipe that sets the defaults of the other options; list: show all presets")
-    backend: str = _option("auto", "compute backend", choices=("auto", "numpy", "numba", "cupy"))
+    backend: str = _option(
+        "auto",
+        "compute backend; auto: cupy if an NVIDIA GPU is predicted to be faster, else the processor",
+        choices=("auto", "numpy", "numba", "cupy"),
+    )
     dtype: str = _option(
         "auto",
         "floating-point precision; bfloat16: float32, but matrix products read numbers rounded to bfloat16 (mixed "

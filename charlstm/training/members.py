@@ -74,9 +74,10 @@ class Member:
 
     def start_from(self, theta: np.ndarray) -> None:
         """Begin with these weights instead of the drawn ones."""
+        given = kernels.to_device(self._backend, theta)
         for weights in (self.memory.theta, self.average):
             if weights is not None:
-                weights[...] = theta
+                weights[...] = given
 
     def next_point(self, iteration: int) -> int:
         """The iteration after which the weights next enter their mean."""

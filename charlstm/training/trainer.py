@@ -15,8 +15,7 @@ import numpy as np
 
 import kernels
 from charlstm.errors import Diverged, UserError
-from charlstm.model.backend import choose_backend
-from charlstm.model.checkpoint import Checkpoint, shapes_of
+from charlstm.model.checkpoint import Checkpoint
 from charlstm.model.memory import Memory, Voice, joined
 from charlstm.model.model import Model
 from charlstm.model.scoring import Bits
@@ -26,7 +25,7 @@ from charlstm.settings.presets import is_ours
 from charlstm.text import heldout
 from charlstm.text.corpus import Corpus
 from charlstm.text.weights import repeated
-from charlstm.training import schedules
+from charlstm.training import backend, schedules
 from charlstm.training.budget import Budget
 from charlstm.training.diagnostics import Diagnostics
 from charlstm.training.evaluation import Evaluations, units_per_char
@@ -60,14 +59,11 @@ class Trainer:
     def __init__(
         self, config: Config, corpus: Corpus, checkpoint: Checkpoint | None = None, world: World = ALONE
     ) -> None:
-        [self.backend] = {choose_backend(config.backend, net.cell, net.is_mixed) for net in config.nets}
-        if self.backend == "cupy" and len(config.nets) > 1:
-            raise UserError("--backend cupy: trains one net; use --backend numba with --members or --seeds")
         self.corpus, self.world = corpus, world
-        config = self._settled(config)
+        self.threads = config.threads or world.threads()
+        config = self._settled(config, is_resumed=checkpoint is not None)
         ids, self.held_out = heldout.split(corpus, config.validation, config.validation_from, config.seed)
         self.ids = repeated(ids, corpus.spans, corpus.vocabulary)
-        self.threads = config.threads or world.threads()
         self.members = Members(config, self.backend, self.ids, len(corpus.vocabulary), self.threads, world)
         first = self.members.first
         self.shape, self.batches = first.shape, first.batches
@@ -87,8 +83,8 @@ class Trainer:
             self._go_on(checkpoint)
         self.budget = Budget(config, self.batches.iterations_per_pass, corpus.vocabulary.unit, checkpoint)
 
-    def _settled(self, config: Config) -> Config:
-        """The config with the choices that it leaves to the text and the processor."""
+    def _settled(self, config: Config, is_resumed: bool) -> Config:
+        """The config with the choices that it leaves to the text and the machine."""
         if config.embedding_size is None:
             is_large = len(self.corpus.vocabulary) > EMBEDDED_FROM
             config = replace(config, embedding_size=EMBEDDING if is_large else 0)
@@ -102,12 +98,14 @@ class Trainer:
             config = replace(config, dropout=fitting)
         if config.weight_drop is None:
             config = replace(config, weight_drop=fitting)
+        vocab_size, ranks = len(self.corpus.vocabulary), self.world.size
+        self.backend, self.why_backend = backend.chosen(
+            config, vocab_size, self.threads, ranks=ranks, is_resumed=is_resumed
+        )
         if config.dtype == "auto":
-            gains = self.backend == "numba" and all(
-                kernels.gains_by_bfloat16(shape, config.batch_size) for shape in shapes_of(config, 1)
-            )
+            gains = self.backend == "numba" and backend.gains_by_bfloat16(config)
             config = replace(config, dtype="bfloat16" if gains else "float32")
-        return config
+        return replace(config, backend=self.backend)
 
     def _begin(self, config: Config) -> None:
         generators = [member.begin() for member in self.members]

@@ -13,10 +13,15 @@ _OLDEST_GPU = 7, 0  # compute capability: the barrier between blocks needs its i
 _MAJOR, _MINOR, _MODE, _PROHIBITED = 75, 76, 20, 2  # CUdevice_attribute and CUcomputemode
 
 
+def is_installed() -> bool:
+    """Whether there is a CuPy to import."""
+    return find_spec("cupy") is not None
+
+
 @cache
 def problem() -> str | None:
     """The reason why the GPU cannot be used, in one line with a remedy; None if it can be used."""
-    if find_spec("cupy") is None:
+    if not is_installed():
         return f"needs CuPy: {_install(_driver_version())}"
     driver = _driver_version()
     if driver is None:
@@ -72,6 +77,14 @@ def _attribute(number: int) -> int:
     if driver is None or driver.cuDeviceGetAttribute(ctypes.byref(value), number, 0) != _CUDA_SUCCESS:
         return 0
     return value.value
+
+
+def device_name() -> str:
+    """The driver's name of the first GPU; empty if it does not tell."""
+    driver, name = _driver(), ctypes.create_string_buffer(256)
+    if driver is None or driver.cuDeviceGetName(name, len(name), 0) != _CUDA_SUCCESS:
+        return ""
+    return name.value.decode("utf-8", "replace")
 
 
 def _has(package: str) -> bool:

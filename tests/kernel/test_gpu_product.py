@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ import charlstm
 import kernels
 from charlstm.cli import _guarded
 from charlstm.model.backend import choose_backend
-from charlstm.runs.begin import resume
-from charlstm.settings.config import from_preset
+from charlstm.runs.begin import prepared, resume
+from charlstm.settings.config import from_model, from_preset
 from charlstm.text.corpus import Corpus
+from charlstm.training.backend import chosen
 from charlstm.training.trainer import Trainer
-from kernels.gpu import presence
+from kernels.gpu import choice, presence
 
 SMALL = {"hidden_size": 9, "num_layers": 1, "seq_length": 6, "batch_size": 1}
 LARGER = {"hidden_size": 9, "num_layers": 2, "seq_length": 6, "batch_size": 3, "dropout": 0.3, "embedding_size": 5}
@@ -85,10 +87,91 @@ def test_evaluation_on_the_device(has_gpu):
     assert found[0]
 
 
-def test_auto_is_the_processor(has_gpu, monkeypatch):
+def test_auto_is_the_processor_but_for_training(has_gpu, monkeypatch):
     assert choose_backend("cupy") == "cupy"
     monkeypatch.setattr(presence, "problem", None)  # asking would start CUDA
     assert choose_backend("auto") in ("numba", "numpy")
+
+
+# ------------------------------------------------------------------------------------------------ --backend auto
+@pytest.fixture
+def fast_gpu(has_gpu, monkeypatch):
+    """Provide a GPU that is predicted to be faster whatever the sizes."""
+    monkeypatch.setattr(presence, "is_installed", lambda: True)
+    monkeypatch.setattr(presence, "device_name", lambda: "Fast GPU")
+    monkeypatch.setattr(choice, "DEVICES", {"Fast GPU": (1e-12, 1e30)})
+
+
+def test_auto_trains_where_it_is_faster_and_a_resumed_run_stays_there(fast_gpu, monkeypatch, tmp_path):
+    options = {**SMALL, "dtype": "float32"}
+    run = train(tmp_path / "gpu", "auto", 10, **options)
+    assert (run.trainer.backend, run.config.backend, charlstm.load(run.folder).config.backend) == ("cupy",) * 3
+    monkeypatch.setattr(choice, "DEVICES", {"Slow GPU": (1.0, 1.0)})
+    assert train(tmp_path / "processor", "auto", 10, **options).config.backend == kernels.fastest()
+    monkeypatch.setattr(choice, "DEVICES", {"Fast GPU": (1e-12, 1e30)})
+    for name, given, backend in (("gpu", {}, "cupy"), ("processor", {"backend": "auto"}, kernels.fastest())):
+        resumed = resume(tmp_path / name, (), {"iterations": 12, **given})
+        assert (resumed.trainer.backend, resumed.config.backend) == (backend, backend)
+        assert not [note for note in resumed.notes if note.startswith("warning")]
+
+
+def test_auto_says_in_one_line_what_it_chose_and_why(fast_gpu, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text(made_up_text())
+    options = ["--hidden-size", "9", "--batch-size", "1", "--seq-length", "6", "--iterations", "2", "--threads", "2"]
+    lines = []
+    for device in ("Fast GPU", "Other GPU"):
+        monkeypatch.setattr(presence, "device_name", lambda device=device: device)
+        assert _guarded(["train", "book.txt", *options]) == 0
+        lines += [line.strip() for line in capsys.readouterr().err.splitlines() if line.strip().startswith("backend")]
+        assert _guarded(["info"]) == 0
+        lines += [line for line in capsys.readouterr().out.splitlines() if line.startswith("auto")]
+    untested = "the tests have not passed on this kind of GPU, Other GPU (--backend cupy uses it all the same)"
+    chosen, *others = lines
+    assert re.fullmatch("backend cupy: Fast GPU, predicted to be .* times as fast as 2 cores with this model", chosen)
+    assert others == [
+        f"auto         cupy for what Fast GPU is predicted to train faster, else {kernels.fastest()}",
+        f"backend {kernels.fastest()}: {untested}",
+        f"auto         {kernels.fastest()}: {untested}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "why"),
+    [
+        ({"dtype": "float64"}, {}, "float64 on a GPU only on request"),
+        ({"dtype": "bfloat16"}, {}, "bfloat16 on a GPU only on request"),
+        ({"members": "2"}, {}, "several nets train on the processor only"),
+        ({"seeds": 2, "validation": 0.1}, {}, "several nets train on the processor only"),
+        ({"cell": "lnlstm"}, {}, "a GPU has no lnlstm cell"),
+        ({}, {"ranks": 2}, "several ranks train on processors only"),
+        ({}, {"is_resumed": True}, "a resumed run changes its backend only on request"),
+    ],
+    ids=str,
+)
+def test_auto_stays_on_the_processor(fast_gpu, monkeypatch, options, more, why):
+    monkeypatch.setattr(presence, "problem", None)  # asking would start CUDA
+    config = from_preset(**SMALL, **options)
+    assert chosen(config, 20, 2, **more) == (kernels.fastest(), why)
+    monkeypatch.setattr(presence, "is_installed", lambda: False)
+    assert chosen(config, 20, 2, **more) == (kernels.fastest(), "")
+
+
+def test_auto_stays_on_the_processor_if_the_gpu_fails_its_trial(fast_gpu, monkeypatch):
+    assert chosen(from_preset(**SMALL), 20, 2).name == "cupy"
+
+    def fail(name):
+        raise kernels.BackendUnavailable("the cupy backend cannot use the GPU: all CUDA-capable devices are busy")
+
+    monkeypatch.setattr(kernels, "load_for_host", fail)
+    expected = (kernels.fastest(), "the cupy backend cannot use the GPU: all CUDA-capable devices are busy")
+    assert chosen(from_preset(**SMALL), 20, 2) == expected
+
+
+def test_a_run_from_the_weights_of_another_trains_on_the_gpu(has_gpu, model):
+    corpus, config = Corpus.from_text(made_up_text(), "book"), from_model(model.config, backend="cupy", iterations=1)
+    theta = prepared(corpus, config, model=model).checkpoint().theta
+    assert np.array_equal(theta, model.theta)
 
 
 # ------------------------------------------------------------------------------------------------ errors of a device
