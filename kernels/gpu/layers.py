@@ -13,6 +13,7 @@ from kernels.gpu.matmul import flat, product
 from kernels.spec import CELLS
 
 _FILE = "cells"
+_WIDE = 2**31  # cells from which cells.cu numbers them with 64 bits
 
 
 def forward(cell: str, x: Any, parameters: Any, h: Any, c: Any, gates: Any, W_h: Any = None) -> list[Call]:
@@ -40,7 +41,7 @@ def forward(cell: str, x: Any, parameters: Any, h: Any, c: Any, gates: Any, W_h:
             calls += [product(h[t], W_h, gates[1, t])]
             calls += [_step("gru_cell", gates[0, t], gates[1, t], parameters.b_h, h[t], h[t + 1])]
         else:
-            calls += [product(h[t], W_h, h[t + 1], add=True), each(_FILE, "rnn_cell", h.dtype, B * H, h[t + 1], B, H)]
+            calls += [product(h[t], W_h, h[t + 1], add=True), _step("rnn_cell", h[t + 1])]
     return calls
 
 
@@ -51,9 +52,10 @@ def _z(cell: str, h: Any, gates: Any) -> Any:
 
 
 def _step(name: str, *arrays: Any) -> Call:
-    """Return a call of a step's kernel; the last of `arrays` is (B, H)."""
-    B, H = arrays[-1].shape
-    return each(_FILE, name, arrays[-1].dtype, B * H, *arrays, B, H)
+    """Return a call of a step's kernel; the last of `arrays`, or the first of a step back, is (B, H)."""
+    B, H = (arrays[0] if name.endswith("back") else arrays[-1]).shape
+    defines = {"WIDE": 1} if B * H >= _WIDE else None
+    return each(_FILE, name, arrays[-1].dtype, B * H, *arrays, B, H, defines=defines)
 
 
 def _from_input(x: Any, parameters: Any, out: Any) -> list[Call]:
@@ -99,7 +101,7 @@ def backward(
             arrays = (dh[t], dh_next, gates[0, t], gates[1, t], h[t], dz[0, t], dz[1, t])
         else:
             arrays = (dh[t], dh_next, h[t + 1], dz[t])
-        calls += [each(_FILE, f"{cell}_cell_back", h.dtype, B * H, *arrays, B, H)]
+        calls += [_step(f"{cell}_cell_back", *arrays)]
         from_h = dz[1, t] if cell == "gru" else dz[t]
         calls += [product(from_h, W_h, dh_next, turn_b=True, add=cell == "gru")]
     sides = (dz[0], dz[1]) if cell == "gru" else (dz, dz)

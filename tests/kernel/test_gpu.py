@@ -74,6 +74,28 @@ def test_whole_model_as_the_reference(gpu, ref, size, dtype, cell):
     agree(got, lambda d: ref.loss_and_grad(theta.astype(d), h.astype(d), c.astype(d), x, shape=shape), dtype)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("B", "defines"), [(2, None), (3, {"WIDE": 1})])
+def test_cells_that_need_64_bits_as_the_reference(gpu, ref, monkeypatch, cell, B, defines):
+    """The kernels for 2^31 cells and more, here for 20 and more; an LSTM makes its steps one by one."""
+    from kernels.gpu import layers
+
+    steps, each = [], layers.each
+
+    def seen(file, name, *given, **more):
+        steps.extend([more["defines"]] if file == "cells" else [])
+        return each(file, name, *given, **more)
+
+    monkeypatch.setattr(layers.persistent, "layout", lambda *sizes: None)
+    monkeypatch.setattr(layers, "_WIDE", 20)
+    monkeypatch.setattr(layers, "each", seen)
+    T, H, L = 4, 7, 2
+    shape, theta, h, c, x = model((T, B, 11, H, L), "float64", cell=cell)
+    got = gpu.loss_and_grad(theta, h, c, x, shape=shape)
+    agree(got, lambda d: ref.loss_and_grad(theta, h, c, x, shape=shape), "float64")
+    assert steps == 2 * T * L * [defines]
+
+
 @EXTRAS
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("last_only", [False, True], ids=["all", "last"])

@@ -58,6 +58,15 @@ def test_no_register_is_spilled_and_nothing_slow_is_called(file, architecture):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_division_of_64_bits_is_only_in_cells_that_need_it(architecture):
+    narrow, wide = (kernels_of("cells", architecture, defines) for defines in ((), (("WIDE", 1),)))
+    for name, kernel in narrow.items():
+        assert called(kernel) == set(), name
+        assert called(wide[name]), name
+        assert len(kernel.code) < 0.7 * len(wide[name].code), name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("file", ["persistent", "small"])
 def test_products_are_fused_multiply_adds(file, architecture):
     for defines in UNITS[file]:

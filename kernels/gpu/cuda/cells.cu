@@ -2,10 +2,27 @@
 // One thread computes one hidden unit of one stream. A row of gates has one block of H columns per gate, in the order
 // of spec/cells.py.
 
+// The number of a cell. Only with WIDE may there be 2^31 cells or more: with 64 bits, its division and the number of its
+// loop's turns, which is a division, too, make these kernels two to five times as long.
+#ifdef WIDE
+typedef long long number;
+#else
+typedef unsigned int number;
+#endif
+
+#define EACH_CELL(n)                                                                                 \
+    for (number n = blockIdx.x * blockDim.x + threadIdx.x; n < (number)B * (number)H;                \
+         n += gridDim.x * blockDim.x)
+
+// Where the n-th cell's first gate is in rows of that many gates.
+__device__ __forceinline__ long long first_gate(number n, int gates, int H) {
+    return n + (long long)(n / H) * (gates - 1) * H;
+}
+
 // Replaces z (B, 4H), the gate pre-activations, with the activated gates.
 KERNEL lstm_cell(real* z, const real* c_before, real* c_after, real* h_after, int B, int H) {
-    EACH(n, (long long)B * H) {
-        real* row = z + n / H * 4 * H + n % H;
+    EACH_CELL(n) {
+        real* row = z + first_gate(n, 4, H);
         const real i = sigmoid(row[0]), f = sigmoid(row[H]), g = tanh(row[2 * H]), o = sigmoid(row[3 * H]);
         row[0] = i, row[H] = f, row[2 * H] = g, row[3 * H] = o;
         const real c = f * c_before[n] + i * g;
@@ -18,8 +35,8 @@ KERNEL lstm_cell(real* z, const real* c_before, real* c_after, real* h_after, in
 // the gradient for the previous step.
 KERNEL lstm_cell_back(const real* dh, const real* dh_next, real* dc, const real* gates, const real* c_before,
                       const real* c_after, real* dz, int B, int H) {
-    EACH(n, (long long)B * H) {
-        const long long at = n / H * 4 * H + n % H;
+    EACH_CELL(n) {
+        const long long at = first_gate(n, 4, H);
         const real i = gates[at], f = gates[at + H], g = gates[at + 2 * H], o = gates[at + 3 * H];
         const real tanh_c = tanh(c_after[n]);
         const real dh_t = dh[n] + dh_next[n];
@@ -34,10 +51,10 @@ KERNEL lstm_cell_back(const real* dh, const real* dh_next, real* dc, const real*
 
 // Replaces a (B, 3H) with the activated gates, and s, which holds h W_h, with h W_h + b_h.
 KERNEL gru_cell(real* a, real* s, const real* b_h, const real* h_before, real* h_after, int B, int H) {
-    EACH(n, (long long)B * H) {
+    EACH_CELL(n) {
         const int j = n % H;
-        real* from_x = a + n / H * 3 * H + j;
-        real* from_h = s + n / H * 3 * H + j;
+        const long long at = first_gate(n, 3, H);
+        real *from_x = a + at, *from_h = s + at;
         for (int gate = 0; gate < 3; ++gate) from_h[gate * H] += b_h[gate * H + j];
         const real r = sigmoid(from_x[0] + from_h[0]), z = sigmoid(from_x[H] + from_h[H]);
         const real candidate = tanh(from_x[2 * H] + r * from_h[2 * H]);
@@ -49,8 +66,8 @@ KERNEL gru_cell(real* a, real* s, const real* b_h, const real* h_before, real* h
 // Sets dh_next to dh z; the launcher then adds the product ds W_h'.
 KERNEL gru_cell_back(const real* dh, real* dh_next, const real* gates, const real* s, const real* h_before, real* da,
                      real* ds, int B, int H) {
-    EACH(n, (long long)B * H) {
-        const long long at = n / H * 3 * H + n % H;
+    EACH_CELL(n) {
+        const long long at = first_gate(n, 3, H);
         const real r = gates[at], z = gates[at + H], candidate = gates[at + 2 * H];
         const real dh_t = dh[n] + dh_next[n];
         const real da_n = dh_t * (1 - z) * (1 - candidate * candidate);
@@ -63,9 +80,9 @@ KERNEL gru_cell_back(const real* dh, real* dh_next, const real* gates, const rea
 }
 
 KERNEL rnn_cell(real* h, int B, int H) {
-    EACH(n, (long long)B * H) h[n] = tanh(h[n]);
+    EACH_CELL(n) h[n] = tanh(h[n]);
 }
 
 KERNEL rnn_cell_back(const real* dh, const real* dh_next, const real* h_after, real* dz, int B, int H) {
-    EACH(n, (long long)B * H) dz[n] = (dh[n] + dh_next[n]) * (1 - h_after[n] * h_after[n]);
+    EACH_CELL(n) dz[n] = (dh[n] + dh_next[n]) * (1 - h_after[n] * h_after[n]);
 }
