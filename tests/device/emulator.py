@@ -18,8 +18,8 @@ CACHE = Path(__file__).parents[2] / ".pytest_cache" / "emulated"
 COMPILER = shutil.which("g++")
 REASON = "needs g++ to run CUDA source on the processor"
 
-#: The barriers at which a block's threads wait.
-BARRIER = re.compile(r"(?:__syncthreads\(\)|grid_barrier\(\w+\));")
+#: The barriers at which the threads of a block wait, and those at which blocks do.
+BARRIER = re.compile(r"(?:__syncthreads\(\)|\b(?:grid_barrier|meet)\(\w+\));")
 
 _KERNEL = re.compile(
     r"^KERNEL (?:__launch_bounds__\([^)]*\) )?(\w+)\(|^(\w+)\(real\* theta, real\* state, const int\* x", re.MULTILINE
