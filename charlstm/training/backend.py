@@ -54,7 +54,7 @@ def _only_on_processor(config: Config, ranks: int, is_resumed: bool) -> str:
     if is_resumed:
         return "a resumed run changes its backend only on request"
     if ranks > 1:
-        return "several ranks train on processors only"
+        return "several ranks train on GPUs only on request"
     if len(config.nets) > 1:
         return "several nets train on the processor only"
     if config.dtype not in ("auto", "float32"):

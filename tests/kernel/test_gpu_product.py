@@ -144,7 +144,7 @@ def test_auto_says_in_one_line_what_it_chose_and_why(fast_gpu, monkeypatch, tmp_
         ({"members": "2"}, {}, "several nets train on the processor only"),
         ({"seeds": 2, "validation": 0.1}, {}, "several nets train on the processor only"),
         ({"cell": "lnlstm"}, {}, "a GPU has no lnlstm cell"),
-        ({}, {"ranks": 2}, "several ranks train on processors only"),
+        ({}, {"ranks": 2}, "several ranks train on GPUs only on request"),
         ({}, {"is_resumed": True}, "a resumed run changes its backend only on request"),
     ],
     ids=str,
