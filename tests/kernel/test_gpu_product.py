@@ -171,7 +171,7 @@ def test_auto_stays_on_the_processor_if_the_gpu_fails_its_trial(fast_gpu, monkey
 def test_a_run_from_the_weights_of_another_trains_on_the_gpu(has_gpu, model):
     corpus, config = Corpus.from_text(made_up_text(), "book"), from_model(model.config, backend="cupy", iterations=1)
     theta = prepared(corpus, config, model=model).checkpoint().theta
-    assert np.array_equal(theta, model.theta)
+    assert np.array_equal(theta, model.voices[0].theta)
 
 
 # ------------------------------------------------------------------------------------------------ errors of a device
