@@ -133,7 +133,7 @@ def backward(
     """
     layer = LAYERS[cell]
     x, *kept, lengths, reverse = unpacked("cache", cache, layer.cache)
-    _check_cell(cell, family, lengths, reverse)
+    _check_cell(cell, family, lengths, reverse, "cache.")
     given = (dh, *kept, x, lengths, *last, dz, *_gradients(out, layer.grads, x))
     sizes = _CHECKS[f"{cell}_backward"](given, family)
     return _in_order(sizes, x, lengths, reverse, threads, "cache.")
@@ -164,14 +164,14 @@ def step(
     return _CHECKS[f"{cell}_step"]((*states, W_h, W_x, *vectors, x, *outs), family)
 
 
-def _check_cell(cell: str, family: Family, lengths: Any = None, reverse: Any = False) -> None:
+def _check_cell(cell: str, family: Family, lengths: Any = None, reverse: Any = False, owner: str = "") -> None:
     """Check that the backend of this array family supports the cell, and the order of its steps."""
     if family is not HOST and not CELLS[cell].on_device:
         has = ", ".join(name for name, row in CELLS.items() if row.on_device)
         raise ValueError(f"cell: expected one of {has} on the cupy backend, got {cell!r}")
     if family is not HOST and (reverse or lengths is not None):
         wrong = "reverse: expected False" if lengths is None else "lengths: expected None"
-        raise ValueError(f"{wrong} on the cupy backend, which runs whole sequences forward")
+        raise ValueError(f"{owner}{wrong} on the cupy backend, which runs whole sequences forward")
 
 
 def _gradients(out: Any, kind: Any, x: Any) -> tuple[Any, ...]:
