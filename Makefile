@@ -7,14 +7,15 @@ PYTEST = $(VENV)/bin/python -m pytest
 ON_GPU = CHARLSTM_REQUIRE_GPU=1 CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -o addopts=-ra
 GPU_TESTS = build/gpu-device.xml build/gpu-chain.xml
 SHARED_OUT = -n auto --maxprocesses 4 --dist loadfile
+COMPILER_TESTS = $(addprefix tests/kernel/test_gpu_,compile.py ptx.py sass.py cupy.py)
 
 .PHONY: demo docs site test test-peers test-browser test-mpi test-compile test-portable gpu-test test-long lint format bench bench-layers clean
 
 demo: $(VENV)/.installed  ## train on the text inside Python for a minute, and let the model write
 	$(VENV)/bin/charlstm train
 
-test: $(VENV)/.installed-test  ## the whole suite, but for what needs PyTorch, a browser or an hour
-	$(PYTEST) $(SHARED_OUT) -m "not long and not browser and not mpi"
+test: $(VENV)/.installed-test  ## the whole suite, but for what needs PyTorch, NVIDIA's compiler, a browser or an hour
+	$(PYTEST) $(SHARED_OUT) $(addprefix --ignore=,$(COMPILER_TESTS)) -m "not long and not browser and not mpi"
 
 test-peers: $(VENV)/.installed-peers  ## what PyTorch, JAX, Keras and onnxruntime judge
 	$(PYTEST) $(SHARED_OUT) -m peers
@@ -27,7 +28,7 @@ test-mpi: $(VENV)/.installed-mpi $(VENV)/.installed-sweep  ## training by 2 and 
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(PYTEST) -m "not long" tests/cluster
 
 test-compile: $(VENV)/.installed-gpu-test  ## the CUDA source through NVIDIA's compiler, for every architecture; CuPy's rules
-	$(PYTEST) -n auto --maxprocesses 4 $(addprefix tests/kernel/test_gpu_,compile.py ptx.py sass.py cupy.py) -m "long or not long"
+	$(PYTEST) -n auto --maxprocesses 4 $(COMPILER_TESTS) -m "long or not long"
 
 test-portable: $(VENV)/.installed-test  ## the kernels with older vectors, under other Pythons and on aarch64, where found
 	$(VENV)/bin/python tests/portable.py

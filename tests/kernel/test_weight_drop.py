@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from test_chain import PATHS, agree, model
+from test_chain import PATHS, agree, masks_for, model
 
 from kernels import spec
 from kernels.spec import Shape
@@ -134,7 +134,8 @@ def test_choices_are_as_frequent_as_said_and_independent(rate):
 @pytest.mark.lacking("cupy")
 def test_bfloat16_of_batches_rounds_what_is_left(ops, ref):
     """The distance to the reference, which rounds the same weights, is small beside that of another choice."""
-    path = 4, 8, 9, 40, 2
-    got, wanted = (trained(each, path, "float32", 3, bfloat16=True) for each in (ops, ref))
-    other = trained(ref, path, "float32", 3, rate=0.0, bfloat16=True)
+    path = T, B, _, H, L = 4, 8, 9, 40, 2
+    options = {"bfloat16": True, "dropout": 0.2, "masks": masks_for(0.2, 3, L, T, B, H)}
+    got, wanted = (trained(each, path, "float32", 3, **options) for each in (ops, ref))
+    other = trained(ref, path, "float32", 3, rate=0.0, **options)
     assert relative_error(got[1], wanted[1]) < 0.05 * relative_error(other[1], wanted[1])

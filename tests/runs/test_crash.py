@@ -1,5 +1,6 @@
 """What remains of a run whose process, disk or power fails at any moment: at every disk call that a save makes."""
 
+import random
 import shutil
 
 import pytest
@@ -48,6 +49,18 @@ def calls_of_a_whole_run(begun, tmp_path, monkeypatch):
     return counter.count
 
 
+def some(calls, fault):
+    """A third of the calls of a run, others for each kind of fault."""
+    return sorted(random.Random(fault).sample(range(1, calls + 1), calls // 3))
+
+
+def every(calls, fault):
+    return range(1, calls + 1)
+
+
+AT = pytest.mark.parametrize("chosen", [some, pytest.param(every, marks=pytest.mark.long)])
+
+
 def interrupted(begun, tmp_path, monkeypatch, at, fault, **how):
     """Resume a copy of the run with a fault; return the folder, how it ended, and the newest saved iteration."""
     folder = tmp_path / f"run-{at}-{fault}"
@@ -84,21 +97,23 @@ def check(begun, folder, saved):
     assert len(store.numbered_steps(folder)) == OPTIONS["keep"]
 
 
+@AT
 @pytest.mark.parametrize("fault", ["die before", "die within", "die after", "power"])
-def test_death_at_every_call(begun, tmp_path, monkeypatch, fault):
+def test_death_at_a_call(begun, tmp_path, monkeypatch, fault, chosen):
     calls = calls_of_a_whole_run(begun, tmp_path, monkeypatch)
     assert calls > 40
-    for at in range(1, calls + 1):
+    for at in chosen(calls, fault):
         folder, ended, saved = interrupted(begun, tmp_path, monkeypatch, at, fault)
         assert isinstance(ended, Died), at
         check(begun, folder, saved)
         shutil.rmtree(folder)
 
 
+@AT
 @pytest.mark.parametrize("stays", [False, True], ids=["once", "from then on"])
-def test_a_disk_that_fails_at_every_call(begun, tmp_path, monkeypatch, stays):
+def test_a_disk_that_fails_at_a_call(begun, tmp_path, monkeypatch, stays, chosen):
     calls = calls_of_a_whole_run(begun, tmp_path, monkeypatch)
-    for at in range(1, calls + 1):
+    for at in chosen(calls, stays):
         folder, ended, saved = interrupted(begun, tmp_path, monkeypatch, at, FULL[at % len(FULL)], stays=stays)
         assert ended is None or isinstance(ended, NotSaved | OSError), at
         if stays and ended is None:  # nothing after the fault needed room on the disk
