@@ -107,6 +107,13 @@ def test_the_tables_of_arguments_are_those_that_calls_are_checked_by():
     assert checks.tables() in page, "python -m kernels.spec.checks prints them"
 
 
+def test_the_cost_of_every_op_is_told():
+    page = (ROOT / "docs" / "kernels.md").read_text()
+    table = page.partition("## What each op costs")[2].partition("## Arguments")[0]
+    told = [op for row in re.findall(r"^\| (`.+?) \|", table, re.M) for op in re.findall(r"`(\w+)`", row)]
+    assert sorted(told) == sorted(OPS)
+
+
 def test_the_reference_has_every_command_option_and_default():
     hooks = runpy.run_path(str(ROOT / "docs" / "site" / "hooks.py"))
     parts = re.split(r"^## (.+)\n", hooks["commands_page"](), flags=re.M)
