@@ -14,6 +14,7 @@ import pytest
 from benchmarks import network
 from charlstm.model.checkpoint import Checkpoint
 from charlstm.text import corpus
+from conftest import ROOT
 
 FAULTY, ON_GPU = (Path(__file__).parent / name for name in ("faulty_rank.py", "gpu_rank.py"))
 TEXT = "".join(f"{n} men went to mow, went to mow {n * n} meadows; " for n in range(120))
@@ -37,9 +38,10 @@ def train(tmp_path):
         program = [sys.executable, *([FAULTY, *fault] if fault else ["-m", "charlstm"]), "train"]
         if backend == "cupy":
             program = [sys.executable, ON_GPU, tmp_path, "train"]
-        started, env = ["mpiexec", "-n", str(ranks)] if ranks else [], None
+        started = ["mpiexec", "-n", str(ranks)] if ranks else []
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}  # the scripts of the ranks import what is not installed
         if isinstance(ranks, list):
-            started, env = ["mpiexec"], {**os.environ, **network.THROUGH_THE_LINK}
+            started, env = ["mpiexec"], {**env, **network.THROUGH_THE_LINK}
         given = [] if out is None else [text, "--out", tmp_path / out, "--backend", backend, *small]
         words = [*program, *given, *options]
         if isinstance(ranks, list):
