@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from benchmarks import network
 from charlstm.model.checkpoint import Checkpoint
 from charlstm.text import corpus
-from conftest import ROOT
 
 FAULTY, ON_GPU = (Path(__file__).parent / name for name in ("faulty_rank.py", "gpu_rank.py"))
 TEXT = "".join(f"{n} men went to mow, went to mow {n * n} meadows; " for n in range(120))
