@@ -76,8 +76,8 @@ def _guarded(arguments: list[str] | None) -> int:
         return 0
     except OSError as error:
         return _fail(f"{error.filename + ': ' if error.filename else ''}{error.strerror or error}", 1)
-    except MemoryError:
-        return _fail("not enough memory for a model or text of this size", 1)
+    except MemoryError as error:
+        return _fail("not enough memory for a model or text of this size" + (f": {error}" if str(error) else ""), 1)
     except (KeyboardInterrupt, click.Abort):
         return 130
 

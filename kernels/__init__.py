@@ -115,8 +115,9 @@ def _load(name: str, modules: dict[str, str]) -> ModuleType:
         return module
     except BackendUnavailable:
         raise
-    except ImportError as error:
-        if name == "numpy":
+    except Exception as error:
+        is_ours = name == "numpy" or (name == "numba" and not isinstance(error, ImportError))
+        if is_ours:  # what CuPy raises where CUDA does not work may be anything
             raise
         raise BackendUnavailable(f"the {name} backend cannot be loaded: {str(error).partition(chr(10))[0]}") from error
 

@@ -117,6 +117,8 @@ class Run:
             If the last checkpoint cannot be written at the end.
         charlstm.errors.Diverged
             If the loss becomes infinite or NaN.
+        kernels.DeviceFailed, MemoryError
+            If the GPU fails, or memory is lacking. These and Diverged name the newest checkpoint.
         """
         folder, trainer = self.folder, self.trainer
         self._lock.acquire()
@@ -133,6 +135,8 @@ class Run:
                 yield from self._train(logs, pictures)
             except (Diverged, DeviceFailed) as error:
                 raise type(error)(f"{error}; {self._newest_in_words()}") from None
+            except MemoryError as error:
+                raise MemoryError("; ".join(filter(None, (str(error), self._newest_in_words())))) from None
             finally:
                 if rest := self._one_each.rest():  # a resumed run includes it in its first report
                     logs.add(rest, is_extra=True)

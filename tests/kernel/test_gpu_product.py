@@ -2,11 +2,16 @@
 
 import ctypes
 import json
+import os
 import re
+import subprocess
+import sys
+import timeit
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import load, made_up_text
+from conftest import ROOT, load, made_up_text
 from device import emulator, fake_cupy
 
 import charlstm
@@ -202,6 +207,8 @@ def failing(monkeypatch, error, after):
          "the GPU failed: CUBLAS_STATUS_EXECUTION_FAILED (code 13)"),
         (fake_cupy.CompileException("\nkernels.cu(3): error: no header\n1 error"),
          "the GPU failed: kernels.cu(3): error: no header"),
+        (fake_cupy.CUDARuntimeError(2, "cudaErrorMemoryAllocation: out of memory"),
+         "not enough memory for a model or text of this size: cudaErrorMemoryAllocation: out of memory (code 2)"),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -228,6 +235,21 @@ def test_a_device_that_fails_is_one_line_and_the_run_stays_saved(has_gpu, monkey
     said = capsys.readouterr().err.strip()
     assert said.startswith(f"charlstm: {line}; the newest checkpoint is iteration "), said
     assert charlstm.load(tmp_path / "runs" / "book").iteration > 0
+
+
+@pytest.mark.skipif(kernels.missing("cupy") is None, reason="a device's own products take longer")
+def test_a_product_costs_the_host_a_microsecond(has_gpu, monkeypatch):
+    from kernels.gpu import cublas, matmul
+
+    library = ctypes.CDLL("msvcrt" if sys.platform == "win32" else None)
+    nothing = library.abs  # of the handle 0, with the arguments of a product
+    nothing.restype, nothing.errcheck = ctypes.c_int, cublas._check
+    monkeypatch.setattr(cublas, "_library", lambda: SimpleNamespace(cublasSgemm_v2=nothing))
+    monkeypatch.setattr(cublas, "_handle", lambda: ctypes.c_void_p(0))
+    a, b, out = (fake_cupy.zeros(dims, np.float32) for dims in ((3, 4), (4, 5), (3, 5)))
+    product = matmul.product(a, b, out)
+    seconds = min(timeit.repeat(product, number=1000, repeat=50)) / 1000
+    assert seconds < 2e-6  # 0.7e-6 where nothing else runs; looking up addresses takes 4e-6
 
 
 @pytest.mark.skipif(kernels.missing("cupy") is None, reason="a device makes errors of its own")
@@ -351,3 +373,27 @@ def test_a_package_that_cannot_be_imported_is_no_traceback(monkeypatch):
     with pytest.raises(kernels.BackendUnavailable) as caught:
         kernels.load("cupy")
     assert str(caught.value) == "the cupy backend cannot be loaded: libcublas.so.13: cannot open shared object file"
+
+
+def test_anything_that_importing_it_raises_is_no_traceback(monkeypatch):
+    monkeypatch.setattr(presence, "problem", lambda: None)
+
+    def broken(name):
+        raise OSError(f"{name}: wrong ELF class")
+
+    monkeypatch.setattr(kernels, "import_module", broken)
+    with pytest.raises(kernels.BackendUnavailable, match=r"cannot be loaded: kernels\.gpu\.ops: wrong ELF class"):
+        kernels.load("cupy")
+    with pytest.raises(OSError, match="wrong ELF class"):  # not the user's machine, but our fault
+        kernels.load("numba")
+
+
+@pytest.mark.skipif(kernels.missing("cupy") is None, reason="here is what it requires")
+def test_a_gpu_that_the_tests_require_is_not_imitated():
+    environment = {**os.environ, "CHARLSTM_REQUIRE_GPU": "1", "CHARLSTM_TEST_BACKEND": "cupy"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "tests/kernel/test_gpu.py"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"CHARLSTM_REQUIRE_GPU is set, but {kernels.missing('cupy')}" in done.stdout + done.stderr

@@ -67,6 +67,7 @@ def test_one_call_or_several_give_the_same_bits(ops, cell, optimizer, dropout, d
         assert one.tobytes() == other.tobytes()
 
 
+@pytest.mark.lacking("numpy", "cupy")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
 @pytest.mark.parametrize(
@@ -93,10 +94,8 @@ def test_one_call_or_several_give_the_same_bits(ops, cell, optimizer, dropout, d
     ],
     ids=str,
 )
-def test_any_number_of_threads_gives_the_same_bits(shape, batch, dropout, optimizer, dtype):
-    import kernels
-
-    ops, T, n = kernels.load("numba"), 9, 8
+def test_any_number_of_threads_gives_the_same_bits(ops, shape, batch, dropout, optimizer, dtype):
+    T, n = 9, 8
     clipping = {"grad_clip": 0.5} if optimizer == "adagrad" else {"grad_clip_norm": 0.5}
     random, outcomes = np.random.RandomState(1), []
     first = random.randn(spec.num_parameters(shape)) * 0.2
@@ -226,11 +225,10 @@ def test_what_a_workspace_held_before_means_nothing(ops, cell):
             assert outcome[0] == outcome[1], (name, norm)
 
 
+@pytest.mark.lacking("numpy", "cupy")
 @pytest.mark.parametrize("hidden_size", [100, 400])
-def test_any_number_of_threads_gives_the_same_bits_with_bfloat16(hidden_size):
-    import kernels
-
-    ops, shape = kernels.load("numba"), Shape(11, hidden_size, 2)
+def test_any_number_of_threads_gives_the_same_bits_with_bfloat16(ops, hidden_size):
+    shape = Shape(11, hidden_size, 2)
     ids = np.random.RandomState(1).randint(0, 11, 300).astype(np.uint8)
     starts, reset, rates = plan(12, batch=1)
     outcomes = []
@@ -244,11 +242,9 @@ def test_any_number_of_threads_gives_the_same_bits_with_bfloat16(hidden_size):
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
+@pytest.mark.lacking("numpy", "cupy")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_each_thread_reads_a_text_once(monkeypatch, threads):
-    import kernels
-
-    pytest.importorskip("numba")
+def test_each_thread_reads_a_text_once(ops, monkeypatch, threads):
     from kernels.cpu import sampling
 
     calls, read = [], sampling.score_pass("lstm")
@@ -260,15 +256,13 @@ def test_each_thread_reads_a_text_once(monkeypatch, threads):
     monkeypatch.setattr(sampling, "score_pass", lambda cell: counted)
     shape, x = Shape(7, 100), np.zeros((9, 1), np.int32)
     theta, state = np.zeros(spec.num_parameters(shape)), np.zeros((1, 1, 100))
-    kernels.load("numba").score(theta, state, state.copy(), x, shape=shape, threads=threads)
+    ops.score(theta, state, state.copy(), x, shape=shape, threads=threads)
     assert sorted(calls) == list(range(threads))
 
 
-def test_a_team_without_cores_gives_up_and_one_thread_reads(monkeypatch):
+@pytest.mark.lacking("numpy", "cupy")
+def test_a_team_without_cores_gives_up_and_one_thread_reads(ops, monkeypatch):
     """Seven threads on fewer cores wait for each other at every step, as two do beside a busy program."""
-    import kernels
-
-    pytest.importorskip("numba")
     from kernels.cpu import pace, teamwork
 
     if usable_cores() > 4:
@@ -281,7 +275,7 @@ def test_a_team_without_cores_gives_up_and_one_thread_reads(monkeypatch):
     monkeypatch.setattr(teamwork._retreat, "record", lambda *given: (ended.append(given[0]), record(*given)))
     for threads in (1, 7, 7):
         h, c = np.zeros((2, 1, 1, 400))
-        read.append(kernels.load("numba").score(theta, h, c, x, shape=shape, threads=threads).tobytes() + h.tobytes())
+        read.append(ops.score(theta, h, c, x, shape=shape, threads=threads).tobytes() + h.tobytes())
     assert len(set(read)) == 1
     assert ended == [True]  # the second time, no team tries
 
@@ -694,10 +688,8 @@ def test_refusals(ops):
         ops.lstm_forward(np.full((5, 2), 7, np.int32), *arrays)
 
 
-def test_training_allocates_nothing_an_iteration():
-    import kernels
-
-    ops = kernels.load("numba")
+@pytest.mark.lacking("numpy", "cupy")
+def test_training_allocates_nothing_an_iteration(ops):
     theta, state, h, c, ids = training("float32")
     ws = spec.workspace(SHAPE, 5, 3, "float32")
     arguments = {"shape": SHAPE, "seq_length": 5, "workspace": ws}
