@@ -5,10 +5,10 @@ from charlstm.errors import UserError
 from kernels.spec import CELLS
 
 
-def choose_backend(name: str, cell: str = "lstm", is_mixed: bool = False) -> str:
+def choose_backend(name: str, cell: str = "lstm") -> str:
     """The backend that `name` selects; "auto" is the fastest one on the CPU, as only training gains by a GPU.
 
-    With `is_mixed` it must train batches in bfloat16. For "auto" in training, see :mod:`charlstm.training.backend`.
+    For "auto" in training, see :mod:`charlstm.training.backend`.
 
     Raises
     ------
@@ -25,8 +25,4 @@ def choose_backend(name: str, cell: str = "lstm", is_mixed: bool = False) -> str
     if name == "cupy" and not CELLS[cell].on_device:
         has = ", ".join(each for each, row in CELLS.items() if row.on_device)
         raise UserError(f"--backend {name}: has no {cell} cell, only {has}: use --backend numba")
-    if name == "cupy" and is_mixed:
-        raise UserError(
-            f"--backend {name}: has --dtype bfloat16 only for --batch-size 1 --cell lstm: use --backend numba"
-        )
     return name

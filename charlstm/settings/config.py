@@ -10,7 +10,7 @@ from charlstm.settings import plans
 from charlstm.settings.presets import PRESETS, WITH_SCHEDULE
 from charlstm.settings.unknown import checked as checked_unknown
 from charlstm.settings.unknown import named
-from kernels.spec import CELLS, OPTIMIZERS, is_mixed, takers
+from kernels.spec import CELLS, OPTIMIZERS, takers
 
 _MAX_SEED = 2**32 - 1
 MOST_NETS = 64  #: that a run trains side by side
@@ -396,11 +396,6 @@ class Config:
     def iteration_chars(self) -> int:
         """Number of characters read in one iteration."""
         return self.batch_size * self.seq_length
-
-    @property
-    def is_mixed(self) -> bool:
-        """Whether all matrix products read bfloat16, as for batches; not only those with recurrent weights."""
-        return is_mixed(self.dtype == "bfloat16", self.batch_size, self.cell, self.embedding_size or 0)
 
     @property
     def real(self) -> str:

@@ -28,7 +28,7 @@ def chosen(config: Config, vocab_size: int, threads: int, *, ranks: int = 1, is_
         If the named backend is not available, or lacks what the run needs.
     """
     if config.backend != "auto":
-        [name] = {choose_backend(config.backend, net.cell, net.is_mixed) for net in config.nets}
+        [name] = {choose_backend(config.backend, net.cell) for net in config.nets}
         if name == "cupy" and len(config.nets) > 1:
             raise UserError("--backend cupy: trains one net; use --backend numba with --members or --seeds")
         return Choice(name)

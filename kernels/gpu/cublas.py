@@ -18,6 +18,10 @@ from cupy.cuda import cublas, device
 _WORKSPACE = 32 << 20  # bytes, as NVIDIA recommends for its largest GPUs
 _DEFAULT_MATH = 0  # cublasMath_t: full precision
 _NO_MEMORY = 3  # cublasStatus_t
+_FLOAT32 = 0  # cudaDataType_t: CUDA_R_32F
+_IN_BFLOAT16 = 75  # cublasComputeType_t: CUBLAS_COMPUTE_32F_FAST_16BF, float32 numbers on the units for bfloat16
+_ANY_ALGORITHM = -1  # cublasGemmAlgo_t
+_FIRST_WITH_BFLOAT16 = 8  # major compute capability
 
 
 class CuBLASError(RuntimeError):
@@ -40,7 +44,7 @@ def load() -> Any:
 @cache
 def _library() -> Any:
     library = load()
-    for name in ("Create_v2", "SetStream_v2", "SetWorkspace_v2", "SetMathMode", "Sgemm_v2", "Dgemm_v2"):
+    for name in ("Create_v2", "SetStream_v2", "SetWorkspace_v2", "SetMathMode", "Sgemm_v2", "Dgemm_v2", "GemmEx"):
         function = getattr(library, f"cublas{name}")
         function.restype, function.errcheck = ctypes.c_int, _check
     return library
@@ -78,13 +82,21 @@ def _numbers(dtype: str) -> tuple[Any, Any]:
     return ctypes.pointer(real(0)), ctypes.pointer(real(1))
 
 
+@cache
+def _has_bfloat16(device: int) -> bool:
+    runtime = cupy.cuda.runtime
+    major = runtime.deviceGetAttribute(runtime.cudaDevAttrComputeCapabilityMajor, device)
+    return bool(major >= _FIRST_WITH_BFLOAT16)
+
+
 def gemm(
     dtype: Any, turned: tuple[bool, bool], sizes: tuple[int, int, int], a: tuple[Any, int], b: tuple[Any, int],
-    out: tuple[Any, int], add: bool,
+    out: tuple[Any, int], add: bool, rounded: bool = False,
 ) -> Callable[[], Any]:  # fmt: skip
     """Return a call for cuBLAS's ``out = a b`` or ``out += a b``, on the stream that is current now.
 
-    Matrices are in cuBLAS's order, by columns: each is an array and its leading dimension. sizes: m, n, k.
+    Matrices are in cuBLAS's order, by columns: each is an array and its leading dimension. sizes: m, n, k. If the
+    factors hold `rounded` numbers, those of bfloat16, the GPU's units for these multiply them, where it has any.
     """
     zero, one = _numbers(str(dtype))
     library = _library()
@@ -94,6 +106,11 @@ def gemm(
     a_, lda, b_, ldb, c_, ldc = (
         each for array, leading in pairs for each in (ctypes.c_void_p(array.data.ptr), ctypes.c_int(leading))
     )
-    call = partial(function, _handle(), *operations, m, n, k, one, a_, lda, b_, ldb, one if add else zero, c_, ldc)
+    arguments: list[Any] = [one, a_, lda, b_, ldb, one if add else zero, c_, ldc]
+    if rounded and _has_bfloat16(cupy.cuda.runtime.getDevice()):
+        function, real = library.cublasGemmEx, ctypes.c_int(_FLOAT32)
+        arguments = [one, a_, real, lda, b_, real, ldb, arguments[5], c_, real, ldc]
+        arguments += [ctypes.c_int(_IN_BFLOAT16), ctypes.c_int(_ANY_ALGORITHM)]
+    call = partial(function, _handle(), *operations, m, n, k, *arguments)
     call.keeps = pairs  # type: ignore[attr-defined]  # the call knows only the arrays' addresses
     return call

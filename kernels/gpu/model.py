@@ -1,6 +1,6 @@
 """A whole model on the GPU: layers, readout and loss as lists of calls over buffers that one object owns."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
@@ -22,7 +22,8 @@ class Model:
     T, B : steps and streams
     first : first step whose prediction counts
     dropout : as for train_steps
-    bfloat16 : whether recurrent matrices are read as copies rounded to bfloat16
+    bfloat16 : whether products read copies rounded to bfloat16: of the recurrent matrices, or, where spec.is_mixed,
+        of all matrices, states and gradients
     grad : (N,) buffer for the gradient; None if no backward pass is needed
     """
 
@@ -41,11 +42,13 @@ class Model:
         self._embedded = empty((T, B, E), theta.dtype)
         self._dropped = empty((L, T, B, H) if dropout else (0, T, B, H), theta.dtype)
         self.masks = empty(self._dropped.shape, np.uint8)
-        self._rounded = empty((L, H, row.gates * H), theta.dtype) if bfloat16 else [None] * L
+        self._mixed = spec.is_mixed(bfloat16, B, cell, E)
+        self._h_read = empty(self.h.shape, theta.dtype) if self._mixed else self.h
         self.logits = empty(((T - first) * B, V), theta.dtype)
         self._row_loss = empty((len(self.logits),), theta.dtype)
         self.loss_sum = empty((1,), np.float64)
         self._params = spec.params(theta, shape)
+        self._read, self._copying = self._operands(bfloat16)
         self._forward = self._forward_calls()
         self._backward = [] if grad is None else self._loss_calls() + self._backward_calls()
 
@@ -92,7 +95,7 @@ class Model:
         return self._passed_up(layer - 1)
 
     def _passed_up(self, layer: int) -> Any:
-        return self._dropped[layer] if self._dropped.size else self.h[layer, 1:]
+        return self._dropped[layer] if self._dropped.size else self._h_read[layer, 1:]
 
     def _cells(self, layer: int) -> Any:
         return self.c[layer] if self.c.size else None
@@ -104,26 +107,41 @@ class Model:
         mask, n = self.masks[layer], np.int64(values.size)
         return [each("model", "dropped", self._real, values.size, values, mask, into, self._scale, n)]
 
+    def _operands(self, bfloat16: bool) -> tuple["_Read", list[Call]]:
+        """Return what products read, and the calls that round the parameters that they read."""
+        params, copying = self._params, []
+
+        def rounded(W: Any) -> Any:
+            copy = empty(W.shape, self._real)
+            copying.append(_rounded(W, copy))
+            return copy
+
+        of_layers = []
+        for k, (layer, h) in enumerate(zip(params.layers, self._h_read, strict=True)):
+            W_x = rounded(layer.W_x) if self._mixed and k else layer.W_x
+            of_layers.append(layers.Operands(W_x, rounded(layer.W_h) if bfloat16 else layer.W_h, h, self._mixed))
+        return _Read(of_layers, rounded(params.W_y) if self._mixed else params.W_y), copying
+
     def _forward_calls(self) -> list[Call]:
-        params, calls = self._params, []
+        params, calls = self._params, [*self._copying]
         if params.embedding is not None:
             out = self._embedded
             sizes = (out.size // out.shape[2], out.shape[2])
             calls += [each("model", "embedded", self._real, out.size, self.x[:-1], params.embedding, out, *sizes)]
         for k, layer in enumerate(params.layers):
-            copy = self._rounded[k]
-            if copy is not None:
-                calls += [
-                    each("model", "rounded_to_bfloat16", self._real, copy.size, layer.W_h, copy, np.int64(copy.size))
-                ]
+            if self._mixed:
+                calls += [_rounded(self.h[k, 0], self._h_read[k, 0])]
             calls += layers.forward(
-                self.shape.cell, self._rows_below(k), layer, self.h[k], self._cells(k), self._gates[k], copy
-            )
+                self.shape.cell, self._rows_below(k), layer, self.h[k], self._cells(k), self._gates[k],
+                self._read.layers[k],
+            )  # fmt: skip
             calls += self._drop(k, self._dropped[k : k + 1], self.h[k, 1:])
+            if self._mixed and self._dropped.size:
+                calls += [_rounded(self._dropped[k], self._dropped[k])]
         rows, V = self.logits.shape
         read = flat(self._passed_up(len(params.layers) - 1)[self._first :])
         calls += [each("model", "repeated", self._real, self.logits.size, params.b_y, self.logits, rows, V)]
-        return [*calls, product(read, params.W_y, self.logits, add=True)]
+        return [*calls, product(read, self._read.W_y, self.logits, add=True, rounded=self._mixed)]
 
     def _loss_calls(self) -> list[Call]:
         rows, V = self.logits.shape
@@ -131,7 +149,8 @@ class Model:
         loss = launch(
             "model", "cross_entropy", self._real, -(-rows // 8), self.logits, targets, self._row_loss, rows, V
         )
-        return [loss, launch("model", "sum_in_double", self._real, 1, self._row_loss, self.loss_sum, rows)]
+        calls = [loss, launch("model", "sum_in_double", self._real, 1, self._row_loss, self.loss_sum, rows)]
+        return [*calls, _rounded(self.logits, self.logits)] if self._mixed else calls
 
     def _backward_calls(self) -> list[Call]:
         params, grads, real = self._params, spec.params(self.grad, self.shape), self._real
@@ -145,9 +164,9 @@ class Model:
         carry = empty((2, B, H), real)
         table = empty((T * B, self.shape.vocab_size), real)
         calls = [
-            product(flat(read), self.logits, grads.W_y, turn_a=True),
+            product(flat(read), self.logits, grads.W_y, turn_a=True, rounded=self._mixed),
             layers.column_sums(self.logits, grads.b_y),
-            product(self.logits, params.W_y, flat(dh[self._first :]), turn_b=True),
+            product(self.logits, self._read.W_y, flat(dh[self._first :]), turn_b=True, rounded=self._mixed),
             layers.one_hot(self.x[:-1], table),
         ]
         for k in reversed(range(L)):
@@ -157,7 +176,7 @@ class Model:
             calls += [*self._drop(k, dh, dh), _cleared(carry)]
             calls += layers.backward(
                 self.shape.cell, dh, rows, params.layers[k], states, dz, (carry[0], carry[1]), grads.layers[k], dx,
-                table, self._rounded[k],
+                table, self._read.layers[k],
             )  # fmt: skip
             dh = dx
         if params.embedding is not None:
@@ -165,9 +184,21 @@ class Model:
         return calls
 
 
+class _Read(NamedTuple):
+    """What the products of a model read."""
+
+    layers: list[layers.Operands]
+    W_y: Any
+
+
 def _planes(count: int) -> tuple[int, ...]:
     """The leading axis of several matrices (T, B, ...), or no axis for one, as in the ops of a layer."""
     return () if count == 1 else (count,)
+
+
+def _rounded(array: Any, out: Any) -> Call:
+    """A call that rounds an array to bfloat16; out may be the array itself."""
+    return each("model", "rounded_to_bfloat16", array.dtype, array.size, array, out, np.int64(array.size))
 
 
 def _cleared(array: Any) -> Call:

@@ -278,7 +278,7 @@ def loss_and_grad(
     _check_masks_given(masks, rate)
     given = (theta, h, c, x, *_own(aim), masks)
     goal, sizes = _check_model("loss_and_grad", given, shape, aim, family)
-    _check_bfloat16(bf16, shape, sizes["B"], theta.dtype, family)
+    _check_bfloat16(bf16, theta.dtype)
     check_workspace(ws, shape, sizes["T"], sizes["B"], theta.dtype, given, family, rate, bf16)
     most = None if threads is None else number("threads", threads)
     return Pass(*_with_targets(x, aim), goal, sizes["T"], most, aim.targets is not None)
@@ -312,13 +312,10 @@ def _check_model(
     return _held(goal, given[0]), sizes
 
 
-def _check_bfloat16(bfloat16: bool, shape: Shape, B: int, dtype: Any, family: Family) -> None:
-    """Check that the parameters and the backend allow a pass in mixed precision, if it is asked for."""
+def _check_bfloat16(bfloat16: bool, dtype: Any) -> None:
+    """Check that the parameters allow a pass in mixed precision, if it is asked for."""
     if bfloat16 and dtype != np.float32:
         raise ValueError(f"bfloat16: expected parameters of float32, got {dtype}")
-    if bfloat16 and family is not HOST and spec.is_mixed(bfloat16, B, shape.cell, shape.embedding_size):
-        got = f"{B}, {shape.cell}, embedding_size {shape.embedding_size}"
-        raise ValueError(f"bfloat16: expected one stream, lstm, without an embedding, on a GPU, got {got}")
 
 
 class Training(NamedTuple):
@@ -389,7 +386,7 @@ def train_steps(
     if len(wrong):
         raise ValueError(f"learning_rate: expected {VALUES['learning_rate'].allowed}, got {wrong[0]}")
     B, M = sizes["B"], sizes["M"]
-    _check_bfloat16(bf16, shape, B, theta.dtype, family)
+    _check_bfloat16(bf16, theta.dtype)
     end = M if aim.targets is None else M + 1  # the targets of a sequence lie before it
     what = f"{'' if aim.targets is None else 'one more than '}the number of {'rows' if shape.input_size else 'ids'}"
     if end <= max(T, 1):

@@ -109,7 +109,9 @@ _streams = [Stream()]  # the last is the current one
 
 
 # -------------------------------------------------------------------------------------------------------------- cuBLAS
-def _gemm(dtype):
+def _gemm(dtype, is_ex=False):
+    """Imitate a product; the one that may run in bfloat16 requires factors that lose nothing by it."""
+
     def columns_first(address, rows, columns, leading):
         if leading < max(1, rows):
             raise RuntimeError("CUBLAS_STATUS_INVALID_VALUE")
@@ -122,14 +124,19 @@ def _gemm(dtype):
     def gemm(handle, *arguments):
         assert handle.value == _HANDLE
         assert [type(each) for each in arguments[:5]] == [ctypes.c_int] * 5
-        turn_a, turn_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc = (
-            each.contents.value if hasattr(each, "contents") else each.value for each in arguments
-        )
+        given = [each.contents.value if hasattr(each, "contents") else each.value for each in arguments]
+        if is_ex:  # CUDA_R_32F for each matrix, CUBLAS_COMPUTE_32F_FAST_16BF, CUBLAS_GEMM_DEFAULT
+            assert [given[k] for k in (7, 10, 14, 16, 17)] == [0, 0, 0, 75, -1]
+            given = [value for k, value in enumerate(given) if k not in (7, 10, 14, 16, 17)]
+        turn_a, turn_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc = given
 
         def run():
             left = columns_first(a, k, m, lda).T if turn_a else columns_first(a, m, k, lda)
             right = columns_first(b, n, k, ldb).T if turn_b else columns_first(b, k, n, ldb)
             out = columns_first(c, m, n, ldc)
+            assert not is_ex or all(
+                (np.ascontiguousarray(each).view("u4") % 65536 == 0).all() for each in (left, right)
+            )
             with np.errstate(all="ignore"):  # a GPU warns of nothing
                 made = alpha * (left @ right)
                 out[...] = made + beta * out if beta else made
@@ -150,6 +157,7 @@ def _cublas():
     """Imitate the C library."""
     nothing = {f"cublas{name}": lambda *_: None for name in ("SetStream_v2", "SetWorkspace_v2", "SetMathMode")}
     products = {"cublasSgemm_v2": _gemm(np.dtype("f4")), "cublasDgemm_v2": _gemm(np.dtype("f8"))}
+    products["cublasGemmEx"] = _gemm(np.dtype("f4"), is_ex=True)
     return SimpleNamespace(cublasCreate_v2=_create, **nothing, **products)
 
 
@@ -208,7 +216,7 @@ class RawModule:
 #: Attributes of the emulated GPU; tests set them.
 ATTRIBUTES = {
     "MaxSharedMemoryPerBlockOptin": 101376, "MultiProcessorCount": 4,
-    "CooperativeLaunch": 0,  # small, so that small models also test separate launches
+    "ComputeCapabilityMajor": 8, "CooperativeLaunch": 0,  # small, so that small models also test separate launches
 }  # fmt: skip
 
 

@@ -356,7 +356,6 @@ MIXED_TOLERANCE = 0.01
           for case in (("gru", 0, 0.0, False), ("rnn", 0, 0.0, False), ("lnlstm", 0, 0.0, False), ("lstm", 5, 0.0, False), ("lstm", 0, 0.0, True))),
     ],
 )  # fmt: skip
-@pytest.mark.lacking("cupy")
 def test_mixed_precision_as_the_reference(ops, ref, cell, embedding_size, dropout, last_only):
     """The median over seeds: sums in another order rarely round a number the other way, which shows in its seed."""
     found = []

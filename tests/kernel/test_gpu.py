@@ -555,13 +555,3 @@ def test_bfloat16_weights_as_the_reference(gpu, ref):
         outcomes.append([losses, *arrays])
     for got, wanted in zip(*outcomes, strict=True):
         assert float32_excess(got, wanted, wanted.astype(np.float64)) <= 1
-
-
-def test_mixed_precision_of_batches_is_refused(gpu):
-    shape, theta, h, c, _ = model((4, 2, 11, 5, 1), "float32")
-    arrays = [a.copy() for a in (theta, np.zeros((0, len(theta)), "float32"), h, c)]
-    with pytest.raises(ValueError, match="bfloat16: expected one stream, lstm, without an embedding, on a GPU, got 2"):
-        gpu.train_steps(
-            *arrays, np.zeros(50, np.uint8), np.full((1, 2), 4), np.zeros(1, bool), 1.0, shape=shape, seq_length=4,
-            optimizer="sgd", bfloat16=True,
-        )  # fmt: skip

@@ -51,8 +51,8 @@ UPDATES = {
 }
 #: Kernels that compute sums or probabilities in double for both dtypes, for the contract or for exactness.
 IN_DOUBLE = {"sum_in_double", "log_probs", "norm_panels", "norm_factor", "draw", "judge"}
-#: Sizes that a file is compiled for.
-SIZES = {"persistent": [(("UNITS", 4),), (("UNITS", 8),)]}
+#: The compile-time constants of a file.
+CONSTANTS = {"persistent": [(("UNITS", 4),), (("UNITS", 8),)], "cells": [(), (("MIXED", 1),)]}
 #: Double-precision instructions in the small-model block kernel: the smoothed loss, once per iteration.
 BLOCKS_DOUBLES = 12
 
@@ -81,8 +81,8 @@ def doubles(ptx, kernel):
 @pytest.mark.parametrize("dtype", REALS)
 @pytest.mark.parametrize("file", BUDGETS)
 def test_kernels_keep_their_budget(file, dtype, architecture):
-    for sizes in SIZES.get(file, [()]):
-        found = compiled(file, dtype, architecture, sizes)
+    for constants in CONSTANTS.get(file, [()]):
+        found = compiled(file, dtype, architecture, constants)
         assert set(found.kernels) == set(BUDGETS[file])
         for name, kernel in found.kernels.items():
             registers, shared = BUDGETS[file][name][list(REALS).index(dtype)], BUDGETS[file][name][2]
@@ -138,7 +138,7 @@ def test_the_small_models_block_holds_its_weights_in_registers(dtype, H, rule, s
 def test_no_memory_is_read_as_if_nobody_wrote_it(file):
     """ld.global.nc reads through a cache that misses writes; no kernel may rely on memory staying unwritten."""
     known = {"small": block("float32", 112, "adagrad")[2], "optimizers": tuple(rule_defines("adam").items())}
-    known["persistent"] = SIZES["persistent"][0]
+    known["persistent"] = CONSTANTS["persistent"][0]
     found = compiled(file, "float32", 90, known.get(file, ()))
     assert "ld.global.nc" not in found.ptx
 

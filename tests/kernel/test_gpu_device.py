@@ -27,7 +27,13 @@ def gpu():
 
 @pytest.fixture
 def text(tmp_path):
-    for package in ("filelock", "platformdirs", "safetensors", "threadpoolctl", "tomli_w"):  # a Python with CuPy alone can test the kernels
+    for package in (
+        "filelock",
+        "platformdirs",
+        "safetensors",
+        "threadpoolctl",
+        "tomli_w",
+    ):  # a Python with CuPy alone can test the kernels
         pytest.importorskip(package)
     path = tmp_path / "book.txt"
     path.write_text(made_up_text())

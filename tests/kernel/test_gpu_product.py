@@ -47,6 +47,16 @@ def train(out, backend, iterations=30, **options):
     return charlstm.train(text, out=str(out), backend=backend, iterations=iterations, seed=3, **options)
 
 
+def test_mixed_precision_of_batches_is_that_of_the_processor(has_gpu, tmp_path):
+    sizes = {"hidden_size": 40, "num_layers": 2, "seq_length": 6, "batch_size": 3, "dropout": 0.3, "dtype": "bfloat16"}
+    ours, theirs, plain = (
+        losses(train(tmp_path / "-".join(run), run[0], 6, **sizes | {"dtype": run[1]}))
+        for run in (("cupy", "bfloat16"), ("numpy", "bfloat16"), ("numpy", "float32"))
+    )
+    apart, by_rounding = (np.abs(np.subtract(other, theirs)).max() for other in (ours, plain))
+    assert apart < 0.1 * by_rounding  # sums in another order rarely round a number the other way
+
+
 def losses(run):
     lines = (run.folder / "metrics.jsonl").read_text().splitlines()
     return [line["loss"] for line in map(json.loads, lines)]

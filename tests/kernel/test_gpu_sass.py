@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 from device import emulator, nvrtc, sass, thread
-from test_gpu_compile import BUDGETS, IN_DOUBLE, OPTIONS, SIZES, block, compiled, source
+from test_gpu_compile import BUDGETS, CONSTANTS, IN_DOUBLE, OPTIONS, block, compiled, source
 
 from benchmarks import gpu_model
 from charlstm.measure.bench import WORKS
@@ -22,7 +22,7 @@ ARCHITECTURES = (75, 90)
 #: The compile-time constants with which each file is disassembled.
 UNITS = {
     **{file: [()] for file in BUDGETS},
-    **SIZES,
+    **CONSTANTS,
     "small": [block("float32", 100, "adagrad")[2]],
     "optimizers": [tuple(rule_defines("adam").items())],
 }

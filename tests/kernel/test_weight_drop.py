@@ -131,7 +131,6 @@ def test_choices_are_as_frequent_as_said_and_independent(rate):
         assert np.abs((kept[:, by:] & kept[:, :-by]).mean(axis=1) - mean**2).max() < error
 
 
-@pytest.mark.lacking("cupy")
 def test_bfloat16_of_batches_rounds_what_is_left(ops, ref):
     """The distance to the reference, which rounds the same weights, is small beside that of another choice."""
     path = T, B, _, H, L = 4, 8, 9, 40, 2

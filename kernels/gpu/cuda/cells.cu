@@ -19,15 +19,32 @@ __device__ __forceinline__ long long first_gate(number n, int gates, int H) {
     return n + (long long)(n / H) * (gates - 1) * H;
 }
 
+// What products read instead of a gradient dz: with MIXED, in mixed precision, a rounded to bfloat16.
+__device__ __forceinline__ real operand(real a) {
+#ifdef MIXED
+    return to_bfloat16(a);
+#else
+    return a;
+#endif
+}
+
+// Writes a unit's output, and with MIXED what products read instead of it (else h_read is h_after).
+__device__ __forceinline__ void put(real h, real* h_after, real* h_read, number n) {
+    h_after[n] = h;
+#ifdef MIXED
+    h_read[n] = to_bfloat16(h);
+#endif
+}
+
 // Replaces z (B, 4H), the gate pre-activations, with the activated gates.
-KERNEL lstm_cell(real* z, const real* c_before, real* c_after, real* h_after, int B, int H) {
+KERNEL lstm_cell(real* z, const real* c_before, real* c_after, real* h_after, real* h_read, int B, int H) {
     EACH_CELL(n) {
         real* row = z + first_gate(n, 4, H);
         const real i = sigmoid(row[0]), f = sigmoid(row[H]), g = tanh(row[2 * H]), o = sigmoid(row[3 * H]);
         row[0] = i, row[H] = f, row[2 * H] = g, row[3 * H] = o;
         const real c = f * c_before[n] + i * g;
         c_after[n] = c;
-        h_after[n] = o * tanh(c);
+        put(o * tanh(c), h_after, h_read, n);
     }
 }
 
@@ -41,16 +58,17 @@ KERNEL lstm_cell_back(const real* dh, const real* dh_next, real* dc, const real*
         const real tanh_c = tanh(c_after[n]);
         const real dh_t = dh[n] + dh_next[n];
         const real dc_t = dc[n] + dh_t * o * (1 - tanh_c * tanh_c);
-        dz[at] = dc_t * g * i * (1 - i);
-        dz[at + H] = dc_t * c_before[n] * f * (1 - f);
-        dz[at + 2 * H] = dc_t * i * (1 - g * g);
-        dz[at + 3 * H] = dh_t * tanh_c * o * (1 - o);
+        dz[at] = operand(dc_t * g * i * (1 - i));
+        dz[at + H] = operand(dc_t * c_before[n] * f * (1 - f));
+        dz[at + 2 * H] = operand(dc_t * i * (1 - g * g));
+        dz[at + 3 * H] = operand(dh_t * tanh_c * o * (1 - o));
         dc[n] = dc_t * f;
     }
 }
 
 // Replaces a (B, 3H) with the activated gates, and s, which holds h W_h, with h W_h + b_h.
-KERNEL gru_cell(real* a, real* s, const real* b_h, const real* h_before, real* h_after, int B, int H) {
+KERNEL gru_cell(real* a, real* s, const real* b_h, const real* h_before, real* h_after, real* h_read, int B,
+                int H) {
     EACH_CELL(n) {
         const int j = n % H;
         const long long at = first_gate(n, 3, H);
@@ -59,7 +77,7 @@ KERNEL gru_cell(real* a, real* s, const real* b_h, const real* h_before, real* h
         const real r = sigmoid(from_x[0] + from_h[0]), z = sigmoid(from_x[H] + from_h[H]);
         const real candidate = tanh(from_x[2 * H] + r * from_h[2 * H]);
         from_x[0] = r, from_x[H] = z, from_x[2 * H] = candidate;
-        h_after[n] = (1 - z) * candidate + z * h_before[n];
+        put((1 - z) * candidate + z * h_before[n], h_after, h_read, n);
     }
 }
 
@@ -73,16 +91,17 @@ KERNEL gru_cell_back(const real* dh, real* dh_next, const real* gates, const rea
         const real da_n = dh_t * (1 - z) * (1 - candidate * candidate);
         const real da_z = dh_t * (h_before[n] - candidate) * z * (1 - z);
         const real da_r = da_n * s[at + 2 * H] * r * (1 - r);
-        da[at] = da_r, da[at + H] = da_z, da[at + 2 * H] = da_n;
-        ds[at] = da_r, ds[at + H] = da_z, ds[at + 2 * H] = da_n * r;
+        da[at] = ds[at] = operand(da_r);
+        da[at + H] = ds[at + H] = operand(da_z);
+        da[at + 2 * H] = operand(da_n), ds[at + 2 * H] = operand(da_n * r);
         dh_next[n] = dh_t * z;
     }
 }
 
-KERNEL rnn_cell(real* h, int B, int H) {
-    EACH_CELL(n) h[n] = tanh(h[n]);
+KERNEL rnn_cell(real* h, real* h_read, int B, int H) {
+    EACH_CELL(n) put(tanh(h[n]), h, h_read, n);
 }
 
 KERNEL rnn_cell_back(const real* dh, const real* dh_next, const real* h_after, real* dz, int B, int H) {
-    EACH_CELL(n) dz[n] = (dh[n] + dh_next[n]) * (1 - h_after[n] * h_after[n]);
+    EACH_CELL(n) dz[n] = operand((dh[n] + dh_next[n]) * (1 - h_after[n] * h_after[n]));
 }

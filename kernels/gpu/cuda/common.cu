@@ -18,6 +18,12 @@ __device__ __forceinline__ real sigmoid(real x) {
     return (x >= 0 ? real(1) : e) / (1 + e);
 }
 
+// Rounds like spec.round_to_bfloat16: to nearest, ties to even.
+__device__ __forceinline__ float to_bfloat16(float x) {
+    const unsigned int bits = __float_as_uint(x);
+    return __uint_as_float((bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u);
+}
+
 // Initial value of a search for the largest number.
 __device__ __forceinline__ real minus_infinity() { return log(real(0)); }
 

@@ -60,12 +60,8 @@ KERNEL dropped(const real* in, const unsigned char* mask, real* out, real scale,
     EACH(k, n) out[k] = mask[k] ? in[k] * scale : real(0);
 }
 
-// Rounds like spec.round_to_bfloat16: to nearest, ties to even.
 KERNEL rounded_to_bfloat16(const float* in, float* out, long long n) {
-    EACH(k, n) {
-        const unsigned int bits = __float_as_uint(in[k]);
-        out[k] = __uint_as_float((bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u);
-    }
+    EACH(k, n) out[k] = to_bfloat16(in[k]);
 }
 
 // ------------------------------------------------------------------------------------------------------------ the loss
