@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 
 from benchmarks.corpora import mapped_bytes
@@ -21,6 +22,9 @@ def main(fault, rank, iteration, *arguments):
                 os.kill(os.getpid(), signal.SIGKILL)
             if fault in ("SIGTERM", "SIGUSR1"):
                 os.kill(os.getpid(), getattr(signal, fault))
+            if fault == "Ctrl-C":  # mpiexec is the parent of the proxy that started this rank
+                above = subprocess.run(["ps", "-o", "ppid=", "-p", str(os.getppid())], capture_output=True, check=True)
+                os.kill(int(above.stdout), signal.SIGINT)
             if fault == "maps":
                 print(f"rank {rank} maps {mapped_bytes()} bytes", file=sys.stderr)
             if fault == "differ":

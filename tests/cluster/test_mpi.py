@@ -207,6 +207,15 @@ def test_sigterm_to_one_rank_saves_and_ends_all(train, tmp_path, rank):
 
 
 @mpi
+def test_ctrl_c_saves_and_ends_all(train, tmp_path):
+    done = train(2, "--iterations", "1000000", out="run", fault=("Ctrl-C", 1, 20))
+    assert done.returncode == 130
+    assert done.stderr.count("stopping after this iteration and saving; press Ctrl-C again to quit immediately") == 1
+    assert done.stderr.count("the run is saved") == 1
+    assert 20 < last(tmp_path / "run").iteration < 1000000
+
+
+@mpi
 def test_sigusr1_to_one_rank_saves_and_training_goes_on(train, tmp_path):
     done = train(2, "--iterations", "300", "--save-every", "1e6", "--keep", "9", out="run", fault=("SIGUSR1", 1, 20))
     assert done.returncode == 0
