@@ -84,8 +84,7 @@ def export(
         disk.write(file, data)
     except OSError as error:
         raise RunFailed(f"{file}: cannot be written: {error.strerror or error}") from None
-    others = len(whole.voices) - 1
-    return file, _said(model, to) + (f"; not in it: {others} of {others + 1} members (--member)" if others else "")
+    return file, _said(model, to) + _left_behind(whole)
 
 
 def _beside(run: Path, ending: str) -> Path:
@@ -100,6 +99,16 @@ def _said(model: Checkpoint, to: str) -> str:
         f"{model.shape.cell.upper()}, {model.shape.num_layers} x {model.shape.hidden_size}, {len(model.theta):,} "
         f"parameters{rounded}: the net alone, with its vocabulary, after {model.iteration:,} iterations"
     )
+
+
+def _left_behind(whole: Checkpoint) -> str:
+    """What of a run speaks beside the exported net, in words."""
+    others, left = len(whole.voices) - 1, []
+    if others:
+        left.append(f"{others} of {others + 1} members (--member)")
+    if whole.mix:
+        left.append("the run's n-gram" + (", which sample and score use, too" if whole.mix["weight"] else ""))
+    return f"; not in it: {', '.join(left)}" if left else ""
 
 
 def imported(file: str | Path, out: str | Path | None = None, characters: Sequence[str] | None = None) -> Path:

@@ -68,6 +68,16 @@ def test_a_run_goes_and_comes_back(run, capsys, to):
     assert "already contains a run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("mix", "left"), [(0.0, ""), (0.5, "; not in it: the run's n-gram, which sample and score use, too")]
+)
+def test_an_n_gram_that_stays_behind_is_named(tmp_path, monkeypatch, capsys, mix, left):
+    monkeypatch.chdir(tmp_path)
+    finish(start(Corpus.from_text(made_up_text()), small(iterations=5, backend="numpy", mix=mix), "runs/book"))
+    assert _guarded(["export", "runs/book", "--to", "json"]) == 0
+    assert capsys.readouterr().err.endswith(f"after 5 iterations{left}\n")
+
+
 def test_training_goes_on_from_an_imported_net(run):
     _guarded(["export", "runs/book", "--to", "torch"])
     _guarded(["import", "runs/book/book-net.safetensors", "--out", "runs/second"])
