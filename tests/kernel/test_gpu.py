@@ -75,7 +75,7 @@ def test_whole_model_as_the_reference(gpu, ref, size, dtype, cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize(("B", "defines"), [(2, None), (3, {"WIDE": 1})])
+@pytest.mark.parametrize(("B", "defines"), [(2, {}), (3, {"WIDE": 1})])
 def test_cells_that_need_64_bits_as_the_reference(gpu, ref, monkeypatch, cell, B, defines):
     """The kernels for 2^31 cells and more, here for 20 and more; an LSTM makes its steps one by one."""
     from kernels.gpu import layers
