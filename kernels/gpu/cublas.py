@@ -84,9 +84,7 @@ def _numbers(dtype: str) -> tuple[Any, Any]:
 
 @cache
 def _has_bfloat16(device: int) -> bool:
-    runtime = cupy.cuda.runtime
-    major = runtime.deviceGetAttribute(runtime.cudaDevAttrComputeCapabilityMajor, device)
-    return bool(major >= _FIRST_WITH_BFLOAT16)
+    return bool(cupy.cuda.runtime.getDeviceProperties(device)["major"] >= _FIRST_WITH_BFLOAT16)
 
 
 def gemm(

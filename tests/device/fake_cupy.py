@@ -216,7 +216,7 @@ class RawModule:
 #: Attributes of the emulated GPU; tests set them.
 ATTRIBUTES = {
     "MaxSharedMemoryPerBlockOptin": 101376, "MultiProcessorCount": 4,
-    "ComputeCapabilityMajor": 8, "CooperativeLaunch": 0,  # small, so that small models also test separate launches
+    "CooperativeLaunch": 0,  # small, so that small models also test separate launches
 }  # fmt: skip
 
 
@@ -253,7 +253,7 @@ def _modules():
     cuda.runtime = SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError,
         getDevice=lambda: 0,
-        getDeviceProperties=lambda device: {"name": b"imitated"},
+        getDeviceProperties=lambda device: {"name": b"imitated", "major": 8},
         deviceGetAttribute=lambda name, device: ATTRIBUTES[name],
         **{f"cudaDevAttr{name}": name for name in ATTRIBUTES},
     )
