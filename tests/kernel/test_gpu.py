@@ -15,7 +15,19 @@ import numpy as np
 import pytest
 from conftest import ROOT, load
 from device import emulator, fake_cupy
-from test_chain import EXTRAS, PATHS, SIZES, agree, follow, masks_for, model, trace_of
+from test_chain import (
+    EXTRAS,
+    MIXED,
+    MIXED_OF_OTHERS,
+    PATHS,
+    SIZES,
+    agree,
+    check_mixed,
+    follow,
+    masks_for,
+    model,
+    trace_of,
+)
 
 import kernels
 from charlstm.measure.bench import WORKS, text_ids
@@ -541,6 +553,11 @@ def test_products_in_any_arrangement(gpu):
             assert relative_error(out.get(), a @ b + 1) < FLOAT64_TOLERANCE
             product(gpu.to_device(left), gpu.to_device(right), out, turn_a=turn_a, turn_b=turn_b)()
             assert relative_error(out.get(), a @ b) < FLOAT64_TOLERANCE
+
+
+@pytest.mark.parametrize(MIXED, [("lstm", 0, 0.4, False), *(case for case in MIXED_OF_OTHERS if case[0] in CELLS)])
+def test_mixed_precision_as_the_reference(gpu, ref, cell, embedding_size, dropout, last_only):
+    check_mixed(gpu, ref, cell, embedding_size, dropout, last_only)
 
 
 def test_bfloat16_weights_as_the_reference(gpu, ref):

@@ -157,7 +157,7 @@ def test_cupy_compiles_with_the_options_that_are_tested(monkeypatch, file):
         return made[-1][1], None
 
     monkeypatch.setattr(compiler._NVRTCProgram, "compile", noted)
-    sizes = {"small": compiling.block("float32", 20, "adagrad")[2], "persistent": compiling.SIZES["persistent"][0]}[
+    sizes = {"small": compiling.block("float32", 20, "adagrad")[2], "persistent": compiling.CONSTANTS["persistent"][0]}[
         file
     ]
     ours = (*compiling.OPTIONS, "-DREAL=float", *(f"-D{name}={value}" for name, value in sizes))
