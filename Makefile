@@ -7,7 +7,7 @@ PYTEST = $(VENV)/bin/python -m pytest
 ON_GPU = CHARLSTM_REQUIRE_GPU=1 CHARLSTM_TEST_BACKEND=cupy $(PYTHON) -m pytest -o addopts=-ra
 GPU_TESTS = build/gpu-device.xml build/gpu-chain.xml
 SHARED_OUT = -n auto --maxprocesses 4 --dist loadfile
-COMPILER_TESTS = $(addprefix tests/kernel/test_gpu_,compile.py ptx.py sass.py cupy.py)
+COMPILER_TESTS = $(addprefix tests/kernel/test_gpu_,cupy.py compile.py ptx.py sass.py)
 
 .PHONY: demo docs site test test-peers test-browser test-mpi test-compile test-portable gpu-test test-long lint format bench bench-layers clean
 
@@ -27,8 +27,8 @@ test-mpi: $(VENV)/.installed-mpi $(VENV)/.installed-sweep  ## training by 2 and 
 	-$(PIP) mpich
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(PYTEST) -m "not long" tests/cluster
 
-test-compile: $(VENV)/.installed-gpu-test  ## the CUDA source through NVIDIA's compiler, for every architecture; CuPy's rules
-	$(PYTEST) -n auto --maxprocesses 4 $(COMPILER_TESTS) -m "long or not long"
+test-compile: $(VENV)/.installed-gpu-test  ## the CUDA source through NVIDIA's compiler; CuPy's rules
+	$(PYTEST) -n auto --maxprocesses 4 $(COMPILER_TESTS) -m "not long"
 
 test-portable: $(VENV)/.installed-test  ## the kernels with older vectors, under other Pythons and on aarch64, where found
 	$(VENV)/bin/python tests/portable.py
@@ -40,7 +40,7 @@ gpu-test:  ## on a machine with a GPU, with the CuPy that PYTHON has: the tests 
 	$(PYTHON) -m benchmarks.gpu $(GPU_TESTS)
 	$(PYTHON) -m benchmarks.choice
 
-test-long: $(VENV)/.installed-test  ## what is too heavy for every run
+test-long: $(VENV)/.installed-gpu-test  ## what is too heavy for every run, and the CUDA source for every architecture
 	$(PYTEST) -m long
 
 docs:  ## the documentation as a site, build/site/index.html; in an environment of its own

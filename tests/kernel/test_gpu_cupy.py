@@ -201,7 +201,6 @@ def test_views_of_its_arrays_over_host_memory_are_its_own():
         _ = whole + whole  # nothing but what real_arrays.py lists is done without a GPU
 
 
-@pytest.mark.long
 @pytest.mark.skipif(emulator.COMPILER is None, reason=emulator.REASON)
 def test_the_backend_over_cupys_own_arrays():
     program = f"""

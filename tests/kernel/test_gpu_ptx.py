@@ -29,15 +29,11 @@ def through_ptx(monkeypatch):
     forget()
 
 
-LONG = pytest.mark.long
-
-
 @pytest.mark.parametrize(
     ("work", "architecture"),
     [
-        ("block", 90), ("block_in_float", 90),
-        *(pytest.param(work, arch, marks=LONG) for work in ("block", "block_in_float", "steps") for arch in (75, 120)),
-        pytest.param("steps", 90, marks=LONG), pytest.param("launches", 90, marks=LONG), pytest.param("drawing", 90, marks=LONG),
+        ("block", 90), ("block_in_float", 90), ("steps", 90), ("launches", 90), ("drawing", 90),
+        *(pytest.param(work, arch, marks=pytest.mark.long) for work in ("block", "block_in_float", "steps") for arch in (75, 120)),
     ],
 )  # fmt: skip
 def test_ptx_as_the_reference(through_ptx, ref, work, architecture):

@@ -14,7 +14,6 @@ from kernels import spec
 from kernels.gpu.block import rule_defines
 
 pytestmark = [
-    pytest.mark.long,
     pytest.mark.skipif(nvrtc.wheel() is None, reason=nvrtc.REASON),
     pytest.mark.skipif(sass.wheel() is None, reason=sass.REASON),
 ]
