@@ -1,6 +1,6 @@
-"""One LSTM layer beside PyTorch's nn.LSTM, and one step beside nn.LSTMCell: ``make bench-layers``.
+"""One LSTM layer beside PyTorch's nn.LSTM and a scan in JAX, and one step beside nn.LSTMCell: ``make bench-layers``.
 
-Each figure is the ratio of PyTorch's time to ours: above 1, ours is faster. Both run in turns in one process, so that
+Each figure is the ratio of the other's time to ours: above 1, ours is faster. Both run in turns in one process, so that
 another program slows both; the median of the ratios is shown, and both medians of times. Between two turns is a pause
 and a call that is not timed, since threads of the one library go on spinning for a while after its last call and would
 take a core from the other. Buffers are passed to our ops, as in a training loop. The first lines tell the processor and
@@ -10,6 +10,7 @@ the load.
 import statistics
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from time import perf_counter, sleep
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 SIZES = ((100, 32, 64, 256), (50, 1, 32, 128), (20, 256, 128, 512), (1000, 1, 8, 64))  # T, B, D, H
 STEPS = (16, 128)  # H of one step for one stream, with as many inputs
-MODULES = ((50, 1, 128, 128), (50, 32, 128, 128))  # T, B, D, H of kernels.torch.LSTM beside nn.LSTM
+MODULES = ((50, 1, 128, 128), (50, 32, 128, 128))  # T, B, D, H of training with kernels.torch and kernels.jax
 PAUSE = 0.02  # seconds
 Calls = tuple[str, Callable[[], Any], Callable[[], Any]]
 
@@ -80,7 +81,7 @@ def layers(threads: int) -> Iterator[Calls]:
 
 
 def modules() -> Iterator[Calls]:
-    """kernels.torch.LSTM in a step of training."""
+    """An iteration of training around kernels.torch.LSTM, with SGD."""
     import torch
 
     from kernels.torch import LSTM
@@ -89,13 +90,51 @@ def modules() -> Iterator[Calls]:
         calls = []
         for kind in (LSTM, torch.nn.LSTM):
             net, x = kind(D, H), torch.randn(T, B, D)
+            optimizer = torch.optim.SGD(net.parameters(), lr=1e-4)
 
-            def call(net: Any = net, x: Any = x) -> None:
-                net.zero_grad()
-                net(x)[0].sum().backward()
+            def call(net: Any = net, x: Any = x, optimizer: Any = optimizer) -> None:
+                optimizer.zero_grad()
+                (net(x)[0] ** 2).sum().backward()
+                optimizer.step()
 
             calls.append(call)
         yield f"kernels.torch.LSTM {T, B, D, H} training", calls[0], calls[1]
+
+
+def in_jax() -> Iterator[Calls]:
+    """An iteration of training around kernels.jax.lstm, with SGD, beside a scan: JAX has no LSTM of its own."""
+    import jax
+    import jax.numpy as jnp
+
+    from kernels.jax import lstm
+
+    def scanned(x: Any, h: Any, c: Any, W_x: Any, W_h: Any, b: Any) -> Any:
+        def cell(state: Any, z: Any) -> Any:
+            h, c = state
+            i, f, g, o = jnp.split(z + h @ W_h, 4, axis=1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            return (h, c), h
+
+        last, out = jax.lax.scan(cell, (h, c), x @ W_x + b)
+        return out, last
+
+    random = np.random.default_rng(0)
+    for T, B, D, H in MODULES:
+        x, zero = jnp.asarray(random.standard_normal((T, B, D), np.float32)), jnp.zeros((B, H))
+        weights = [
+            jnp.asarray(random.standard_normal(dims, np.float32) / 16) for dims in ((D, 4 * H), (H, 4 * H), 4 * H)
+        ]
+        calls = []
+        for layer in (lstm, scanned):
+
+            @jax.jit
+            def trained(weights: Any, x: Any = x, zero: Any = zero, layer: Any = layer) -> Any:
+                grads = jax.grad(lambda weights: (layer(x, zero, zero, *weights)[0] ** 2).sum())(weights)
+                return [W - 1e-4 * dW for W, dW in zip(weights, grads, strict=True)]
+
+            calls.append(lambda trained=trained, weights=weights: jax.block_until_ready(trained(weights)))
+        yield f"kernels.jax.lstm {T, B, D, H} training, in JAX", calls[0], calls[1]
 
 
 def steps() -> Iterator[Calls]:
@@ -128,10 +167,11 @@ def main(seconds: float = 1.0) -> None:
     from charlstm.measure.bench import load_average
 
     print(f"{machine.processor()}, {machine.usable_cores()} usable cores, load {load_average()}")
-    print(f"PyTorch {torch.__version__}\n{'work':50} {'threads':>7} {'ours':>10} {'PyTorch':>10} {'ratio':>6}")
+    print(f"PyTorch {torch.__version__}\n{'work':50} {'threads':>7} {'ours':>10} {'other':>10} {'ratio':>6}")
     for threads in sorted({1, min(2, machine.usable_cores())}):
         torch.set_num_threads(threads)
-        for works in (layers(threads), modules(), *([steps()] if threads == 1 else [])):
+        once = steps() if threads == 1 else in_jax() if find_spec("jax") else ()  # JAX takes all cores, always
+        for works in (layers(threads), modules(), once):
             for name, ours, theirs in works:
                 mine, other, ratio = in_turns(ours, theirs, seconds)
                 print(f"{name:50} {threads:7} {mine * 1e6:8.1f}us {other * 1e6:8.1f}us {ratio:6.2f}", flush=True)
