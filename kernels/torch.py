@@ -80,13 +80,12 @@ class Layer(torch.autograd.Function):
         dh = np.zeros_like(_array(out)) if dout is None else _array(dout)
         B, H = ctx.stretches[0][1], out.shape[1]
         carried = [np.zeros((B, H), dh.dtype) if each is None else _array(each).copy() for each in dlast]
-        is_one = len(ctx.stretches) == 1
-        dx, end, total = None if is_one else np.empty(x.shape, dh.dtype), len(dh), None
+        dx, end, total = np.empty(x.shape, dh.dtype), len(dh), None  # memory that is never touched costs nothing
         for (T, B), kept in zip(reversed(ctx.stretches), reversed(ctx.caches), strict=True):
             begin = end - T * B
             to = dh[begin:end].reshape(T, B, H)
             grads = run(to, kept, *(each[:B] for each in carried), threads=torch.get_num_threads())
-            if is_one:
+            if len(ctx.stretches) == 1:
                 dx = grads.dx.reshape(T * B, -1)
             else:
                 dx[begin:end] = grads.dx.reshape(T * B, -1)

@@ -238,7 +238,7 @@ def gru_forward(
     h, gates = out or new_outputs("gru", given.sizes, h0.dtype)
     h[0] = h0
     read = (*map(readable, (x, W_x, W_h, b_x, b_h)), h, gates, order_of(given, h0.dtype))
-    by_threads("gru", given, lambda *who: gru_layer_forward(*read, *who))
+    by_threads("gru_forward", given, lambda *who: gru_layer_forward(*read, *who))
     return h, GRUCache(x, h, gates, W_x, W_h, lengths, given.reverse)
 
 
@@ -253,7 +253,7 @@ def gru_backward(
     out = new_gradients("gru", given.sizes, cache.x, dh.dtype) if out is None else out
     dz = new_dz("gru", given.sizes, dh.dtype) if dz is None else dz
     read = readable(dh), readable_cache(cache), out, dz, np.empty_like(out.dh0), order_of(given, dh.dtype)
-    by_threads("gru", given, lambda *who: gru_layer_backward(*read, *who), carried((dh_last,), out, given))
+    by_threads("gru_backward", given, lambda *who: gru_layer_backward(*read, *who), carried((dh_last,), out, given))
     return out
 
 

@@ -273,7 +273,7 @@ def lnlstm_forward(
     read = (
         *map(readable, (x, W_x, W_h)), tuple(map(readable, vectors)), h, c, gates, order_of(given, h0.dtype),
     )  # fmt: skip
-    by_threads("lnlstm", given, lambda *who: lnlstm_layer_forward(*read, *who))
+    by_threads("lnlstm_forward", given, lambda *who: lnlstm_layer_forward(*read, *who))
     return h, c, LNLSTMCache(x, h, c, gates, W_x, W_h, *vectors[1:], lengths, given.reverse)
 
 
@@ -290,7 +290,7 @@ def lnlstm_backward(
     dz = new_dz("lnlstm", given.sizes, dh.dtype) if dz is None else dz
     read = readable(dh), readable_cache(cache), out, dz, order_of(given, dh.dtype)
     begin = carried((dh_last, dc_last), out, given)
-    by_threads("lnlstm", given, lambda *who: lnlstm_layer_backward(*read, *who), begin)
+    by_threads("lnlstm_backward", given, lambda *who: lnlstm_layer_backward(*read, *who), begin)
     return out
 
 

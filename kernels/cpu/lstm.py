@@ -362,7 +362,7 @@ def lstm_forward(
     h[0], c[0] = h0, c0
     with room_to_pack(given.sizes, h0.dtype) as packed:
         read = (*map(readable, (x, W_x, W_h, b)), h, c, gates, packed, order_of(given, h0.dtype))
-        by_threads("lstm", given, lambda *who: lstm_layer_forward(*read, *who))
+        by_threads("lstm_forward", given, lambda *who: lstm_layer_forward(*read, *who))
     return h, c, LSTMCache(x, h, c, gates, W_x, W_h, lengths, given.reverse)
 
 
@@ -380,7 +380,7 @@ def lstm_backward(
     with room_to_pack(given.sizes, dh.dtype) as packed:
         read = readable(dh), readable_cache(cache), out, dz, packed, order_of(given, dh.dtype)
         begin = carried((dh_last, dc_last), out, given)
-        by_threads("lstm", given, lambda *who: lstm_layer_backward(*read, *who), begin)
+        by_threads("lstm_backward", given, lambda *who: lstm_layer_backward(*read, *who), begin)
     return out
 
 

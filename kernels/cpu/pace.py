@@ -1,4 +1,4 @@
-"""Decides, from measured times, how many iterations to run next and by how many threads."""
+"""Decides, from measured times, how many iterations to run next and by how many threads; no result depends on it."""
 
 
 class Retreat:
@@ -102,3 +102,47 @@ class TeamSwitch:
             self._hold = min(2 * self._hold, self.LONGEST_HOLD) if is_smaller_faster else self.HOLD
             self._next_larger = now + self._hold if is_smaller_faster else now
             self._next_smaller = now + self.HOLD
+
+
+class CallSwitch:
+    """Whether short calls of one kind go to a team or to a single thread: the faster, by the mean time of a step.
+
+    A team may lose, because its work is short, or because threads of other libraries spin on its cores after each of
+    their own operations, as PyTorch's do. So the other choice is tried now and then, at ever longer intervals as long
+    as it is slower. Long calls always go to the team.
+    """
+
+    SPAN = 0.005  # seconds of calls that are compared
+    HOLD, LONGEST_HOLD = 1.0, 16.0  # seconds until the next trial
+    LONG = 0.02  # seconds of a call
+
+    def __init__(self) -> None:
+        self.has_team = True  #: whether the next call is for the team
+        self._warms_up = True  # the first call after a change does not count
+        self._steps, self._total = 0, 0.0
+        self._seconds: dict[bool, float] = {}  # the latest means of both choices
+        self._is_trial = False
+        self._next, self._hold = 0.0, self.HOLD
+
+    def record(self, seconds: float, steps: int, now: float) -> None:
+        """Record the time that a call of that many time steps took, which ended at the time `now`."""
+        if self._warms_up:
+            self._warms_up = False
+            return
+        self._steps, self._total = self._steps + steps, self._total + seconds
+        if self._total < self.SPAN:
+            return
+        self._seconds[self.has_team] = mean = self._total / self._steps
+        self._steps, self._total = 0, 0.0
+        if self._is_trial:
+            is_slower = mean >= self._seconds[not self.has_team]
+            self._hold = min(2 * self._hold, self.LONGEST_HOLD) if is_slower else self.HOLD
+            self._is_trial, self._next = False, now + self._hold
+            if is_slower:
+                self._change()
+        elif now >= self._next and (seconds < self.LONG or not self.has_team):
+            self._is_trial = True
+            self._change()
+
+    def _change(self) -> None:
+        self.has_team, self._warms_up = not self.has_team, True

@@ -201,7 +201,7 @@ def rnn_forward(
     h = new_outputs("rnn", given.sizes, h0.dtype)[0] if out is None else out
     h[0] = h0
     read = (*map(readable, (x, W_x, W_h, b)), h, order_of(given, h0.dtype))
-    by_threads("rnn", given, lambda *who: rnn_layer_forward(*read, *who))
+    by_threads("rnn_forward", given, lambda *who: rnn_layer_forward(*read, *who))
     return h, RNNCache(x, h, W_x, W_h, lengths, given.reverse)
 
 
@@ -216,7 +216,7 @@ def rnn_backward(
     out = new_gradients("rnn", given.sizes, cache.x, dh.dtype) if out is None else out
     dz = new_dz("rnn", given.sizes, dh.dtype) if dz is None else dz
     read = readable(dh), readable_cache(cache), out, dz, order_of(given, dh.dtype)
-    by_threads("rnn", given, lambda *who: rnn_layer_backward(*read, *who), carried((dh_last,), out, given))
+    by_threads("rnn_backward", given, lambda *who: rnn_layer_backward(*read, *who), carried((dh_last,), out, given))
     return out
 
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from kernels.cpu.compiler import inner, thin
 from kernels.cpu.layers import add_gradient_ids
 from kernels.cpu.matmul import add_outer, add_rows, clear_rows, product_transposed
 from kernels.cpu.order import Order
-from kernels.cpu.teamwork import together_or_alone
+from kernels.cpu.pace import CallSwitch
+from kernels.cpu.teamwork import known_pace, together_or_alone
 from kernels.cpu.threads import Plan, Share, part_of, reading_plan, rows_of
 from kernels.cpu.values import flat, readable
 from kernels.spec import CELLS, LAYERS, aligned_zeros
@@ -83,12 +85,13 @@ def order_of(given: Any, dtype: Any) -> Order:
     return Order(readable(given.lengths), np.empty((sizes["B"], sizes["H"]), dtype), given.reverse)
 
 
-def by_threads(cell: str, given: Any, run: Callable[..., bool], begin: Callable[[], None] = lambda: None) -> None:
+def by_threads(op: str, given: Any, run: Callable[..., bool], begin: Callable[[], None] = lambda: None) -> None:
     """Run ``run(members, pieces, counter, thread)`` on the threads of a checked call that has work for several.
 
-    Each thread returns whether its team has not ended; `begin` is called before each try.
+    Each thread returns whether its team has not ended; `begin` is called before each try. Of short calls of the same
+    op and sizes, those of several threads and those of one are timed; the faster go on.
     """
-    sizes = given.sizes
+    sizes, (cell, _, _) = given.sizes, op.partition("_")
     work = sizes["T"] * sizes["B"] * (sizes["D"] + sizes["H"]) * CELLS[cell].gates * sizes["H"]
     team, single = (reading_plan(sizes["H"], sizes["B"], n, cell) for n in (given.threads if work >= _WORK else 1, 1))
     counter = np.zeros(4, np.int64)
@@ -96,7 +99,14 @@ def by_threads(cell: str, given: Any, run: Callable[..., bool], begin: Callable[
     def member(who: Plan, thread: int) -> bool:
         return bool(run(who.members, who.pieces, counter, thread))
 
-    together_or_alone(member, team, single, counter, begin)
+    if len(team.members) == 1:
+        return together_or_alone(member, single, single, counter, begin)
+    kind = (op, len(team.members), *(size for letter, size in sizes.items() if letter != "T"))
+    with known_pace(kind, CallSwitch) as pace:
+        begun = perf_counter()
+        together_or_alone(member, team if pace.has_team else single, single, counter, begin)
+        now = perf_counter()
+        pace.record(now - begun, sizes["T"], now)
 
 
 def new_outputs(cell: str, sizes: dict[str, int], dtype: Any) -> tuple[np.ndarray, ...]:

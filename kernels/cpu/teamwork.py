@@ -22,11 +22,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from kernels.cpu.pace import Retreat, TeamSwitch
+from kernels.cpu.pace import CallSwitch, Retreat, TeamSwitch
 from kernels.cpu.threads import Plan, move_apart, own_core
 from kernels.spec import atomic
 
 Result = TypeVar("Result")
+Switch = TypeVar("Switch", TeamSwitch, CallSwitch)
 _KINDS = 64  # number of kinds of calls whose measured times are kept
 
 
@@ -86,7 +87,7 @@ class _Crew:
 
 
 _crew = _Crew()
-_paces: OrderedDict[Hashable, TeamSwitch] = OrderedDict()
+_paces: OrderedDict[Hashable, Any] = OrderedDict()
 _retreat = Retreat()
 
 if hasattr(os, "register_at_fork"):
@@ -181,9 +182,9 @@ def _wait(outcomes: list[BaseException | None], count: int, ended: "SimpleQueue[
 
 
 @contextmanager
-def known_pace(kind: Hashable, teams: int) -> Iterator[TeamSwitch]:
-    """The TeamSwitch of one kind of call, as a context manager; a second call at the same time gets a new one."""
-    pace = _paces.pop(kind, None) or TeamSwitch(teams)
+def known_pace(kind: Hashable, make: Callable[[], Switch]) -> Iterator[Switch]:
+    """The switch of one kind of call, as a context manager; a second call at the same time gets a new one."""
+    pace = _paces.pop(kind, None) or make()
     try:
         yield pace
     finally:

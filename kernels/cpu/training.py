@@ -1,6 +1,7 @@
 """A training call: rearranges arrays, and runs the iterations in stretches, each by a team or one thread."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from kernels import spec
 from kernels.cpu.loss import aim_of
 from kernels.cpu.optimizers import chosen
+from kernels.cpu.pace import TeamSwitch
 from kernels.cpu.steps import Batches, Recipe, Team, train_loop
 from kernels.cpu.teamwork import at_best_pace, known_pace, together
 from kernels.cpu.threads import Plan, teams
@@ -98,7 +100,7 @@ class _Run:
     def all_stretches(self) -> int:
         """Run all iterations, choosing the number of threads by measured times; return the number run."""
         call, kind = self.call, self._kind()
-        with known_pace(kind, len(self.teams)) as pace:
+        with known_pace(kind, partial(TeamSwitch, len(self.teams))) as pace:
             if len(self.teams) > 1 and pace.is_new:
                 self.stretch(0, 0, self.single)  # compile first, not while other threads wait
             return at_best_pace(pace, self.stretch, self._is_last, len(call.starts), self.teams, self.ws.counter)

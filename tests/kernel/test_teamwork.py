@@ -159,6 +159,30 @@ def test_while_the_interpreter_is_taken_down_one_thread_does_it_all(monkeypatch)
     assert threading.active_count() == running
 
 
+def test_short_calls_go_to_the_faster_of_a_team_and_one_thread():
+    from kernels.cpu.pace import CallSwitch
+
+    switch, now = CallSwitch(), 0.0
+
+    def of_team(team, alone, seconds, steps=1):
+        """The fraction of the time that a team had, of calls that take so long by either."""
+        nonlocal now
+        begun, teams = now, 0.0
+        while now < begun + seconds:
+            took = steps * (team if switch.has_team else alone)
+            teams, now = teams + took * switch.has_team, now + took
+            switch.record(took, steps, now)
+        return teams / (now - begun)
+
+    assert switch.has_team
+    assert of_team(team=0.002, alone=0.001, seconds=30) < 0.02
+    assert of_team(team=0.0005, alone=0.001, seconds=60) > 0.7  # seen in the next trial, at most 16 s later
+    assert of_team(team=0.0005, alone=0.001, seconds=30, steps=7) > 0.98
+    assert of_team(team=0.002, alone=0.001, seconds=60) < 0.3
+    switch = CallSwitch()
+    assert of_team(team=0.1, alone=0.05, seconds=30) == 1  # a trial would cost more than it tells
+
+
 @numba
 def test_stretches_are_of_a_tenth_of_a_second_and_short_calls_are_one():
     from kernels.cpu.pace import TeamSwitch
