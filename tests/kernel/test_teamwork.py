@@ -180,7 +180,7 @@ def test_short_calls_go_to_the_faster_of_a_team_and_one_thread():
     assert of_team(team=0.0005, alone=0.001, seconds=30, steps=7) > 0.98
     assert of_team(team=0.002, alone=0.001, seconds=60) < 0.3
     switch = CallSwitch()
-    assert of_team(team=0.1, alone=0.05, seconds=30) == 1  # a trial would cost more than it tells
+    assert of_team(team=0.1, alone=0.05, seconds=30) > 0.99  # a trial would cost more than it tells
 
 
 @numba
