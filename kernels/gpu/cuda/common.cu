@@ -18,10 +18,12 @@ __device__ __forceinline__ real sigmoid(real x) {
     return (x >= 0 ? real(1) : e) / (1 + e);
 }
 
-// Rounds like spec.round_to_bfloat16: to nearest, ties to even.
+// Rounds like spec.round_to_bfloat16: to nearest, ties to even. NaN stays NaN: that of a GPU has all bits of its fraction
+// set, and the sum would carry into the sign.
 __device__ __forceinline__ float to_bfloat16(float x) {
     const unsigned int bits = __float_as_uint(x);
-    return __uint_as_float((bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u);
+    const unsigned int nearest = x != x ? bits | 0x400000u : bits + 0x7fffu + (bits >> 16 & 1u);
+    return __uint_as_float(nearest & 0xffff0000u);
 }
 
 // Initial value of a search for the largest number.
