@@ -559,7 +559,19 @@ def test_rounding_keeps_every_kind_of_number(gpu):
     from kernels.gpu.launch import each
 
     bits = np.random.RandomState(0).randint(0, 2**32, 5000, dtype=np.uint64).astype(np.uint32)
-    special = [0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 0, 0x80000000, 1, 0x3F808000, 0x3F818000]
+    special = [
+        0x7FFFFFFF,
+        0xFFFFFFFF,
+        0x7F800001,
+        0x7F800000,
+        0xFF800000,
+        0x7F7FFFFF,
+        0,
+        0x80000000,
+        1,
+        0x3F808000,
+        0x3F818000,
+    ]
     bits[: len(special)] = special
     values = gpu.to_device(bits.view(np.float32))
     each("model", "rounded_to_bfloat16", values.dtype, values.size, values, values, np.int64(values.size))()
