@@ -36,8 +36,9 @@ MUTATIONS = (
 #: Mistakes in features that only some models or backends have, and mistakes in the CUDA source.
 MORE_MUTATIONS = (
     Mutation("dropped dc carry", "cupy", _CUDA_CELLS, "dc[n] = dc_t * f;", "dc[n] = 0;"),
-    Mutation("unwritten dW", "cupy", "gpu/layers.py", "calls = [product(flat(h[:-1]), from_h, grads[1], turn_a=True)]",
-             "calls = []"),
+    Mutation("unwritten dW", "cupy", "gpu/layers.py",
+             "calls = [product(flat(read.h[:-1]), from_h, grads[1], turn_a=True, rounded=read.mixed)]", "calls = []"),
+    Mutation("dz not rounded in mixed precision", "cupy", _CUDA_CELLS, "return to_bfloat16(a);", "return a;"),
     Mutation("wrong tanh branch", "cupy", _CUDA_CELLS, "(1 - tanh_c * tanh_c)", "(1 - tanh_c)"),
     Mutation("off-by-one target", "cupy", "gpu/model.py", "self.x[1:][self._first :]", "self.x[:-1][self._first :]"),
     Mutation("skipped clip", "cupy", "gpu/cuda/common.cu", "g > limit ? limit : g < -limit ? -limit : g;", "g;"),
@@ -72,8 +73,8 @@ MORE_MUTATIONS = (
     Mutation("gradient of weights that were left out", "numba", "cpu/weight_drop.py", "grad[j] *= _factor(",
              "grad[j] += 0 * _factor("),
     Mutation("kept weights not scaled", "numpy", "spec/weight_drop.py", "_LEVELS - 1), 1 / (1 - rate))", "_LEVELS - 1), 1.0)"),
-    Mutation("embedding overwritten, not added to", "numpy", "reference/model.py", "np.add.at(grads.embedding, x[:-1], dh)",
-             "grads.embedding[x[:-1]] = dh"),
+    Mutation("embedding overwritten, not added to", "numpy", "reference/model.py", "np.add.at(grads.embedding, x, dh)",
+             "grads.embedding[x] = dh"),
     Mutation("table's gradient added to the table", "numba", _MODEL, "clear_rows(out, n0",
              "out  # clear_rows(out, n0"),
     Mutation("layer norm's mean forgotten", "numpy", "reference/lnlstm.py", "scale * (d - d.mean(axis=-1, keepdims=True) -",

@@ -34,7 +34,7 @@ def run_chain(mutation, folder):
     file = "test_gpu.py" if mutation.backend == "cupy" else "test_chain.py"
     file = "test_weight_drop.py" if mutation.file.endswith("weight_drop.py") else file
     file = "test_series.py" if mutation.file.endswith("/loss.py") or "series" in mutation.name else file
-    is_mixed = mutation.file in ("cpu/mixed.py", "cpu/emit/rounding.py")
+    is_mixed = mutation.file in ("cpu/mixed.py", "cpu/emit/rounding.py") or "mixed precision" in mutation.name
     tests = "mixed" if is_mixed else "not float32 and not original and not works_that and not mixed"
     chosen = ["-k", tests, ROOT / "tests" / "kernel" / file]
     return subprocess.run(
@@ -69,6 +69,12 @@ def can_run(mutation):
 
 def name_of(mutation):
     return f"{mutation.name}-{mutation.backend}".replace(" ", "-")
+
+
+def test_every_planted_mistake_has_its_place():
+    for mutation in (*QUICK, *OTHERS):
+        source = (ROOT / "kernels" / mutation.file).read_text("utf-8")
+        assert mutation.right in source, mutation.name
 
 
 def is_red(done):
