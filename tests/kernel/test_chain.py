@@ -350,7 +350,8 @@ MIXED_TOLERANCE = 0.01
 
 MIXED = "cell", "embedding_size", "dropout", "last_only"
 MIXED_OF_OTHERS = (
-    ("gru", 0, 0.0, False), ("rnn", 0, 0.0, False), ("lnlstm", 0, 0.0, False), ("lstm", 5, 0.0, False), ("lstm", 0, 0.0, True),
+    ("gru", 0, 0.0, False), ("rnn", 0, 0.0, False), ("lnlstm", 0, 0.0, False), ("lstm", 5, 0.0, False),
+    ("lstm", 0, 0.0, False), ("lstm", 0, 0.0, True),
 )  # fmt: skip
 
 
