@@ -11,6 +11,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from itertools import chain
 from time import perf_counter, sleep
 from typing import Any
 
@@ -168,13 +169,17 @@ def main(seconds: float = 1.0) -> None:
 
     print(f"{machine.processor()}, {machine.usable_cores()} usable cores, load {load_average()}")
     print(f"PyTorch {torch.__version__}\n{'work':50} {'threads':>7} {'ours':>10} {'other':>10} {'ratio':>6}")
-    for threads in sorted({1, min(2, machine.usable_cores())}):
+    counts = sorted({1, min(2, machine.usable_cores())})
+    for threads in counts:
         torch.set_num_threads(threads)
-        once = steps() if threads == 1 else in_jax() if find_spec("jax") else ()  # JAX takes all cores, always
-        for works in (layers(threads), modules(), once):
-            for name, ours, theirs in works:
-                mine, other, ratio = in_turns(ours, theirs, seconds)
-                print(f"{name:50} {threads:7} {mine * 1e6:8.1f}us {other * 1e6:8.1f}us {ratio:6.2f}", flush=True)
+        works = [layers(threads), modules()]
+        if threads == 1:
+            works.append(steps())
+        if threads == counts[-1] and find_spec("jax"):
+            works.append(in_jax())  # JAX takes all cores, always
+        for name, ours, theirs in chain.from_iterable(works):
+            mine, other, ratio = in_turns(ours, theirs, seconds)
+            print(f"{name:50} {threads:7} {mine * 1e6:8.1f}us {other * 1e6:8.1f}us {ratio:6.2f}", flush=True)
 
 
 if __name__ == "__main__":

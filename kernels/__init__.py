@@ -116,9 +116,8 @@ def _load(name: str, modules: dict[str, str]) -> ModuleType:
     except BackendUnavailable:
         raise
     except Exception as error:
-        is_ours = name == "numpy" or (name == "numba" and not isinstance(error, ImportError))
-        if is_ours:  # what CuPy raises where CUDA does not work may be anything
-            raise
+        if name == "numpy" or (name == "numba" and not isinstance(error, ImportError)):
+            raise  # a fault of ours; what CuPy raises where CUDA does not work may be anything
         raise BackendUnavailable(f"the {name} backend cannot be loaded: {str(error).partition(chr(10))[0]}") from error
 
 

@@ -75,26 +75,24 @@ class Layer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dout: Any, *dlast: Any) -> Any:
         """Return the gradients of the tensors."""
-        x, _, _, out = ctx.saved_tensors
+        *_, out = ctx.saved_tensors
         run, grads_of = getattr(_ops(), f"{ctx.cell}_backward"), LAYERS[ctx.cell].grads
         dh = np.zeros_like(_array(out)) if dout is None else _array(dout)
         B, H = ctx.stretches[0][1], out.shape[1]
         carried = [np.zeros((B, H), dh.dtype) if each is None else _array(each).copy() for each in dlast]
-        dx, end, total = np.empty(x.shape, dh.dtype), len(dh), None  # memory that is never touched costs nothing
+        pieces, end, total = [], len(dh), None
         for (T, B), kept in zip(reversed(ctx.stretches), reversed(ctx.caches), strict=True):
             begin = end - T * B
             to = dh[begin:end].reshape(T, B, H)
             grads = run(to, kept, *(each[:B] for each in carried), threads=torch.get_num_threads())
-            if len(ctx.stretches) == 1:
-                dx = grads.dx.reshape(T * B, -1)
-            else:
-                dx[begin:end] = grads.dx.reshape(T * B, -1)
+            pieces.append(grads.dx.reshape(T * B, -1))
             for each, name in zip(carried, ("dh0", "dc0"), strict=False):
                 each[:B] = getattr(grads, name)
             named = {name: getattr(grads, name) for name in grads_of._fields if name not in ("dx", "dh0", "dc0")}
             total = named if total is None else {name: total[name] + each for name, each in named.items()}
             end = begin
         assert total is not None
+        dx = pieces[0] if len(pieces) == 1 else np.concatenate(pieces[::-1])
         dW_x, dW_h, *db = total.values()
         turned = (torch.from_numpy(_turned_matrix(each)) for each in (dW_x, dW_h))  # else PyTorch copies them itself
         biases = [torch.from_numpy(each) for each in (db[0], db[-1])] if ctx.has_bias else (None, None)

@@ -100,7 +100,7 @@ def by_threads(op: str, given: Any, run: Callable[..., bool], begin: Callable[[]
         return bool(run(who.members, who.pieces, counter, thread))
 
     if len(team.members) == 1:
-        return together_or_alone(member, single, single, counter, begin)
+        return together_or_alone(member, team, single, counter, begin)
     kind = (op, len(team.members), *(size for letter, size in sizes.items() if letter != "T"))
     with known_pace(kind, CallSwitch) as pace:
         begun = perf_counter()

@@ -104,11 +104,13 @@ def gemm(
     a_, lda, b_, ldb, c_, ldc = (
         each for array, leading in pairs for each in (ctypes.c_void_p(array.data.ptr), ctypes.c_int(leading))
     )
-    arguments: list[Any] = [one, a_, lda, b_, ldb, one if add else zero, c_, ldc]
+    before, arguments = one if add else zero, list[Any]()
     if rounded and _has_bfloat16(cupy.cuda.runtime.getDevice()):
         function, real = library.cublasGemmEx, ctypes.c_int(_FLOAT32)
-        arguments = [one, a_, real, lda, b_, real, ldb, arguments[5], c_, real, ldc]
+        arguments += [one, a_, real, lda, b_, real, ldb, before, c_, real, ldc]
         arguments += [ctypes.c_int(_IN_BFLOAT16), ctypes.c_int(_ANY_ALGORITHM)]
+    else:
+        arguments += [one, a_, lda, b_, ldb, before, c_, ldc]
     call = partial(function, _handle(), *operations, m, n, k, *arguments)
     call.keeps = pairs  # type: ignore[attr-defined]  # the call knows only the arrays' addresses
     return call

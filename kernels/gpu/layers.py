@@ -22,7 +22,8 @@ class Operands(NamedTuple):
     W_x: Any
     W_h: Any
     h: Any  # (T+1, B, H)
-    mixed: bool = False  # whether h is a rounded copy, and dz is rounded, too
+    mixed: bool = False  # whether W_h and h are rounded copies, and dz is rounded, too
+    is_x_rounded: bool = False  # whether x is rounded and W_x a rounded copy
 
 
 def forward(cell: str, x: Any, parameters: Any, h: Any, c: Any, gates: Any, read: Operands | None = None) -> list[Call]:
@@ -38,9 +39,9 @@ def forward(cell: str, x: Any, parameters: Any, h: Any, c: Any, gates: Any, read
     gates : LSTM (T, B, 4H); GRU (2, T, B, 3H); RNN not used; written
     read : what products read instead of parameters and h; its h is written, except h[0]; None for these themselves
     """
-    W_x, W_h, of_h, mixed = read = read or Operands(parameters.W_x, parameters.W_h, h)
+    W_x, W_h, of_h, mixed, is_x_rounded = read = read or Operands(parameters.W_x, parameters.W_h, h)
     T = len(h) - 1
-    calls = _from_input(x, W_x, parameters[2], _z(cell, h, gates), W_x is not parameters.W_x)
+    calls = _from_input(x, W_x, parameters[2], _z(cell, h, gates), is_x_rounded)
     if cell == "lstm" and (how := _in_one_launch(h, read)):
         return [*calls, persistent.forward(how, W_h, gates, c, h)]
     for t in range(T):
@@ -120,20 +121,18 @@ def backward(
         from_h = dz[1, t] if cell == "gru" else dz[t]
         calls += [product(from_h, read.W_h, dh_next, turn_b=True, add=cell == "gru", rounded=mixed)]
     sides = (dz[0], dz[1]) if cell == "gru" else (dz, dz)
-    return calls + _weights(x, read, sides, grads, dx, one_hot, read.W_x is not parameters.W_x)
+    return calls + _weights(x, read, sides, grads, dx, one_hot)
 
 
-def _weights(
-    x: Any, read: Operands, sides: tuple[Any, Any], grads: Any, dx: Any, one_hot: Any, is_x_rounded: bool
-) -> list[Call]:
+def _weights(x: Any, read: Operands, sides: tuple[Any, Any], grads: Any, dx: Any, one_hot: Any) -> list[Call]:
     """Return the calls for dW_x, dW_h, the biases and dx, given the gradients (T, B, ...) of x W_x and of h W_h."""
     from_x, from_h = map(flat, sides)
     calls = [product(flat(read.h[:-1]), from_h, grads[1], turn_a=True, rounded=read.mixed)]
     if x.ndim == 2:
         calls += [product(one_hot, from_x, grads[0], turn_a=True, rounded=read.mixed)]
     else:
-        calls += [product(flat(x), from_x, grads[0], turn_a=True, rounded=is_x_rounded)]
-        calls += [product(from_x, read.W_x, flat(dx), turn_b=True, rounded=is_x_rounded)]
+        calls += [product(flat(x), from_x, grads[0], turn_a=True, rounded=read.is_x_rounded)]
+        calls += [product(from_x, read.W_x, flat(dx), turn_b=True, rounded=read.is_x_rounded)]
     return calls + [column_sums(side, bias) for side, bias in zip((from_x, from_h), grads[2:], strict=False)]
 
 

@@ -118,8 +118,9 @@ class Model:
 
         of_layers = []
         for k, (layer, h) in enumerate(zip(params.layers, self._h_read, strict=True)):
-            W_x = rounded(layer.W_x) if self._mixed and k else layer.W_x
-            of_layers.append(layers.Operands(W_x, rounded(layer.W_h) if bfloat16 else layer.W_h, h, self._mixed))
+            is_above = self._mixed and k > 0  # below it are ids, or an embedding that is not rounded
+            W_x, W_h = rounded(layer.W_x) if is_above else layer.W_x, rounded(layer.W_h) if bfloat16 else layer.W_h
+            of_layers.append(layers.Operands(W_x, W_h, h, self._mixed, is_above))
         return _Read(of_layers, rounded(params.W_y) if self._mixed else params.W_y), copying
 
     def _forward_calls(self) -> list[Call]:

@@ -109,6 +109,11 @@ _streams = [Stream()]  # the last is the current one
 
 
 # -------------------------------------------------------------------------------------------------------------- cuBLAS
+#: Arguments of cublasGemmEx that others lack: CUDA_R_32F for each matrix, CUBLAS_COMPUTE_32F_FAST_16BF, and
+#: CUBLAS_GEMM_DEFAULT.
+_OF_EX = {7: 0, 10: 0, 14: 0, 16: 75, 17: -1}
+
+
 def _gemm(dtype, is_ex=False):
     """Imitate a product; the one that may run in bfloat16 requires factors that lose nothing by it."""
 
@@ -125,9 +130,9 @@ def _gemm(dtype, is_ex=False):
         assert handle.value == _HANDLE
         assert [type(each) for each in arguments[:5]] == [ctypes.c_int] * 5
         given = [each.contents.value if hasattr(each, "contents") else each.value for each in arguments]
-        if is_ex:  # CUDA_R_32F for each matrix, CUBLAS_COMPUTE_32F_FAST_16BF, CUBLAS_GEMM_DEFAULT
-            assert [given[k] for k in (7, 10, 14, 16, 17)] == [0, 0, 0, 75, -1]
-            given = [value for k, value in enumerate(given) if k not in (7, 10, 14, 16, 17)]
+        if is_ex:
+            assert {k: given[k] for k in _OF_EX} == _OF_EX
+            given = [value for k, value in enumerate(given) if k not in _OF_EX]
         turn_a, turn_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc = given
 
         def run():
